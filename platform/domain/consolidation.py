@@ -1,0 +1,65 @@
+"""A consolidation: its states, its recipe and the numbers the gate judges."""
+
+from enum import StrEnum
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class State(StrEnum):
+    """``queued -> synthesising -> training -> evaluating -> published | rejected | failed | cancelled``"""
+
+    QUEUED = "queued"
+    SYNTHESISING = "synthesising"
+    TRAINING = "training"
+    EVALUATING = "evaluating"
+    PUBLISHED = "published"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (State.PUBLISHED, State.REJECTED, State.FAILED, State.CANCELLED)
+
+
+class Recipe(BaseModel):
+    """How an adapter is trained. Recorded with every consolidation and in every manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(16, ge=1, le=512, description="LoRA rank r")
+    alpha: float = Field(32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
+    epochs: int = Field(3, ge=1, description="passes over the training examples")
+    max_steps: int | None = Field(None, ge=1, description="end after so many optimiser steps, whatever the epochs")
+    batch_size: int = Field(8, ge=1, description="sequences per optimiser step")
+    max_context: int = Field(1024, ge=32, description="tokens per sequence; longer examples become several windows")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises linearly")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    clip: float = Field(1.0, gt=0, description="largest gradient norm, per tenant")
+    seed: int = Field(0, ge=0, description="of adapter initialisation and of the order of examples")
+
+
+class Scores(BaseModel):
+    """An adapter (or the bare base) on held-out examples."""
+
+    model_config = ConfigDict(frozen=True)
+
+    accuracy: float | None
+    """Share of held-out tool calls whose every token is the argmax given the true history; None without any call."""
+    loss: float
+    """Mean cross-entropy in nats over the agent's held-out tokens."""
+    actions: int
+    """How many tool calls were judged."""
+    tokens: int
+    """How many of the agent's tokens were judged."""
+
+
+class Verdict(BaseModel):
+    """What the gate decided, and on which numbers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    passed: bool
+    reason: str
+    candidate: Scores
+    current: Scores

@@ -1,0 +1,49 @@
+"""The tree of errors that Looper raises on purpose.
+
+    LooperError
+    ├── InvalidInput        the caller's mistake: a name, a file, a recipe, a flag
+    │   └── MalformedTrajectory   one trajectory that cannot be kept, with the reason
+    ├── NotFound            what was named does not exist (for this tenant)
+    ├── Unauthorised        no key, a wrong one, or an expired one
+    ├── Conflict            the state moved under the caller: a lost compare-and-swap
+    ├── CorruptAdapter      a published adapter's bytes are not what its digest says
+    └── StoreUnavailable    object store or catalog: down, slow, full
+
+Every message names the thing, the value and the way out, in one line. Anything else that escapes is a bug.
+"""
+
+
+class LooperError(Exception):
+    """Base of every error that Looper raises on purpose."""
+
+
+class InvalidInput(LooperError, ValueError):
+    """The caller's mistake."""
+
+
+class MalformedTrajectory(InvalidInput):
+    """One trajectory that cannot be kept; ``reason`` is a short stable code such as ``empty``."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotFound(LooperError, LookupError):
+    """What was named does not exist, or not for this tenant."""
+
+
+class Unauthorised(LooperError):
+    """No key, a wrong one, or an expired one."""
+
+
+class Conflict(LooperError):
+    """The state moved under the caller."""
+
+
+class CorruptAdapter(LooperError):
+    """The bytes of a published adapter are not what its digest says."""
+
+
+class StoreUnavailable(LooperError):
+    """The object store or the catalog is down, too slow or full."""
