@@ -1,7 +1,11 @@
 """A consolidation: its states, its recipe and the numbers the gate judges."""
 
+from datetime import datetime
 from enum import StrEnum
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from looper.platform.domain.names import InstanceName
 
 
 class State(StrEnum):
@@ -63,3 +67,53 @@ class Verdict(BaseModel):
     reason: str
     candidate: Scores
     current: Scores
+
+
+class Progress(BaseModel):
+    """How far training is: optimiser steps done of all, and the latest mean loss in nats per token."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    steps: int
+    loss: float | None = None
+
+
+class Consolidation(BaseModel):
+    """The job that turns an instance's new trajectories into its next adapter version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    instance: InstanceName
+    state: State
+    base: str
+    recipe: Recipe
+    batches: tuple[str, ...]
+    parent: str | None
+    """Digest of the version it starts from: what ``prod`` pointed to when it was submitted."""
+    owner: str | None
+    reason: str | None
+    """Why it was rejected or failed, in one line."""
+    verdict: Verdict | None
+    digest: str | None
+    """Of the published version."""
+    progress: Progress | None
+    created_at: datetime
+    updated_at: datetime
+
+
+class Version(BaseModel):
+    """One immutable adapter of an instance."""
+
+    model_config = ConfigDict(frozen=True)
+
+    digest: str
+    instance: InstanceName
+    base: str
+    base_revision: str
+    rank: int
+    parent: str | None
+    consolidation: str
+    verdict: Verdict
+    created_at: datetime

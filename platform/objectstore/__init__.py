@@ -1,0 +1,5 @@
+"""The object store: immutable bytes under keys, on a folder or on S3."""
+
+from looper.platform.objectstore.store import ObjectStore
+
+__all__ = ["ObjectStore"]

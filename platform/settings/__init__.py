@@ -1,0 +1,119 @@
+"""All settings, in one tree: flags over environment variables (``LOOPER_SERVE__PORT=9000``) over ``looper.yaml``.
+
+Importable without torch, Ray or vLLM. With nothing configured, everything runs on one machine: a folder, SQLite, a
+local Ray and the SmolLM2-135M that a package carries.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.errors import InvalidInput
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StoreSettings(_Section):
+    url: str | None = Field(None, description="folder or s3://bucket/prefix; default: store/ in home")
+    endpoint_url: str | None = Field(None, description="of an S3 server that is not Amazon's")
+    timeout_s: float = Field(20.0, gt=0, description="to connect, and to wait for bytes")
+    retries: int = Field(3, ge=0, description="further tries of a request that failed on the way")
+
+
+class CatalogSettings(_Section):
+    url: str | None = Field(None, description="SQLAlchemy URL; default: catalog.sqlite in home")
+
+
+class ConsolidationSettings(_Section):
+    recipe: Recipe = Recipe()
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of the tasks that is kept from training, for the gate")
+    cohort: int = Field(16, ge=1, description="most consolidations trained together")
+    workers: int = Field(1, ge=1, description="workers of a training run")
+    lease_s: float = Field(60.0, gt=0, description="work whose holder is silent for so long is taken up again")
+    checkpoint_s: float = Field(60.0, ge=0, description="least time between two checkpoints of a training run")
+    restarts: int = Field(2, ge=0, description="how often a training run whose worker died is restarted")
+    min_gain: float = Field(0.005, ge=0, description="the gate asks for a held-out loss lower by this share")
+
+
+class ServeSettings(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    replicas: int = Field(1, ge=1)
+    max_lora_rank: int = Field(16, ge=1, description="largest rank served; every slot is allocated at this rank")
+    slots: int = Field(8, ge=1, description="adapters that one batch may mix (vLLM's max_loras)")
+    host_adapters: int = Field(64, ge=1, description="adapters kept in host memory (vLLM's max_cpu_loras)")
+    disk_adapters: int = Field(256, ge=1, description="adapters kept on a replica's local disk")
+    max_model_len: int = Field(2048, ge=64, description="tokens of prompt and answer together")
+    max_num_seqs: int = Field(16, ge=1, description="requests in one batch")
+    kv_cache_gib: float = Field(1.0, gt=0, description="of a CPU engine; a GPU engine takes what is free")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="LOOPER_", env_nested_delimiter="__", frozen=True, extra="forbid", yaml_file="looper.yaml"
+    )
+
+    home: Path = Field(Path("~/.looper"), description="state of this machine: defaults of the stores, caches, logs")
+    base: str = Field("smollm2-135m", description="base model: the bundled smollm2-135m, a folder, or a hub's name")
+    store: StoreSettings = StoreSettings()
+    catalog: CatalogSettings = CatalogSettings()
+    consolidation: ConsolidationSettings = ConsolidationSettings()
+    serve: ServeSettings = ServeSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+
+    @property
+    def home_dir(self) -> Path:
+        return self.home.expanduser().resolve()
+
+    @property
+    def store_url(self) -> str:
+        return self.store.url or str(self.home_dir / "store")
+
+    @property
+    def catalog_url(self) -> str:
+        return self.catalog.url or f"sqlite:///{self.home_dir / 'catalog.sqlite'}"
+
+    @property
+    def models_dir(self) -> Path:
+        """Where prepared base models are kept. Shared by all homes of a user, as they are large and immutable."""
+        cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        return (Path(cache) / "looper" / "models").expanduser()
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Raise InvalidInput if the server would refuse what this recipe trains."""
+        if recipe.rank > self.serve.max_lora_rank:
+            raise InvalidInput(
+                f"rank {recipe.rank} is above serve.max_lora_rank {self.serve.max_lora_rank}, so the adapter could not "
+                "be served: lower the recipe's rank or raise LOOPER_SERVE__MAX_LORA_RANK"
+            )
+
+
+def load_settings(**flags: Any) -> Settings:
+    """The settings that are in force, ``flags`` on top. Raises InvalidInput naming the setting and the value."""
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"setting {where} = {first.get('input')!r}: {first['msg']}") from error

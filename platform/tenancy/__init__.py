@@ -1,0 +1,5 @@
+"""Keys: bearer tokens that belong to one tenant."""
+
+from looper.platform.tenancy.keys import authenticate, issue_key
+
+__all__ = ["authenticate", "issue_key"]

@@ -1,0 +1,70 @@
+"""The three files of an adapter, and the digest that names them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from looper.platform.domain.consolidation import Recipe, Verdict
+from looper.platform.domain.errors import CorruptAdapter
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+MANIFEST = "manifest.json"
+FILES = (WEIGHTS, CONFIG, MANIFEST)
+
+
+class Manifest(BaseModel):
+    """Where an adapter comes from. It holds no clock, so that publishing the same result twice gives one digest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    instance: str
+    base: str
+    base_revision: str
+    """Digest of the base model's weights."""
+    parent: str | None
+    consolidation: str
+    training_data: tuple[str, ...]
+    """Ids of the batches: digests of their content."""
+    recipe: Recipe
+    verdict: Verdict
+    libraries: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        return orjson.dumps(self.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """An adapter as PEFT writes it and vLLM loads it, with its manifest."""
+
+    weights: bytes
+    config: bytes
+    manifest: bytes
+
+    @classmethod
+    def of(cls, files: Mapping[str, bytes]) -> "AdapterFiles":
+        return cls(files[WEIGHTS], files[CONFIG], files[MANIFEST])
+
+    def by_name(self) -> dict[str, bytes]:
+        return {WEIGHTS: self.weights, CONFIG: self.config, MANIFEST: self.manifest}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the files' names and SHA-256s, in the form ``sha256sum`` prints them."""
+        lines = (f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(self.by_name().items()))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def read_manifest(self) -> Manifest:
+        try:
+            return Manifest.model_validate_json(self.manifest)
+        except ValidationError as error:
+            raise CorruptAdapter(f"adapter {self.digest}: {MANIFEST} is not a manifest: {error}") from error
+
+    @property
+    def rank(self) -> int:
+        return int(json.loads(self.config)["r"])

@@ -1,0 +1,70 @@
+"""Opening the database: SQLite and PostgreSQL made to behave alike, and the schema brought up to date."""
+
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from looper.platform.domain.errors import InvalidInput, StoreUnavailable
+
+_MIGRATION_LOCK = 0x6C6F6F70  # any fixed number: PostgreSQL's advisory locks are named by one
+
+
+def connect(url: str) -> Engine:
+    """An engine on ``url`` (``sqlite:///file`` or ``postgresql+psycopg://...``) whose schema is the newest."""
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        is_sqlite = parsed.get_backend_name() == "sqlite"
+        engine = _sqlite(parsed) if is_sqlite else create_engine(parsed, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise InvalidInput(f"catalog.url {url!r} is not a database URL: {error}") from error
+    try:
+        _migrate(engine)
+    except (DBAPIError, OSError) as error:
+        cause = getattr(error, "orig", None) or error
+        raise StoreUnavailable(f"catalog {parsed!r} cannot be opened: {str(cause).strip().splitlines()[0]}") from error
+    return engine
+
+
+def _sqlite(url: Any) -> Engine:
+    """Python's driver must not begin transactions by itself (``isolation_level=None``): writers say BEGIN IMMEDIATE."""
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": 30, "isolation_level": None})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _migrate(engine: Engine) -> None:
+    script = Config()
+    script.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    newest = ScriptDirectory.from_config(script).get_current_head()
+    with engine.connect() as sql:
+        if MigrationContext.configure(sql).get_current_revision() == newest:
+            return
+    if engine.dialect.name == "sqlite" and engine.url.database:
+        with FileLock(f"{engine.url.database}.lock"), engine.begin() as sql:
+            _upgrade(script, sql)
+        return
+    with engine.begin() as sql:
+        sql.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _MIGRATION_LOCK})
+        _upgrade(script, sql)
+
+
+def _upgrade(script: Config, connection: Any) -> None:
+    script.attributes["connection"] = connection
+    command.upgrade(script, "head")

@@ -1,0 +1,9 @@
+"""Alembic's entry point; the connection comes from ``looper.platform.catalog.engine``."""
+
+from alembic import context
+
+from looper.platform.catalog.tables import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True)
+with context.begin_transaction():
+    context.run_migrations()

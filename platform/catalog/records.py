@@ -1,0 +1,39 @@
+"""What the catalog returns beside the domain's own types."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Batch(_Record):
+    """Trajectories that were ingested together: one Parquet object in the store."""
+
+    id: str
+    source: str
+    trajectories: int
+    created_at: datetime
+
+
+class Key(_Record):
+    """A tenant's key as it is stored: without its secret, which nobody can read back."""
+
+    id: str
+    tenant: str
+    secret_sha256: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class Event(_Record):
+    """Something that happened to a consolidation or a channel."""
+
+    id: int
+    at: datetime
+    instance: str
+    consolidation: str | None
+    what: str

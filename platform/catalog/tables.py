@@ -1,0 +1,153 @@
+"""The tables. Their history is in ``migrations/``; a test asserts that both agree."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Instant(TypeDecorator[datetime]):
+    """A moment in UTC. SQLite forgets time zones, so they are put back on reading."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+NAME = String(63)
+DIGEST = String(64)
+ID = String(32)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("tenant", NAME, ForeignKey("tenants.name"), nullable=False, index=True),
+    Column("secret_sha256", DIGEST, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Column("revoked_at", Instant),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("tenant", NAME, ForeignKey("tenants.name"), primary_key=True),
+    Column("instance", NAME, primary_key=True),
+    Column("created_at", Instant, nullable=False),
+)
+
+
+def _of_instance() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["tenant", "instance"], ["instances.tenant", "instances.instance"])
+
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("tenant", NAME, primary_key=True),
+    Column("instance", NAME, primary_key=True),
+    Column("id", ID, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("trajectories", Integer, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    _of_instance(),
+)
+
+consolidations = Table(
+    "consolidations",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("instance", NAME, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("base", Text, nullable=False),
+    Column("recipe", JSON, nullable=False),
+    Column("batches", JSON, nullable=False),
+    Column("parent", DIGEST),
+    Column("owner", Text),
+    Column("lease_until", Instant),
+    Column("reason", Text),
+    Column("verdict", JSON(none_as_null=True)),
+    Column("digest", DIGEST),
+    Column("progress", JSON(none_as_null=True)),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    _of_instance(),
+    Index("ix_consolidations_tenant_instance", "tenant", "instance"),
+    Index("ix_consolidations_state_created_at", "state", "created_at"),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("digest", DIGEST, primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("instance", NAME, nullable=False),
+    Column("base", Text, nullable=False),
+    Column("base_revision", Text, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("parent", DIGEST),
+    Column("consolidation", ID, ForeignKey("consolidations.id"), nullable=False),
+    Column("verdict", JSON, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    _of_instance(),
+    Index("ix_versions_tenant_instance", "tenant", "instance"),
+)
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("tenant", NAME, primary_key=True),
+    Column("instance", NAME, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("digest", DIGEST, ForeignKey("versions.digest"), nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    _of_instance(),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Instant, nullable=False),
+    Column("tenant", NAME, nullable=False),
+    Column("instance", NAME, nullable=False),
+    Column("consolidation", ID),
+    Column("what", Text, nullable=False),
+    Index("ix_events_tenant_instance", "tenant", "instance"),
+)

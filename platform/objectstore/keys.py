@@ -1,0 +1,20 @@
+"""Where things are in the object store: the layout of DESIGN as functions. All parts are validated names or digests."""
+
+from looper.platform.domain.names import InstanceName
+
+
+def trajectories(instance: InstanceName, batch: str) -> str:
+    return f"trajectories/{instance}/{batch}.parquet"
+
+
+def examples(consolidation: str, part: str) -> str:
+    """``part``: ``train.parquet``, ``holdout.parquet``, ``rejected.parquet`` or ``report.json``."""
+    return f"examples/{consolidation}/{part}"
+
+
+def adapter(tenant: str, digest: str, file: str) -> str:
+    return f"adapters/{tenant}/{digest}/{file}"
+
+
+def checkpoints(consolidation: str) -> str:
+    return f"checkpoints/{consolidation}"
