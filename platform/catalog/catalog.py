@@ -123,7 +123,7 @@ class Catalog:
         with self._read() as sql:
             _require(sql, instance)
             rows = sql.execute(
-                select(t.batches.c["id", "source", "trajectories", "created_at"])
+                select(t.batches.c.id, t.batches.c.source, t.batches.c.trajectories, t.batches.c.created_at)
                 .where(_is(t.batches, instance))
                 .order_by(t.batches.c.created_at, t.batches.c.id)
             )
@@ -354,7 +354,9 @@ class Catalog:
         with self._read() as sql:
             _require(sql, instance)
             rows = sql.execute(
-                select(t.channels.c["name", "digest"]).where(_is(t.channels, instance)).order_by(t.channels.c.name)
+                select(t.channels.c.name, t.channels.c.digest)
+                .where(_is(t.channels, instance))
+                .order_by(t.channels.c.name)
             )
             return {row.name: row.digest for row in rows}
 
@@ -390,6 +392,7 @@ class Catalog:
     def resolve(self, model: ModelName) -> str:
         """The digest a model name means now. One NotFound for all that does not exist, so that names do not leak."""
         with self._read() as sql:
+            digest: str | None
             if is_digest(model.selector):
                 digest = sql.scalar(
                     select(t.versions.c.digest).where(
@@ -465,7 +468,10 @@ def _require(sql: Connection, instance: InstanceName, *, lock: bool = False) -> 
 
 
 def _channel(sql: Connection, instance: InstanceName, name: str) -> str | None:
-    return sql.scalar(select(t.channels.c.digest).where(_is(t.channels, instance), t.channels.c.name == name))
+    found: str | None = sql.scalar(
+        select(t.channels.c.digest).where(_is(t.channels, instance), t.channels.c.name == name)
+    )
+    return found
 
 
 def _swap(sql: Connection, instance: InstanceName, channel: str, expected: str | None, digest: str) -> bool:
