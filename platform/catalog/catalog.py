@@ -378,17 +378,6 @@ class Catalog:
                 raise Conflict(f"channel {instance}@{channel} was moved at the same moment: run the command again")
             _event(sql, instance, None, f"{channel} -> {digest}")
 
-    def rollback(self, instance: InstanceName, channel: str = "prod") -> str:
-        """Point a channel to the parent of the version it points to; return that digest. NotFound if there is none."""
-        current = self.channel(instance, channel)
-        if current is None:
-            raise NotFound(f"instance {instance} has no channel {channel}: looper skills show {instance}")
-        parent = self.version(current).parent
-        if parent is None:
-            raise NotFound(f"version {current} is the first of {instance}: there is nothing to roll back to")
-        self.point(instance, channel, parent)
-        return parent
-
     def resolve(self, model: ModelName) -> str:
         """The digest a model name means now. One NotFound for all that does not exist, so that names do not leak."""
         with self._read() as sql:

@@ -1,0 +1,117 @@
+"""What the control plane says, and what ``--json`` prints. Apart from the domain's types, so that each may change."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from looper.platform.catalog import Catalog, Event
+from looper.platform.domain.consolidation import Consolidation, Progress, Recipe, State, Verdict, Version
+from looper.platform.domain.names import InstanceName
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class InstanceInfo(_Model):
+    """One deployed agent: what was ingested and what it serves."""
+
+    name: str
+    batches: int
+    trajectories: int
+    prod: str | None = Field(description="digest that the instance's plain name answers with")
+
+    @classmethod
+    def of(cls, catalog: Catalog, instance: InstanceName) -> "InstanceInfo":
+        batches = catalog.batches(instance)
+        return cls(
+            name=str(instance),
+            batches=len(batches),
+            trajectories=sum(batch.trajectories for batch in batches),
+            prod=catalog.channel(instance, "prod"),
+        )
+
+
+class Submission(_Model):
+    """Instances (without the tenant's name) to consolidate as one request."""
+
+    instances: list[str] = Field(min_length=1)
+    recipe: Recipe | None = Field(None, description="default: the cluster's own")
+
+
+class ConsolidationInfo(_Model):
+    id: str
+    instance: str
+    state: State
+    base: str
+    recipe: Recipe
+    batches: int
+    parent: str | None
+    reason: str | None
+    verdict: Verdict | None
+    digest: str | None
+    progress: Progress | None
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, job: Consolidation) -> "ConsolidationInfo":
+        fields = job.model_dump(exclude={"owner", "instance", "batches"})
+        return cls(instance=str(job.instance), batches=len(job.batches), **fields)
+
+
+class EventInfo(_Model):
+    at: datetime
+    what: str
+
+    @classmethod
+    def of(cls, event: Event) -> "EventInfo":
+        return cls(at=event.at, what=event.what)
+
+
+class VersionInfo(_Model):
+    digest: str
+    base: str
+    base_revision: str
+    rank: int
+    parent: str | None
+    consolidation: str
+    verdict: Verdict
+    created_at: datetime
+
+    @classmethod
+    def of(cls, version: Version) -> "VersionInfo":
+        return cls(**version.model_dump(exclude={"instance"}))
+
+
+class SkillInfo(_Model):
+    """An instance's channels and versions, newest first."""
+
+    model: str = Field(description="the name an OpenAI client calls it by")
+    channels: dict[str, str]
+    versions: list[VersionInfo]
+
+    @classmethod
+    def of(cls, catalog: Catalog, instance: InstanceName) -> "SkillInfo":
+        return cls(
+            model=str(instance),
+            channels=catalog.channels(instance),
+            versions=[VersionInfo.of(version) for version in catalog.versions(instance)],
+        )
+
+
+class Pointer(_Model):
+    digest: str
+
+
+class ErrorDetail(_Model):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorBody(_Model):
+    """The shape of OpenAI's errors."""
+
+    error: ErrorDetail

@@ -1,0 +1,124 @@
+"""One method per route of ``/api/v1``. Errors come back as the same exceptions that the server raised."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+from pydantic import TypeAdapter
+
+from looper.platform.api.models import ConsolidationInfo, EventInfo, InstanceInfo, SkillInfo
+from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.errors import (
+    Conflict,
+    CorruptAdapter,
+    InvalidInput,
+    LooperError,
+    NotFound,
+    StoreUnavailable,
+    Unauthorised,
+)
+from looper.platform.trajectories.ingest import IngestReport
+
+_ERRORS: dict[int, type[LooperError]] = {
+    400: InvalidInput,
+    401: Unauthorised,
+    404: NotFound,
+    409: Conflict,
+    422: InvalidInput,
+    500: CorruptAdapter,
+    503: StoreUnavailable,
+}
+
+
+class Client:
+    """A tenant's view of a Looper cluster. Names of instances are without the tenant's: the key says whose they are."""
+
+    def __init__(self, url: str, key: str, *, timeout_s: float = 60.0) -> None:
+        self._http = httpx.Client(
+            base_url=url.rstrip("/") + "/api/v1", headers={"Authorization": f"Bearer {key}"}, timeout=timeout_s
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def instances(self) -> list[InstanceInfo]:
+        return self._get("/instances", list[InstanceInfo])
+
+    def ingest(self, instance: str, path: str | Path, *, format: str = "auto") -> IngestReport:
+        """Send one file of trajectories. The same file twice changes nothing."""
+        path = Path(path)
+        return self._call(
+            "POST",
+            f"/instances/{instance}/trajectories",
+            IngestReport,
+            params={"name": path.name, "format": format},
+            content=path.read_bytes(),
+        )
+
+    def consolidate(self, instances: Sequence[str], *, recipe: Recipe | None = None) -> list[ConsolidationInfo]:
+        body = {"instances": list(instances), "recipe": recipe.model_dump(mode="json") if recipe else None}
+        return self._call("POST", "/consolidations", list[ConsolidationInfo], json=body)
+
+    def consolidations(self, instance: str | None = None) -> list[ConsolidationInfo]:
+        """Newest first."""
+        params = {"instance": instance} if instance else {}
+        return self._call("GET", "/consolidations", list[ConsolidationInfo], params=params)
+
+    def consolidation(self, id: str) -> ConsolidationInfo:
+        return self._get(f"/consolidations/{id}", ConsolidationInfo)
+
+    def events(self, id: str) -> list[EventInfo]:
+        return self._get(f"/consolidations/{id}/events", list[EventInfo])
+
+    def cancel(self, id: str) -> ConsolidationInfo:
+        return self._call("POST", f"/consolidations/{id}/cancel", ConsolidationInfo)
+
+    def wait(
+        self,
+        jobs: Iterable[ConsolidationInfo],
+        *,
+        every_s: float = 1.0,
+        on_change: Callable[[ConsolidationInfo], None] = lambda job: None,
+    ) -> list[ConsolidationInfo]:
+        """Return the consolidations once each has its verdict; ``on_change`` sees every change on the way."""
+        seen = {job.id: job for job in jobs}
+        while any(not job.state.final for job in seen.values()):
+            time.sleep(every_s)
+            for id, old in seen.items():
+                seen[id] = self.consolidation(id)
+                if seen[id] != old:
+                    on_change(seen[id])
+        return list(seen.values())
+
+    def skills(self) -> list[SkillInfo]:
+        return self._get("/skills", list[SkillInfo])
+
+    def skill(self, instance: str) -> SkillInfo:
+        return self._get(f"/skills/{instance}", SkillInfo)
+
+    def promote(self, instance: str, digest: str, *, channel: str = "prod") -> SkillInfo:
+        return self._call("PUT", f"/skills/{instance}/channels/{channel}", SkillInfo, json={"digest": digest})
+
+    def rollback(self, instance: str, *, channel: str = "prod") -> SkillInfo:
+        return self._call("POST", f"/skills/{instance}/channels/{channel}/rollback", SkillInfo)
+
+    def _get(self, path: str, kind: Any) -> Any:
+        return self._call("GET", path, kind)
+
+    def _call(self, method: str, path: str, kind: Any, **request: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise StoreUnavailable(f"no answer from {self._http.base_url}: {error}") from error
+        if response.is_success:
+            return TypeAdapter(kind).validate_json(response.content)
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            message = response.text
+        raise _ERRORS.get(response.status_code, LooperError)(message)
