@@ -1,0 +1,61 @@
+"""The command line. Heavy imports happen inside the command that needs them, so that ``--help`` answers at once."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from looper.cli import bring_up, chat, consolidate, demo, ingest, instances, jobs, skills, tenants
+from looper.cli.output import fail
+
+app = typer.Typer(
+    name="looper",
+    help="A skill layer for every deployed agent: trajectories in, a served adapter out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(demo.demo)
+app.command()(bring_up.up)
+app.command()(bring_up.status)
+app.command()(bring_up.down)
+app.add_typer(tenants.app, name="tenant")
+app.add_typer(instances.app, name="instance")
+app.command()(ingest.ingest)
+app.command()(consolidate.consolidate)
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(skills.app, name="skills")
+app.command()(chat.chat)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(version("looper"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line: a mistake is one line on standard error and exit status 1, an interrupt is 130."""
+    from looper.platform.domain.errors import LooperError
+
+    try:
+        app()
+    except LooperError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; nothing is lost: run the command again to go on", status=130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

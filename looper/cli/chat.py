@@ -1,0 +1,47 @@
+"""``looper chat``"""
+
+from typing import Annotated
+
+import typer
+
+
+def chat(
+    model: Annotated[str, typer.Argument(metavar="TENANT/INSTANCE", help="a skill's name, with @channel or @digest")],
+    message: Annotated[str, typer.Argument(help="what to say to it")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+) -> None:
+    """Ask a skill of the running cluster, as any OpenAI client would.
+
+    Example: `looper chat acme/helpdesk "Order 1207 arrived broken"`
+    """
+    from datetime import timedelta
+
+    import openai
+
+    from looper.cluster.state import read_state
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.errors import LooperError, NotFound
+    from looper.platform.domain.names import ModelName
+    from looper.platform.settings import load_settings
+    from looper.platform.tenancy import issue_key
+
+    settings, name = load_settings(), ModelName.parse(model)
+    state = read_state(settings)
+    if state is None or state.url is None:
+        raise NotFound("no cluster is up: looper up")
+    # Whoever reads the catalog may act for every tenant, so the operator's own key lives for one question.
+    key = issue_key(Catalog.open(settings), name.instance.tenant, lifetime=timedelta(minutes=10))
+    client = openai.OpenAI(base_url=f"{state.url}/v1", api_key=key, max_retries=0)
+    try:
+        with client.chat.completions.create(
+            model=str(name), messages=[{"role": "user", "content": message}], max_tokens=max_tokens, stream=True
+        ) as answer:
+            for chunk in answer:
+                for choice in chunk.choices:
+                    typer.echo(choice.delta.content or "", nl=False)
+    except openai.APIStatusError as error:
+        body = error.body if isinstance(error.body, dict) else {}
+        raise LooperError(str(body.get("message") or error)) from error
+    except openai.OpenAIError as error:
+        raise LooperError(f"{state.url} did not answer: {error}") from error
+    typer.echo("")

@@ -1,0 +1,117 @@
+"""``looper consolidate``"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from looper.cli.output import Json, emit_json, progress, table
+
+if TYPE_CHECKING:
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.consolidation import Consolidation
+    from looper.platform.settings import Settings
+
+
+def consolidate(
+    instances: Annotated[list[str], typer.Argument(metavar="TENANT/INSTANCE...")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until each has its verdict, working if nobody does.")
+    ] = False,
+    rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the examples.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Most optimiser steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Sequences per optimiser step.")] = None,
+    max_context: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
+    json: Json = False,
+) -> None:
+    """Turn the new trajectories of instances into their next adapter versions. Without flags, settings decide.
+
+    Example: `looper consolidate acme/helpdesk acme/billing --wait`
+    """
+    from looper.platform.api.models import ConsolidationInfo
+    from looper.platform.api.submission import submit
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.consolidation import Recipe
+    from looper.platform.domain.names import InstanceName
+    from looper.platform.settings import load_settings
+
+    flags = {
+        "rank": rank,
+        "learning_rate": learning_rate,
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "max_context": max_context,
+    }
+    names = [InstanceName.parse(instance) for instance in instances]
+    settings = load_settings()
+    recipe = _with_flags(settings.consolidation.recipe, flags)
+    assert isinstance(recipe, Recipe)
+    catalog = Catalog.open(settings)
+    jobs = submit(catalog, settings, names, recipe)
+    if wait:
+        jobs = _wait(catalog, settings, jobs)
+    if json:
+        emit_json([ConsolidationInfo.of(job) for job in jobs])
+    else:
+        table(
+            ["consolidation", "instance", "state", "digest", "why"],
+            [(job.id, job.instance, job.state, job.digest and job.digest[:12], why(job)) for job in jobs],
+            empty="",
+        )
+        if not wait and not _cluster_is_up(settings):
+            typer.echo("queued, and nobody works the queue: looper up")
+    if any(job.state == "failed" for job in jobs):
+        raise typer.Exit(1)
+
+
+def why(job: "Consolidation") -> str | None:
+    """The reason of a verdict, in one sentence, whichever way it went."""
+    return job.reason or (job.verdict.reason if job.verdict else None)
+
+
+def _with_flags(recipe: object, flags: dict[str, object]) -> object:
+    from pydantic import ValidationError
+
+    from looper.platform.domain.consolidation import Recipe
+    from looper.platform.domain.errors import InvalidInput
+
+    assert isinstance(recipe, Recipe)
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Recipe.model_validate(recipe.model_dump() | given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).replace("_", "-")
+        raise InvalidInput(f"--{name} {first['input']}: {first['msg']}") from error
+
+
+def _cluster_is_up(settings: "Settings") -> bool:
+    from looper.cluster.state import read_state
+
+    return read_state(settings) is not None
+
+
+def _wait(catalog: "Catalog", settings: "Settings", jobs: "list[Consolidation]") -> "list[Consolidation]":
+    from looper.cli.watch import watch
+
+    ids = [job.id for job in jobs]
+    if _cluster_is_up(settings):
+        return watch(catalog, ids)
+
+    import threading
+
+    from looper.cluster.work import work_until_done
+
+    with progress() as live:
+        preparing = live.add_task("preparing the base model and a local Ray", total=None, note="")
+        done = threading.Event()
+        watcher = threading.Thread(target=watch, args=(catalog, ids), kwargs={"live": live, "stop": done})
+        watcher.start()
+        try:
+            work_until_done(catalog, settings, ids, ready=lambda: live.remove_task(preparing))
+        finally:
+            done.set()
+            watcher.join()
+    return [catalog.consolidation(id) for id in ids]

@@ -1,0 +1,65 @@
+"""``looper instance``"""
+
+from typing import Annotated
+
+import typer
+
+from looper.cli.output import Json, emit_json, table
+
+app = typer.Typer(
+    help="Deployed agents. An instance is made when its first trajectories come in.", no_args_is_help=True
+)
+
+
+@app.command("list")
+def list_(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    json: Json = False,
+) -> None:
+    """List the instances.
+
+    Example: `looper instance list --tenant acme`
+    """
+    from looper.platform.api.models import InstanceInfo
+    from looper.platform.catalog import Catalog
+    from looper.platform.settings import load_settings
+
+    catalog = Catalog.open(load_settings())
+    found = [InstanceInfo.of(catalog, instance) for instance in catalog.instances(tenant)]
+    if json:
+        emit_json(found)
+    else:
+        table(
+            ["instance", "batches", "trajectories", "prod"],
+            [(one.name, one.batches, one.trajectories, one.prod and one.prod[:12]) for one in found],
+            empty="no instances yet: looper ingest PATH --instance TENANT/INSTANCE",
+        )
+
+
+@app.command()
+def show(
+    instance: Annotated[str, typer.Argument(metavar="TENANT/INSTANCE")],
+    json: Json = False,
+) -> None:
+    """Show one instance: its batches and what happened to it.
+
+    Example: `looper instance show acme/helpdesk`
+    """
+    from looper.platform.api.models import EventInfo, InstanceInfo
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.names import InstanceName
+    from looper.platform.settings import load_settings
+
+    catalog, name = Catalog.open(load_settings()), InstanceName.parse(instance)
+    info, batches, events = InstanceInfo.of(catalog, name), catalog.batches(name), catalog.events(instance=name)
+    if json:
+        emit_json({**info.model_dump(), "batch_list": batches, "events": [EventInfo.of(event) for event in events]})
+        return
+    typer.echo(f"{info.name}: {info.trajectories} trajectories in {info.batches} batches, prod {info.prod or '-'}\n")
+    table(
+        ["batch", "trajectories", "ingested", "source"],
+        [(batch.id[:12], batch.trajectories, f"{batch.created_at:%F %T}", batch.source) for batch in batches],
+        empty="no batches",
+    )
+    typer.echo("")
+    table(["when", "what"], [(f"{event.at:%F %T}", event.what) for event in events], empty="nothing happened yet")

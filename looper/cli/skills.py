@@ -1,0 +1,151 @@
+"""``looper skills``"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from looper.cli.output import Json, emit_json, table
+
+if TYPE_CHECKING:
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.names import InstanceName
+
+app = typer.Typer(help="What is served: channels and the versions they point to.", no_args_is_help=True)
+
+Instance = Annotated[str, typer.Argument(metavar="TENANT/INSTANCE")]
+Digest = Annotated[str, typer.Argument(help="of the version, or its first letters")]
+Channel = Annotated[str, typer.Option(help="The channel to move.")]
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """List the skills and what their channels point to.
+
+    Example: `looper skills list`
+    """
+    from looper.platform.api.models import SkillInfo
+    from looper.platform.catalog import Catalog
+    from looper.platform.settings import load_settings
+
+    catalog = Catalog.open(load_settings())
+    skills = [skill for one in catalog.instances() if (skill := SkillInfo.of(catalog, one)).versions]
+    if json:
+        emit_json(skills)
+    else:
+        table(
+            ["model", "versions", "channels"],
+            [
+                (
+                    skill.model,
+                    len(skill.versions),
+                    ", ".join(f"{name} -> {digest[:12]}" for name, digest in skill.channels.items()),
+                )
+                for skill in skills
+            ],
+            empty="no skills yet: looper consolidate TENANT/INSTANCE --wait",
+        )
+
+
+@app.command()
+def show(instance: Instance, json: Json = False) -> None:
+    """Show a skill: its channels, its versions and the gate's numbers.
+
+    Example: `looper skills show acme/helpdesk`
+    """
+    from looper.platform.api.models import SkillInfo
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.names import InstanceName
+    from looper.platform.settings import load_settings
+
+    skill = SkillInfo.of(Catalog.open(load_settings()), InstanceName.parse(instance))
+    if json:
+        emit_json(skill)
+        return
+    for name, digest in skill.channels.items():
+        typer.echo(f"{name} -> {digest}")
+    table(
+        ["version", "made", "rank", "starts from", "verdict"],
+        [
+            (one.digest[:12], f"{one.created_at:%F %T}", one.rank, one.parent and one.parent[:12], one.verdict.reason)
+            for one in skill.versions
+        ],
+        empty=f"{instance} has no version yet: looper consolidate {instance} --wait",
+    )
+
+
+@app.command()
+def promote(instance: Instance, digest: Digest, channel: Channel = "prod") -> None:
+    """Point a channel to a version. The next request is answered by it.
+
+    Example: `looper skills promote acme/helpdesk 4be1d2 --channel canary`
+    """
+    from looper.platform import adapters
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.names import InstanceName
+    from looper.platform.objectstore import ObjectStore
+    from looper.platform.settings import load_settings
+
+    settings, name = load_settings(), InstanceName.parse(instance)
+    catalog = Catalog.open(settings)
+    whole = _whole(catalog, name, digest)
+    adapters.promote(catalog, ObjectStore.open(settings), name, channel, whole)
+    typer.echo(f"{name}@{channel} -> {whole}")
+
+
+@app.command()
+def rollback(instance: Instance, channel: Channel = "prod") -> None:
+    """Point a channel to the version before the one it points to.
+
+    Example: `looper skills rollback acme/helpdesk`
+    """
+    from looper.platform import adapters
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.names import InstanceName
+    from looper.platform.objectstore import ObjectStore
+    from looper.platform.settings import load_settings
+
+    settings, name = load_settings(), InstanceName.parse(instance)
+    digest = adapters.rollback(Catalog.open(settings), ObjectStore.open(settings), name, channel)
+    typer.echo(f"{name}@{channel} -> {digest}")
+
+
+@app.command()
+def export(
+    instance: Instance,
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    digest: Annotated[str | None, typer.Option(help="A version; default: what prod points to.")] = None,
+) -> None:
+    """Write a version's files, verified, as PEFT and vLLM load them.
+
+    Example: `looper skills export acme/helpdesk --out helpdesk-adapter`
+    """
+    from looper.platform import adapters
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.errors import InvalidInput
+    from looper.platform.domain.names import InstanceName, ModelName
+    from looper.platform.objectstore import ObjectStore
+    from looper.platform.settings import load_settings
+
+    settings, name = load_settings(), InstanceName.parse(instance)
+    catalog = Catalog.open(settings)
+    whole = _whole(catalog, name, digest) if digest else catalog.resolve(ModelName(name))
+    files = adapters.fetch(ObjectStore.open(settings), name.tenant, whole)
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError as error:
+        raise InvalidInput(f"--out {out} exists already: name a folder that does not") from error
+    for file, content in files.by_name().items():
+        (out / file).write_bytes(content)
+    typer.echo(f"{whole} is in {out}")
+
+
+def _whole(catalog: "Catalog", instance: "InstanceName", digest: str) -> str:
+    from looper.platform.domain.errors import InvalidInput, NotFound
+
+    found = [version.digest for version in catalog.versions(instance) if version.digest.startswith(digest)]
+    if not found:
+        raise NotFound(f"instance {instance} has no version {digest}: looper skills show {instance}")
+    if len(found) > 1:
+        raise InvalidInput(f"{digest} is the beginning of {len(found)} versions of {instance}: give more of it")
+    return found[0]
