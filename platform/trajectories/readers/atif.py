@@ -1,0 +1,104 @@
+"""ATIF, the agent trajectory interchange format of Harbor: ``{"schema_version": "ATIF-v1.x", "agent", "steps", ...}``.
+
+The specification: https://www.harborframework.com/docs/agents/trajectory-format. Results stand in the step of their
+calls; one that names no call is what the environment told the agent, a ``user`` step (after a system step: ``system``).
+Embedded trajectories of sub-agents are episodes of their own. Steps marked ``is_copied_context`` belong to the
+trajectory they were copied from and are left out, as the specification asks of training data.
+
+ATIF has no field for task and outcome. They are read from the document's ``extra``, the specification's place for
+one's own fields: ``task_id``, ``reward``, ``success``.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from looper.platform.domain.trajectory import Outcome, Trajectory
+from looper.platform.trajectories.episode import Call, Episode
+from looper.platform.trajectories.readers.messages import Content, text_of, thought_and_text
+from looper.platform.trajectories.readers.reader import Reader, has
+
+
+class _Call(BaseModel):
+    tool_call_id: str
+    function_name: str
+    arguments: dict[str, Any] | str | None = None
+
+
+class _Result(BaseModel):
+    source_call_id: str | None = None
+    content: Content = None
+
+
+class _Observation(BaseModel):
+    results: list[_Result] = []
+
+
+class _Step(BaseModel):
+    source: Literal["system", "user", "agent"]
+    message: Content = None
+    reasoning_content: str | None = None
+    tool_calls: list[_Call] | None = None
+    observation: _Observation | None = None
+    timestamp: str | None = None
+    is_copied_context: bool | None = None
+
+
+class _Agent(BaseModel):
+    tool_definitions: list[dict[str, Any]] | None = None
+
+
+class _Extra(BaseModel):
+    task_id: str | int | None = None
+    reward: float | None = Field(None, allow_inf_nan=False)
+    success: bool | None = None
+
+
+class _Document(BaseModel):
+    steps: list[_Step]
+    agent: _Agent = _Agent()
+    extra: _Extra | None = None
+
+
+def _recognises(document: object) -> bool:
+    return has(document, "schema_version", "steps") and str(document["schema_version"]).startswith("ATIF")
+
+
+def _episodes(document: Any) -> Iterator[object]:
+    yield document
+    embedded = document.get("subagent_trajectories")
+    yield from embedded if isinstance(embedded, list) else ()
+
+
+def _trajectory(document: object) -> Trajectory:
+    atif = _Document.model_validate(document)
+    extra = atif.extra or _Extra()
+    episode = Episode()
+    for step in atif.steps:
+        if not step.is_copied_context:
+            _add(episode, step)
+    success = extra.success
+    if success is None and extra.reward is not None:
+        success = extra.reward >= 1
+    return episode.trajectory(
+        task_id=None if extra.task_id is None else str(extra.task_id),
+        format=READER.name,
+        outcome=Outcome(success=success, reward=extra.reward),
+        tools=atif.agent.tool_definitions,
+    )
+
+
+def _add(episode: Episode, step: _Step) -> None:
+    calls = [Call(call.function_name, call.arguments, call.tool_call_id) for call in step.tool_calls or ()]
+    text = thought_and_text(step.reasoning_content, text_of(step.message))
+    episode.say(step.source, text, calls, timestamp=step.timestamp)
+    for result in step.observation.results if step.observation else ():
+        content = text_of(result.content)
+        if result.source_call_id is not None:
+            episode.observe(result.source_call_id, content, timestamp=step.timestamp)
+        else:
+            episode.say("system" if step.source == "system" else "user", content, timestamp=step.timestamp)
+
+
+READER = Reader("atif", _recognises, _episodes, _trajectory)

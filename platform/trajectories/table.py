@@ -1,0 +1,93 @@
+"""Trajectories as an Arrow table and as Parquet: one row each, every field of fixed type.
+
+What varies from source to source (arguments, tools, outcome details) is JSON text, so that any two batches concatenate
+and Ray Data can pass them on (``map_batches(batch_format="pyarrow")`` hands a function what ``from_table`` takes).
+"""
+
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from looper.platform.domain.trajectory import Outcome, Trajectory
+
+_CALL = pa.struct([("id", pa.string()), ("name", pa.string()), ("arguments", pa.string())])
+_STEP = pa.struct(
+    [
+        ("source", pa.string()),
+        ("content", pa.string()),
+        ("tool_calls", pa.list_(_CALL)),
+        ("call_id", pa.string()),
+        ("requestor", pa.string()),
+        ("timestamp", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("task_id", pa.string()),
+        ("format", pa.string()),
+        ("steps", pa.list_(_STEP)),
+        ("success", pa.bool_()),
+        ("reward", pa.float64()),
+        ("detail", pa.string()),
+        ("tools", pa.string()),
+    ]
+)
+
+# A row group closes at so many rows or characters, whichever comes first: it bounds what a writer or a reader holds.
+_GROUP_ROWS = 512
+_GROUP_CHARACTERS = 16 * 1024**2
+
+
+def to_table(trajectories: Iterable[Trajectory]) -> pa.Table:
+    """One row per trajectory, in order, with SCHEMA."""
+    return pa.Table.from_pylist([_row(trajectory) for trajectory in trajectories], schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> list[Trajectory]:
+    """The trajectories of a table that has at least the columns of SCHEMA."""
+    return [_trajectory(row) for row in table.select(SCHEMA.names).to_pylist()]
+
+
+def to_parquet(trajectories: Iterable[Trajectory]) -> bytes:
+    """A Parquet file (zstd). The same trajectories in the same order give the same bytes with the same pyarrow.
+
+    Holds one row group of trajectories at a time, and the compressed file.
+    """
+    file = BytesIO()
+    with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        for group in _groups(trajectories):
+            writer.write_table(to_table(group), row_group_size=len(group))
+    return file.getvalue()
+
+
+def from_parquet(content: bytes) -> list[Trajectory]:
+    """The trajectories of a file that ``to_parquet`` wrote."""
+    return from_table(pq.read_table(BytesIO(content), schema=SCHEMA))
+
+
+def _groups(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
+    group: list[Trajectory] = []
+    characters = 0
+    for trajectory in trajectories:
+        group.append(trajectory)
+        characters += sum(
+            len(step.content) + sum(len(call.arguments) for call in step.tool_calls) for step in trajectory.steps
+        )
+        if len(group) == _GROUP_ROWS or characters >= _GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+def _row(trajectory: Trajectory) -> dict[str, object]:
+    row = trajectory.model_dump()
+    return {**row, **row.pop("outcome")}
+
+
+def _trajectory(row: dict[str, object]) -> Trajectory:
+    outcome = Outcome.model_validate({name: row.pop(name) for name in Outcome.model_fields})
+    return Trajectory.model_validate({**row, "outcome": outcome})
