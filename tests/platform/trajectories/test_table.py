@@ -1,0 +1,65 @@
+"""Trajectories survive Arrow and Parquet unchanged, and the bytes are those of their content alone."""
+
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from looper.platform.domain.trajectory import Outcome, Step, ToolCall, Trajectory
+from looper.platform.trajectories.table import SCHEMA, from_parquet, from_table, to_parquet, to_table
+
+TEXT = st.text(max_size=20)
+CALLS = st.lists(st.builds(ToolCall, id=TEXT, name=TEXT, arguments=TEXT), max_size=3).map(tuple)
+STEPS = st.builds(
+    Step,
+    source=st.sampled_from(["system", "user", "agent", "tool"]),
+    content=TEXT,
+    tool_calls=CALLS,
+    call_id=st.none() | TEXT,
+    requestor=st.sampled_from(["agent", "user"]),
+    timestamp=st.none() | TEXT,
+)
+OUTCOMES = st.builds(
+    Outcome, success=st.none() | st.booleans(), reward=st.none() | st.floats(allow_nan=False), detail=TEXT
+)
+TRAJECTORIES = st.builds(
+    Trajectory.of,
+    task_id=TEXT,
+    format=TEXT,
+    steps=st.lists(STEPS, max_size=4).map(tuple),
+    outcome=OUTCOMES,
+    tools=st.none() | TEXT,
+)
+
+
+def an_episode(answer: str) -> Trajectory:
+    return Trajectory.of(task_id="t", format="openai_chat", steps=(Step(source="agent", content=answer),))
+
+
+@given(trajectories=st.lists(TRAJECTORIES, max_size=4))
+@settings(deadline=None)
+def test_round_trip(trajectories: list[Trajectory]) -> None:
+    assert from_table(to_table(trajectories)) == trajectories
+    assert from_parquet(to_parquet(trajectories)) == trajectories
+
+
+def test_the_schema_does_not_depend_on_the_rows() -> None:
+    assert to_table([]).schema == to_table([an_episode("a")]).schema == SCHEMA
+
+
+def test_batches_concatenate_and_further_columns_do_no_harm() -> None:
+    table = pa.concat_tables([to_table([an_episode("a")]), to_table([an_episode("b")])])
+    wider = table.append_column("instance", pa.array(["t/i"] * 2))
+    assert from_table(wider) == [an_episode("a"), an_episode("b")]
+
+
+def test_the_bytes_are_deterministic() -> None:
+    one, other = [an_episode("a"), an_episode("b")], [an_episode("b"), an_episode("a")]
+    assert to_parquet(one) == to_parquet(iter(one))
+    assert to_parquet(one) != to_parquet(other)
+
+
+def test_many_rows_make_several_row_groups() -> None:
+    trajectories = [an_episode(str(n)) for n in range(1100)]
+    content = to_parquet(trajectories)
+    assert pa.parquet.ParquetFile(pa.BufferReader(content)).num_row_groups == 3
+    assert from_parquet(content) == trajectories
