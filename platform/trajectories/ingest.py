@@ -68,10 +68,7 @@ def ingest(
     """
     readers = readers_for(format)
     files = [file for path in paths for file in _files(path)]
-    catalog.ensure_instance(instance)
-    return IngestReport(
-        files=[_ingest_file(file, named, instance, readers, catalog, store) for file, named in files],
-    )
+    return IngestReport(files=[_ingest_file(file, named, instance, readers, catalog, store) for file, named in files])
 
 
 def ingest_bytes(
@@ -84,7 +81,6 @@ def ingest_bytes(
     reading = _open(name, BytesIO(content), readers_for(format))
     if reading is None:
         raise _unknown_format(name)
-    catalog.ensure_instance(instance)
     return IngestReport(files=[_write_batch(name, reading, instance, catalog, store)])
 
 
@@ -146,6 +142,7 @@ def _ingest_file(
 def _write_batch(
     path: str, reading: _Reading, instance: InstanceName, catalog: Catalog, store: ObjectStore
 ) -> FileReport:
+    catalog.ensure_instance(instance)
     tally = _Tally(path)
     content = to_parquet(tally.kept(reading))
     report = tally.report(reading)

@@ -244,6 +244,9 @@ def test_a_mistake_writes_nothing(tmp_path: Path, catalog: Catalog, store: Objec
     file.write_bytes(lines(chat()))
     with pytest.raises(InvalidInput, match="does not exist"):
         ingest([file, tmp_path / "missing.jsonl"], INSTANCE, catalog=catalog, store=store)
+    (tmp_path / "tasks.json").write_text("[]")
+    with pytest.raises(InvalidInput, match="in no format asked for"):
+        ingest([tmp_path / "tasks.json", file], INSTANCE, catalog=catalog, store=store)
     with pytest.raises(NotFound):
         ingest([file], InstanceName("nobody", "desk"), catalog=catalog, store=store)
     assert store.list("trajectories") == []
