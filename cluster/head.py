@@ -1,6 +1,7 @@
 """The head process: a local Ray, the skill servers behind the gateway, and the foreman who works the queue.
 
-Run by the supervisor as ``python -m looper.cluster.head`` with the settings as JSON on standard input; ends when told to, or when its supervisor is gone.
+Run by the supervisor as ``python -m looper.cluster.head`` with the settings as JSON on standard input; ends when told
+to, or when its supervisor is gone.
 """
 
 import json

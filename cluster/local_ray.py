@@ -18,27 +18,29 @@ def local_ray() -> Iterator[None]:
 
     ``address="local"`` never joins another cluster, whatever addresses lie about on the machine.
     """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(
-        address="local",
-        num_cpus=_CPUS,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        configure_logging=True,
-    )
-    children = psutil.Process().children(recursive=True)
+    before = set(_children())
     try:
+        ray.init(
+            address="local",
+            num_cpus=_CPUS,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
         yield
     finally:
-        children += psutil.Process().children(recursive=True)
+        started = set(_children()) - before
         ray.shutdown()
-        _end(children)
+        _end(started | (set(_children()) - before))
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _end(processes: set[psutil.Process]) -> None:
     """Ray's processes are asked by ``ray.shutdown``; what has not gone a while later is ended here."""
-    _, alive = psutil.wait_procs(set(processes), timeout=15)
+    _, alive = psutil.wait_procs(processes, timeout=15)
     for process in alive:
         try:
             process.kill()

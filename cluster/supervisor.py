@@ -56,9 +56,9 @@ def _end(head: subprocess.Popen[bytes]) -> None:
     try:
         head.wait(GRACE_S)
     except subprocess.TimeoutExpired:
-        children = psutil.Process(head.pid).children(recursive=True)
-        for process in [*children, head]:
+        for process in psutil.Process(head.pid).children(recursive=True):
             process.kill()
+        head.kill()
         head.wait()
 
 

@@ -1,25 +1,25 @@
-"""Working the queue from a command, on a Ray of its own, for machines on which nothing is up."""
+"""Working the queue from a command, for machines on which nothing is up."""
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
-from looper.cluster.local_ray import local_ray
 from looper.jobs import foreman
-from looper.jobs.basemodel.prepare import prepare
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 
 
 def work_until_done(
-    catalog: Catalog, settings: Settings, ids: Sequence[str], *, ready: Callable[[], None] = lambda: None
+    catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, ids: Sequence[str]
 ) -> None:
-    """Claim and work until each of ``ids`` has ended. Others that wait in the queue are worked on, too."""
-    model_dir = prepare(settings.base, settings.models_dir)
+    """Claim and work on the current Ray until each of ``ids`` has ended. Whatever else waits is worked on, too.
+
+    What a process that died still holds is waited for: its lease runs out.
+    """
     owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
-    store = ObjectStore.open(settings)
-    with local_ray():
-        ready()
-        while not all(catalog.consolidation(id).state.final for id in ids):
-            foreman.run_once(catalog, store, settings, model_dir, owner)
+    while not all(catalog.consolidation(id).state.final for id in ids):
+        if not foreman.run_once(catalog, store, settings, model_dir, owner):
+            time.sleep(1)

@@ -7,16 +7,16 @@ import typer
 from looper.cli.output import Json, emit_json, progress, table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import Consolidation
+    from looper.platform.domain.consolidation import Consolidation, Recipe
     from looper.platform.settings import Settings
 
 
 def consolidate(
     instances: Annotated[list[str], typer.Argument(metavar="TENANT/INSTANCE...")],
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Stay until each has its verdict, working if nobody does.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until each has its verdict.")] = False,
     rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the examples.")] = None,
@@ -32,7 +32,6 @@ def consolidate(
     from looper.platform.api.models import ConsolidationInfo
     from looper.platform.api.submission import submit
     from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import Recipe
     from looper.platform.domain.names import InstanceName
     from looper.platform.settings import load_settings
 
@@ -47,7 +46,6 @@ def consolidate(
     names = [InstanceName.parse(instance) for instance in instances]
     settings = load_settings()
     recipe = _with_flags(settings.consolidation.recipe, flags)
-    assert isinstance(recipe, Recipe)
     catalog = Catalog.open(settings)
     jobs = submit(catalog, settings, names, recipe)
     if wait:
@@ -71,13 +69,12 @@ def why(job: "Consolidation") -> str | None:
     return job.reason or (job.verdict.reason if job.verdict else None)
 
 
-def _with_flags(recipe: object, flags: dict[str, object]) -> object:
+def _with_flags(recipe: "Recipe", flags: "Mapping[str, object]") -> "Recipe":
     from pydantic import ValidationError
 
     from looper.platform.domain.consolidation import Recipe
     from looper.platform.domain.errors import InvalidInput
 
-    assert isinstance(recipe, Recipe)
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return Recipe.model_validate(recipe.model_dump() | given)
@@ -102,16 +99,22 @@ def _wait(catalog: "Catalog", settings: "Settings", jobs: "list[Consolidation]")
 
     import threading
 
+    from looper.cluster.local_ray import local_ray
     from looper.cluster.work import work_until_done
+    from looper.jobs.basemodel.prepare import prepare
+    from looper.platform.objectstore import ObjectStore
 
     with progress() as live:
         preparing = live.add_task("preparing the base model and a local Ray", total=None, note="")
+        model_dir = prepare(settings.base, settings.models_dir)
         done = threading.Event()
-        watcher = threading.Thread(target=watch, args=(catalog, ids), kwargs={"live": live, "stop": done})
-        watcher.start()
-        try:
-            work_until_done(catalog, settings, ids, ready=lambda: live.remove_task(preparing))
-        finally:
-            done.set()
-            watcher.join()
+        with local_ray():
+            live.remove_task(preparing)
+            watcher = threading.Thread(target=watch, args=(catalog, ids), kwargs={"live": live, "stop": done})
+            watcher.start()
+            try:
+                work_until_done(catalog, ObjectStore.open(settings), settings, model_dir, ids)
+            finally:
+                done.set()
+                watcher.join()
     return [catalog.consolidation(id) for id in ids]

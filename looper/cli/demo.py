@@ -7,9 +7,7 @@ import typer
 
 
 def demo(
-    examples: Annotated[Path, typer.Option(help="Trajectories: TENANT/INSTANCE.jsonl, made by the gym.")] = Path(
-        "examples"
-    ),
+    examples: Annotated[Path, typer.Option(help="Trajectories, as TENANT/INSTANCE.jsonl.")] = Path("examples"),
     out: Annotated[Path, typer.Option(help="Folder for demo.json, demo.png and the demo's own state.")] = Path("demo"),
 ) -> None:
     """Run the whole loop on this machine: trajectories in, skills trained, gated, served and asked.

@@ -6,9 +6,7 @@ import typer
 
 from looper.cli.output import Json, emit_json, table
 
-app = typer.Typer(
-    help="Deployed agents. An instance is made when its first trajectories come in.", no_args_is_help=True
-)
+app = typer.Typer(help="Deployed agents. The first trajectories that come in make an instance.", no_args_is_help=True)
 
 
 @app.command("list")

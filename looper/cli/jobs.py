@@ -58,12 +58,8 @@ def show(id: Id, json: Json = False) -> None:
     if info.verdict:
         for name, scores in (("candidate", info.verdict.candidate), ("current", info.verdict.current)):
             accuracy = "-" if scores.accuracy is None else f"{scores.accuracy:.3f}"
-            rows.append(
-                (
-                    name,
-                    f"accuracy {accuracy} of {scores.actions} actions, loss {scores.loss:.4f} of {scores.tokens} tokens",
-                )
-            )
+            judged = f"accuracy {accuracy} of {scores.actions} actions"
+            rows.append((name, f"{judged}, loss {scores.loss:.4f} of {scores.tokens} tokens"))
     table(["", ""], rows, empty="")
 
 

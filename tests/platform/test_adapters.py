@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from looper.platform.adapters import AdapterFiles, Manifest, fetch, publish
+from looper.platform.domain.consolidation import Recipe, Scores, Verdict
+from looper.platform.domain.errors import CorruptAdapter, NotFound, StoreUnavailable
+from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.settings import Settings, load_settings
+
+SCORES = Scores(accuracy=None, loss=1.0, actions=0, tokens=40)
+MANIFEST = Manifest(
+    instance="acme/desk",
+    base="b",
+    base_revision="r",
+    parent=None,
+    consolidation="c" * 32,
+    training_data=("b1",),
+    recipe=Recipe(),
+    verdict=Verdict(passed=True, reason="better", candidate=SCORES, current=SCORES),
+    libraries={"peft": "0"},
+)
+FILES = AdapterFiles(weights=b"weights", config=b'{"r": 16}', manifest=MANIFEST.to_bytes())
+
+
+def test_what_is_published_is_fetched(store_settings: Settings) -> None:
+    store = ObjectStore.open(store_settings)
+    digest = publish(store, "acme", FILES)
+    assert publish(store, "acme", FILES) == digest
+    assert fetch(store, "acme", digest) == FILES
+    assert fetch(store, "acme", digest).read_manifest() == MANIFEST
+    with pytest.raises(NotFound):
+        fetch(store, "other", digest)
+
+
+def test_the_digest_covers_every_file() -> None:
+    changed = [
+        AdapterFiles(b"weights!", FILES.config, FILES.manifest),
+        AdapterFiles(FILES.weights, b'{"r": 8}', FILES.manifest),
+        AdapterFiles(FILES.weights, FILES.config, FILES.manifest + b" "),
+    ]
+    assert len({files.digest for files in [FILES, *changed]}) == 4
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json", "manifest.json"])
+def test_a_changed_byte_is_found_before_use(tmp_path: Path, file: str) -> None:
+    store = ObjectStore.open(load_settings(home=tmp_path))
+    digest = publish(store, "acme", FILES)
+    stored = tmp_path / "store" / keys.adapter("acme", digest, file)
+    stored.write_bytes(stored.read_bytes()[:-1] + b"?")
+    with pytest.raises(CorruptAdapter, match=f"adapter {digest} of tenant acme is corrupt"):
+        fetch(store, "acme", digest)
+
+
+def test_a_publication_cut_short_is_not_whole_and_is_finished_by_the_next(tmp_path: Path) -> None:
+    store = ObjectStore.open(load_settings(home=tmp_path))
+    store.put(keys.adapter("acme", FILES.digest, "adapter_model.safetensors"), FILES.weights)
+    with pytest.raises(NotFound, match="not whole"):
+        fetch(store, "acme", FILES.digest)
+    publish(store, "acme", FILES)
+    assert fetch(store, "acme", FILES.digest) == FILES
+
+
+def test_what_the_store_garbled_is_not_published(tmp_path: Path) -> None:
+    """Something else lies where the weights should go: reading back notices."""
+    store = ObjectStore.open(load_settings(home=tmp_path))
+    store.put(keys.adapter("acme", FILES.digest, "adapter_model.safetensors"), b"garbled")
+    with pytest.raises(CorruptAdapter):
+        publish(store, "acme", FILES)
+
+
+def test_a_store_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the folder should be")
+    with pytest.raises(StoreUnavailable, match="object store"):
+        publish(ObjectStore.open(load_settings(home=tmp_path)), "acme", FILES)

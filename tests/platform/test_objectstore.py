@@ -1,0 +1,104 @@
+import errno
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from looper.platform.domain.errors import NotFound, StoreUnavailable
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import Settings, load_settings
+
+
+def test_what_is_put_is_got_and_listed(store_settings: Settings) -> None:
+    store = ObjectStore.open(store_settings)
+    store.put("a/b/one", b"1")
+    store.put("a/two", b"2")
+    assert store.get("a/b/one") == b"1"
+    assert store.list("a") == ["a/b/one", "a/two"]
+    assert store.list("nothing/here") == []
+    assert store.exists("a/two")
+    assert not store.exists("a/three")
+
+
+def test_an_object_never_changes(store_settings: Settings) -> None:
+    store = ObjectStore.open(store_settings)
+    store.put("key", b"first")
+    store.put("key", b"second")
+    assert store.get("key") == b"first"
+
+
+def test_a_missing_object_is_not_found(store_settings: Settings) -> None:
+    with pytest.raises(NotFound, match="object no/such is not in the store"):
+        ObjectStore.open(store_settings).get("no/such")
+
+
+def test_delete_removes_a_prefix_and_bears_its_absence(store_settings: Settings) -> None:
+    store = ObjectStore.open(store_settings)
+    store.put("checkpoints/1/x", b"x")
+    store.put("checkpoints/2/x", b"x")
+    store.delete("checkpoints/1")
+    store.delete("checkpoints/1")
+    assert store.list("checkpoints") == ["checkpoints/2/x"]
+
+
+def test_two_openings_see_each_others_writes(store_settings: Settings) -> None:
+    one, two = ObjectStore.open(store_settings), ObjectStore.open(store_settings)
+    assert one.list("a") == []
+    two.put("a/x", b"x")
+    assert one.list("a") == ["a/x"]
+
+
+class FullDisk(MemoryFileSystem):
+    """A file system on which no byte fits."""
+
+    protocol = "fulldisk"
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", path)
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing() -> None:
+    store = ObjectStore("fulldisk://", FullDisk(), "root")
+    with pytest.raises(StoreUnavailable, match=r"failed on adapters/x.*No space left on device"):
+        store.put("adapters/x", b"x" * 100)
+    assert not store.exists("adapters/x")
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    """A file size limit of the process stands in for the full disk: the kernel refuses the rest of a real write."""
+    import resource
+
+    store = ObjectStore.open(load_settings(home=tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(StoreUnavailable, match="File too large"):
+            store.put("big", b"x" * 1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """A server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_store_that_times_out_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with silent_server() as endpoint:
+        settings = load_settings(
+            home=tmp_path,
+            store={"url": "s3://bucket/x", "endpoint_url": endpoint, "timeout_s": 0.3, "retries": 0},
+        )
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable, match=r"object store s3://bucket/x failed on key: .*[Tt]ime"):
+            ObjectStore.open(settings).get("key")
+        assert time.monotonic() - began < 20
