@@ -1,0 +1,93 @@
+"""One Ray Train run for a cohort. Ray starts the workers, restarts them when one dies, and cleans up after them."""
+
+import secrets
+import shutil
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from looper.platform.domain.consolidation import Consolidation
+from looper.platform.settings import Settings
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What every worker is told."""
+
+    cohort: tuple[Consolidation, ...]
+    owner: str
+    settings: Settings
+    model_dir: Path
+
+
+def train(run: TrainingRun) -> None:
+    """Train ``run.cohort`` on the current Ray until each has a candidate in the store, has failed, or is not ours.
+
+    Raises ray.train's TrainingFailedError when the workers died more often than the settings allow. Interrupted, it
+    leaves the workers behind: they end by themselves once the claims are given back.
+    """
+    outcome: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            _fit(run)
+        except BaseException as error:
+            outcome.append(error)
+
+    # In the main thread, Ray Train would take over Ctrl-C for good, and exit the process on it.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    thread.join()
+    if outcome:
+        raise outcome[0]
+
+
+def _fit(run: TrainingRun) -> None:
+    settings = run.settings.consolidation
+    folder = run.settings.home_dir / "training-runs" / secrets.token_hex(8)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"run": run},
+        torch_config=TorchConfig(backend=_collectives()),
+        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=_has_gpu()),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=settings.restarts),
+        ),
+    )
+    try:
+        trainer.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # Ray's own notes of the run; ours are in store and catalog
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What each worker does. The heavy imports are in here, so that only workers pay for them."""
+    from looper.jobs.consolidation.cohort import Stage, train_cohort
+    from looper.jobs.consolidation.device import pick_device, use_cores
+    from looper.jobs.consolidation.shared_base import SharedBase
+    from looper.platform.catalog import Catalog
+    from looper.platform.objectstore import ObjectStore
+
+    run: TrainingRun = config["run"]
+    use_cores(ray.train.get_context().get_local_world_size())
+    catalog = Catalog.open(run.settings)
+    try:
+        stage = Stage(SharedBase(run.model_dir, pick_device()), catalog, ObjectStore.open(run.settings), run.owner)
+        train_cohort(run.cohort, stage, run.settings.consolidation.checkpoint_s)
+    finally:
+        catalog.close()
+
+
+def _has_gpu() -> bool:
+    return bool(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def _collectives() -> str:
+    return "nccl" if _has_gpu() else "gloo"

@@ -1,0 +1,40 @@
+"""Examples as Parquet: nested parts are JSON text, so that the schema is the same whatever the tools and arguments."""
+
+from collections.abc import Iterable
+from io import BytesIO
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from looper.platform.domain.example import Example
+
+EXAMPLES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("trajectory_id", pa.string()),
+        ("task_id", pa.string()),
+        ("turns", pa.string()),
+        ("tools", pa.string()),
+    ]
+)
+REJECTED = pa.schema([("trajectory_id", pa.string()), ("task_id", pa.string()), ("reason", pa.string())])
+
+
+def write_rows(rows: Iterable[dict[str, str | None]], schema: pa.Schema) -> bytes:
+    """A Parquet file of ``rows``, which have the columns of ``schema`` and perhaps more. Same rows, same bytes."""
+    file = BytesIO()
+    table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
+    pq.write_table(table, file, compression="zstd")
+    return file.getvalue()
+
+
+def to_row(example: Example) -> dict[str, str | None]:
+    row = example.model_dump(mode="json")
+    return {**row, "turns": orjson.dumps(row["turns"]).decode()}
+
+
+def read_examples(content: bytes) -> list[Example]:
+    """The examples of a file that ``write_rows`` wrote with the schema EXAMPLES."""
+    rows = pq.read_table(BytesIO(content), schema=EXAMPLES).to_pylist()
+    return [Example.model_validate({**row, "turns": orjson.loads(row["turns"])}) for row in rows]

@@ -1,0 +1,51 @@
+"""A small work place for the tests of jobs: a tiny base model, an empty catalog and store, episodes to learn from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from looper.jobs.consolidation.device import Device, pick_device
+from looper.platform.catalog import Catalog
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import Settings, load_settings
+from tests.tiny import tiny_base
+
+
+@pytest.fixture(scope="session")
+def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, base_dir: Path) -> Settings:
+    return load_settings(home=tmp_path, base=str(base_dir))
+
+
+@pytest.fixture
+def catalog(settings: Settings) -> Iterator[Catalog]:
+    catalog = Catalog.open(settings)
+    yield catalog
+    catalog.close()
+
+
+@pytest.fixture
+def store(settings: Settings) -> ObjectStore:
+    return ObjectStore.open(settings)
+
+
+@pytest.fixture
+def device() -> Device:
+    return pick_device()
+
+
+@pytest.fixture(scope="session")
+def one_process() -> Iterator[None]:
+    """torch.distributed with this process alone, as Ray Train sets it up in a worker."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+            environment.setenv(name, value)
+        yield
+    dist.destroy_process_group()

@@ -1,0 +1,61 @@
+"""Episodes of an imaginary help desk, and consolidations of them, for the tests of jobs."""
+
+import json
+
+from looper.platform.catalog import Catalog
+from looper.platform.domain.consolidation import Consolidation, Recipe
+from looper.platform.domain.errors import Conflict
+from looper.platform.domain.names import InstanceName
+from looper.platform.domain.trajectory import Outcome, Step, ToolCall, Trajectory
+from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.trajectories.table import to_parquet
+
+RECIPE = Recipe(rank=4, alpha=8, epochs=2, batch_size=4, max_context=256, learning_rate=1e-2)
+TOOLS = json.dumps(
+    [{"type": "function", "function": {"name": "book", "parameters": {"properties": {"room": {}, "day": {}}}}}]
+)
+
+
+def episode(task: int, *, success: bool | None = True, room: str = "blue", words: int = 1) -> Trajectory:
+    """An agent is asked to book a room on a day, does it, and says so; ``words`` makes the request longer."""
+    call = ToolCall(id="c1", name="book", arguments=json.dumps({"room": room, "day": str(task)}))
+    return Trajectory.of(
+        task_id=f"task-{task}",
+        format="test",
+        steps=(
+            Step(source="system", content="You book rooms."),
+            Step(source="user", content=f"Book day {task}." + " Please." * words),
+            Step(source="agent", tool_calls=(call,)),
+            Step(source="tool", content="ok", call_id="c1"),
+            Step(source="agent", content="done"),
+        ),
+        outcome=Outcome(success=success),
+        tools=TOOLS,
+    )
+
+
+def ingest(catalog: Catalog, store: ObjectStore, instance: InstanceName, batch: list[Trajectory], id: str) -> None:
+    """What ingestion does: the object first, then the catalog's row."""
+    try:
+        catalog.create_tenant(instance.tenant)
+    except Conflict:
+        pass
+    catalog.ensure_instance(instance)
+    store.put(keys.trajectories(instance, id), to_parquet(batch))
+    catalog.add_batch(instance, id, source="test", trajectories=len(batch))
+
+
+def submit(
+    catalog: Catalog,
+    store: ObjectStore,
+    name: str,
+    batch: list[Trajectory],
+    *,
+    base: str,
+    recipe: Recipe = RECIPE,
+    id: str = "b0",
+) -> Consolidation:
+    """Ingest ``batch`` for the instance ``name`` and queue its consolidation."""
+    instance = InstanceName.parse(name)
+    ingest(catalog, store, instance, batch, id)
+    return catalog.submit(instance, base=base, recipe=recipe)
