@@ -21,13 +21,14 @@ from looper.benchmarks.gym.workplaces import WORKPLACES
 from looper.cluster.local_ray import local_ray
 from looper.cluster.work import work_until_done
 from looper.jobs.basemodel.prepare import prepare
-from looper.jobs.synthesis.output import held_out_tasks, read_report
+from looper.jobs.synthesis.run import Report
+from looper.jobs.synthesis.table import read_examples
 from looper.platform.api.submission import submit
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Recipe, State
 from looper.platform.domain.errors import Conflict, InvalidInput, LooperError
 from looper.platform.domain.names import InstanceName
-from looper.platform.objectstore import ObjectStore
+from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.platform.trajectories.ingest import ingest
@@ -168,7 +169,7 @@ def _ask(
         key = issue_key(catalog, job.instance.tenant, lifetime=timedelta(hours=1))
         client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, timeout=300)
         workplace = WORKPLACES[str(job.instance)]
-        tasks = [workplace.task(task_id, GYM_SEED) for task_id in held_out_tasks(store, job.id)]
+        tasks = [workplace.task(task_id, GYM_SEED) for task_id in _held_out(store, job)]
         questions += [Question(client, model, task) for model in (settings.base, str(job.instance)) for task in tasks]
     # The base's questions first: with LoRA in the batch, vLLM is slower for all of it.
     questions.sort(key=lambda question: question.model != settings.base)
@@ -192,11 +193,21 @@ def _ask(
         SkillResult(
             model=str(job.instance),
             trajectories=sum(batch.trajectories for batch in catalog.batches(job.instance)),
-            examples=read_report(store, job.id).train,
+            examples=_report(store, job).train,
             base_accuracy=share(job, settings.base),
             skill_accuracy=share(job, str(job.instance)),
             digest=job.digest or "",
-            held_out_tasks=len(held_out_tasks(store, job.id)),
+            held_out_tasks=len(_held_out(store, job)),
         )
         for job in jobs
     ]
+
+
+def _held_out(store: ObjectStore, job: Consolidation) -> list[str]:
+    """Ids of the tasks that the consolidation was not trained on."""
+    examples = read_examples(store.get(keys.examples(job.id, "holdout.parquet")))
+    return sorted({example.task_id for example in examples})
+
+
+def _report(store: ObjectStore, job: Consolidation) -> Report:
+    return Report.model_validate_json(store.get(keys.examples(job.id, "report.json")))

@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, status
+from fastapi import APIRouter, Depends, Query, Request, status
 from fastapi.concurrency import run_in_threadpool
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from looper.platform import adapters
 from looper.platform.api.models import (
@@ -28,14 +29,16 @@ from looper.platform.trajectories.ingest import IngestReport, ingest_bytes
 MAX_UPLOAD = 256 * 2**20
 """Bytes of one POST of trajectories."""
 
+_bearer = HTTPBearer(auto_error=False, description="a tenant's key: looper tenant key TENANT")
+
 
 def control_plane(settings: Settings, catalog: Catalog, store: ObjectStore) -> APIRouter:
     """The router to mount at the root of an application that answers LooperError as ``to_http`` says."""
 
-    def tenant_of(authorization: Annotated[str | None, Header()] = None) -> str:
-        return authenticate(catalog, (authorization or "").removeprefix("Bearer ") or None)
+    def tenant_of(bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+        return authenticate(catalog, bearer.credentials if bearer else None)
 
-    Tenant = Annotated[str, Depends(tenant_of)]
+    Tenant = Annotated[str, Depends(tenant_of)]  # noqa: N806 (a type)
 
     def named(tenant: str, instance: str) -> InstanceName:
         return InstanceName(tenant, check_name(instance, "instance"))

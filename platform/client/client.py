@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import TypeAdapter
@@ -19,7 +19,10 @@ from looper.platform.domain.errors import (
     StoreUnavailable,
     Unauthorised,
 )
+from looper.platform.domain.names import check_name
 from looper.platform.trajectories.ingest import IngestReport
+
+T = TypeVar("T")
 
 _ERRORS: dict[int, type[LooperError]] = {
     400: InvalidInput,
@@ -54,7 +57,7 @@ class Client:
         path = Path(path)
         return self._call(
             "POST",
-            f"/instances/{instance}/trajectories",
+            f"/instances/{check_name(instance, 'instance')}/trajectories",
             IngestReport,
             params={"name": path.name, "format": format},
             content=path.read_bytes(),
@@ -99,18 +102,18 @@ class Client:
         return self._get("/skills", list[SkillInfo])
 
     def skill(self, instance: str) -> SkillInfo:
-        return self._get(f"/skills/{instance}", SkillInfo)
+        return self._get(f"/skills/{check_name(instance, 'instance')}", SkillInfo)
 
     def promote(self, instance: str, digest: str, *, channel: str = "prod") -> SkillInfo:
-        return self._call("PUT", f"/skills/{instance}/channels/{channel}", SkillInfo, json={"digest": digest})
+        return self._call("PUT", _channel(instance, channel), SkillInfo, json={"digest": digest})
 
     def rollback(self, instance: str, *, channel: str = "prod") -> SkillInfo:
-        return self._call("POST", f"/skills/{instance}/channels/{channel}/rollback", SkillInfo)
+        return self._call("POST", f"{_channel(instance, channel)}/rollback", SkillInfo)
 
-    def _get(self, path: str, kind: Any) -> Any:
+    def _get(self, path: str, kind: type[T]) -> T:
         return self._call("GET", path, kind)
 
-    def _call(self, method: str, path: str, kind: Any, **request: Any) -> Any:
+    def _call(self, method: str, path: str, kind: type[T], **request: Any) -> T:
         try:
             response = self._http.request(method, path, **request)
         except httpx.TransportError as error:
@@ -122,3 +125,7 @@ class Client:
         except (ValueError, KeyError, TypeError):
             message = response.text
         raise _ERRORS.get(response.status_code, LooperError)(message)
+
+
+def _channel(instance: str, channel: str) -> str:
+    return f"/skills/{check_name(instance, 'instance')}/channels/{check_name(channel, 'channel')}"

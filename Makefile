@@ -1,0 +1,55 @@
+# Two commands do everything on a machine that has Python 3.11 or newer: `make demo` and `make test`.
+# Both make the environment in .venv first, from the lock, if it is not there or the lock has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MACHINE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
+LOCK := requirements/$(MACHINE).lock
+TORCH := $(shell sed -n 's/^torch==//p' requirements/core.in)
+READY := $(VENV)/ready-$(MACHINE)
+# uv does not read pip's settings, so a folder of wheels that pip is told of is handed over.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: demo test lint format bench lock environment
+
+demo: environment  ## the whole loop: trajectories in, skills trained, gated, served and asked
+	$(BIN)/looper demo
+
+test: environment  ## all tests but the long ones
+	$(BIN)/python -m pytest -m "not bench"
+
+lint: environment  ## ruff and mypy --strict
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: environment
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: environment  ## the long tests and measurements
+	$(BIN)/python -m pytest -m bench
+
+environment: $(READY)
+
+# The CPU build of torch comes from where pip looks anyway, or else from PyTorch's own index, which is asked for nothing
+# but this one package. Without compiled bytecode, every process takes several times as long to import vLLM.
+$(READY): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Looper needs Python 3.11 or newer, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+ifeq ($(MACHINE),cpu)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(BIN)/python -m pip install --disable-pip-version-check --no-deps "torch==$(TORCH)+cpu" \
+	       --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --compile-bytecode -r $(LOCK)
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+lock: environment  ## compile both locks again, after a change of requirements/*.in
+	$(BIN)/uv pip compile -q requirements/cpu.in --override requirements/overrides-cpu.txt --python-version 3.11 \
+	  --universal --no-emit-package torch --no-header -o requirements/cpu.lock
+	UV_FIND_LINKS= $(BIN)/uv pip compile -q requirements/gpu.in --override requirements/overrides-gpu.txt \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header -o requirements/gpu.lock

@@ -1,0 +1,194 @@
+"""The control plane over real HTTP, through the Python client."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from looper.platform.api import control_plane
+from looper.platform.api.errors import to_http
+from looper.platform.catalog import Catalog
+from looper.platform.client import Client
+from looper.platform.domain.consolidation import Recipe, Scores, State, Verdict
+from looper.platform.domain.errors import (
+    Conflict,
+    InvalidInput,
+    LooperError,
+    NotFound,
+    StoreUnavailable,
+    Unauthorised,
+)
+from looper.platform.domain.names import InstanceName
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import load_settings
+from looper.platform.tenancy import issue_key
+from tests.platform.conftest import free_port
+from tests.platform.test_adapters import MANIFEST
+
+SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
+VERDICT = Verdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
+EPISODE = {
+    "task_id": "t1",
+    "messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}],
+    "success": True,
+}
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
+    started = threading.Event()
+    startup = server.startup
+
+    async def announce(sockets: object = None) -> None:
+        await startup(sockets)  # type: ignore[arg-type]
+        started.set()
+
+    server.startup = announce  # type: ignore[assignment]
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert started.wait(30)
+    yield f"http://127.0.0.1:{server.config.port}"
+    server.should_exit = True
+    thread.join()
+
+
+class Platform:
+    """A control plane that runs, with what is behind it."""
+
+    def __init__(self, url: str, catalog: Catalog, store: ObjectStore) -> None:
+        self.url, self.catalog, self.store = url, catalog, store
+
+    def client(self, tenant: str) -> Client:
+        return Client(self.url, issue_key(self.catalog, tenant))
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    settings = load_settings(home=tmp_path)
+    store = ObjectStore.open(settings)
+    with closing(Catalog.open(settings)) as catalog:
+        catalog.create_tenant("acme")
+        catalog.create_tenant("rival")
+        app = FastAPI()
+        app.include_router(control_plane(settings, catalog, store))
+
+        @app.exception_handler(LooperError)
+        async def answer(_: Request, error: LooperError) -> Response:
+            status, body = to_http(error)
+            return JSONResponse(body.model_dump(), status)
+
+        with served(app) as url:
+            yield Platform(url, catalog, store)
+
+
+@pytest.fixture
+def episodes(tmp_path: Path) -> Path:
+    file = tmp_path / "monday.jsonl"
+    file.write_bytes(orjson.dumps(EPISODE) + b"\n")
+    return file
+
+
+def publish(platform: Platform, instance: InstanceName, id: str) -> str:
+    from looper.platform.adapters import AdapterFiles
+    from looper.platform.adapters import publish as to_store
+
+    platform.catalog.claim("me", limit=9, lease_s=60)
+    manifest = MANIFEST.model_copy(update={"consolidation": id})
+    digest = to_store(platform.store, instance.tenant, AdapterFiles(b"w", b'{"r": 16}', manifest.to_bytes()))
+    platform.catalog.publish(id, "me", digest=digest, verdict=VERDICT, base_revision="r")
+    return digest
+
+
+def test_from_a_file_to_a_rolled_back_skill(platform: Platform, episodes: Path) -> None:
+    desk = InstanceName("acme", "desk")
+    with platform.client("acme") as client:
+        (file,) = client.ingest("desk", episodes).files
+        assert (file.path, file.trajectories, file.kept, file.rejected) == ("monday.jsonl", 1, 1, 0)
+        client.ingest("desk", episodes)
+        assert [(one.name, one.trajectories) for one in client.instances()] == [("acme/desk", 1)]
+
+        (job,) = client.consolidate(["desk"], recipe=Recipe(rank=8))
+        assert (job.instance, job.state, job.recipe.rank) == ("acme/desk", State.QUEUED, 8)
+        first = publish(platform, desk, job.id)
+        (done,) = client.wait([job], every_s=0.01)
+        assert (done.state, done.digest) == (State.PUBLISHED, first)
+        assert [event.what for event in client.events(job.id)][-1] == f"prod -> {first}"
+
+        episodes.write_bytes(orjson.dumps(EPISODE | {"task_id": "t2"}) + b"\n")
+        client.ingest("desk", episodes)
+        (job,) = client.consolidate(["desk"])
+        second = publish(platform, desk, job.id)
+        assert client.skill("desk").channels == {"prod": second}
+        assert client.rollback("desk").channels == {"prod": first}
+        assert client.promote("desk", second, channel="canary").channels == {"canary": second, "prod": first}
+        assert [skill.model for skill in client.skills()] == ["acme/desk"]
+
+
+def test_a_tenant_sees_nothing_of_another(platform: Platform, episodes: Path) -> None:
+    with platform.client("acme") as acme, platform.client("rival") as rival:
+        acme.ingest("desk", episodes)
+        (job,) = acme.consolidate(["desk"])
+        digest = publish(platform, InstanceName("acme", "desk"), job.id)
+        assert (rival.instances(), rival.consolidations(), rival.skills()) == ([], [], [])
+        rival.ingest("desk", episodes)
+        hidden: list[Callable[[], object]] = [
+            lambda: rival.consolidation(job.id),
+            lambda: rival.cancel(job.id),
+            lambda: rival.events(job.id),
+            lambda: rival.promote("desk", digest),
+        ]
+        for look in hidden:
+            with pytest.raises(NotFound):
+                look()
+
+
+def test_mistakes_come_back_as_they_were_raised(platform: Platform, episodes: Path, tmp_path: Path) -> None:
+    with Client(platform.url, "looper_no_key") as stranger, pytest.raises(Unauthorised):
+        stranger.instances()
+    with platform.client("acme") as client:
+        with pytest.raises(InvalidInput, match="is not a valid name"):
+            client.ingest("..", episodes)
+        with pytest.raises(NotFound, match="instance acme/nobody does not exist"):
+            client.consolidate(["nobody"])
+        nonsense = tmp_path / "notes.txt"
+        nonsense.write_text("hello")
+        with pytest.raises(InvalidInput, match=r"notes\.txt"):
+            client.ingest("desk", nonsense)
+        client.ingest("desk", episodes)
+        with pytest.raises(InvalidInput, match=r"above serve\.max_lora_rank"):
+            client.consolidate(["desk"], recipe=Recipe(rank=64))
+        assert client.consolidations() == []
+        (job,) = client.consolidate(["desk"])
+        assert client.cancel(job.id).state == State.CANCELLED
+        with pytest.raises(Conflict):
+            client.cancel(job.id)
+    with Client("http://127.0.0.1:1", "looper_no_key") as nowhere, pytest.raises(StoreUnavailable, match="no answer"):
+        nowhere.instances()
+
+
+def test_the_document_names_every_route(platform: Platform) -> None:
+    import httpx
+
+    document = httpx.get(f"{platform.url}/openapi.json").json()
+    routes = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
+    assert routes == {
+        "GET /api/v1/instances",
+        "GET /api/v1/instances/{instance}",
+        "POST /api/v1/instances/{instance}/trajectories",
+        "POST /api/v1/consolidations",
+        "GET /api/v1/consolidations",
+        "GET /api/v1/consolidations/{id}",
+        "GET /api/v1/consolidations/{id}/events",
+        "POST /api/v1/consolidations/{id}/cancel",
+        "GET /api/v1/skills",
+        "GET /api/v1/skills/{instance}",
+        "PUT /api/v1/skills/{instance}/channels/{channel}",
+        "POST /api/v1/skills/{instance}/channels/{channel}/rollback",
+    }
