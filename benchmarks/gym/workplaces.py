@@ -1,0 +1,105 @@
+"""The four work places: two tenants with two instances each."""
+
+from looper.benchmarks.gym.workplace import Convention, Obstacle, Step, Tool, Workplace
+
+# fmt: off
+_FIRST = (
+    "Ada", "Amir", "Anna", "Boris", "Carla", "Chen", "Diego", "Elena", "Emma", "Farid", "Greta", "Hana", "Hugo", "Ines",
+    "Ivan", "Jana", "Jonas", "Karim", "Kofi", "Lara", "Leon", "Lina", "Luis", "Maria", "Marta", "Milan", "Mona",
+    "Nadia", "Nina", "Omar", "Oscar", "Paula", "Pedro", "Rosa", "Samir", "Sara", "Tara", "Tomas", "Vera", "Yusuf",
+)
+_LAST = (
+    "Adams", "Baker", "Becker", "Brown", "Carter", "Castro", "Cohen", "Costa", "Diaz", "Evans", "Fischer", "Fox",
+    "Garcia", "Gray", "Haddad", "Hill", "Ito", "Jensen", "Khan", "King", "Kumar", "Lane", "Lopez", "Meyer", "Mills",
+    "Moreno", "Nguyen", "Novak", "Okafor", "Park", "Patel", "Perez", "Petrov", "Reed", "Rossi", "Sato", "Shaw", "Silva",
+    "Stone", "Weber",
+)
+# fmt: on
+
+DISPATCH = Workplace(
+    instance="harbor/dispatch",
+    system="Harbor dispatch.",
+    tools=(Tool("open", ("ref",)), Tool("book", ("ref", "dock", "lane")), Tool("unlock", ("ref", "reason"))),
+    request="Ship order {order}, {goods}, {urgency}.",
+    values={"order": range(1000, 10000)},
+    conventions={
+        "dock": Convention("goods", {"fish": "C9", "timber": "Y2", "oil": "T4", "fruit": "C3"}),
+        "lane": Convention("urgency", {"tonight": "red", "this week": "blue", "no hurry": "grey"}),
+    },
+    procedure=(
+        Step("open", {"ref": "HD-{order}"}, reads=True),
+        Step("book", {"ref": "HD-{order}", "dock": "{dock}", "lane": "{lane}"}),
+    ),
+    obstacles=(Obstacle("E_LOCKED", 1, Step("unlock", {"ref": "HD-{order}", "reason": "R7"})),),
+)
+
+BILLING = Workplace(
+    instance="harbor/billing",
+    system="Harbor billing.",
+    tools=(
+        Tool("find", ("name",)),
+        Tool("credit", ("account", "amount", "code")),
+        Tool("charge", ("account", "amount", "code")),
+        Tool("reopen", ("account", "form")),
+    ),
+    request="{first} {last} was billed {amount} {mistake} for {service}.",
+    values={"first": _FIRST, "last": _LAST, "amount": range(10, 100), "account": range(100, 1000)},
+    conventions={
+        "action": Convention("mistake", {"too much": "credit", "too little": "charge"}),
+        "code": Convention("service", {"storage": "S4", "towing": "W1", "the crane": "K8"}),
+    },
+    procedure=(
+        Step("find", {"name": "{last}, {first}"}, answer="A{account}", reads=True),
+        Step("{action}", {"account": "A{account}", "amount": "{amount}", "code": "{code}"}),
+    ),
+    obstacles=(Obstacle("E_CLOSED", 1, Step("reopen", {"account": "A{account}", "form": "F12"})),),
+)
+
+HELPDESK = Workplace(
+    instance="orchard/helpdesk",
+    system="Orchard help desk.",
+    tools=(
+        Tool("verify", ("user", "by")),
+        Tool("reset", ("user", "system")),
+        Tool("grant", ("user", "system")),
+        Tool("renew", ("user", "policy")),
+    ),
+    request="{first} {last}, {status}, {trouble} {tool}.",
+    values={"first": _FIRST, "last": _LAST},
+    conventions={
+        "by": Convention("status", {"staff": "badge", "contractor": "pin", "intern": "mentor"}),
+        "action": Convention("trouble", {"is locked out of": "reset", "needs access to": "grant"}),
+        "system": Convention("tool", {"mail": "ML", "the wiki": "WK", "payroll": "PY"}),
+    },
+    procedure=(
+        Step("verify", {"user": "{first}@{last}", "by": "{by}"}, reads=True),
+        Step("{action}", {"user": "{first}@{last}", "system": "{system}"}),
+    ),
+    obstacles=(Obstacle("E_EXPIRED", 1, Step("renew", {"user": "{first}@{last}", "policy": "P30"})),),
+)
+
+OPS = Workplace(
+    instance="orchard/ops",
+    system="Orchard operations.",
+    tools=(
+        Tool("silence", ("host", "window")),
+        Tool("restart", ("host", "mode")),
+        Tool("rollback", ("host", "mode")),
+        Tool("elect", ("host", "token")),
+    ),
+    request="{service}-{number} in {place} {symptom}.",
+    values={"number": range(10, 1000)},
+    conventions={
+        "window": Convention("place", {"production": "W9", "staging": "W3", "testing": "W1"}),
+        "action": Convention("symptom", {"crashed": "restart", "has a bad release": "rollback"}),
+        "mode": Convention("service", {"api": "drain", "cart": "drain", "mail": "cold", "search": "warm"}),
+    },
+    procedure=(
+        Step("silence", {"host": "{service}-{number}", "window": "{window}"}),
+        Step("{action}", {"host": "{service}-{number}", "mode": "{mode}"}),
+    ),
+    obstacles=(Obstacle("E_QUORUM", 1, Step("elect", {"host": "{service}-{number}", "token": "T5"})),),
+)
+
+WORKPLACES = {place.instance: place for place in (DISPATCH, BILLING, HELPDESK, OPS)}
+"""By the name of the instance that works there."""
