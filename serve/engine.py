@@ -1,0 +1,52 @@
+"""From Looper's settings to vLLM's: plain functions, importable without torch, Ray or vLLM."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.settings import ServeSettings
+
+Device = Literal["cpu", "gpu"]
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The values that vLLM takes for ``max_lora_rank``."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How one vLLM engine is started."""
+
+    arguments: dict[str, Any]
+    """Of vLLM's engine and of its OpenAI front end, under their own names."""
+    environment: dict[str, str]
+    """For the engine's processes; must be in place before torch is imported."""
+
+
+def engine_settings(serve: ServeSettings, device: Device, cores: int) -> EngineSettings:
+    """The engine that serves with ``serve`` on ``device``; ``cores`` is how many a CPU engine computes on."""
+    rank = next((rank for rank in RANKS if rank >= serve.max_lora_rank), None)
+    if rank is None:
+        raise InvalidInput(
+            f"serve.max_lora_rank {serve.max_lora_rank} is above {RANKS[-1]}, vLLM's largest: lower "
+            "LOOPER_SERVE__MAX_LORA_RANK"
+        )
+    arguments: dict[str, Any] = {
+        "enable_lora": True,
+        "max_lora_rank": rank,
+        "max_loras": serve.slots,
+        "max_cpu_loras": max(serve.slots, serve.host_adapters),
+        "max_model_len": serve.max_model_len,
+        "max_num_seqs": serve.max_num_seqs,
+        "enable_auto_tool_choice": True,
+        "tool_call_parser": "hermes",
+    }
+    if device == "gpu":
+        return EngineSettings(arguments, {})
+    arguments |= {
+        # bfloat16 is emulated, and three times slower, on CPUs without AVX512-BF16 or AMX.
+        "dtype": "float32",
+        "enforce_eager": True,
+        "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
+    }
+    # Ray would set one thread per CPU that the replica asked for.
+    return EngineSettings(arguments, {"OMP_NUM_THREADS": str(cores)})

@@ -1,0 +1,171 @@
+"""The skill server: Ray Serve LLM's server around one vLLM engine, with the hook replaced that brings adapters in.
+
+vLLM's validation, templates, tool parsing and streaming stay vLLM's. The engine knows an adapter by its digest, and
+nothing of tenants. Imports vLLM: loaded in a replica's own process only.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any, Self
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+from ray.serve.llm import LLMConfig
+from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+from looper.platform.adapters import AdapterFiles, fetch
+from looper.platform.catalog import Catalog
+from looper.platform.domain.errors import CorruptAdapter, InvalidInput, LooperError, NotFound, StoreUnavailable
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import Settings
+from looper.serve.engine import Device, EngineSettings
+from looper.serve.pager import Fetch, Pager, claim_folder
+from looper.serve.protocol import Body, Call, Reply, Whole, error
+
+log = logging.getLogger(__name__)
+
+_REQUESTS: dict[Call, type[BaseModel]] = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
+
+
+class SkillServer(LLMServer):
+    """One vLLM engine and the pager of its adapters. Make it with ``open``."""
+
+    engine: Any
+    _pager: Pager
+    _registering: asyncio.Lock
+    _folder_lock: IO[bytes]
+
+    @classmethod
+    async def open(cls, settings: Settings, model_dir: Path, device: Device, engine: EngineSettings) -> Self:
+        """Start an engine on the base model in ``model_dir``; takes as long as vLLM takes to start."""
+        config = LLMConfig(
+            model_loading_config={"model_id": settings.base, "model_source": str(model_dir)},
+            engine_kwargs=engine.arguments,
+            accelerator_config={"kind": device},
+            callback_config={"callback_class": _LocalModel},
+        )
+        server = cls.sync_init(config, engine_cls=_OneProcess if device == "cpu" else VLLMEngine)
+        assert isinstance(server, cls)
+        # The lock is the server's for life: another replica on this machine takes another folder.
+        folder, server._folder_lock = claim_folder(settings.home_dir / "adapters")
+        server._pager = Pager(servable(settings, model_dir), folder, settings.serve.disk_adapters)
+        server._registering = asyncio.Lock()
+        await server.start()  # type: ignore[no-untyped-call]
+        return server
+
+    async def answer(self, call: Call, body: Body) -> AsyncGenerator[Reply, None]:
+        """Answer one request; the handle's multiplexed model id says with which version, empty for the base."""
+        digest = serve.get_multiplexed_model_id()
+        try:
+            request: Any = _REQUESTS[call].model_validate(body)
+        except ValidationError as invalid:
+            yield _invalid(invalid)
+            return
+        try:
+            async with self._pager.pin(digest) if digest else nullcontext():
+                replies = await (self.chat(request) if call == "chat" else self.completions(request))
+                async for reply in replies:
+                    # Streamed answers come in batches: lists of events, or of the one error there is.
+                    for item in reply if isinstance(reply, list) else [reply]:
+                        yield item if isinstance(item, str) else _whole(item)
+        except LooperError as fault:
+            log.error("%s", fault)
+            yield _fault(digest, fault)
+
+    async def _maybe_resolve_lora_from_multiplex(self) -> None:
+        digest = serve.get_multiplexed_model_id()
+        if not digest:
+            return
+        folder = await self._pager.ensure(digest)
+        # The engine loads adapters one after the other in any case, and refuses to be told of one twice.
+        async with self._registering:
+            try:
+                await self.engine.resolve_lora(
+                    DiskMultiplexConfig(
+                        model_id=digest, local_path=str(folder), max_total_tokens=None, lora_assigned_int_id=0
+                    )
+                )
+            except ValueError as refusal:
+                raise InvalidInput(f"adapter {digest}: {refusal}") from refusal
+
+    async def _start_engine(self) -> None:
+        # Without Ray's telemetry, whose actor is one more process that imports vLLM before the first request.
+        await self.engine.start()
+
+
+def servable(settings: Settings, model_dir: Path) -> Fetch:
+    """How this server fetches an adapter: verified, and refused here if the engine could not serve it.
+
+    The engine would find out in its step loop, where everyone's requests are.
+    """
+    catalog, store = Catalog.open(settings), ObjectStore.open(settings)
+    revision = orjson.loads((model_dir / "looper.json").read_bytes())["revision"]
+
+    def fetch_servable(digest: str) -> AdapterFiles:
+        files = fetch(store, catalog.version(digest).instance.tenant, digest)
+        trained_on = files.read_manifest().base_revision
+        if trained_on != revision:
+            raise InvalidInput(
+                f"adapter {digest} was trained on base revision {trained_on}, but {settings.base} is served at "
+                f"{revision}: consolidate again on this base"
+            )
+        if files.rank > settings.serve.max_lora_rank:
+            raise InvalidInput(
+                f"adapter {digest} has rank {files.rank}, above serve.max_lora_rank {settings.serve.max_lora_rank}: "
+                "raise LOOPER_SERVE__MAX_LORA_RANK and restart the server"
+            )
+        return files
+
+    return fetch_servable
+
+
+class _LocalModel(CallbackBase):
+    """The base model is on this machine's disk: without the task that would look for it on a hub."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class _OneProcess(VLLMEngine):
+    """Runs the only worker inside the engine's process, where Ray Serve LLM asks for a process of its own on CPU.
+
+    vLLM does so to bind its threads to cores; OMP_NUM_THREADS alone does as well on a machine of our own, and starting
+    takes one import of vLLM less.
+    """
+
+    def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
+        engine_config.parallel_config.distributed_executor_backend = "uni"
+        return super()._start_async_llm_engine(engine_args, engine_config, placement_group)
+
+
+def _whole(answer: Any) -> Whole:
+    status = answer.error.code if isinstance(answer, ErrorResponse) else 200
+    return Whole(status, answer.model_dump_json().encode())
+
+
+def _invalid(invalid: ValidationError) -> Whole:
+    first = invalid.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return error(400, f"{where}: {first['msg']}" if where else first["msg"], param=where or None)
+
+
+def _fault(digest: str, fault: LooperError) -> Whole:
+    """What the client hears when a version cannot be served: the digest, and none of the store's addresses."""
+    match fault:
+        case CorruptAdapter():
+            return error(500, f"version {digest} is corrupt in the object store", code="corrupt_adapter")
+        case NotFound():
+            return error(500, f"version {digest} is not in the object store", code="missing_adapter")
+        case StoreUnavailable():
+            return error(503, f"version {digest} cannot be loaded now: try again", code="store_unavailable")
+        case _:
+            return error(500, str(fault), code="unservable_adapter")
