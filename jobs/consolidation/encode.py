@@ -103,7 +103,13 @@ def _exchanges(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[li
         prompt = render(messages[:k], prompt=True)
         partly = [turn.model_copy(update={"tool_calls": turn.tool_calls[:i]}) for i in range(len(turn.tool_calls) + 1)]
         targets = [extend(prompt, render([*messages[:k], _message(part)])) for part in partly]
-        exchanges.append(_exchange(tokenizer, extend(done, prompt), targets[-1], turn.weight, call_spans(targets)))
+        spans = call_spans([_before_end(target, tokenizer) for target in targets])
+        if any(start == end for start, end in spans):
+            raise InvalidInput(
+                f"the chat template of base model {tokenizer.name_or_path!r} does not render the agent's tool calls "
+                f"(example {example.id}): give the base a template that does"
+            )
+        exchanges.append(_exchange(tokenizer, extend(done, prompt), targets[-1], turn.weight, spans))
         done = prompt + targets[-1]
     return head, exchanges
 
@@ -118,10 +124,15 @@ def _exchange(
         inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
         calls.append((inside[0], inside[-1] + 1))
     # Generation ends with the end-of-turn token: what the template puts after it is never the model's to write.
-    ends = [i for i, token in enumerate(tokens) if token == tokenizer.eos_token_id]
-    written = ends[-1] + 1 if ends else len(tokens)
-    weights = [weight if i < written else 0.0 for i in range(len(tokens))]
+    written = len(_before_end(target, tokenizer)) + len(tokenizer.eos_token)
+    weights = [weight if start < written else 0.0 for start, _ in offsets]
     return _Exchange(_tokens(tokenizer, context), tokens, weights, calls)
+
+
+def _before_end(target: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """A rendered turn without its end-of-turn token and what follows."""
+    end = target.rfind(tokenizer.eos_token)
+    return target if end < 0 else target[:end]
 
 
 def call_spans(targets: Sequence[str]) -> list[tuple[int, int]]:

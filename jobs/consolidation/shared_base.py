@@ -27,12 +27,13 @@ class SharedBase:
         model.eval()  # no dropout: a training step is a function of the recipe
         _check_head(model)
         self._causal = model
+        self._linear = _linear_layers(model)
         self._peft: PeftModel | None = None
 
     def add(self, name: str, recipe: Recipe) -> "Adapter":
         """A fresh adapter on all linear layers, initialised from ``recipe.seed``; its update is zero."""
         config = LoraConfig(
-            r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+            r=recipe.rank, lora_alpha=recipe.alpha, target_modules=self._linear, lora_dropout=0.0, task_type="CAUSAL_LM"
         )
         torch.manual_seed(recipe.seed)
         if self._peft is None:
@@ -97,6 +98,13 @@ class Adapter(nn.Module):
         with torch.no_grad():
             for key, parameter in self.named.items():
                 parameter.copy_(loaded[key])
+
+
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """The names of the linear layers in each block, as PEFT and vLLM match them: by their last part."""
+    head = model.get_output_embeddings()
+    found = {name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head}
+    return sorted({name.rpartition(".")[2] for name in found})
 
 
 @torch.no_grad()

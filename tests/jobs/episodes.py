@@ -1,6 +1,7 @@
 """Episodes of an imaginary help desk, and consolidations of them, for the tests of jobs."""
 
 import json
+from contextlib import suppress
 
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Recipe
@@ -36,10 +37,8 @@ def episode(task: int, *, success: bool | None = True, room: str = "blue", words
 
 def ingest(catalog: Catalog, store: ObjectStore, instance: InstanceName, batch: list[Trajectory], id: str) -> None:
     """What ingestion does: the object first, then the catalog's row."""
-    try:
+    with suppress(Conflict):
         catalog.create_tenant(instance.tenant)
-    except Conflict:
-        pass
     catalog.ensure_instance(instance)
     store.put(keys.trajectories(instance, id), to_parquet(batch))
     catalog.add_batch(instance, id, source="test", trajectories=len(batch))

@@ -1,6 +1,8 @@
 """Training, in this process: a cohort with real PEFT and DeepSpeed, without Ray around it."""
 
-import math
+import itertools
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,13 +10,18 @@ import torch
 from safetensors.torch import load
 
 from looper.jobs.consolidation import checkpoint
+from looper.jobs.consolidation.checkpoint import Checkpoint
 from looper.jobs.consolidation.cohort import Stage, train_cohort
 from looper.jobs.consolidation.device import Device
 from looper.jobs.consolidation.shared_base import SharedBase
+from looper.jobs.gate import judge
 from looper.jobs.synthesis.run import divide, rows_of
+from looper.platform import adapters
+from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, Recipe, State
+from looper.platform.domain.consolidation import Consolidation, State
 from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.trajectories.table import from_parquet
 from tests.jobs.episodes import RECIPE, episode, submit
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -23,28 +30,29 @@ BASE = "tiny"
 
 
 @pytest.fixture
-def stage(base_dir: Path, device: Device, catalog: Catalog, store: ObjectStore) -> Stage:
-    return Stage(SharedBase(base_dir, device), catalog, store, owner="me")
+def new_stage(base_dir: Path, device: Device, catalog: Catalog, store: ObjectStore) -> Callable[[], Stage]:
+    """Makes what a worker that was just started has: one catalog and store, and the model loaded anew."""
+    return lambda: Stage(SharedBase(base_dir, device), catalog, store, owner="me")
 
 
-def fresh(stage: Stage, base_dir: Path, device: Device) -> Stage:
-    """The same catalog and store, the model loaded anew: what a restarted worker has."""
-    return Stage(SharedBase(base_dir, device), stage.catalog, stage.store, stage.owner)
+@pytest.fixture
+def stage(new_stage: Callable[[], Stage]) -> Stage:
+    return new_stage()
 
 
-def queue(stage: Stage, name: str, *, recipe: Recipe = RECIPE, words: int = 1, count: int = 14) -> None:
+def queue(stage: Stage, name: str, *, words: int = 1, count: int = 14, **recipe: float) -> None:
     batch = [episode(task, room=name, words=1 + words * (task % 3)) for task in range(count)]
-    submit(stage.catalog, stage.store, f"acme/{name}", batch, base=BASE, recipe=recipe)
+    submit(
+        stage.catalog, stage.store, f"acme/{name}", batch, base=BASE, recipe=RECIPE.model_copy(update=recipe), id=name
+    )
 
 
 def claim(stage: Stage) -> list[Consolidation]:
     """Claim what is queued, its examples written as synthesis writes them."""
     cohort = stage.catalog.claim(stage.owner, limit=8, lease_s=600)
     for job in cohort:
-        from looper.platform.trajectories.table import from_parquet
-
-        batch = from_parquet(stage.store.get(keys.trajectories(job.instance, "b0")))
-        _, parts = divide(rows_of(batch), 0.2)
+        (batch,) = job.batches
+        _, parts = divide(rows_of(from_parquet(stage.store.get(keys.trajectories(job.instance, batch)))), 0.2)
         for part, content in parts.items():
             stage.store.put(keys.examples(job.id, part), content)
     return cohort
@@ -59,16 +67,169 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
     return max(float((a[key] - b[key]).abs().max() / b[key].abs().max()) for key in a)
 
 
-def test_a_cohort_trains_each_as_if_it_were_alone(stage: Stage, base_dir: Path, device: Device) -> None:
-    queue(stage, "red", recipe=RECIPE.model_copy(update={"seed": 1}))
-    queue(stage, "green", recipe=RECIPE.model_copy(update={"epochs": 3, "clip": 0.1}), words=3)
-    queue(stage, "blue", recipe=RECIPE.model_copy(update={"learning_rate": 3e-3}), count=9)
+class Killed(Exception):
+    """Stands for a worker's death."""
+
+
+def clock(at: int, happens: Callable[[], object]) -> Callable[[], float]:
+    """A clock that goes a second at each reading, with something that happens at reading ``at``."""
+    readings = itertools.count(1)
+
+    def read() -> float:
+        reading = next(readings)
+        if reading == at:
+            happens()
+        return float(reading)
+
+    return read
+
+
+def die() -> None:
+    raise Killed
+
+
+def test_a_cohort_trains_each_as_if_it_were_alone(stage: Stage, new_stage: Callable[[], Stage]) -> None:
+    queue(stage, "red", seed=1)
+    queue(stage, "green", epochs=3, clip=0.1, words=3)
+    queue(stage, "blue", learning_rate=3e-3, count=9)
     cohort = claim(stage)
     train_cohort(cohort, stage, checkpoint_s=600)
     together = [weights(stage, job) for job in cohort]
 
     for job, in_cohort in zip(cohort, together, strict=True):
         stage.store.delete(keys.checkpoints(job.id))
-        train_cohort([job], fresh(stage, base_dir, device), checkpoint_s=600)
+        train_cohort([job], new_stage(), checkpoint_s=600)
         assert largest_difference(weights(stage, job), in_cohort) < 1e-5
     assert largest_difference(together[0], together[2]) > 0.1
+
+
+def test_a_candidate_is_what_peft_and_vllm_read(stage: Stage) -> None:
+    queue(stage, "red")
+    (job,) = claim(stage)
+    train_cohort([job], stage, checkpoint_s=600)
+    candidate = checkpoint.candidate(stage.store, job.id)
+    config = json.loads(candidate.config)
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 8, BASE)
+    assert config["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    tensors = load(candidate.weights)
+    assert tensors["base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"].shape == (128, 4)
+    assert len(tensors) == 2 * 7 * 2
+    scores = candidate.scores
+    assert scores.candidate.actions == scores.current.actions > 0
+    assert scores.candidate.loss < scores.current.loss
+
+
+def test_a_killed_training_goes_on_exactly(new_stage: Callable[[], Stage]) -> None:
+    stage = new_stage()
+    queue(stage, "red", seed=3)
+    queue(stage, "blue", seed=4)
+    cohort = claim(stage)
+    train_cohort(cohort, stage, checkpoint_s=600)
+    expected = [weights(stage, job) for job in cohort]
+    for job in cohort:
+        stage.store.delete(keys.checkpoints(job.id))
+
+    with pytest.raises(Killed):
+        train_cohort(cohort, new_stage(), checkpoint_s=0, clock=clock(8, die))
+    for job in cohort:
+        saved = checkpoint.newest_state(stage.store, job.id)
+        assert saved is not None
+        assert 0 < saved[0].step < 6
+        assert len(stage.store.list(keys.checkpoints(job.id))) == 3, "older checkpoints are left behind"
+
+    train_cohort(cohort, new_stage(), checkpoint_s=600)
+    for job, uninterrupted in zip(cohort, expected, strict=True):
+        assert largest_difference(weights(stage, job), uninterrupted) == 0
+
+
+def test_a_half_written_checkpoint_is_not_there(store: ObjectStore) -> None:
+    checkpoint.save_state(store, "c", Checkpoint(step=3, loss=1.5), b"three")
+    store.put(f"{keys.checkpoints('c')}/step-00000004/state.safetensors", b"fo")
+    newest = checkpoint.newest_state(store, "c")
+    assert newest == (Checkpoint(step=3, loss=1.5), b"three")
+
+
+def test_a_loss_that_is_no_number_fails_its_tenant_only(stage: Stage, new_stage: Callable[[], Stage]) -> None:
+    queue(stage, "red")
+    queue(stage, "bad", weight_decay=1e30)
+    queue(stage, "blue")
+    cohort = claim(stage)
+    train_cohort(cohort, stage, checkpoint_s=600)
+    bad = stage.catalog.consolidation(cohort[1].id)
+    assert bad.state is State.FAILED
+    assert bad.reason is not None
+    assert "the loss is nan at step" in bad.reason
+    assert not checkpoint.has_candidate(stage.store, bad.id)
+
+    red = cohort[0]
+    beside_bad = weights(stage, red)
+    stage.store.delete(keys.checkpoints(red.id))
+    train_cohort([red], new_stage(), checkpoint_s=600)
+    assert largest_difference(weights(stage, red), beside_bad) < 1e-5
+
+
+def test_a_cancelled_training_is_dropped_and_the_others_go_on(stage: Stage) -> None:
+    queue(stage, "red")
+    queue(stage, "blue")
+    red, blue = claim(stage)
+    train_cohort([red, blue], stage, 600, clock(4, lambda: stage.catalog.cancel(red.id)))
+    assert stage.catalog.consolidation(red.id).state is State.CANCELLED
+    assert not checkpoint.has_candidate(stage.store, red.id)
+    assert checkpoint.has_candidate(stage.store, blue.id)
+
+
+def test_progress_is_seen_in_the_catalog(stage: Stage) -> None:
+    queue(stage, "red")
+    (job,) = claim(stage)
+    seen = []
+    train_cohort([job], stage, 600, clock(6, lambda: seen.append(stage.catalog.consolidation(job.id).progress)))
+    assert 0 < seen[0].step < seen[0].steps == 6
+    now = stage.catalog.consolidation(job.id)
+    assert now.state is State.EVALUATING
+    assert now.progress is not None
+    assert now.progress.step == 6
+
+
+def published(stage: Stage, job: Consolidation, revision: str) -> str:
+    """Put the candidate of ``job`` in the store as the foreman does, trained on base ``revision``; its digest."""
+    candidate = checkpoint.candidate(stage.store, job.id)
+    manifest = Manifest(
+        instance=str(job.instance),
+        base=job.base,
+        base_revision=revision,
+        parent=None,
+        consolidation=job.id,
+        training_data=job.batches,
+        recipe=job.recipe,
+        verdict=judge(candidate.scores.candidate, candidate.scores.current, 0),
+        libraries={},
+    )
+    files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
+    return adapters.publish(stage.store, job.instance.tenant, files)
+
+
+def test_training_starts_from_the_current_version(stage: Stage, new_stage: Callable[[], Stage]) -> None:
+    queue(stage, "red")
+    (first,) = claim(stage)
+    train_cohort([first], stage, checkpoint_s=600)
+    parent = published(stage, first, stage.base.revision)
+    second = first.model_copy(update={"id": "2" * 32, "parent": parent})
+    for part in ("train.parquet", "holdout.parquet"):
+        stage.store.put(keys.examples(second.id, part), stage.store.get(keys.examples(first.id, part)))
+    with pytest.raises(Killed):
+        train_cohort([second], new_stage(), 600, clock(1, die))
+    of_first = checkpoint.candidate(stage.store, first.id).scores.candidate
+    assert checkpoint.current(stage.store, second.id) == of_first
+
+
+def test_a_version_of_another_base_cannot_be_gone_on_from(stage: Stage, new_stage: Callable[[], Stage]) -> None:
+    queue(stage, "red")
+    (job,) = claim(stage)
+    train_cohort([job], stage, checkpoint_s=600)
+    parent = published(stage, job, "f" * 64)
+    stage.store.delete(keys.checkpoints(job.id))
+    train_cohort([job.model_copy(update={"parent": parent})], new_stage(), checkpoint_s=600)
+    failed = stage.catalog.consolidation(job.id)
+    assert failed.state is State.FAILED
+    assert failed.reason is not None
+    assert "cannot go on from its current version" in failed.reason
