@@ -19,19 +19,28 @@ def local_ray() -> Iterator[None]:
     ``address="local"`` never joins another cluster, whatever addresses lie about on the machine.
     """
     before = set(_children())
+    _quieten()
     try:
         ray.init(
             address="local",
             num_cpus=_CPUS,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
         )
         yield
     finally:
         started = set(_children()) - before
         ray.shutdown()
         _end(started | (set(_children()) - before))
+
+
+def _quieten() -> None:
+    """Ray tells of its execution plans on standard error; who looks for them finds them in its log files."""
+    import ray.data  # noqa: F401 (its import sets its logger's level, so that must come first)
+
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _children() -> list[psutil.Process]:
