@@ -1,8 +1,8 @@
 """Ten real tenants through the front door: ingest, one ``looper consolidate``, then each published skill by its name.
 
-``python -m looper.benchmarks.tenants FOLDER --home HOME --out docs/results`` runs the commands that a person would, on a
-folder with one folder of tau2 simulations per tenant, and writes what it saw as Markdown and JSON. Run again on the
-same home, it goes on where it stopped.
+``python -m looper.benchmarks.tenants FOLDER --home HOME --out docs/results`` runs the commands that a person would,
+on a folder with one folder of tau2 simulations per tenant, and writes what it saw as Markdown and JSON. Run again on
+the same home, it goes on where it stopped.
 """
 
 import argparse
