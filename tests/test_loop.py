@@ -1,0 +1,103 @@
+"""The whole loop as tenants see it: their trajectories in over HTTP, their skill out, through all the real parts.
+
+Real Ray Data, Ray Train, DeepSpeed, Ray Serve and vLLM; only the base model is a tiny random one, which learns nothing
+worth having, so that what is asserted is the way and not the skill.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from looper.benchmarks.gym.episode import Message, run_episode
+from looper.benchmarks.gym.generate import record
+from looper.benchmarks.gym.workplaces import WORKPLACES
+from looper.jobs import foreman
+from looper.platform.adapters import fetch
+from looper.platform.client import Client
+from looper.platform.domain.consolidation import Recipe, State
+from looper.platform.domain.errors import NotFound
+from looper.platform.tenancy import issue_key
+from tests.serve.live import Live
+
+RECIPE = Recipe(rank=8, alpha=16, learning_rate=5e-3, epochs=1, batch_size=4, max_context=512)
+
+
+def trajectories(folder: Path, instance: str, tasks: int) -> Path:
+    file = folder / f"{instance.replace('/', '-')}.jsonl"
+    file.write_bytes(b"".join(one.line() for one in record(WORKPLACES[instance], seed=7, tasks=tasks)))
+    return file
+
+
+def act(client: openai.OpenAI, model: str, messages: list[Message], tools: list[Message]) -> Message:
+    history: Any = messages
+    schemas: Any = tools
+    answer = client.chat.completions.create(
+        model=model, messages=history, tools=schemas, max_tokens=24, temperature=0.0
+    )
+    assert answer.model == model
+    return answer.choices[0].message.model_dump(exclude_none=True)
+
+
+def test_trajectories_become_skills_that_answer_by_name(live: Live, tmp_path: Path) -> None:
+    names = list(WORKPLACES)[:3]
+    tenants = sorted({name.partition("/")[0] for name in names})
+    keys = {}
+    for tenant in tenants:
+        live.catalog.create_tenant(tenant)
+        keys[tenant] = issue_key(live.catalog, tenant)
+
+    for name in names:
+        tenant, _, instance = name.partition("/")
+        with Client(live.url, keys[tenant]) as client:
+            (file,) = client.ingest(instance, trajectories(tmp_path, name, tasks=12)).files
+            assert (file.kept, file.rejected) == (12, 0)
+            client.consolidate([instance], recipe=RECIPE)
+
+    ended = foreman.run_once(live.catalog, live.store, live.settings, live.base, "foreman")
+    assert {str(job.instance): job.state for job in ended} == dict.fromkeys(names, State.PUBLISHED)
+
+    answers = {}
+    for job in ended:
+        tenant, model = job.instance.tenant, str(job.instance)
+        with Client(live.url, keys[tenant]) as client:
+            skill = client.skill(job.instance.instance)
+            assert (skill.channels, [one.digest for one in skill.versions]) == ({"prod": job.digest}, [job.digest])
+        manifest = fetch(live.store, tenant, job.digest or "").read_manifest()
+        assert (manifest.instance, manifest.training_data) == (model, job.batches)
+
+        task = WORKPLACES[model].task("never-seen-001", seed=7)
+        with openai.OpenAI(base_url=f"{live.url}/v1", api_key=keys[tenant], timeout=120) as asked:
+
+            def act(
+                messages: list[Message], tools: list[Message], ask: openai.OpenAI = asked, name: str = model
+            ) -> Any:
+                answer = ask.chat.completions.create(
+                    model=name,
+                    messages=messages,
+                    tools=tools,
+                    max_tokens=24,
+                    temperature=0.0,  # type: ignore[arg-type]
+                )
+                assert answer.model == name
+                return answer.choices[0].message.model_dump(exclude_none=True)
+
+            answers[model] = run_episode(task, act).messages[2]["content"]
+            listed = {one.id for one in asked.models.list().data}
+            assert listed == {live.settings.base, *(name for name in names if name.startswith(f"{tenant}/"))}
+    assert len(answers) == 3
+
+    # One tenant's key opens nothing of another's.
+    mine, theirs = names[0], next(name for name in names if name.partition("/")[0] != names[0].partition("/")[0])
+    stranger = openai.OpenAI(base_url=f"{live.url}/v1", api_key=keys[mine.partition("/")[0]])
+    with stranger, pytest.raises(openai.NotFoundError):
+        stranger.chat.completions.create(model=theirs, messages=[{"role": "user", "content": "hello"}])
+    with Client(live.url, keys[mine.partition("/")[0]]) as client, pytest.raises(NotFound):
+        client.skill(theirs.partition("/")[2])
+
+
+def test_the_control_plane_has_a_document(live: Live) -> None:
+    assert "/api/v1/consolidations" in httpx.get(f"{live.url}/openapi.json").json()["paths"]
