@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from ray.train import TrainingFailedError
-
 from looper.jobs import basemodel
 from looper.jobs.consolidation import checkpoint
-from looper.jobs.consolidation.train import TrainingRun, train
+from looper.jobs.consolidation.train import TrainingBroken, TrainingRun, train
 from looper.jobs.gate import judge
 from looper.jobs.synthesis.run import synthesise
 from looper.platform import adapters
@@ -79,7 +77,8 @@ def run_once(
         except Exception as error:
             # Nobody's mistake but ours. Failed, it is reported once; given back, it would be tried for ever.
             log.exception("working on %s", ", ".join(ids))
-            foreman.fail_all(cohort, f"unexpected {type(error).__name__}: {_first_line(error)}; see the foreman's log")
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            foreman.fail_all(cohort, f"unexpected {what}; see the foreman's log")
     ended = [catalog.consolidation(id) for id in ids]
     for job in ended:
         if job.state.final:
@@ -148,13 +147,11 @@ class _Foreman:
             return
         try:
             train(TrainingRun(todo, self.owner, self.settings, self.model_dir))
-        except TrainingFailedError as error:
-            causes = list(getattr(error, "worker_failures", {}).values())
-            for cause in causes:
-                if isinstance(cause, StoreUnavailable):
-                    raise cause from error
+        except StoreUnavailable:
+            raise
+        except (LooperError, TrainingBroken) as error:
             log.exception("training of %s", ", ".join(job.id for job in todo))
-            self.fail_all(todo, f"the training run broke off: {_first_line(causes[0] if causes else error)}")
+            self.fail_all(todo, str(error))
 
     def _conclude(self, job: Consolidation) -> None:
         """Gate, then reject or publish. Repeated, it comes to the same digest: nothing in it depends on the clock."""
@@ -204,7 +201,3 @@ class _Foreman:
         for job in cohort:
             with suppress(Conflict):
                 self.catalog.fail(job.id, self.owner, reason)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -71,21 +71,7 @@ def test_trajectories_become_skills_that_answer_by_name(live: Live, tmp_path: Pa
 
         task = WORKPLACES[model].task("never-seen-001", seed=7)
         with openai.OpenAI(base_url=f"{live.url}/v1", api_key=keys[tenant], timeout=120) as asked:
-
-            def act(
-                messages: list[Message], tools: list[Message], ask: openai.OpenAI = asked, name: str = model
-            ) -> Any:
-                answer = ask.chat.completions.create(
-                    model=name,
-                    messages=messages,
-                    tools=tools,
-                    max_tokens=24,
-                    temperature=0.0,  # type: ignore[arg-type]
-                )
-                assert answer.model == name
-                return answer.choices[0].message.model_dump(exclude_none=True)
-
-            answers[model] = run_episode(task, act).messages[2]["content"]
+            answers[model] = run_episode(task, partial(act, asked, model)).messages[2]["content"]
             listed = {one.id for one in asked.models.list().data}
             assert listed == {live.settings.base, *(name for name in names if name.startswith(f"{tenant}/"))}
     assert len(answers) == 3

@@ -12,8 +12,8 @@ from looper.benchmarks.gym.policies import Noise, kinds_of_noise, run_expert, ru
 from looper.benchmarks.gym.workplace import Task, Workplace
 from looper.benchmarks.gym.workplaces import WORKPLACES
 
-TASKS = 44
-NOISY = 0.25
+TASKS = 40
+NOISY = 0.2
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Recorded:
 
 
 def record(workplace: Workplace, seed: int, tasks: int = TASKS) -> Iterator[Recorded]:
-    """Play the first ``tasks`` tasks of ``workplace``, a quarter of them with noise. Deterministic from ``seed``."""
+    """Play the first ``tasks`` tasks of ``workplace``, one in five with noise. Deterministic from ``seed``."""
     for task_id in workplace.task_ids(tasks):
         task = workplace.task(task_id, seed)
         rng = Random(f"{seed} {workplace.instance} {task_id} policy")

@@ -63,7 +63,7 @@ class Obstacle:
     code: str
     blocks: int
     remedy: Step
-    probability: float = 0.3
+    probability: float = 0.25
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ DISPATCH = Workplace(
     request="Ship order {order}, {goods}, {urgency}.",
     values={"order": range(1000, 10000)},
     conventions={
-        "dock": Convention("goods", {"fish": "C9", "timber": "Y2", "oil": "T4", "fruit": "C3"}),
-        "lane": Convention("urgency", {"tonight": "red", "this week": "blue", "no hurry": "grey"}),
+        "dock": Convention("goods", {"fish": "ice", "timber": "yard", "oil": "tank"}),
+        "lane": Convention("urgency", {"tonight": "fast", "next week": "slow"}),
     },
     procedure=(
         Step("open", {"ref": "HD-{order}"}, reads=True),
@@ -46,7 +46,7 @@ BILLING = Workplace(
     values={"first": _FIRST, "last": _LAST, "amount": range(10, 100), "account": range(100, 1000)},
     conventions={
         "action": Convention("mistake", {"too much": "credit", "too little": "charge"}),
-        "code": Convention("service", {"storage": "S4", "towing": "W1", "the crane": "K8"}),
+        "code": Convention("service", {"storage": "shed", "towing": "boat", "repairs": "tools"}),
     },
     procedure=(
         Step("find", {"name": "{last}, {first}"}, answer="A{account}", reads=True),
@@ -67,9 +67,9 @@ HELPDESK = Workplace(
     request="{first} {last}, {status}, {trouble} {tool}.",
     values={"first": _FIRST, "last": _LAST},
     conventions={
-        "by": Convention("status", {"staff": "badge", "contractor": "pin", "intern": "mentor"}),
+        "by": Convention("status", {"staff": "badge", "visitor": "passport"}),
         "action": Convention("trouble", {"is locked out of": "reset", "needs access to": "grant"}),
-        "system": Convention("tool", {"mail": "ML", "the wiki": "WK", "payroll": "PY"}),
+        "system": Convention("tool", {"mail": "post", "the wiki": "pages", "payroll": "money"}),
     },
     procedure=(
         Step("verify", {"user": "{first}@{last}", "by": "{by}"}, reads=True),
@@ -90,9 +90,9 @@ OPS = Workplace(
     request="{service}-{number} in {place} {symptom}.",
     values={"number": range(10, 1000)},
     conventions={
-        "window": Convention("place", {"production": "W9", "staging": "W3", "testing": "W1"}),
+        "window": Convention("place", {"production": "long", "staging": "short"}),
         "action": Convention("symptom", {"crashed": "restart", "has a bad release": "rollback"}),
-        "mode": Convention("service", {"api": "drain", "cart": "drain", "mail": "cold", "search": "warm"}),
+        "mode": Convention("service", {"api": "drain", "mail": "queue", "search": "index"}),
     },
     procedure=(
         Step("silence", {"host": "{service}-{number}", "window": "{window}"}),

@@ -32,8 +32,8 @@ REPORT_S = 1.0
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where a cohort trains: what its members share."""
+class Trainer:
+    """What the members of a cohort share: one base in memory, catalog and store, and the name that holds the claims."""
 
     base: SharedBase
     catalog: Catalog
@@ -57,7 +57,7 @@ class Member:
 
 
 def train_cohort(
-    cohort: Iterable[Consolidation], stage: Stage, checkpoint_s: float, clock: Callable[[], float] = time.monotonic
+    cohort: Iterable[Consolidation], trainer: Trainer, checkpoint_s: float, clock: Callable[[], float] = time.monotonic
 ) -> None:
     """Train all of ``cohort`` and leave a candidate of each in the store.
 
@@ -67,33 +67,33 @@ def train_cohort(
     """
     members: list[Member] = []
     for job in cohort:
-        if not checkpoint.has_candidate(stage.store, job.id):
-            with _blame(job, stage):
-                members.append(_join(job, stage))
+        if not checkpoint.has_candidate(trainer.store, job.id):
+            with _blame(job, trainer):
+                members.append(_join(job, trainer))
     reported = saved = clock()
-    members = _report(members, stage)
+    members = _report(members, trainer)
     while members:
         going: list[Member] = []
         for member in members:
-            with _blame(member.job, stage):
+            with _blame(member.job, trainer):
                 if not member.tenant.done:
                     member.tenant.advance()
                 if member.tenant.done:
-                    _finish(member, stage)
+                    _finish(member, trainer)
                 else:
                     going.append(member)
         members = going
         if clock() - saved >= checkpoint_s:
-            _save(members, stage)
+            _save(members, trainer)
             saved = clock()
         # Only the first worker's clock and catalog count, so that all drop the same members after the same step.
         if _agreed(clock() - reported >= REPORT_S):
-            members = _report(members, stage)
+            members = _report(members, trainer)
             reported = clock()
 
 
 @contextmanager
-def _blame(job: Consolidation, stage: Stage) -> Iterator[None]:
+def _blame(job: Consolidation, trainer: Trainer) -> Iterator[None]:
     """What goes wrong inside fails ``job`` only, unless it is the store's or the catalog's fault."""
     try:
         yield
@@ -102,35 +102,35 @@ def _blame(job: Consolidation, stage: Stage) -> Iterator[None]:
     except Conflict:
         pass  # cancelled, or another's by now: nothing of it is ours to write
     except LooperError as error:
-        if stage.leads:
+        if trainer.leads:
             with suppress(Conflict):
-                stage.catalog.fail(job.id, stage.owner, str(error))
+                trainer.catalog.fail(job.id, trainer.owner, str(error))
 
 
-def _join(job: Consolidation, stage: Stage) -> Member:
-    adapter = stage.base.add(job.id, job.recipe)
+def _join(job: Consolidation, trainer: Trainer) -> Member:
+    adapter = trainer.base.add(job.id, job.recipe)
     if job.parent is not None:
-        adapter.load_bytes(_parent_weights(job, job.parent, stage))
-    train, holdout = (_windows(job, part, stage) for part in ("train.parquet", "holdout.parquet"))
+        adapter.load_bytes(_parent_weights(job, job.parent, trainer))
+    train, holdout = (_windows(job, part, trainer) for part in ("train.parquet", "holdout.parquet"))
     holdout = sample(holdout)
-    current = checkpoint.current(stage.store, job.id)
+    current = checkpoint.current(trainer.store, job.id)
     if current is None:  # before the first step, the adapter is the current version, or the bare base
         current = score(adapter, holdout)
-        if stage.leads:
-            checkpoint.save_current(stage.store, job.id, current)
+        if trainer.leads:
+            checkpoint.save_current(trainer.store, job.id, current)
     tenant = Tenant(adapter, job.recipe, train)
-    newest = checkpoint.newest_state(stage.store, job.id)
+    newest = checkpoint.newest_state(trainer.store, job.id)
     if newest is not None:
         state, tensors = newest
         tenant.resume(state.step, state.loss, tensors)
     return Member(job, adapter, tenant, holdout, current)
 
 
-def _parent_weights(job: Consolidation, parent: str, stage: Stage) -> bytes:
-    files = adapters.fetch(stage.store, job.instance.tenant, parent)
+def _parent_weights(job: Consolidation, parent: str, trainer: Trainer) -> bytes:
+    files = adapters.fetch(trainer.store, job.instance.tenant, parent)
     manifest = files.read_manifest()
     theirs = (manifest.base_revision, manifest.recipe.rank, manifest.recipe.alpha)
-    ours = (stage.base.revision, job.recipe.rank, job.recipe.alpha)
+    ours = (trainer.base.revision, job.recipe.rank, job.recipe.alpha)
     if theirs != ours:
         raise InvalidInput(
             f"{job.instance} cannot go on from its current version {parent}: base revision, rank and alpha are {ours} "
@@ -139,49 +139,51 @@ def _parent_weights(job: Consolidation, parent: str, stage: Stage) -> bytes:
     return files.weights
 
 
-def _windows(job: Consolidation, part: str, stage: Stage) -> list[Window]:
-    examples = read_examples(stage.store.get(keys.examples(job.id, part)))
-    return [window for example in examples for window in encode(example, stage.base.tokenizer, job.recipe.max_context)]
+def _windows(job: Consolidation, part: str, trainer: Trainer) -> list[Window]:
+    examples = read_examples(trainer.store.get(keys.examples(job.id, part)))
+    return [
+        window for example in examples for window in encode(example, trainer.base.tokenizer, job.recipe.max_context)
+    ]
 
 
-def _finish(member: Member, stage: Stage) -> None:
-    if not stage.leads:
+def _finish(member: Member, trainer: Trainer) -> None:
+    if not trainer.leads:
         return
     id = member.job.id
-    _tell(member, stage)
-    stage.catalog.advance(id, stage.owner, State.EVALUATING)
+    _tell(member, trainer)
+    trainer.catalog.advance(id, trainer.owner, State.EVALUATING)
     scores = CandidateScores(candidate=score(member.adapter, member.holdout), current=member.current)
     config = member.adapter.config_bytes(member.job.base)
-    checkpoint.save_candidate(stage.store, id, Candidate(member.adapter.to_bytes(), config, scores))
+    checkpoint.save_candidate(trainer.store, id, Candidate(member.adapter.to_bytes(), config, scores))
 
 
-def _save(members: Iterable[Member], stage: Stage) -> None:
-    if not stage.leads:
+def _save(members: Iterable[Member], trainer: Trainer) -> None:
+    if not trainer.leads:
         return
     for member in members:
         tenant = member.tenant
         if tenant.loss is not None:
             state = Checkpoint(step=tenant.step, loss=tenant.loss)
-            checkpoint.save_state(stage.store, member.job.id, state, tenant.state_bytes())
+            checkpoint.save_state(trainer.store, member.job.id, state, tenant.state_bytes())
 
 
-def _report(members: Sequence[Member], stage: Stage) -> list[Member]:
+def _report(members: Sequence[Member], trainer: Trainer) -> list[Member]:
     """Write the members' progress; return those that are still ours."""
     lost: set[str] = set()
-    if stage.leads:
+    if trainer.leads:
         for member in members:
             try:
-                _tell(member, stage)
+                _tell(member, trainer)
             except Conflict:
                 lost.add(member.job.id)
     lost = _agreed(lost)
     return [member for member in members if member.job.id not in lost]
 
 
-def _tell(member: Member, stage: Stage) -> None:
+def _tell(member: Member, trainer: Trainer) -> None:
     tenant = member.tenant
     progress = Progress(step=tenant.step, steps=tenant.steps, loss=tenant.loss)
-    stage.catalog.progress(member.job.id, stage.owner, progress)
+    trainer.catalog.progress(member.job.id, trainer.owner, progress)
 
 
 def _agreed(value: T) -> T:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.errors import LooperError
 from looper.platform.settings import Settings
 
 
@@ -25,11 +26,15 @@ class TrainingRun:
     model_dir: Path
 
 
+class TrainingBroken(Exception):
+    """A training run whose workers died too often. No one member's fault that we know of."""
+
+
 def train(run: TrainingRun) -> None:
     """Train ``run.cohort`` on the current Ray until each has a candidate in the store, has failed, or is not ours.
 
-    Raises ray.train's TrainingFailedError when the workers died more often than the settings allow. Interrupted, it
-    leaves the workers behind: they end by themselves once the claims are given back.
+    Raises TrainingBroken when the workers died more often than the settings allow, and what they raised if that is a
+    LooperError. Interrupted, it leaves the workers behind: they end by themselves once the claims are given back.
     """
     outcome: list[BaseException] = []
 
@@ -43,8 +48,22 @@ def train(run: TrainingRun) -> None:
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     thread.join()
-    if outcome:
-        raise outcome[0]
+    if not outcome:
+        return
+    (error,) = outcome
+    if not isinstance(error, TrainingFailedError):
+        raise error
+    cause = _cause(error)
+    if isinstance(cause, LooperError):
+        raise cause from error
+    raise TrainingBroken(f"the training run broke off: {type(cause).__name__}: {cause}".splitlines()[0]) from error
+
+
+def _cause(error: TrainingFailedError) -> BaseException:
+    """What went wrong in the first worker that failed; Ray wraps what the training function raised."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    failure = next(iter(failures), error)
+    return getattr(failure, "_base_exc", failure)
 
 
 def _fit(run: TrainingRun) -> None:
@@ -69,7 +88,7 @@ def _fit(run: TrainingRun) -> None:
 
 def _work(config: dict[str, Any]) -> None:
     """What each worker does. The heavy imports are in here, so that only workers pay for them."""
-    from looper.jobs.consolidation.cohort import Stage, train_cohort
+    from looper.jobs.consolidation.cohort import Trainer, train_cohort
     from looper.jobs.consolidation.device import pick_device, use_cores
     from looper.jobs.consolidation.shared_base import SharedBase
     from looper.platform.catalog import Catalog
@@ -79,8 +98,8 @@ def _work(config: dict[str, Any]) -> None:
     use_cores(ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
     try:
-        stage = Stage(SharedBase(run.model_dir, pick_device()), catalog, ObjectStore.open(run.settings), run.owner)
-        train_cohort(run.cohort, stage, run.settings.consolidation.checkpoint_s)
+        trainer = Trainer(SharedBase(run.model_dir, pick_device()), catalog, ObjectStore.open(run.settings), run.owner)
+        train_cohort(run.cohort, trainer, run.settings.consolidation.checkpoint_s)
     finally:
         catalog.close()
 

@@ -154,5 +154,5 @@ def _failure(found: int, train: int, heldout: int, reasons: Counter[str]) -> str
         why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         return f"no examples left after filtering: of {found} trajectories, {why or 'none'}; ingest successful episodes"
     if not heldout:
-        return f"all {train} examples are of one task, so that none can be held out for the gate: ingest a second task"
+        return f"the {train} examples are of one task, so that none can be held out for the gate: ingest a second task"
     return None

@@ -2,17 +2,19 @@
 
 import itertools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load
 
 from looper.jobs.consolidation import checkpoint
 from looper.jobs.consolidation.checkpoint import Checkpoint
-from looper.jobs.consolidation.cohort import Stage, train_cohort
-from looper.jobs.consolidation.device import Device
+from looper.jobs.consolidation.cohort import Trainer, train_cohort
+from looper.jobs.consolidation.device import Device, pick_device
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.gate import judge
 from looper.jobs.synthesis.run import divide, rows_of
@@ -21,6 +23,7 @@ from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, State
 from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.settings import Settings
 from looper.platform.trajectories.table import from_parquet
 from tests.jobs.episodes import RECIPE, episode, submit
 
@@ -30,36 +33,42 @@ BASE = "tiny"
 
 
 @pytest.fixture
-def new_stage(base_dir: Path, device: Device, catalog: Catalog, store: ObjectStore) -> Callable[[], Stage]:
+def new_trainer(base_dir: Path, device: Device, catalog: Catalog, store: ObjectStore) -> Callable[[], Trainer]:
     """Makes what a worker that was just started has: one catalog and store, and the model loaded anew."""
-    return lambda: Stage(SharedBase(base_dir, device), catalog, store, owner="me")
+    return lambda: Trainer(SharedBase(base_dir, device), catalog, store, owner="me")
 
 
 @pytest.fixture
-def stage(new_stage: Callable[[], Stage]) -> Stage:
-    return new_stage()
+def trainer(new_trainer: Callable[[], Trainer]) -> Trainer:
+    return new_trainer()
 
 
-def queue(stage: Stage, name: str, *, words: int = 1, count: int = 14, **recipe: float) -> None:
+def queue(trainer: Trainer, name: str, *, words: int = 1, count: int = 14, **recipe: float) -> None:
     batch = [episode(task, room=name, words=1 + words * (task % 3)) for task in range(count)]
     submit(
-        stage.catalog, stage.store, f"acme/{name}", batch, base=BASE, recipe=RECIPE.model_copy(update=recipe), id=name
+        trainer.catalog,
+        trainer.store,
+        f"acme/{name}",
+        batch,
+        base=BASE,
+        recipe=RECIPE.model_copy(update=recipe),
+        id=name,
     )
 
 
-def claim(stage: Stage) -> list[Consolidation]:
+def claim(trainer: Trainer) -> list[Consolidation]:
     """Claim what is queued, its examples written as synthesis writes them."""
-    cohort = stage.catalog.claim(stage.owner, limit=8, lease_s=600)
+    cohort = trainer.catalog.claim(trainer.owner, limit=8, lease_s=600)
     for job in cohort:
         (batch,) = job.batches
-        _, parts = divide(rows_of(from_parquet(stage.store.get(keys.trajectories(job.instance, batch)))), 0.2)
+        _, parts = divide(rows_of(from_parquet(trainer.store.get(keys.trajectories(job.instance, batch)))), 0.2)
         for part, content in parts.items():
-            stage.store.put(keys.examples(job.id, part), content)
+            trainer.store.put(keys.examples(job.id, part), content)
     return cohort
 
 
-def weights(stage: Stage, job: Consolidation) -> dict[str, torch.Tensor]:
-    return load(checkpoint.candidate(stage.store, job.id).weights)
+def weights(trainer: Trainer, job: Consolidation) -> dict[str, torch.Tensor]:
+    return load(checkpoint.candidate(trainer.store, job.id).weights)
 
 
 def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -88,26 +97,26 @@ def die() -> None:
     raise Killed
 
 
-def test_a_cohort_trains_each_as_if_it_were_alone(stage: Stage, new_stage: Callable[[], Stage]) -> None:
-    queue(stage, "red", seed=1)
-    queue(stage, "green", epochs=3, clip=0.1, words=3)
-    queue(stage, "blue", learning_rate=3e-3, count=9)
-    cohort = claim(stage)
-    train_cohort(cohort, stage, checkpoint_s=600)
-    together = [weights(stage, job) for job in cohort]
+def test_a_cohort_trains_each_as_if_it_were_alone(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:
+    queue(trainer, "red", seed=1)
+    queue(trainer, "green", epochs=3, clip=0.1, words=3)
+    queue(trainer, "blue", learning_rate=3e-3, count=9)
+    cohort = claim(trainer)
+    train_cohort(cohort, trainer, checkpoint_s=600)
+    together = [weights(trainer, job) for job in cohort]
 
     for job, in_cohort in zip(cohort, together, strict=True):
-        stage.store.delete(keys.checkpoints(job.id))
-        train_cohort([job], new_stage(), checkpoint_s=600)
-        assert largest_difference(weights(stage, job), in_cohort) < 1e-5
+        trainer.store.delete(keys.checkpoints(job.id))
+        train_cohort([job], new_trainer(), checkpoint_s=600)
+        assert largest_difference(weights(trainer, job), in_cohort) < 1e-5
     assert largest_difference(together[0], together[2]) > 0.1
 
 
-def test_a_candidate_is_what_peft_and_vllm_read(stage: Stage) -> None:
-    queue(stage, "red")
-    (job,) = claim(stage)
-    train_cohort([job], stage, checkpoint_s=600)
-    candidate = checkpoint.candidate(stage.store, job.id)
+def test_a_candidate_is_what_peft_and_vllm_read(trainer: Trainer) -> None:
+    queue(trainer, "red")
+    (job,) = claim(trainer)
+    train_cohort([job], trainer, checkpoint_s=600)
+    candidate = checkpoint.candidate(trainer.store, job.id)
     config = json.loads(candidate.config)
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 8, BASE)
     assert config["target_modules"] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
@@ -119,27 +128,27 @@ def test_a_candidate_is_what_peft_and_vllm_read(stage: Stage) -> None:
     assert scores.candidate.loss < scores.current.loss
 
 
-def test_a_killed_training_goes_on_exactly(new_stage: Callable[[], Stage]) -> None:
-    stage = new_stage()
-    queue(stage, "red", seed=3)
-    queue(stage, "blue", seed=4)
-    cohort = claim(stage)
-    train_cohort(cohort, stage, checkpoint_s=600)
-    expected = [weights(stage, job) for job in cohort]
+def test_a_killed_training_goes_on_exactly(new_trainer: Callable[[], Trainer]) -> None:
+    trainer = new_trainer()
+    queue(trainer, "red", seed=3)
+    queue(trainer, "blue", seed=4)
+    cohort = claim(trainer)
+    train_cohort(cohort, trainer, checkpoint_s=600)
+    expected = [weights(trainer, job) for job in cohort]
     for job in cohort:
-        stage.store.delete(keys.checkpoints(job.id))
+        trainer.store.delete(keys.checkpoints(job.id))
 
     with pytest.raises(Killed):
-        train_cohort(cohort, new_stage(), checkpoint_s=0, clock=clock(8, die))
+        train_cohort(cohort, new_trainer(), checkpoint_s=0, clock=clock(8, die))
     for job in cohort:
-        saved = checkpoint.newest_state(stage.store, job.id)
+        saved = checkpoint.newest_state(trainer.store, job.id)
         assert saved is not None
         assert 0 < saved[0].step < 6
-        assert len(stage.store.list(keys.checkpoints(job.id))) == 3, "older checkpoints are left behind"
+        assert len(trainer.store.list(keys.checkpoints(job.id))) == 3, "older checkpoints are left behind"
 
-    train_cohort(cohort, new_stage(), checkpoint_s=600)
+    train_cohort(cohort, new_trainer(), checkpoint_s=600)
     for job, uninterrupted in zip(cohort, expected, strict=True):
-        assert largest_difference(weights(stage, job), uninterrupted) == 0
+        assert largest_difference(weights(trainer, job), uninterrupted) == 0
 
 
 def test_a_half_written_checkpoint_is_not_there(store: ObjectStore) -> None:
@@ -149,50 +158,50 @@ def test_a_half_written_checkpoint_is_not_there(store: ObjectStore) -> None:
     assert newest == (Checkpoint(step=3, loss=1.5), b"three")
 
 
-def test_a_loss_that_is_no_number_fails_its_tenant_only(stage: Stage, new_stage: Callable[[], Stage]) -> None:
-    queue(stage, "red")
-    queue(stage, "bad", weight_decay=1e30)
-    queue(stage, "blue")
-    cohort = claim(stage)
-    train_cohort(cohort, stage, checkpoint_s=600)
-    bad = stage.catalog.consolidation(cohort[1].id)
+def test_a_loss_that_is_no_number_fails_its_tenant_only(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:
+    queue(trainer, "red")
+    queue(trainer, "bad", weight_decay=1e30)
+    queue(trainer, "blue")
+    cohort = claim(trainer)
+    train_cohort(cohort, trainer, checkpoint_s=600)
+    bad = trainer.catalog.consolidation(cohort[1].id)
     assert bad.state is State.FAILED
     assert bad.reason is not None
     assert "the loss is nan at step" in bad.reason
-    assert not checkpoint.has_candidate(stage.store, bad.id)
+    assert not checkpoint.has_candidate(trainer.store, bad.id)
 
     red = cohort[0]
-    beside_bad = weights(stage, red)
-    stage.store.delete(keys.checkpoints(red.id))
-    train_cohort([red], new_stage(), checkpoint_s=600)
-    assert largest_difference(weights(stage, red), beside_bad) < 1e-5
+    beside_bad = weights(trainer, red)
+    trainer.store.delete(keys.checkpoints(red.id))
+    train_cohort([red], new_trainer(), checkpoint_s=600)
+    assert largest_difference(weights(trainer, red), beside_bad) < 1e-5
 
 
-def test_a_cancelled_training_is_dropped_and_the_others_go_on(stage: Stage) -> None:
-    queue(stage, "red")
-    queue(stage, "blue")
-    red, blue = claim(stage)
-    train_cohort([red, blue], stage, 600, clock(4, lambda: stage.catalog.cancel(red.id)))
-    assert stage.catalog.consolidation(red.id).state is State.CANCELLED
-    assert not checkpoint.has_candidate(stage.store, red.id)
-    assert checkpoint.has_candidate(stage.store, blue.id)
+def test_a_cancelled_training_is_dropped_and_the_others_go_on(trainer: Trainer) -> None:
+    queue(trainer, "red")
+    queue(trainer, "blue")
+    red, blue = claim(trainer)
+    train_cohort([red, blue], trainer, 600, clock(4, lambda: trainer.catalog.cancel(red.id)))
+    assert trainer.catalog.consolidation(red.id).state is State.CANCELLED
+    assert not checkpoint.has_candidate(trainer.store, red.id)
+    assert checkpoint.has_candidate(trainer.store, blue.id)
 
 
-def test_progress_is_seen_in_the_catalog(stage: Stage) -> None:
-    queue(stage, "red")
-    (job,) = claim(stage)
+def test_progress_is_seen_in_the_catalog(trainer: Trainer) -> None:
+    queue(trainer, "red")
+    (job,) = claim(trainer)
     seen = []
-    train_cohort([job], stage, 600, clock(6, lambda: seen.append(stage.catalog.consolidation(job.id).progress)))
+    train_cohort([job], trainer, 600, clock(6, lambda: seen.append(trainer.catalog.consolidation(job.id).progress)))
     assert 0 < seen[0].step < seen[0].steps == 6
-    now = stage.catalog.consolidation(job.id)
+    now = trainer.catalog.consolidation(job.id)
     assert now.state is State.EVALUATING
     assert now.progress is not None
     assert now.progress.step == 6
 
 
-def published(stage: Stage, job: Consolidation, revision: str) -> str:
+def published(trainer: Trainer, job: Consolidation, revision: str) -> str:
     """Put the candidate of ``job`` in the store as the foreman does, trained on base ``revision``; its digest."""
-    candidate = checkpoint.candidate(stage.store, job.id)
+    candidate = checkpoint.candidate(trainer.store, job.id)
     manifest = Manifest(
         instance=str(job.instance),
         base=job.base,
@@ -205,31 +214,59 @@ def published(stage: Stage, job: Consolidation, revision: str) -> str:
         libraries={},
     )
     files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
-    return adapters.publish(stage.store, job.instance.tenant, files)
+    return adapters.publish(trainer.store, job.instance.tenant, files)
 
 
-def test_training_starts_from_the_current_version(stage: Stage, new_stage: Callable[[], Stage]) -> None:
-    queue(stage, "red")
-    (first,) = claim(stage)
-    train_cohort([first], stage, checkpoint_s=600)
-    parent = published(stage, first, stage.base.revision)
+def test_training_starts_from_the_current_version(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:
+    queue(trainer, "red")
+    (first,) = claim(trainer)
+    train_cohort([first], trainer, checkpoint_s=600)
+    parent = published(trainer, first, trainer.base.revision)
     second = first.model_copy(update={"id": "2" * 32, "parent": parent})
     for part in ("train.parquet", "holdout.parquet"):
-        stage.store.put(keys.examples(second.id, part), stage.store.get(keys.examples(first.id, part)))
+        trainer.store.put(keys.examples(second.id, part), trainer.store.get(keys.examples(first.id, part)))
     with pytest.raises(Killed):
-        train_cohort([second], new_stage(), 600, clock(1, die))
-    of_first = checkpoint.candidate(stage.store, first.id).scores.candidate
-    assert checkpoint.current(stage.store, second.id) == of_first
+        train_cohort([second], new_trainer(), 600, clock(1, die))
+    of_first = checkpoint.candidate(trainer.store, first.id).scores.candidate
+    assert checkpoint.current(trainer.store, second.id) == of_first
 
 
-def test_a_version_of_another_base_cannot_be_gone_on_from(stage: Stage, new_stage: Callable[[], Stage]) -> None:
-    queue(stage, "red")
-    (job,) = claim(stage)
-    train_cohort([job], stage, checkpoint_s=600)
-    parent = published(stage, job, "f" * 64)
-    stage.store.delete(keys.checkpoints(job.id))
-    train_cohort([job.model_copy(update={"parent": parent})], new_stage(), checkpoint_s=600)
-    failed = stage.catalog.consolidation(job.id)
+def test_a_version_of_another_base_cannot_be_gone_on_from(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:
+    queue(trainer, "red")
+    (job,) = claim(trainer)
+    train_cohort([job], trainer, checkpoint_s=600)
+    parent = published(trainer, job, "f" * 64)
+    trainer.store.delete(keys.checkpoints(job.id))
+    train_cohort([job.model_copy(update={"parent": parent})], new_trainer(), checkpoint_s=600)
+    failed = trainer.catalog.consolidation(job.id)
     assert failed.state is State.FAILED
     assert failed.reason is not None
     assert "cannot go on from its current version" in failed.reason
+
+
+def test_two_workers_come_to_what_one_comes_to(
+    trainer: Trainer, settings: Settings, base_dir: Path, tmp_path: Path
+) -> None:
+    queue(trainer, "red", count=13)
+    queue(trainer, "blue", batch_size=1, max_steps=4)
+    cohort = claim(trainer)
+    train_cohort(cohort, trainer, checkpoint_s=600)
+    alone = [weights(trainer, job) for job in cohort]
+    for job in cohort:
+        trainer.store.delete(keys.checkpoints(job.id))
+
+    torch.multiprocessing.spawn(work, (settings, base_dir, cohort, str(tmp_path / "rendezvous")), nprocs=2)
+    for job, expected in zip(cohort, alone, strict=True):
+        assert largest_difference(weights(trainer, job), expected) < 1e-4
+
+
+def work(rank: int, settings: Settings, base_dir: Path, cohort: list[Consolidation], rendezvous: str) -> None:
+    """One of two workers, in a process of its own."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    catalog = Catalog.open(settings)
+    trainer = Trainer(SharedBase(base_dir, pick_device()), catalog, ObjectStore.open(settings), owner="me")
+    train_cohort(cohort, trainer, checkpoint_s=0)
+    catalog.close()
+    dist.destroy_process_group()

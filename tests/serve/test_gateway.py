@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+
 import orjson
 import pytest
 from fastapi.testclient import TestClient
@@ -57,8 +57,8 @@ class Served:
     key: str
     digest: str
 
-    def post(self, model: object, path: str = "/v1/chat/completions", **more: object) -> httpx.Response:
-        response: httpx.Response = self.client.post(path, json={"model": model, "messages": HELLO, **more})
+    def post(self, model: object, path: str = "/v1/chat/completions", **more: object) -> Any:
+        response: Any = self.client.post(path, json={"model": model, "messages": HELLO, **more})
         return response
 
 
@@ -83,7 +83,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     catalog.close()
 
 
-def code(response: httpx.Response) -> tuple[int, str | None]:
+def code(response: Any) -> tuple[int, str | None]:
     detail = response.json()["error"]
     assert set(detail) == {"message", "type", "param", "code"}
     return response.status_code, detail["code"]
