@@ -1,0 +1,168 @@
+"""The whole way of the data through real Ray Data, Ray Train, PEFT and DeepSpeed, on a tiny base."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load
+
+from looper.jobs import foreman
+from looper.jobs.basemodel import revision
+from looper.jobs.synthesis.run import synthesise
+from looper.platform import adapters
+from looper.platform.catalog import Catalog
+from looper.platform.domain.consolidation import Consolidation, State
+from looper.platform.domain.errors import StoreUnavailable
+from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.settings import Settings
+from tests.jobs.episodes import RECIPE, episode, ingest, submit
+
+pytestmark = pytest.mark.usefixtures("ray_local")
+
+
+@pytest.fixture
+def queue(catalog: Catalog, store: ObjectStore, settings: Settings) -> Callable[..., Consolidation]:
+    def submit_one(name: str, *, count: int = 12, success: bool = True, **recipe: float) -> Consolidation:
+        batch = [episode(task, room=name.replace("/", "-"), success=success) for task in range(count)]
+        changed = RECIPE.model_copy(update=recipe)
+        return submit(catalog, store, name, batch, base=settings.base, recipe=changed, id=name.replace("/", "-"))
+
+    return submit_one
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_cohort_goes_from_trajectories_to_published_adapters(
+    queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
+) -> None:
+    good, other = queue("acme/red"), queue("umbrella/blue", seed=1)
+    nothing = queue("acme/failures", success=False)
+    too_wide = submit(
+        catalog, store, "acme/wide", [episode(1)], base=settings.base, recipe=RECIPE.model_copy(update={"rank": 64})
+    )
+
+    ended = foreman.run_once(catalog, store, settings, base_dir, "me")
+    assert [job.id for job in ended] == [good.id, other.id, nothing.id]
+    for job in ended[:2]:
+        assert job.state is State.PUBLISHED, job.reason
+        assert job.digest is not None
+        assert catalog.channel(job.instance, "prod") == job.digest
+        assert catalog.version(job.digest).base_revision == revision(base_dir)
+        files = adapters.fetch(store, job.instance.tenant, job.digest)
+        manifest = files.read_manifest()
+        assert manifest.training_data == job.batches
+        assert manifest.verdict == job.verdict
+        assert set(manifest.libraries) == set(foreman.LIBRARIES)
+        assert json.loads(files.config)["base_model_name_or_path"] == settings.base
+        assert load(files.weights)
+        assert store.list(keys.checkpoints(job.id)) == []
+    assert ended[2].state is State.FAILED
+    assert ended[2].reason is not None
+    assert ended[2].reason.startswith("no examples left after filtering: of 12 trajectories, 12 failed")
+    report = json.loads(store.get(keys.examples(good.id, "report.json")))
+    assert report["train"] + report["holdout"] == 12
+
+    (refused,) = foreman.run_once(catalog, store, settings, base_dir, "me")
+    assert refused.id == too_wide.id
+    assert refused.state is State.FAILED
+    assert "rank 64 is above serve.max_lora_rank 16" in str(refused.reason)
+    assert foreman.run_once(catalog, store, settings, base_dir, "me") == []
+
+    # The next consolidation starts from what is served now, and is gated against it.
+    ingest(catalog, store, good.instance, [episode(task, room="next") for task in range(20, 32)], "second")
+    catalog.submit(good.instance, base=settings.base, recipe=RECIPE)
+    (second,) = foreman.run_once(catalog, store, settings, base_dir, "me")
+    assert second.parent == ended[0].digest
+    assert second.verdict is not None, second.reason
+    if second.verdict.passed:
+        assert catalog.version(str(second.digest)).parent == ended[0].digest
+
+
+def test_a_killed_worker_resumes_and_comes_to_the_same_adapter(
+    queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
+) -> None:
+    limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0})
+    settings = settings.model_copy(update={"consolidation": limits})
+    job = queue("acme/red", count=40, epochs=40)
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(lambda: any(key.endswith("complete.json") for key in store.list(keys.checkpoints(job.id))))
+        killed.extend(_training_workers())
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    (ended,) = foreman.run_once(catalog, store, settings, base_dir, "me")
+    killer.join()
+    assert len(killed) == 1
+    assert ended.state is State.PUBLISHED, ended.reason
+    assert ended.progress is not None
+    assert ended.progress.step == ended.progress.steps
+
+
+def _training_workers() -> list[int]:
+    """Of this session's Ray alone: its processes descend from this one, and call themselves by their actor's class."""
+    return [
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if any("RayTrainWorker" in part for part in process.cmdline()[:1])
+    ]
+
+
+def test_stopped_work_is_given_back_and_another_foreman_goes_on(
+    queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
+) -> None:
+    limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0})
+    settings = settings.model_copy(update={"consolidation": limits})
+    job = queue("acme/red", count=40, epochs=40)
+    stop = threading.Event()
+    working = threading.Thread(target=foreman.run, args=(catalog, store, settings, base_dir, stop))
+    working.start()
+    wait_for(lambda: any(key.endswith("complete.json") for key in store.list(keys.checkpoints(job.id))))
+    stop.set()
+    working.join(60)
+    assert not working.is_alive()
+    stopped = catalog.consolidation(job.id)
+    assert stopped.state is State.TRAINING
+    assert stopped.owner is None
+
+    (ended,) = foreman.run_once(catalog, store, settings, base_dir, "another")
+    assert ended.state is State.PUBLISHED, ended.reason
+
+
+def test_synthesis_is_not_done_twice_and_a_missing_batch_fails_its_own(
+    queue: Callable[..., Consolidation], store: ObjectStore
+) -> None:
+    red, blue = queue("acme/red"), queue("acme/blue")
+    store.delete(keys.trajectories(blue.instance, blue.batches[0]))
+    reports = synthesise([red, blue], store, 0.2)
+    assert reports[red.id].failure is None
+    assert "is not in the store" in str(reports[blue.id].failure)
+    store.delete(keys.trajectories(red.instance, red.batches[0]))
+    assert synthesise([red], store, 0.2) == {red.id: reports[red.id]}
+
+
+def test_a_store_that_fails_gives_the_work_back(
+    queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
+) -> None:
+    job = queue("acme/red")
+    folder = settings.home_dir / "store" / "examples"
+    folder.write_text("a file where a folder should be")
+    with pytest.raises(StoreUnavailable):
+        foreman.run_once(catalog, store, settings, base_dir, "me")
+    given_back = catalog.consolidation(job.id)
+    assert given_back.owner is None
+    assert not given_back.state.final

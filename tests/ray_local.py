@@ -1,0 +1,14 @@
+"""One local Ray for the whole test session."""
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """More CPUs than there are: a server, a trainer and Ray Data's tasks live beside each other in a session."""
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
