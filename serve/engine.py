@@ -48,5 +48,11 @@ def engine_settings(serve: ServeSettings, device: Device, cores: int) -> EngineS
         "enforce_eager": True,
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
     }
-    # Ray would set one thread per CPU that the replica asked for.
-    return EngineSettings(arguments, {"OMP_NUM_THREADS": str(cores)})
+    environment = {
+        # Ray would set one thread per CPU that the replica asked for.
+        "OMP_NUM_THREADS": str(cores),
+        # vLLM compiles its sampler in the step loop, at the first request that samples: it takes a C++ compiler, and
+        # seconds in which everyone waits.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    return EngineSettings(arguments, environment)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
+from typing import Any
 
 import orjson
 import pytest
@@ -58,8 +58,7 @@ class Served:
     digest: str
 
     def post(self, model: object, path: str = "/v1/chat/completions", **more: object) -> Any:
-        response: Any = self.client.post(path, json={"model": model, "messages": HELLO, **more})
-        return response
+        return self.client.post(path, json={"model": model, "messages": HELLO, **more})
 
 
 def version(served_base: Path, catalog: Catalog, store: ObjectStore, instance: InstanceName, weights: bytes) -> str:

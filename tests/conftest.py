@@ -1,0 +1,24 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.ray_local import ray_local
+
+if TYPE_CHECKING:
+    from tests.serve.live import Live
+
+__all__ = ["live", "ray_local"]
+
+
+@pytest.fixture(scope="session")
+def live(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """The one real server of a test session."""
+    from tests.serve.live import serving  # torch takes seconds that most tests need not wait for
+
+    with serving(tmp_path_factory.mktemp("live")) as server:
+        yield server

@@ -1,0 +1,59 @@
+"""One real server for the whole test session: Ray Serve, vLLM and HTTP, on the tiny base model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+from ray import serve
+
+from looper.platform.catalog import Catalog
+from looper.platform.domain.names import InstanceName
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import Settings, load_settings
+from looper.platform.tenancy import issue_key
+from looper.serve.app import deploy
+from tests.serve.published import publish_version, random_adapter
+from tests.tiny import tiny_base
+
+
+@dataclass(frozen=True)
+class Live:
+    """A server, and the catalog and store behind it. Everyone in the session shares it: take a tenant of your own."""
+
+    settings: Settings
+    base: Path
+    catalog: Catalog
+    store: ObjectStore
+    url: str
+
+    def client(self, key: str) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
+
+    def tenant(self, name: str) -> openai.OpenAI:
+        """A client of the tenant ``name``, which is made if it is new."""
+        if name not in self.catalog.tenants():
+            self.catalog.create_tenant(name)
+        return self.client(issue_key(self.catalog, name))
+
+    def publish(self, instance: InstanceName, seed: int, *, rank: int = 8) -> str:
+        """Publish random weights as the instance's ``prod``; return the digest."""
+        return publish_version(self.catalog, self.store, instance, random_adapter(self.base, instance, seed, rank=rank))
+
+
+@contextmanager
+def serving(home: Path) -> Iterator[Live]:
+    """Start the server on the Ray of this process, and end it."""
+    base = tiny_base(home / "base")
+    settings = load_settings(
+        home=home / "home",
+        base="tiny",
+        serve={"port": 0, "kv_cache_gib": 0.25, "max_num_seqs": 4, "slots": 4, "max_lora_rank": 8, "disk_adapters": 6},
+    )
+    catalog, store = Catalog.open(settings), ObjectStore.open(settings)
+    try:
+        yield Live(settings, base, catalog, store, deploy(settings, base))
+    finally:
+        serve.shutdown()  # type: ignore[no-untyped-call]
+        catalog.close()
