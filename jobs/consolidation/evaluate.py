@@ -1,5 +1,6 @@
 """Held-out loss and next-action accuracy of an adapter, teacher-forced: each turn is judged given the true history."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,7 @@ from looper.jobs.consolidation.encode import Window
 from looper.jobs.consolidation.shared_base import Adapter
 from looper.jobs.consolidation.tenant import collate
 from looper.platform.domain.consolidation import Scores
+from looper.platform.domain.errors import InvalidInput
 
 MOST_TOKENS = 16_384
 """Held-out tokens that are judged at most: some hundred actions, and on two cores well under a minute."""
@@ -32,7 +34,10 @@ def sample(windows: Sequence[Window]) -> list[Window]:
 
 @torch.no_grad()
 def score(adapter: Adapter, windows: Sequence[Window]) -> Scores:
-    """The scores of ``adapter`` on ``windows``. A tool call counts when each of its tokens is the most likely one."""
+    """The scores of ``adapter`` on ``windows``. A tool call counts when each of its tokens is the most likely one.
+
+    Raises InvalidInput if the loss is no number: such an adapter has been trained to pieces.
+    """
     device = next(adapter.parameters()).device
     loss = weight = 0.0
     right = actions = tokens = 0
@@ -49,6 +54,8 @@ def score(adapter: Adapter, windows: Sequence[Window]) -> Scores:
         for row, window in enumerate(batch):
             right += sum(bool(hit[row, start:end].all()) for start, end in window.calls)
             actions += len(window.calls)
+    if not math.isfinite(loss):
+        raise InvalidInput(f"the held-out loss of adapter {adapter.name} is {loss}: lower the recipe's learning_rate")
     return Scores(accuracy=right / actions if actions else None, loss=loss / weight, actions=actions, tokens=tokens)
 
 

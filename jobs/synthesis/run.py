@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import ray
+import ray.data
 from pydantic import BaseModel, ConfigDict
 
 from looper.jobs.synthesis import stages

@@ -177,6 +177,15 @@ def test_a_loss_that_is_no_number_fails_its_tenant_only(trainer: Trainer, new_tr
     assert largest_difference(weights(trainer, red), beside_bad) < 1e-5
 
 
+def test_an_adapter_trained_to_pieces_by_its_last_step_fails(trainer: Trainer) -> None:
+    queue(trainer, "bad", weight_decay=1e30, max_steps=1)
+    (job,) = claim(trainer)
+    train_cohort([job], trainer, checkpoint_s=600)
+    failed = trainer.catalog.consolidation(job.id)
+    assert failed.state is State.FAILED
+    assert "the held-out loss" in str(failed.reason)
+
+
 def test_a_cancelled_training_is_dropped_and_the_others_go_on(trainer: Trainer) -> None:
     queue(trainer, "red")
     queue(trainer, "blue")

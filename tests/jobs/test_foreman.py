@@ -14,6 +14,7 @@ from safetensors.torch import load
 
 from looper.jobs import foreman
 from looper.jobs.basemodel import revision
+from looper.jobs.consolidation import checkpoint
 from looper.jobs.synthesis.run import synthesise
 from looper.platform import adapters
 from looper.platform.catalog import Catalog
@@ -122,25 +123,47 @@ def _training_workers() -> list[int]:
     ]
 
 
-def test_stopped_work_is_given_back_and_another_foreman_goes_on(
+def test_interrupted_work_is_given_back_and_another_foreman_goes_on(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0})
     settings = settings.model_copy(update={"consolidation": limits})
-    job = queue("acme/red", count=40, epochs=40)
+    job = queue("acme/red", count=40, epochs=60)
+
+    def checkpoint_after(step: int) -> Callable[[], bool]:
+        return lambda: _newest_step(store, job) > step
+
+    def interrupt() -> None:
+        wait_for(checkpoint_after(0))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    ctrl_c = threading.Thread(target=interrupt)
+    ctrl_c.start()
+    with pytest.raises(KeyboardInterrupt):
+        foreman.run_once(catalog, store, settings, base_dir, "interrupted")
+    ctrl_c.join()
+    assert catalog.consolidation(job.id).owner is None
+    wait_for(lambda: not _training_workers())
+
+    done = _newest_step(store, job)
     stop = threading.Event()
-    working = threading.Thread(target=foreman.run, args=(catalog, store, settings, base_dir, stop))
-    working.start()
-    wait_for(lambda: any(key.endswith("complete.json") for key in store.list(keys.checkpoints(job.id))))
+    stopped = threading.Thread(target=foreman.run, args=(catalog, store, settings, base_dir, stop))
+    stopped.start()
+    wait_for(checkpoint_after(done))
     stop.set()
-    working.join(60)
-    assert not working.is_alive()
-    stopped = catalog.consolidation(job.id)
-    assert stopped.state is State.TRAINING
-    assert stopped.owner is None
+    stopped.join(60)
+    assert not stopped.is_alive()
+    given_back = catalog.consolidation(job.id)
+    assert given_back.owner is None
+    assert given_back.state is State.TRAINING
 
     (ended,) = foreman.run_once(catalog, store, settings, base_dir, "another")
     assert ended.state is State.PUBLISHED, ended.reason
+
+
+def _newest_step(store: ObjectStore, job: Consolidation) -> int:
+    newest = checkpoint.newest_state(store, job.id)
+    return 0 if newest is None else newest[0].step
 
 
 def test_synthesis_is_not_done_twice_and_a_missing_batch_fails_its_own(
