@@ -17,9 +17,9 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from looper.platform.api.errors import to_http
+from looper.platform.api.errors import answer_errors
 from looper.platform.catalog import Catalog
-from looper.platform.domain.errors import InvalidInput, LooperError, NotFound
+from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import InstanceName, ModelName
 from looper.platform.tenancy import authenticate
 from looper.serve.metrics import Metered, Metrics
@@ -49,7 +49,7 @@ def gateway(*, base: str, catalog: Catalog, engine: Engine, control_plane: APIRo
     """
     metrics = Metrics()
     app = FastAPI(title="Looper", summary="Control plane: instances, consolidations, skills")
-    app.add_exception_handler(LooperError, _on_looper_error)
+    answer_errors(app)
     app.include_router(control_plane)
     app.mount("/v1", Metered(_openai(base, catalog, engine), metrics))
 
@@ -67,7 +67,7 @@ def gateway(*, base: str, catalog: Catalog, engine: Engine, control_plane: APIRo
 def _openai(base: str, catalog: Catalog, engine: Engine) -> FastAPI:
     # An application of its own, so that even a wrong path is answered in OpenAI's form.
     app = FastAPI(openapi_url=None)
-    app.add_exception_handler(LooperError, _on_looper_error)
+    answer_errors(app)
     app.add_exception_handler(Refused, _on_refused)
     app.add_exception_handler(HTTPException, _on_http_exception)
 
@@ -188,14 +188,7 @@ def _no_such_model(model: str) -> Whole:
 
 
 def _respond(answer: Whole) -> Response:
-    headers = {"www-authenticate": "Bearer"} if answer.status == 401 else None
-    return Response(answer.body, answer.status, headers, media_type="application/json")
-
-
-async def _on_looper_error(_: Request, raised: Exception) -> Response:
-    assert isinstance(raised, LooperError)
-    status, body = to_http(raised)
-    return _respond(Whole(status, body.model_dump_json().encode()))
+    return Response(answer.body, answer.status, media_type="application/json")
 
 
 async def _on_refused(_: Request, raised: Exception) -> Response:

@@ -1,5 +1,8 @@
 """From Looper's errors to HTTP's: one table, for the control plane and the gateway alike."""
 
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+
 from looper.platform.api.models import ErrorBody, ErrorDetail
 from looper.platform.domain.errors import (
     Conflict,
@@ -21,8 +24,29 @@ _STATUS: list[tuple[type[LooperError], int, str, str]] = [
 ]
 
 
-def to_http(error: LooperError) -> tuple[int, ErrorBody]:
-    """Status and body for ``error``."""
+def answer_errors(app: FastAPI) -> None:
+    """Make ``app`` answer Looper's errors, and requests of the wrong shape, in OpenAI's form."""
+
+    @app.exception_handler(LooperError)
+    async def on_looper_error(_: Request, error: LooperError) -> Response:
+        return _respond(*_to_http(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_wrong_shape(_: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:])
+        detail = ErrorDetail(
+            message=f"{where}: {first['msg']}", type="invalid_request_error", param=where or None, code="invalid_input"
+        )
+        return _respond(422, ErrorBody(error=detail))
+
+
+def _respond(status: int, body: ErrorBody) -> Response:
+    headers = {"www-authenticate": "Bearer"} if status == 401 else None
+    return Response(body.model_dump_json(), status, headers, media_type="application/json")
+
+
+def _to_http(error: LooperError) -> tuple[int, ErrorBody]:
     for kind, status, type, code in _STATUS:
         if isinstance(error, kind):
             return status, ErrorBody(error=ErrorDetail(message=str(error), type=type, code=code))

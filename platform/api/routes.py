@@ -33,7 +33,7 @@ _bearer = HTTPBearer(auto_error=False, description="a tenant's key: looper tenan
 
 
 def control_plane(settings: Settings, catalog: Catalog, store: ObjectStore) -> APIRouter:
-    """The router to mount at the root of an application that answers LooperError as ``to_http`` says."""
+    """The router to mount at the root of an application, which takes ``answer_errors`` to answer its errors."""
 
     def tenant_of(bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
         return authenticate(catalog, bearer.credentials if bearer else None)

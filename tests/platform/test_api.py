@@ -8,18 +8,16 @@ from pathlib import Path
 import orjson
 import pytest
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 
 from looper.platform.api import control_plane
-from looper.platform.api.errors import to_http
+from looper.platform.api.errors import answer_errors
 from looper.platform.catalog import Catalog
 from looper.platform.client import Client
 from looper.platform.domain.consolidation import Recipe, Scores, State, Verdict
 from looper.platform.domain.errors import (
     Conflict,
     InvalidInput,
-    LooperError,
     NotFound,
     StoreUnavailable,
     Unauthorised,
@@ -78,12 +76,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
         catalog.create_tenant("rival")
         app = FastAPI()
         app.include_router(control_plane(settings, catalog, store))
-
-        @app.exception_handler(LooperError)
-        async def answer(_: Request, error: LooperError) -> Response:
-            status, body = to_http(error)
-            return JSONResponse(body.model_dump(), status)
-
+        answer_errors(app)
         with served(app) as url:
             yield Platform(url, catalog, store)
 
@@ -165,6 +158,8 @@ def test_mistakes_come_back_as_they_were_raised(platform: Platform, episodes: Pa
         with pytest.raises(InvalidInput, match=r"above serve\.max_lora_rank"):
             client.consolidate(["desk"], recipe=Recipe(rank=64))
         assert client.consolidations() == []
+        with pytest.raises(InvalidInput, match=r"recipe\.rank: Input should be greater"):
+            client.consolidate(["desk"], recipe=Recipe.model_construct(**Recipe().model_dump() | {"rank": 0}))
         (job,) = client.consolidate(["desk"])
         assert client.cancel(job.id).state == State.CANCELLED
         with pytest.raises(Conflict):
