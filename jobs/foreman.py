@@ -95,7 +95,7 @@ def _holding(catalog: Catalog, ids: Sequence[str], owner: str, lease_s: float, s
     over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(min(lease_s / 3, 2.0)):
+        while not over.wait(min(lease_s / 3, 1.0)):
             with suppress(StoreUnavailable):  # the next beat may come through; if none does, the lease runs out
                 if stop.is_set():
                     catalog.release(ids, owner)

@@ -95,7 +95,7 @@ def test_a_killed_worker_resumes_and_comes_to_the_same_adapter(
 ) -> None:
     limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0})
     settings = settings.model_copy(update={"consolidation": limits})
-    job = queue("acme/red", count=40, epochs=40)
+    job = queue("acme/red", count=40, epochs=15)
     killed: list[int] = []
 
     def kill() -> None:
@@ -116,11 +116,14 @@ def test_a_killed_worker_resumes_and_comes_to_the_same_adapter(
 
 def _training_workers() -> list[int]:
     """Of this session's Ray alone: its processes descend from this one, and call themselves by their actor's class."""
-    return [
-        process.pid
-        for process in psutil.Process().children(recursive=True)
-        if any("RayTrainWorker" in part for part in process.cmdline()[:1])
-    ]
+    return [process.pid for process in psutil.Process().children(recursive=True) if _is_training_worker(process)]
+
+
+def _is_training_worker(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and process.name().startswith("ray::RayTrain")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_interrupted_work_is_given_back_and_another_foreman_goes_on(

@@ -1,0 +1,162 @@
+"""The base model's folder: made once, whole, and with a chat template that training and serving render alike."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from looper.jobs.basemodel import BUNDLED, CHAT_TEMPLATE, prepare, revision
+from looper.platform.domain.errors import InvalidInput, StoreUnavailable
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "left out",
+            "parameters": {"type": "object", "properties": {parameter: {"type": "string"} for parameter in parameters}},
+        },
+    }
+    for name, parameters in {"find": ["name"], "book": ["room", "date"], "stop": []}.items()
+]
+
+
+def call(name: str, arguments: dict[str, str]) -> dict[str, Any]:
+    return {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+EPISODE: list[dict[str, Any]] = [
+    {"role": "system", "content": "You work here."},
+    {"role": "user", "content": "Book the blue room."},
+    {"role": "assistant", "content": None, "tool_calls": [call("find", {"name": 'the "blue" röom'})]},
+    {"role": "tool", "tool_call_id": "c", "content": "E_LOCKED"},
+    {"role": "assistant", "tool_calls": [call("stop", {}), call("book", {"room": "blue", "date": "1 May"})]},
+    {"role": "tool", "tool_call_id": "c", "content": "ok"},
+    {"role": "assistant", "content": "Once more.", "tool_calls": [call("stop", {})]},
+    {"role": "tool", "tool_call_id": "c", "content": "ok"},
+    {"role": "assistant", "content": "done"},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base_dir: Path) -> Any:
+    return AutoTokenizer.from_pretrained(base_dir)
+
+
+def render(tokenizer: Any, messages: list[dict[str, Any]], tools: Any = None, prompt: bool = False) -> str:
+    text = tokenizer.apply_chat_template(
+        messages, tools=tools, chat_template=CHAT_TEMPLATE, add_generation_prompt=prompt, tokenize=False
+    )
+    assert isinstance(text, str)
+    return text
+
+
+def test_tools_and_calls_are_rendered_compactly(tokenizer: Any) -> None:
+    assert render(tokenizer, EPISODE[:5], TOOLS, prompt=True) == (
+        "<|im_start|>system\nYou work here.\nTools: find(name); book(room, date); stop()<|im_end|>\n"
+        "<|im_start|>user\nBook the blue room.<|im_end|>\n"
+        '<|im_start|>assistant\n<tool_call>\n{"name": "find", "arguments": {"name": "the \\"blue\\" röom"}}\n'
+        "</tool_call><|im_end|>\n"
+        "<|im_start|>tool\nE_LOCKED<|im_end|>\n"
+        '<|im_start|>assistant\n<tool_call>\n{"name": "stop", "arguments": {}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "book", "arguments": {"room": "blue", "date": "1 May"}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_no_system_turn_is_made_up(tokenizer: Any) -> None:
+    assert render(tokenizer, EPISODE[1:2]) == "<|im_start|>user\nBook the blue room.<|im_end|>\n"
+    assert render(tokenizer, EPISODE[1:2], TOOLS[2:]).startswith("<|im_start|>system\nTools: stop()<|im_end|>\n<|im_st")
+    assert render(tokenizer, EPISODE[:1]) == "<|im_start|>system\nYou work here.<|im_end|>\n"
+
+
+def test_arguments_may_be_text_already(tokenizer: Any) -> None:
+    as_text = {"role": "assistant", "tool_calls": [call("find", {"name": "x"})]}
+    as_text["tool_calls"][0]["function"]["arguments"] = '{"name": "x"}'  # type: ignore[index]
+    as_dict = {"role": "assistant", "tool_calls": [call("find", {"name": "x"})]}
+    assert render(tokenizer, [as_text]) == render(tokenizer, [as_dict])
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
+@pytest.mark.parametrize("start", [0, 1], ids=["system", "no system"])
+def test_more_messages_only_append(tokenizer: Any, tools: Any, start: int) -> None:
+    for end in range(start + 1, len(EPISODE)):
+        agent_next = EPISODE[end]["role"] == "assistant"
+        shorter = render(tokenizer, EPISODE[start:end], tools, prompt=agent_next)
+        assert render(tokenizer, EPISODE[start : end + 1], tools).startswith(shorter)
+
+
+def test_the_mask_covers_the_agents_turns_and_nothing_else(tokenizer: Any) -> None:
+    encoded = tokenizer.apply_chat_template(
+        EPISODE, tools=TOOLS, chat_template=CHAT_TEMPLATE, return_dict=True, return_assistant_tokens_mask=True
+    )
+    pairs = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
+    masked = tokenizer.decode([token for token, agent in pairs if agent])
+    turns = render(tokenizer, EPISODE, TOOLS).split("<|im_start|>")
+    assert masked == "".join(turn.removeprefix("assistant\n") for turn in turns if turn.startswith("assistant\n"))
+
+
+def test_a_local_folder_is_linked_and_left_alone(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    (source / "chat_template.jinja").write_text("{{ messages[0].content }}")  # one that cannot render a tool
+    folder = prepare(str(source), tmp_path / "cache")
+    assert folder.parent == tmp_path / "cache"
+    assert folder == prepare(str(source), tmp_path / "cache")
+    assert (folder / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+    assert (source / "chat_template.jinja").read_text() != CHAT_TEMPLATE
+    assert (folder / "model.safetensors").samefile(source / "model.safetensors")
+    assert revision(folder) == json.loads((base_dir / "looper.json").read_text())["revision"]
+
+
+def test_a_template_that_knows_tools_is_kept(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    (source / "chat_template.jinja").write_text("{{ tools }}{{ messages }}")
+    folder = prepare(str(source), tmp_path / "cache")
+    assert (folder / "chat_template.jinja").read_text() == "{{ tools }}{{ messages }}"
+
+
+def test_a_changed_folder_is_another_base(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    before = prepare(str(source), tmp_path / "cache")
+    (source / "model.safetensors").write_bytes(b"other")
+    after = prepare(str(source), tmp_path / "cache")
+    assert before != after
+    assert revision(before) != revision(after)
+
+
+@pytest.mark.parametrize("base", ["smollm2", "../nowhere/at/all", "/nowhere", "bad name/x y"])
+def test_what_is_no_base_model_is_refused(base: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="base model"):
+        prepare(base, tmp_path / "cache")
+
+
+def test_a_folder_without_weights_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidInput, match=r"config\.json"):
+        prepare(str(tmp_path / "empty"), tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix not in (".lock", ".partial")]
+
+
+def test_a_cache_that_cannot_be_written_is_the_stores_fault(base_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file in the way")
+    with pytest.raises(StoreUnavailable, match="base model"):
+        prepare(str(base_dir), tmp_path / "cache")
+
+
+def test_the_bundled_model_speaks_and_is_made_once_for_all_who_ask(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        folder, same = pool.map(lambda _: prepare(BUNDLED, tmp_path), range(2))
+    assert folder == same
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert tokenizer.tokenize("in 2026") == ["in", "Ġ", "2", "0", "2", "6"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        token = model(**prompt).logits[0, -1].argmax()
+    assert tokenizer.decode(token) == " Paris"
