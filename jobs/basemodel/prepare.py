@@ -22,6 +22,7 @@ CHAT_TEMPLATE = Path(__file__).with_name("chatml_tools.jinja").read_text()
 """Of the bundled model, and of any other whose own template does not render tools."""
 
 _MANIFEST = "looper.json"
+_TEMPLATE = "chat_template.jinja"
 
 
 def prepare(base: str, cache: Path) -> Path:
@@ -92,17 +93,17 @@ def _link(source: Path, folder: Path) -> None:
         raise InvalidInput(
             f"base model {str(source)!r} has no config.json beside *.safetensors: save it with transformers"
         )
-    for file in source.iterdir():
-        if file.is_file():
-            (folder / file.name).symlink_to(file.resolve())
+    ours = {_MANIFEST}  # never linked: writing through a link would change the source
     if "tools" not in _chat_template(source):
-        template = folder / "chat_template.jinja"
-        template.unlink(missing_ok=True)
-        template.write_text(CHAT_TEMPLATE)
+        ours.add(_TEMPLATE)
+        (folder / _TEMPLATE).write_text(CHAT_TEMPLATE)
+    for file in source.iterdir():
+        if file.is_file() and file.name not in ours:
+            (folder / file.name).symlink_to(file.resolve())
 
 
 def _chat_template(source: Path) -> str:
-    template, config = source / "chat_template.jinja", source / "tokenizer_config.json"
+    template, config = source / _TEMPLATE, source / "tokenizer_config.json"
     if template.is_file():
         return template.read_text()
     return str(json.loads(config.read_text()).get("chat_template", "")) if config.is_file() else ""
