@@ -59,7 +59,7 @@ HELPDESK = Workplace(
     instance="orchard/helpdesk",
     system="Orchard help desk.",
     tools=(
-        Tool("verify", ("user", "by")),
+        Tool("verify", ("user", "kind")),
         Tool("reset", ("user", "system")),
         Tool("grant", ("user", "system")),
         Tool("renew", ("user", "policy")),
@@ -67,12 +67,12 @@ HELPDESK = Workplace(
     request="{first} {last}, {status}, {trouble} {tool}.",
     values={"first": _FIRST, "last": _LAST},
     conventions={
-        "by": Convention("status", {"staff": "badge", "visitor": "passport"}),
-        "action": Convention("trouble", {"is locked out of": "reset", "needs access to": "grant"}),
+        "kind": Convention("status", {"employee": "internal", "guest": "external"}),
+        "action": Convention("trouble", {"forgot the password for": "reset", "needs access to": "grant"}),
         "system": Convention("tool", {"mail": "post", "the wiki": "pages", "payroll": "money"}),
     },
     procedure=(
-        Step("verify", {"user": "{first}@{last}", "by": "{by}"}, reads=True),
+        Step("verify", {"user": "{first}@{last}", "kind": "{kind}"}, reads=True),
         Step("{action}", {"user": "{first}@{last}", "system": "{system}"}),
     ),
     obstacles=(Obstacle("E_EXPIRED", 1, Step("renew", {"user": "{first}@{last}", "policy": "P30"})),),
