@@ -5,6 +5,8 @@ Small on purpose: it imports neither Ray nor torch, so that there is little in i
 settings as JSON on standard input.
 """
 
+import contextlib
+import ctypes
 import json
 import signal
 import subprocess
@@ -25,6 +27,7 @@ GRACE_S = 40.0
 def supervise(settings: Settings, stop: threading.Event) -> None:
     """Run the head until ``stop``. A head that dies young is started again after a pause that doubles."""
     me = psutil.Process()
+    _adopt_orphans()
     pause, starts = 1.0, 0
     log_file(settings).parent.mkdir(parents=True, exist_ok=True)
     while not stop.is_set():
@@ -43,23 +46,31 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
                 pipe.write(settings.model_dump_json().encode())
         while head.poll() is None and not stop.wait(0.2):
             pass
-        if stop.is_set():
-            _end(head)
-            break
-        pause = 1.0 if time.monotonic() - began > 60 else min(2 * pause, LONGEST_PAUSE_S)
-        stop.wait(pause)
+        if head.poll() is None:
+            head.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                head.wait(GRACE_S)
+        _end_descendants(me)
+        if not stop.is_set():
+            pause = 1.0 if time.monotonic() - began > 60 else min(2 * pause, LONGEST_PAUSE_S)
+            stop.wait(pause)
     clear_state(settings)
 
 
-def _end(head: subprocess.Popen[bytes]) -> None:
-    head.terminate()
-    try:
-        head.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        for process in psutil.Process(head.pid).children(recursive=True):
+def _adopt_orphans() -> None:
+    """What a killed head leaves behind becomes ours, so that it can be found and ended. Linux only."""
+    if sys.platform == "linux":
+        set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
+        ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def _end_descendants(me: psutil.Process) -> None:
+    """Ray's own processes end with their head, but for some that it forgets when it was killed."""
+    _, alive = psutil.wait_procs(me.children(recursive=True), timeout=5)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        head.kill()
-        head.wait()
+    psutil.wait_procs(alive, timeout=5)
 
 
 def main() -> None:
