@@ -46,7 +46,7 @@ BILLING = Workplace(
     values={"first": _FIRST, "last": _LAST, "amount": range(10, 100), "account": range(100, 1000)},
     conventions={
         "action": Convention("mistake", {"too much": "credit", "too little": "charge"}),
-        "code": Convention("service", {"storage": "shed", "towing": "boat", "repairs": "tools"}),
+        "code": Convention("service", {"storage": "warehouse", "towing": "boat", "repairs": "workshop"}),
     },
     procedure=(
         Step("find", {"name": "{last}, {first}"}, answer="A{account}", reads=True),
@@ -67,9 +67,9 @@ HELPDESK = Workplace(
     request="{first} {last}, {status}, {trouble} {tool}.",
     values={"first": _FIRST, "last": _LAST},
     conventions={
-        "kind": Convention("status", {"employee": "internal", "guest": "external"}),
+        "kind": Convention("status", {"employee": "staff", "guest": "visitor"}),
         "action": Convention("trouble", {"forgot the password for": "reset", "needs access to": "grant"}),
-        "system": Convention("tool", {"mail": "post", "the wiki": "pages", "payroll": "money"}),
+        "system": Convention("tool", {"mail": "post", "the wiki": "pages", "payroll": "salary"}),
     },
     procedure=(
         Step("verify", {"user": "{first}@{last}", "kind": "{kind}"}, reads=True),
@@ -82,21 +82,21 @@ OPS = Workplace(
     instance="orchard/ops",
     system="Orchard operations.",
     tools=(
-        Tool("silence", ("host", "window")),
-        Tool("restart", ("host", "mode")),
-        Tool("rollback", ("host", "mode")),
+        Tool("silence", ("host", "zone")),
+        Tool("restart", ("host", "keep")),
+        Tool("rollback", ("host", "keep")),
         Tool("elect", ("host", "token")),
     ),
     request="{service}-{number} in {place} {symptom}.",
     values={"number": range(10, 1000)},
     conventions={
-        "window": Convention("place", {"production": "long", "staging": "short"}),
+        "zone": Convention("place", {"production": "prod", "testing": "test"}),
         "action": Convention("symptom", {"crashed": "restart", "has a bad release": "rollback"}),
-        "mode": Convention("service", {"api": "drain", "mail": "queue", "search": "index"}),
+        "keep": Convention("service", {"api": "requests", "mail": "letters", "search": "queries"}),
     },
     procedure=(
-        Step("silence", {"host": "{service}-{number}", "window": "{window}"}),
-        Step("{action}", {"host": "{service}-{number}", "mode": "{mode}"}),
+        Step("silence", {"host": "{service}-{number}", "zone": "{zone}"}),
+        Step("{action}", {"host": "{service}-{number}", "keep": "{keep}"}),
     ),
     obstacles=(Obstacle("E_QUORUM", 1, Step("elect", {"host": "{service}-{number}", "token": "T5"})),),
 )
