@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from looper.jobs.consolidation.device import Device, pick_device
@@ -42,7 +43,11 @@ def device() -> Device:
 
 @pytest.fixture(scope="session")
 def one_process() -> Iterator[None]:
-    """torch.distributed with this process alone, as Ray Train sets it up in a worker."""
+    """torch.distributed with this process alone, as Ray Train sets it up in a worker.
+
+    On one thread: OpenMP's threads spin while they wait, which is slow for tiny models on a machine that is busy.
+    """
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with pytest.MonkeyPatch.context() as environment:
         for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
