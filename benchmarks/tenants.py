@@ -1,8 +1,7 @@
 """Ten real tenants through the front door: ingest, one ``looper consolidate``, then each published skill by its name.
 
 ``python -m looper.benchmarks.tenants FOLDER --home HOME --out docs/results`` runs the commands that a person would,
-on a folder with one folder of tau2 simulations per tenant, and writes what it saw as Markdown and JSON. Run again on
-the same home, it goes on where it stopped.
+on a folder with one folder of tau2 simulations per tenant, and writes what it saw as Markdown and JSON.
 """
 
 import argparse
@@ -73,12 +72,10 @@ class _Commands:
 
     def consolidate(self, tenants: list[str], flags: list[str]) -> list[dict[str, Any]]:
         names = [f"{tenant}/{INSTANCE}" for tenant in tenants]
-        known = json.loads(self._run("jobs", "list", "--json"))
-        if not known:
+        ended: list[dict[str, Any]] = json.loads(
             self._run("consolidate", *names, "--wait", *flags, "--json", check=False)
-            known = json.loads(self._run("jobs", "list", "--json"))
-        newest = {job["instance"]: job for job in reversed(known)}
-        return [newest[name] for name in names]
+        )
+        return ended
 
     def ask(self, instances: list[str]) -> dict[str, str]:
         """What each skill answers over HTTP, by its name."""

@@ -27,6 +27,7 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
     model_dir = prepare(settings.base, settings.models_dir)
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     with local_ray():
+        _listen(stop)  # again: Ray has put a handler of its own in place, which ends the process where it stands
         url = deploy(settings, model_dir)
         state = read_state(settings)
         if state is not None:
@@ -40,14 +41,17 @@ def _leave_with(parent: int, stop: threading.Event) -> None:
     stop.set()
 
 
-def main() -> None:
-    stop = threading.Event()
-
+def _listen(stop: threading.Event) -> None:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+
+
+def main() -> None:
+    stop = threading.Event()
+    _listen(stop)
     threading.Thread(target=_leave_with, args=(os.getppid(), stop), daemon=True).start()
     run_head(load_settings(**json.load(sys.stdin)), stop)
 

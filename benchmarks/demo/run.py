@@ -120,11 +120,14 @@ def _consolidate(
 
 
 def _wanted(instance: InstanceName, catalog: Catalog, settings: Settings) -> Consolidation:
-    """The consolidation of all that was ingested: an earlier run's, finished or not, or a new one."""
+    """The consolidation of all that was ingested: what an earlier run published or left unfinished, or a new one."""
     batches = {batch.id for batch in catalog.batches(instance)}
     for job in catalog.consolidations(instance=instance):
-        good = not job.state.final or job.state == State.PUBLISHED
-        if good and (job.base, job.recipe, set(job.batches)) == (settings.base, RECIPE, batches):
+        if job.state == State.PUBLISHED and (job.base, job.recipe, set(job.batches)) == (
+            settings.base,
+            RECIPE,
+            batches,
+        ):
             return job
     (job,) = submit(catalog, settings, [instance], RECIPE)
     return job

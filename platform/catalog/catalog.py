@@ -134,24 +134,30 @@ class Catalog:
     def submit(self, instance: InstanceName, *, base: str, recipe: Recipe) -> Consolidation:
         """Queue a consolidation of the batches that no published or waiting one holds.
 
-        Raises NotFound for an unknown instance and InvalidInput when there is nothing new.
+        Submitted again before it has ended, the same is not queued twice: the one that waits is returned. Raises
+        NotFound for an unknown instance and InvalidInput when there is nothing new.
         """
         now = _now()
         with self._write() as sql:
             # The instance's row is locked, so that two submissions at once do not take the same batches.
             _require(sql, instance, lock=True)
             taken: set[str] = set()
+            waiting: Consolidation | None = None
             for row in sql.execute(
-                select(t.consolidations.c.batches).where(
+                select(t.consolidations).where(
                     _is(t.consolidations, instance),
                     t.consolidations.c.state.not_in([State.REJECTED, State.FAILED, State.CANCELLED]),
                 )
             ):
                 taken.update(row.batches)
+                if row.state != State.PUBLISHED:
+                    waiting = _to_consolidation(row)
             known = sql.scalars(
                 select(t.batches.c.id).where(_is(t.batches, instance)).order_by(t.batches.c.created_at, t.batches.c.id)
             )
             new = [batch for batch in known if batch not in taken]
+            if not new and waiting is not None and (waiting.base, waiting.recipe) == (base, recipe):
+                return waiting
             if not new:
                 raise InvalidInput(
                     f"instance {instance} has no new trajectories to consolidate: "

@@ -75,8 +75,9 @@ def test_submission_needs_new_trajectories(catalog: Catalog) -> None:
     catalog.add_batch(DESK, "b1", source="x", trajectories=1)
     first = catalog.submit(DESK, base="b", recipe=Recipe())
     assert (first.batches, first.state, first.parent) == (("b1",), State.QUEUED, None)
+    assert catalog.submit(DESK, base="b", recipe=Recipe()) == first, "the same again is not queued twice"
     with pytest.raises(InvalidInput, match="no new trajectories"):
-        catalog.submit(DESK, base="b", recipe=Recipe())
+        catalog.submit(DESK, base="b", recipe=Recipe(rank=8))
     catalog.cancel(first.id)
     assert catalog.submit(DESK, base="b", recipe=Recipe()).batches == ("b1",)
 
