@@ -78,7 +78,7 @@ def _fit(run: TrainingRun) -> None:
         train_loop_config={"run": run},
         torch_config=TorchConfig(backend=_collectives()),
         scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=_has_gpu()),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # Ray declares its older one to type checkers
             name="train",
             storage_path=str(folder),
             failure_config=FailureConfig(max_failures=settings.restarts),

@@ -90,28 +90,34 @@ def test_a_cohort_goes_from_trajectories_to_published_adapters(
         assert catalog.version(str(second.digest)).parent == ended[0].digest
 
 
-def test_a_killed_worker_resumes_and_comes_to_the_same_adapter(
+def test_a_killed_worker_goes_on_from_its_checkpoint(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0})
     settings = settings.model_copy(update={"consolidation": limits})
     job = queue("acme/red", count=40, epochs=15)
     killed: list[int] = []
+    steps: list[int] = []
 
     def kill() -> None:
-        wait_for(lambda: any(key.endswith("complete.json") for key in store.list(keys.checkpoints(job.id))))
+        wait_for(lambda: _newest_step(store, job) > 0)
         killed.extend(_training_workers())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        while not (now := catalog.consolidation(job.id)).state.final:
+            assert now.progress is not None
+            steps.append(now.progress.step)
+            time.sleep(0.05)
 
     killer = threading.Thread(target=kill)
     killer.start()
     (ended,) = foreman.run_once(catalog, store, settings, base_dir, "me")
     killer.join()
     assert len(killed) == 1
+    assert steps == sorted(steps), "training began anew"
     assert ended.state is State.PUBLISHED, ended.reason
     assert ended.progress is not None
-    assert ended.progress.step == ended.progress.steps
+    assert ended.progress.step == ended.progress.steps == 120
 
 
 def _training_workers() -> list[int]:
