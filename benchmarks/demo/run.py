@@ -34,7 +34,7 @@ from looper.platform.tenancy import issue_key
 from looper.platform.trajectories.ingest import ingest
 from looper.serve.app import deploy
 
-RECIPE = Recipe(rank=16, alpha=32, learning_rate=1e-3, epochs=3, batch_size=8, max_context=512)
+RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_context=512)
 GYM_SEED = 0
 """That ``examples/`` was made from; the gym draws the same tasks from it again, to judge the answers."""
 SHOWN_AS = {
@@ -74,8 +74,8 @@ def run_demo(examples: Path, out: Path) -> None:
     report_.draw(report, out / "demo.png")
     console.print()
     console.print(report_.to_table(report))
-    console.print(Text(report_.in_words(report)))
-    console.print(Text(f"picture: {out / 'demo.png'}   numbers: {out / 'demo.json'}"))
+    console.print(Text(report_.in_words(report)), soft_wrap=True)
+    console.print(Text(f"picture: {out / 'demo.png'}   numbers: {out / 'demo.json'}"), soft_wrap=True)
 
 
 def _ingest(examples: Path, catalog: Catalog, store: ObjectStore, stages: Stages) -> list[InstanceName]:

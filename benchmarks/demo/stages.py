@@ -57,7 +57,7 @@ class Stages:
         name, line = self.running, self._line()
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - self._began, 2)
         self.running = None
-        self._console.print(Text.assemble(("✓ ", "green"), (f"{name:<12}", "bold"), line))
+        self._console.print(Text.assemble(("✓ ", "green"), (f"{name:<12}", "bold"), line), soft_wrap=True)
 
     def _line(self) -> str:
         return f"{time.monotonic() - self._began:6.1f} s  {self._note}"
@@ -66,7 +66,7 @@ class Stages:
         if not self._console.is_terminal:
             while not self._stop.wait(HEARTBEAT_S):
                 if self.running:
-                    self._console.print(Text(f"  {self.running:<12}{self._line()}"))
+                    self._console.print(Text(f"  {self.running:<12}{self._line()}"), soft_wrap=True)
             return
         spinner = Spinner("dots")
         with Live(spinner, console=self._console, refresh_per_second=8, transient=True):
