@@ -137,7 +137,7 @@ def test_interrupted_work_is_given_back_and_another_foreman_goes_on(
 ) -> None:
     limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0})
     settings = settings.model_copy(update={"consolidation": limits})
-    job = queue("acme/red", count=40, epochs=60)
+    job = queue("acme/red", count=40, epochs=40)
 
     def checkpoint_after(step: int) -> Callable[[], bool]:
         return lambda: _newest_step(store, job) > step
