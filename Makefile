@@ -10,6 +10,8 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements/core.in)
 READY := $(VENV)/ready-$(MACHINE)
 # uv does not read pip's settings, so a folder of wheels that pip is told of is handed over.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+# OpenMP's threads spin while they wait; many processes on few cores slow each other down by that, many times over.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test lint format bench lock environment
 

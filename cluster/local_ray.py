@@ -39,7 +39,7 @@ def _quieten() -> None:
     """Ray tells of its execution plans on standard error; who looks for them finds them in its log files."""
     import ray.data  # noqa: F401 (its import sets its logger's level, so that must come first)
 
-    for name in ("ray", "ray.data", "ray.train"):
+    for name in ("ray", "ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

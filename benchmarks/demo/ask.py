@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import openai
@@ -10,7 +11,7 @@ import openai
 from looper.benchmarks.gym.episode import Message, run_episode
 from looper.benchmarks.gym.workplace import Task
 
-ANSWER_TOKENS = 80
+ANSWER_TOKENS = 64
 """More than any turn of an expert takes; a base model that rambles is cut here."""
 
 
@@ -32,7 +33,7 @@ def solve_all(questions: Sequence[Question], *, at_once: int, done: Callable[[in
 
     def solve(question: Question) -> bool:
         nonlocal ended
-        solved = run_episode(question.task, lambda messages, tools: _answer(question, messages, tools)).success
+        solved = run_episode(question.task, partial(_answer, question), end_loops=True).success
         ended += 1
         done(ended)
         return solved

@@ -41,9 +41,14 @@ class EpisodeResult:
         return sum(turn.correct for turn in self.turns) / len(self.turns)
 
 
-def run_episode(task: Task, act: Act, max_turns: int = MAX_TURNS) -> EpisodeResult:
-    """Let ``act`` work on ``task`` until it answers without a call, at most ``max_turns`` times."""
+def run_episode(task: Task, act: Act, max_turns: int = MAX_TURNS, *, end_loops: bool = False) -> EpisodeResult:
+    """Let ``act`` work on ``task`` until it answers without a call, at most ``max_turns`` times.
+
+    With ``end_loops``, an agent that makes the same calls twice in a row, and is answered the same, has failed: asking
+    a model for the rest of its loop costs time and tells nothing.
+    """
     simulation, messages, turns = Simulation(task), task.messages(), []
+    before: tuple[tuple[Call | None, ...], list[str]] | None = None
     for _ in range(max_turns):
         expected = simulation.expected()
         answer = act(messages, task.tools())
@@ -54,9 +59,14 @@ def run_episode(task: Task, act: Act, max_turns: int = MAX_TURNS) -> EpisodeResu
         if not calls:
             return EpisodeResult(messages, tuple(turns), simulation.solved)
         messages[-1]["tool_calls"] = raw_calls
+        observations = []
         for raw, call in zip(raw_calls, calls, strict=True):
             observation = "E_ARGS" if call is None else simulation.call(call.tool, call.arguments)
             messages.append({"role": "tool", "tool_call_id": raw["id"], "content": observation})
+            observations.append(observation)
+        if end_loops and (calls, observations) == before:
+            break
+        before = (calls, observations)
     return EpisodeResult(messages, tuple(turns), success=False)
 
 

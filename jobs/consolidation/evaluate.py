@@ -13,7 +13,7 @@ from looper.jobs.consolidation.tenant import collate
 from looper.platform.domain.consolidation import Scores
 from looper.platform.domain.errors import InvalidInput
 
-MOST_TOKENS = 16_384
+MOST_TOKENS = 8_192
 """Held-out tokens that are judged at most: some hundred actions, and on two cores well under a minute."""
 BATCH_TOKENS = 4_096
 
