@@ -65,7 +65,7 @@ class Simulation:
                 if obstacle.remedy.call(self._task.facts) != call:
                     return "E_REFUSED"
                 self._met.remove(obstacle)
-                return "ok"
+                return obstacle.remedy.answer.format_map(self._task.facts)
         return "E_STATE"
 
     def _work(self, made: Call) -> str:

@@ -48,7 +48,8 @@ class Step:
 
     tool: str
     arguments: Mapping[str, str]
-    answer: str = "ok"
+    answer: str
+    """What the tool says: its own word for done, or a fact that only it knows."""
     reads: bool = False
 
     def call(self, facts: Mapping[str, str]) -> Call:

@@ -2,17 +2,16 @@
 
 from looper.benchmarks.gym.workplace import Convention, Obstacle, Step, Tool, Workplace
 
+# Names that are one token to most tokenizers: what is to be learned is the house's ways, not spelling.
 # fmt: off
 _FIRST = (
-    "Ada", "Amir", "Anna", "Boris", "Carla", "Chen", "Diego", "Elena", "Emma", "Farid", "Greta", "Hana", "Hugo", "Ines",
-    "Ivan", "Jana", "Jonas", "Karim", "Kofi", "Lara", "Leon", "Lina", "Luis", "Maria", "Marta", "Milan", "Mona",
-    "Nadia", "Nina", "Omar", "Oscar", "Paula", "Pedro", "Rosa", "Samir", "Sara", "Tara", "Tomas", "Vera", "Yusuf",
+    "Adam", "Alice", "Andrew", "Anna", "Ben", "Bob", "Carl", "Chris", "Daniel", "David", "Emily", "Frank", "George",
+    "Henry", "Jack", "Jane", "Jean", "John", "Kim", "Louis", "Maria", "Mark", "Mary", "Paul", "Peter", "Rose", "Sam",
+    "Sarah", "Tom", "Victor",
 )
 _LAST = (
-    "Adams", "Baker", "Becker", "Brown", "Carter", "Castro", "Cohen", "Costa", "Diaz", "Evans", "Fischer", "Fox",
-    "Garcia", "Gray", "Haddad", "Hill", "Ito", "Jensen", "Khan", "King", "Kumar", "Lane", "Lopez", "Meyer", "Mills",
-    "Moreno", "Nguyen", "Novak", "Okafor", "Park", "Patel", "Perez", "Petrov", "Reed", "Rossi", "Sato", "Shaw", "Silva",
-    "Stone", "Weber",
+    "Adams", "Anderson", "Bell", "Brown", "Clark", "Cook", "Davis", "Green", "Hall", "Hill", "Jackson", "Johnson",
+    "Jones", "King", "Lewis", "Long", "Miller", "Park", "Price", "Smith", "Snow", "Stone", "Taylor", "White", "Wood",
 )
 # fmt: on
 
@@ -27,10 +26,10 @@ DISPATCH = Workplace(
         "lane": Convention("urgency", {"tonight": "fast", "next week": "slow"}),
     },
     procedure=(
-        Step("open", {"ref": "HD-{order}"}, reads=True),
-        Step("book", {"ref": "HD-{order}", "dock": "{dock}", "lane": "{lane}"}),
+        Step("open", {"ref": "HD-{order}"}, answer="opened", reads=True),
+        Step("book", {"ref": "HD-{order}", "dock": "{dock}", "lane": "{lane}"}, answer="booked"),
     ),
-    obstacles=(Obstacle("E_LOCKED", 1, Step("unlock", {"ref": "HD-{order}", "reason": "R7"})),),
+    obstacles=(Obstacle("E_LOCKED", 1, Step("unlock", {"ref": "HD-{order}", "reason": "R7"}, answer="unlocked")),),
 )
 
 BILLING = Workplace(
@@ -38,21 +37,21 @@ BILLING = Workplace(
     system="Harbor billing.",
     tools=(
         Tool("find", ("name",)),
-        Tool("credit", ("account", "amount", "code")),
+        Tool("refund", ("account", "amount", "code")),
         Tool("charge", ("account", "amount", "code")),
-        Tool("reopen", ("account", "form")),
+        Tool("thaw", ("account", "form")),
     ),
-    request="{first} {last} was billed {amount} {mistake} for {service}.",
+    request="{demand} {first} {last} {amount} for {service}.",
     values={"first": _FIRST, "last": _LAST, "amount": range(10, 100), "account": range(100, 1000)},
     conventions={
-        "action": Convention("mistake", {"too much": "credit", "too little": "charge"}),
+        "action": Convention("demand", {"Refund": "refund", "Charge": "charge"}),
         "code": Convention("service", {"storage": "warehouse", "towing": "boat", "repairs": "workshop"}),
     },
     procedure=(
         Step("find", {"name": "{last}, {first}"}, answer="A{account}", reads=True),
-        Step("{action}", {"account": "A{account}", "amount": "{amount}", "code": "{code}"}),
+        Step("{action}", {"account": "A{account}", "amount": "{amount}", "code": "{code}"}, answer="posted"),
     ),
-    obstacles=(Obstacle("E_CLOSED", 1, Step("reopen", {"account": "A{account}", "form": "F12"})),),
+    obstacles=(Obstacle("E_FROZEN", 1, Step("thaw", {"account": "A{account}", "form": "F12"}, answer="thawed")),),
 )
 
 HELPDESK = Workplace(
@@ -72,10 +71,10 @@ HELPDESK = Workplace(
         "system": Convention("tool", {"mail": "post", "the wiki": "pages", "payroll": "salary"}),
     },
     procedure=(
-        Step("verify", {"user": "{first}@{last}", "kind": "{kind}"}, reads=True),
-        Step("{action}", {"user": "{first}@{last}", "system": "{system}"}),
+        Step("verify", {"user": "{first}@{last}", "kind": "{kind}"}, answer="verified", reads=True),
+        Step("{action}", {"user": "{first}@{last}", "system": "{system}"}, answer="saved"),
     ),
-    obstacles=(Obstacle("E_EXPIRED", 1, Step("renew", {"user": "{first}@{last}", "policy": "P30"})),),
+    obstacles=(Obstacle("E_EXPIRED", 1, Step("renew", {"user": "{first}@{last}", "policy": "P30"}, answer="renewed")),),
 )
 
 OPS = Workplace(
@@ -87,18 +86,20 @@ OPS = Workplace(
         Tool("rollback", ("host", "keep")),
         Tool("elect", ("host", "token")),
     ),
-    request="{service}-{number} in {place} {symptom}.",
+    request="{demand} {service}-{number} in {place}.",
     values={"number": range(10, 1000)},
     conventions={
         "zone": Convention("place", {"production": "prod", "testing": "test"}),
-        "action": Convention("symptom", {"crashed": "restart", "has a bad release": "rollback"}),
+        "action": Convention("demand", {"Restart": "restart", "Roll back": "rollback"}),
         "keep": Convention("service", {"api": "requests", "mail": "letters", "search": "queries"}),
     },
     procedure=(
-        Step("silence", {"host": "{service}-{number}", "zone": "{zone}"}),
-        Step("{action}", {"host": "{service}-{number}", "keep": "{keep}"}),
+        Step("silence", {"host": "{service}-{number}", "zone": "{zone}"}, answer="silenced"),
+        Step("{action}", {"host": "{service}-{number}", "keep": "{keep}"}, answer="healthy"),
     ),
-    obstacles=(Obstacle("E_QUORUM", 1, Step("elect", {"host": "{service}-{number}", "token": "T5"})),),
+    obstacles=(
+        Obstacle("E_QUORUM", 1, Step("elect", {"host": "{service}-{number}", "token": "T5"}, answer="elected")),
+    ),
 )
 
 WORKPLACES = {place.instance: place for place in (DISPATCH, BILLING, HELPDESK, OPS)}

@@ -98,7 +98,8 @@ def test_the_mask_covers_the_agents_turns_and_nothing_else(tokenizer: Any) -> No
     pairs = zip(encoded["input_ids"], encoded["assistant_masks"], strict=True)
     masked = tokenizer.decode([token for token, agent in pairs if agent])
     turns = render(tokenizer, EPISODE, TOOLS).split("<|im_start|>")
-    assert masked == "".join(turn.removeprefix("assistant\n") for turn in turns if turn.startswith("assistant\n"))
+    written = [turn.removeprefix("assistant\n") for turn in turns if turn.startswith("assistant\n")]
+    assert masked == "".join(turn.removesuffix("\n") for turn in written)
 
 
 def test_a_local_folder_is_linked_and_left_alone(base_dir: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_several_calls_in_one_turn_are_all_answered() -> None:
     both = calls[0] | {"tool_calls": [made["tool_calls"][0] | {"id": str(i)} for i, made in enumerate(calls)]}
     answers = iter([both, {"role": "assistant", "content": "done"}])
     result = run_episode(task, lambda messages, tools: next(answers))
-    assert observations(result.messages) == ["ok", "ok"]
+    assert observations(result.messages) == ["opened", "booked"]
     assert result.success
 
 
@@ -166,7 +166,7 @@ def test_a_write_with_a_wrong_code_is_accepted_and_missed_at_the_end() -> None:
     task = replace(DISPATCH.task("t", 0), obstacles=())
     simulation = Simulation(task)
     book = DISPATCH.procedure[1].call(task.facts)
-    assert simulation.call(book.tool, {**book.arguments, "dock": "Z0"}) == "ok"
+    assert simulation.call(book.tool, {**book.arguments, "dock": "Z0"}) == "booked"
     assert not simulation.solved
     assert simulation.expected() == book
 
@@ -177,12 +177,12 @@ def test_a_step_before_its_turn_and_a_wrong_remedy_are_refused() -> None:
     remedy = OPS.obstacles[0].remedy.call(task.facts)
     simulation = Simulation(task)
     assert simulation.call(act.tool, act.arguments) == "E_ORDER"
-    assert simulation.call(silence.tool, silence.arguments) == "ok"
+    assert simulation.call(silence.tool, silence.arguments) == "silenced"
     assert simulation.call(act.tool, act.arguments) == "E_QUORUM"
     assert simulation.call(remedy.tool, {**remedy.arguments, "token": "T1"}) == "E_REFUSED"
     assert simulation.expected() == remedy
-    assert simulation.call(remedy.tool, remedy.arguments) == "ok"
-    assert simulation.call(act.tool, act.arguments) == "ok"
+    assert simulation.call(remedy.tool, remedy.arguments) == "elected"
+    assert simulation.call(act.tool, act.arguments) == "healthy"
     assert simulation.solved
 
 
