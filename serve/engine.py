@@ -51,6 +51,9 @@ def engine_settings(serve: ServeSettings, device: Device, cores: int) -> EngineS
     environment = {
         # Ray would set one thread per CPU that the replica asked for.
         "OMP_NUM_THREADS": str(cores),
+        # Threads that spin while they wait take the core from whom they wait for: beside another busy process, a step
+        # takes 20 times as long.
+        "OMP_WAIT_POLICY": "PASSIVE",
         # vLLM compiles its sampler in the step loop, at the first request that samples: it takes a C++ compiler, and
         # seconds in which everyone waits.
         "TORCHDYNAMO_DISABLE": "1",

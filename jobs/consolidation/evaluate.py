@@ -13,8 +13,8 @@ from looper.jobs.consolidation.tenant import collate
 from looper.platform.domain.consolidation import Scores
 from looper.platform.domain.errors import InvalidInput
 
-MOST_TOKENS = 8_192
-"""Held-out tokens that are judged at most: some hundred actions, and on two cores well under a minute."""
+MOST_TOKENS = 6_144
+"""Held-out tokens that are judged at most: several dozen actions, and on two cores a quarter of a minute."""
 BATCH_TOKENS = 4_096
 
 
