@@ -1,7 +1,5 @@
 """Working the queue from a command, for machines on which nothing is up."""
 
-import os
-import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ def work_until_done(
 
     What a process that died still holds is waited for: its lease runs out.
     """
-    owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+    owner = foreman.new_owner()
     while not all(catalog.consolidation(id).state.final for id in ids):
         if not foreman.run_once(catalog, store, settings, model_dir, owner):
             time.sleep(1)

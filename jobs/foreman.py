@@ -38,7 +38,7 @@ LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray")
 
 def run(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, stop: threading.Event) -> None:
     """Work the queue on the current Ray until ``stop`` is set; unfinished work is given back then."""
-    owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+    owner = new_owner()
     while not stop.is_set():
         try:
             idle = not run_once(catalog, store, settings, model_dir, owner, stop)
@@ -47,6 +47,11 @@ def run(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Pat
             idle = True
         if idle:
             stop.wait(IDLE_S)
+
+
+def new_owner() -> str:
+    """A name for one foreman that no other has, and that tells an operator where it runs."""
+    return f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def run_once(
