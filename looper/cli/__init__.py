@@ -54,8 +54,10 @@ def main() -> None:
         app()
     except LooperError as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; nothing is lost: run the command again to go on", status=130)
+    except SystemExit as end:
+        if end.code == 130:  # what typer makes of Ctrl-C, without a word
+            fail("interrupted; nothing is lost: run the command again to go on", status=130)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
