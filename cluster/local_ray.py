@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import psutil
 import ray
 
+from looper.platform.domain.errors import LooperError
+
 _CPUS = max(2, os.cpu_count() or 1)
 """Ray's CPUs are bookkeeping: a trainer and a skill server hold one each, so that even one core must count as two."""
 
@@ -21,6 +23,16 @@ def local_ray() -> Iterator[None]:
     before = set(_children())
     _quieten()
     try:
+        _init()
+        yield
+    finally:
+        started = set(_children()) - before
+        ray.shutdown()
+        _end(started | (set(_children()) - before))
+
+
+def _init() -> None:
+    try:
         ray.init(
             address="local",
             num_cpus=_CPUS,
@@ -28,11 +40,8 @@ def local_ray() -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        yield
-    finally:
-        started = set(_children()) - before
-        ray.shutdown()
-        _end(started | (set(_children()) - before))
+    except Exception as error:  # Ray raises plain Exception, RuntimeError and errors of its own for this
+        raise LooperError(f"Ray did not start; run the command again when the machine is less busy: {error}") from error
 
 
 def _quieten() -> None:

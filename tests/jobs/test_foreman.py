@@ -147,10 +147,13 @@ def test_interrupted_work_is_given_back_and_another_foreman_goes_on(
         os.kill(os.getpid(), signal.SIGINT)
 
     ctrl_c = threading.Thread(target=interrupt)
+    # Where the tests run in a shell's background, SIGINT came in ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     ctrl_c.start()
     with pytest.raises(KeyboardInterrupt):
         foreman.run_once(catalog, store, settings, base_dir, "interrupted")
     ctrl_c.join()
+    signal.signal(signal.SIGINT, before)
     assert catalog.consolidation(job.id).owner is None
     wait_for(lambda: not _training_workers())
 
