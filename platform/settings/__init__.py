@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -29,6 +29,12 @@ class StoreSettings(_Section):
     endpoint_url: str | None = Field(None, description="of an S3 server that is not Amazon's")
     timeout_s: float = Field(20.0, gt=0, description="to connect, and to wait for bytes")
     retries: int = Field(3, ge=0, description="further tries of a request that failed on the way")
+
+    @field_validator("url")
+    @classmethod
+    def _whole_path(cls, url: str | None) -> str | None:
+        """Workers have folders of their own to be in, so a folder is told to them from the root."""
+        return str(Path(url).expanduser().resolve()) if url and "://" not in url else url
 
 
 class CatalogSettings(_Section):
@@ -64,7 +70,11 @@ class Settings(BaseSettings):
         env_prefix="LOOPER_", env_nested_delimiter="__", frozen=True, extra="forbid", yaml_file="looper.yaml"
     )
 
-    home: Path = Field(Path("~/.looper"), description="state of this machine: defaults of the stores, caches, logs")
+    home: Path = Field(
+        Path("~/.looper"),
+        validate_default=True,
+        description="state of this machine: defaults of the stores, caches, logs",
+    )
     base: str = Field("smollm2-135m", description="base model: the bundled smollm2-135m, a folder, or a hub's name")
     store: StoreSettings = StoreSettings()
     catalog: CatalogSettings = CatalogSettings()
@@ -82,9 +92,15 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
 
+    @field_validator("home")
+    @classmethod
+    def _whole_path(cls, home: Path) -> Path:
+        """Settings travel to workers, which have folders of their own to be in."""
+        return home.expanduser().resolve()
+
     @property
     def home_dir(self) -> Path:
-        return self.home.expanduser().resolve()
+        return self.home
 
     @property
     def store_url(self) -> str:

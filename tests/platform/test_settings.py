@@ -35,3 +35,13 @@ def test_a_rank_the_server_refuses_is_refused_at_once(tmp_path: Path) -> None:
 def test_settings_import_nothing_heavy() -> None:
     program = "import looper.platform.settings, sys; print(sorted({'torch', 'ray', 'vllm'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
+
+
+def test_places_are_told_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings travel to Ray's workers, whose working directory is another."""
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(home="state", store={"url": "objects"})
+    assert settings.home_dir == tmp_path / "state"
+    assert settings.store_url == str(tmp_path / "objects")
+    assert load_settings().home_dir.is_absolute()
+    assert load_settings(store={"url": "s3://bucket/x"}).store_url == "s3://bucket/x"
