@@ -33,11 +33,11 @@ class ClusterState(BaseModel):
 
 
 def state_file(settings: Settings) -> Path:
-    return settings.home_dir / "cluster.json"
+    return settings.home / "cluster.json"
 
 
 def log_file(settings: Settings) -> Path:
-    return settings.home_dir / "logs" / "head.log"
+    return settings.home / "logs" / "head.log"
 
 
 def read_state(settings: Settings) -> ClusterState | None:

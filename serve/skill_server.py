@@ -56,7 +56,7 @@ class SkillServer(LLMServer):
         server = cls.sync_init(config, engine_cls=_OneProcess if device == "cpu" else VLLMEngine)
         assert isinstance(server, cls)
         # The lock is the server's for life: another replica on this machine takes another folder.
-        folder, server._folder_lock = claim_folder(settings.home_dir / "adapters")
+        folder, server._folder_lock = claim_folder(settings.home / "adapters")
         server._pager = Pager(servable(settings, model_dir), folder, settings.serve.disk_adapters)
         server._registering = asyncio.Lock()
         await server.start()  # type: ignore[no-untyped-call]

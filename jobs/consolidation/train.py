@@ -72,7 +72,7 @@ def _cause(error: TrainingFailedError) -> BaseException:
 
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
-    folder = run.settings.home_dir / "training-runs" / secrets.token_hex(8)
+    folder = run.settings.home / "training-runs" / secrets.token_hex(8)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"run": run},

@@ -47,7 +47,7 @@ def status(json: Json = False) -> None:
     jobs = Counter(str(job.state) for job in Catalog.open(settings).consolidations())
     answers = bool(state and state.url and healthy(state.url))
     if json:
-        emit_json({"cluster": state, "healthy": answers, "consolidations": jobs, "home": str(settings.home_dir)})
+        emit_json({"cluster": state, "healthy": answers, "consolidations": jobs, "home": str(settings.home)})
         return
     if state is None:
         typer.echo("no cluster is up: looper up")

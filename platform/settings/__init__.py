@@ -99,16 +99,12 @@ class Settings(BaseSettings):
         return home.expanduser().resolve()
 
     @property
-    def home_dir(self) -> Path:
-        return self.home
-
-    @property
     def store_url(self) -> str:
-        return self.store.url or str(self.home_dir / "store")
+        return self.store.url or str(self.home / "store")
 
     @property
     def catalog_url(self) -> str:
-        return self.catalog.url or f"sqlite:///{self.home_dir / 'catalog.sqlite'}"
+        return self.catalog.url or f"sqlite:///{self.home / 'catalog.sqlite'}"
 
     @property
     def models_dir(self) -> Path:

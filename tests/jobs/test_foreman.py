@@ -194,7 +194,7 @@ def test_a_store_that_fails_gives_the_work_back(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     job = queue("acme/red")
-    folder = settings.home_dir / "store" / "examples"
+    folder = settings.home / "store" / "examples"
     folder.write_text("a file where a folder should be")
     with pytest.raises(StoreUnavailable):
         foreman.run_once(catalog, store, settings, base_dir, "me")

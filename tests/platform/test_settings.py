@@ -41,7 +41,7 @@ def test_places_are_told_from_the_root(tmp_path: Path, monkeypatch: pytest.Monke
     """Settings travel to Ray's workers, whose working directory is another."""
     monkeypatch.chdir(tmp_path)
     settings = load_settings(home="state", store={"url": "objects"})
-    assert settings.home_dir == tmp_path / "state"
+    assert settings.home == tmp_path / "state"
     assert settings.store_url == str(tmp_path / "objects")
-    assert load_settings().home_dir.is_absolute()
+    assert load_settings().home.is_absolute()
     assert load_settings(store={"url": "s3://bucket/x"}).store_url == "s3://bucket/x"
