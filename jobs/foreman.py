@@ -131,7 +131,11 @@ class _Foreman:
         trainable = self._each(accepted, lambda job: self._enter_training(job, reports[job.id].failure))
         if trainable:
             self._train(trainable)
-        self._each([job for job in trainable if checkpoint.has_candidate(self.store, job.id)], self._conclude)
+        trained = [job for job in trainable if checkpoint.has_candidate(self.store, job.id)]
+        # What was cancelled, given back or failed on the way is not ours any more. What still is has been lost by its
+        # training run without a word, and given back it would be lost again, for ever.
+        self.fail_all([job for job in trainable if job not in trained], "the training run ended without a candidate")
+        self._each(trained, self._conclude)
 
     def _accept(self, job: Consolidation) -> None:
         if job.base != self.settings.base:
