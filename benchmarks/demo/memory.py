@@ -13,9 +13,10 @@ class PeakMemory:
 
     The sum is of proportional set sizes, in which a page shared by n processes counts 1/n for each, so that Ray's
     shared object store and the libraries are counted once. Where the system has none (not Linux), resident sizes.
+    Walking the pages of gigabytes costs the walked process, too: hence not more than every few seconds.
     """
 
-    def __init__(self, every_s: float = 1.0) -> None:
+    def __init__(self, every_s: float = 5.0) -> None:
         self.bytes = 0
         self._every_s = every_s
         self._stop = threading.Event()
