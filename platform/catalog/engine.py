@@ -8,7 +8,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
@@ -43,28 +43,30 @@ def _sqlite(url: Any) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
+        for pragma in ("foreign_keys=ON", "synchronous=NORMAL"):
             connection.execute(f"PRAGMA {pragma}")
 
     return engine
 
 
 def _migrate(engine: Engine) -> None:
-    script = Config()
-    script.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    newest = ScriptDirectory.from_config(script).get_current_head()
-    with engine.connect() as sql:
-        if MigrationContext.configure(sql).get_current_revision() == newest:
-            return
     if engine.dialect.name == "sqlite" and engine.url.database:
-        with FileLock(f"{engine.url.database}.lock"), engine.begin() as sql:
-            _upgrade(script, sql)
+        # The change to WAL, kept in the file, fails at once where another connection is at work: SQLite doesn't wait.
+        with FileLock(f"{engine.url.database}.lock"):
+            with engine.connect() as sql:
+                sql.exec_driver_sql("PRAGMA journal_mode=WAL")
+            with engine.begin() as sql:
+                _upgrade(sql)
         return
     with engine.begin() as sql:
         sql.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _MIGRATION_LOCK})
-        _upgrade(script, sql)
+        _upgrade(sql)
 
 
-def _upgrade(script: Config, connection: Any) -> None:
-    script.attributes["connection"] = connection
-    command.upgrade(script, "head")
+def _upgrade(sql: Connection) -> None:
+    script = Config()
+    script.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    newest = ScriptDirectory.from_config(script).get_current_head()
+    if MigrationContext.configure(sql).get_current_revision() != newest:
+        script.attributes["connection"] = sql
+        command.upgrade(script, "head")
