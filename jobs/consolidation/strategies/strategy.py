@@ -7,7 +7,7 @@ from random import Random
 from torch import Tensor, nn
 
 from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Factors, Lora
+from looper.jobs.consolidation.lora import Lora
 
 State = dict[str, Tensor]
 """What a strategy keeps, as named tensors: from session to session, or over the steps of one."""
