@@ -4,10 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Lora
+from looper.jobs.consolidation.lora import Factors, Lora
+
+OPTIONS = ConfigDict(allow_inf_nan=False, extra="forbid")
+"""Of the pydantic dataclasses that strategies are: their fields are what a user may set."""
 
 State = dict[str, Tensor]
 """What a strategy keeps, as named tensors: from session to session, or over the steps of one."""
@@ -45,10 +49,14 @@ class Session:
     seed: int
     importance: Callable[[Lora, Sequence[Window]], dict[str, Importance]]
     """Of the update that the given adapter makes, by layer; a backward pass for each of the windows, so give it few."""
+    factor_importance: Callable[[Lora, Sequence[Window]], dict[str, Factors]]
+    """The mean squares of the gradients of ``a`` and ``b``, in their places; at the price of ``importance``."""
     losses: Callable[[Lora, Sequence[Window]], list[float]]
     """The mean loss of each window under the given adapter, in nats per target token."""
     logits: Callable[[Lora, Sequence[Window]], Tensor]
     """``[targets of all windows, vocabulary]`` in float32 under the given adapter, differentiable in it."""
+    old: Sequence[Window] = ()
+    """Old windows that the strategies before this one in a combination train on."""
 
     def rng(self, purpose: str) -> Random:
         """The same for the same session and purpose, after a restart too."""
@@ -89,7 +97,10 @@ class Strategy:
         """After an optimiser step whose mean loss was ``loss``."""
 
     def finish(self, trained: Lora) -> Lora:
-        """The adapter to publish, from the one that was trained. Of whatever rank: the trainer truncates."""
+        """The adapter to publish, from the one that was trained. Of whatever rank: the trainer truncates.
+
+        Where a strategy ``grows``, ``trained`` is the new block, and the whole is returned.
+        """
         return trained
 
     def remember(self, published: Lora) -> State:
