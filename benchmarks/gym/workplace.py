@@ -83,10 +83,13 @@ class Workplace:
     conventions: Mapping[str, Convention]
     procedure: tuple[Step, ...]
     obstacles: tuple[Obstacle, ...]
+    since: str = ""
+    """When these ways came, for a work place that changes them: part of its tasks' ids, so that no two share one."""
 
     def task_ids(self, count: int) -> list[str]:
         """Return the ids of the first ``count`` tasks."""
-        return [f"{self.instance.partition('/')[2]}-{number:03d}" for number in range(count)]
+        name = "-".join(filter(None, (self.instance.partition("/")[2], self.since)))
+        return [f"{name}-{number:03d}" for number in range(count)]
 
     def task(self, task_id: str, seed: int) -> "Task":
         """Draw the task ``task_id``. The same id and seed give the same task, whatever else was drawn."""
