@@ -1,0 +1,114 @@
+"""Which runs the forgetting benchmark consists of. A run is a life: one instance, one strategy, session after session.
+
+1. ``every_strategy``: each strategy once, both bounds among them, at one learning rate and one seed.
+2. ``leaders_and_bounds``: the best of them and both bounds, each over the same learning rates and seeds.
+3. ``steps_and_rank``: sequential training over epochs and ranks, for the power law.
+
+A run is known by its settings alone (``Run.key``), so that phases share what they have in common.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from itertools import product
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from looper.jobs.consolidation.strategies.notation import NAMES
+from looper.platform.domain.consolidation import Recipe
+
+SESSIONS = 5
+
+NONE = "none"
+STRATEGIES = (*NAMES, "replay+ella")
+
+GYM = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_context=512)
+"""About 29 episodes of 105 tokens: 21 steps and 9,000 tokens a session, a minute on two cores."""
+TENANTS = Recipe(rank=16, alpha=32, learning_rate=1e-3, epochs=1, max_steps=14, batch_size=4, max_context=256)
+"""At most 14,000 of a tenant's tokens in windows of 256: a minute and a half on two cores."""
+
+LEADERS = 3
+SEEDS = (0, 1, 2)
+LEARNING_RATES = (0.5, 1.0, 2.0)
+"""Times that of the first phase: both neighbours at a factor of two."""
+EPOCHS = (1, 2, 4, 8)
+RANKS = (2, 8, 32)
+
+
+class Kind(StrEnum):
+    BASE = "base"
+    """Nothing is trained: where forward transfer is measured from."""
+    MULTI_TASK = "multi-task"
+    """Every session's examples at once: the upper bound."""
+    SEQUENCE = "sequence"
+    """Session after session; with the strategy ``none``, the lower bound."""
+
+
+class Run(BaseModel):
+    """Everything that the numbers of one life depend on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind = Kind.SEQUENCE
+    source: str
+    """A work place of the gym, or the name of a folder of tenants."""
+    sessions: int = SESSIONS
+    """How many of the source's sessions are lived through."""
+    base: str
+    """The base model."""
+    recipe: Recipe
+    """How each session is learned, the strategy included; its seed draws the gym's tasks too."""
+
+    @property
+    def key(self) -> str:
+        """Names the run's results: 16 hexadecimal digits of its settings' SHA-256."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """For people: what is run, and where it differs from its fellows."""
+        recipe = self.recipe
+        what = recipe.strategy if self.kind is Kind.SEQUENCE else str(self.kind)
+        return f"{what}, rate {recipe.learning_rate:g}, rank {recipe.rank}, {recipe.epochs} epochs, seed {recipe.seed}"
+
+
+def every_strategy(common: Run, strategies: Iterable[str] = STRATEGIES) -> list[Run]:
+    """Phase 1: each of ``strategies`` as ``common`` is, before them the bare base and the upper bound."""
+    return [base_of(common), _multi_task(common), *(_changed(common, strategy=strategy) for strategy in strategies)]
+
+
+def leaders_and_bounds(common: Run, leaders: Sequence[str]) -> list[Run]:
+    """Phase 2: ``leaders``, sequential training and the upper bound, over ``SEEDS`` and ``LEARNING_RATES``."""
+    runs = []
+    for seed, times in product(SEEDS, LEARNING_RATES):
+        one = _changed(common, seed=seed, learning_rate=common.recipe.learning_rate * times)
+        runs += every_strategy(one, [NONE, *leaders])
+    return list({run.key: run for run in runs}.values())  # one base per seed
+
+
+def steps_and_rank(common: Run) -> list[Run]:
+    """Phase 3: sequential training over ``EPOCHS`` and ``RANKS``, with alpha / rank as it was."""
+    scale = common.recipe.alpha / common.recipe.rank
+    return [
+        _changed(common, strategy=NONE, epochs=epochs, rank=rank, alpha=scale * rank, max_steps=None)
+        for epochs, rank in product(EPOCHS, RANKS)
+    ]
+
+
+def base_of(run: Run) -> Run:
+    """What ``run``'s instance could do before any training: the same for all recipes of one seed and context."""
+    bare = Recipe(seed=run.recipe.seed, max_context=run.recipe.max_context)
+    return run.model_copy(update={"kind": Kind.BASE, "recipe": bare})
+
+
+def _multi_task(common: Run) -> Run:
+    """With as many steps as all sessions of a sequence have together."""
+    steps = common.recipe.max_steps
+    together = _changed(common, strategy=NONE, max_steps=None if steps is None else steps * common.sessions)
+    return together.model_copy(update={"kind": Kind.MULTI_TASK})
+
+
+def _changed(run: Run, **changes: Any) -> Run:
+    """``run`` in a recipe that differs in ``changes``."""
+    return run.model_copy(update={"recipe": run.recipe.model_copy(update=changes)})

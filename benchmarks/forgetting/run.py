@@ -1,0 +1,140 @@
+"""Live the runs of a plan, lesson by lesson, and keep every row: what was interrupted goes on where it was.
+
+Under the output folder, ``runs/<key>/run.json`` holds a run's settings, ``<n>.json`` the row after its lesson n, and
+``<n>.saved`` what the learner goes on from. A row is written last of the three and at once, so that a row that is there
+is whole. A run whose recipe cannot learn (no number for a loss) leaves ``failed.txt`` with the reason instead of
+stopping the others; it is tried again when that file is removed.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from looper.benchmarks.forgetting.learner import Learner, Score
+from looper.benchmarks.forgetting.plan import Kind, Run
+from looper.benchmarks.forgetting.sources import Session
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.example import Example
+
+SessionsOf = Callable[[Run], Sequence[Session]]
+"""The sessions of a run's source, drawn by its seed; as many as ``run.sessions``."""
+
+
+class Row(BaseModel):
+    """One evaluation of an instance on every session's held-out tasks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scores: tuple[Score, ...]
+    """By session."""
+    steps: int
+    """Optimiser steps of the lesson before it."""
+    learning_s: float
+    judging_s: float
+
+
+class Result(BaseModel):
+    """A run that came to its end: a row per lesson, or the reason why it has too few."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: Run
+    rows: tuple[Row, ...]
+    failure: str | None = None
+
+
+class Progress(NamedTuple):
+    """The run at work is number ``place`` of ``runs``, from 1; ``done`` of its ``lessons`` are over."""
+
+    run: Run
+    place: int
+    runs: int
+    done: int
+    lessons: int
+
+
+Notify = Callable[[Progress], None]
+
+
+def execute(runs: Sequence[Run], sessions_of: SessionsOf, learner: Learner, out: Path, notify: Notify) -> list[Result]:
+    """Do what is missing of ``runs`` and return all their results, in order. A run that cannot learn stops no other."""
+
+    def live(place: int, run: Run) -> Result:
+        sessions = sessions_of(run)
+        count = len(lessons(run, sessions))
+        return _live(run, sessions, learner, out, lambda done: notify(Progress(run, place, len(runs), done, count)))
+
+    return [_result(run, out) or live(place, run) for place, run in enumerate(runs, start=1)]
+
+
+def lessons(run: Run, sessions: Sequence[Session]) -> list[tuple[Example, ...]]:
+    """What the instance is given to learn, in turn; it is judged after each. The base is given nothing, once."""
+    if run.kind is Kind.BASE:
+        return [()]
+    if run.kind is Kind.MULTI_TASK:
+        return [tuple(example for session in sessions for example in session.train)]
+    return [session.train for session in sessions]
+
+
+def _live(run: Run, sessions: Sequence[Session], learner: Learner, out: Path, over: Callable[[int], None]) -> Result:
+    """``over`` is told how many lessons are."""
+    folder = _folder(run, out)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "run.json", run.model_dump_json(indent=1).encode())
+    rows, todo = _rows(folder), lessons(run, sessions)
+    learner.begin(run)
+    if rows:
+        learner.load((folder / f"{len(rows) - 1}.saved").read_bytes())
+    for number, lesson in enumerate(todo[len(rows) :], start=len(rows)):
+        over(number)
+        try:
+            row = _take(lesson, sessions, learner)
+        except InvalidInput as error:
+            _write(folder / "failed.txt", str(error).encode())
+            return Result(run=run, rows=tuple(rows), failure=str(error))
+        if lesson:
+            _write(folder / f"{number}.saved", learner.save())
+        _write(folder / f"{number}.json", row.model_dump_json(indent=1).encode())
+        rows.append(row)
+    over(len(todo))
+    return Result(run=run, rows=tuple(rows))
+
+
+def _take(lesson: Sequence[Example], sessions: Sequence[Session], learner: Learner) -> Row:
+    began = time.monotonic()
+    steps = learner.learn(lesson) if lesson else 0
+    learned = time.monotonic()
+    scores = tuple(learner.judge(session.holdout) for session in sessions)
+    return Row(scores=scores, steps=steps, learning_s=learned - began, judging_s=time.monotonic() - learned)
+
+
+def _result(run: Run, out: Path) -> Result | None:
+    """What an earlier execution left, if it left all."""
+    folder = _folder(run, out)
+    rows = tuple(_rows(folder))
+    failed = folder / "failed.txt"
+    if failed.exists():
+        return Result(run=run, rows=rows, failure=failed.read_text())
+    wanted = run.sessions if run.kind is Kind.SEQUENCE else 1
+    return Result(run=run, rows=rows) if len(rows) == wanted else None
+
+
+def _rows(folder: Path) -> list[Row]:
+    rows: list[Row] = []
+    while (file := folder / f"{len(rows)}.json").exists():
+        rows.append(Row.model_validate_json(file.read_bytes()))
+    return rows
+
+
+def _folder(run: Run, out: Path) -> Path:
+    return out / "runs" / run.key
+
+
+def _write(file: Path, content: bytes) -> None:
+    """All or nothing."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_bytes(content)
+    partial.replace(file)

@@ -1,0 +1,96 @@
+"""Where sessions come from: a work place of the gym that lives on, or real tenants one after the other.
+
+Trajectories take the way that consolidation takes (``looper.jobs.synthesis``): the same reader, the same rejections,
+the same rendering, the same split by task.
+
+**Real tenants.** A folder with one folder of tau2 simulations per tenant is lived through as one agent that is moved
+from business to business: five tenants are five sessions. One tenant's simulations in five parts would be two to four
+episodes a session with one held out, all of them under one policy with one set of tools: little to forget, and less to
+measure it on. A tenant's whole record is 10 to 20 episodes, of which about a quarter is held out, and its tools and
+policy are its own: what comes later does contradict. The tenants' tasks are far beyond a small model, so that the share
+of right calls (next-action accuracy) is measured there, not of tasks solved.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from looper.benchmarks.gym.generate import Recorded
+from looper.benchmarks.gym.policies import run_expert
+from looper.benchmarks.gym.sessions import HOLDOUT, TASKS, sessions
+from looper.benchmarks.gym.workplace import Workplace
+from looper.benchmarks.gym.workplaces import WORKPLACES
+from looper.jobs.synthesis.run import Row, divide, rows_of
+from looper.jobs.synthesis.table import read_examples
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.example import Example
+from looper.platform.domain.trajectory import Trajectory
+from looper.platform.trajectories.ingest import read_path
+from looper.platform.trajectories.readers.openai_chat import READER
+
+TENANTS = 5
+
+
+@dataclass(frozen=True)
+class Session:
+    """What an instance lives through between two consolidations: new examples, and the tasks kept from training."""
+
+    name: str
+    train: tuple[Example, ...]
+    holdout: tuple[Example, ...]
+
+
+def gym_sessions(instance: str, seed: int) -> list[Session]:
+    """The sessions of a work place as its expert works there, every episode a success; ``seed`` draws the tasks.
+
+    Raises InvalidInput if there is no such work place, or it has no sessions.
+    """
+    if instance not in WORKPLACES:
+        raise InvalidInput(f"there is no work place {instance!r}: choose one of {', '.join(WORKPLACES)}")
+    return [_session(place.since, rows_of(_played(place, seed))) for place in sessions(WORKPLACES[instance])]
+
+
+def tenant_sessions(folder: Path) -> list[Session]:
+    """The ``TENANTS`` tenants below ``folder`` with the most examples, in the order of their names.
+
+    A tenant whose held-out episodes call no tool is left out: there would be no action to judge. Raises InvalidInput if
+    too few are left.
+    """
+    tenants = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    lived = [_session(tenant.name, _rows_of_tenant(tenant)) for tenant in tenants]
+    usable = sorted(filter(_has_actions, lived), key=lambda session: -_size(session))[:TENANTS]
+    if len(usable) < TENANTS:
+        raise InvalidInput(
+            f"{folder} has {len(usable)} folders with held-out tool calls to judge: {TENANTS} are needed"
+        )
+    return sorted(usable, key=lambda session: session.name)
+
+
+def _played(place: Workplace, seed: int) -> list[Trajectory]:
+    tasks = [place.task(task_id, seed) for task_id in place.task_ids(TASKS)]
+    return [READER.trajectory(orjson.loads(Recorded(task, None, run_expert(task)).line())) for task in tasks]
+
+
+def _rows_of_tenant(tenant: Path) -> list[Row]:
+    """Task ids are unique within a tenant only: they get its name before them."""
+    return [row for _, batch in read_path(tenant) for row in rows_of(_of_tenant(tenant.name, batch))]
+
+
+def _of_tenant(tenant: str, batch: Iterable[Trajectory]) -> list[Trajectory]:
+    return [trajectory.model_copy(update={"task_id": f"{tenant}/{trajectory.task_id}"}) for trajectory in batch]
+
+
+def _session(name: str, rows: Sequence[Row]) -> Session:
+    _, parts = divide(rows, HOLDOUT)
+    train, holdout = (tuple(read_examples(parts[part])) for part in ("train.parquet", "holdout.parquet"))
+    return Session(name, train, holdout)
+
+
+def _has_actions(session: Session) -> bool:
+    return any(turn.weight and turn.tool_calls for example in session.holdout for turn in example.turns)
+
+
+def _size(session: Session) -> int:
+    return len(session.train) + len(session.holdout)
