@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from looper.cli import bring_up, chat, consolidate, demo, ingest, instances, jobs, skills, tenants
+from looper.cli import bench, bring_up, chat, consolidate, demo, ingest, instances, jobs, skills, tenants
 from looper.cli.output import fail
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command()(consolidate.consolidate)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(skills.app, name="skills")
 app.command()(chat.chat)
+app.add_typer(bench.app, name="bench")
 
 
 def _version(show: bool) -> None:

@@ -1,0 +1,72 @@
+"""``looper bench``"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from looper.cli.output import Json, emit_json, progress
+
+if TYPE_CHECKING:
+    from looper.benchmarks.forgetting.learner import Learner
+    from looper.benchmarks.forgetting.run import Progress
+    from looper.platform.settings import Settings
+
+app = typer.Typer(help="Benchmarks; what was measured already is not measured again.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def forgetting(
+    source: Annotated[
+        str, typer.Option(help="A work place of the gym with sessions, or a folder of tenants' trajectories.")
+    ] = "harbor/dispatch",
+    out: Annotated[Path, typer.Option(help="Folder for every run's numbers and adapters, and for the report.")] = Path(
+        "forgetting"
+    ),
+    phase: Annotated[
+        int, typer.Option(help="1: every strategy once; 2: the leaders over seeds and rates; 3: steps and rank.")
+    ] = 1,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two strategies and two sessions, to see that it works.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Let instances live through sessions under every strategy, and measure what they forget.
+
+    Example: `looper bench forgetting --source harbor/dispatch --out forgetting`
+    """
+    from rich.console import Console
+
+    from looper.benchmarks.forgetting.bench import bench
+    from looper.benchmarks.forgetting.report import to_table
+    from looper.benchmarks.machine import describe
+    from looper.platform.settings import load_settings
+
+    settings = load_settings()
+    learner = _learner(settings)
+    with progress() as display:
+        line = display.add_task("forgetting", total=None, note="")
+
+        def notify(at: "Progress") -> None:
+            name = f"{at.place} of {at.runs}: {at.run.name}"
+            note = f"{at.done} of {at.lessons} sessions"
+            display.update(line, description=name, completed=at.done, total=at.lessons, note=note)
+
+        found = bench(source, settings.base, learner, out, machine=describe(), phase=phase, quick=quick, notify=notify)
+    if json:
+        emit_json(found)
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(to_table(found))
+
+
+def _learner(settings: "Settings") -> "Learner":
+    """Who learns: the trainer, on ``settings.base``."""
+    from looper.platform.domain.errors import InvalidInput
+
+    raise InvalidInput("looper bench forgetting has no trainer to learn with in this version")
