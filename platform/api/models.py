@@ -5,7 +5,16 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from looper.platform.catalog import Catalog, Event
-from looper.platform.domain.consolidation import Consolidation, Progress, Recipe, State, Verdict, Version
+from looper.platform.domain.consolidation import (
+    HIGHEST_PRIORITY,
+    LOWEST_PRIORITY,
+    Consolidation,
+    Progress,
+    Recipe,
+    State,
+    Verdict,
+    Version,
+)
 from looper.platform.domain.names import InstanceName
 
 
@@ -37,6 +46,9 @@ class Submission(_Model):
 
     instances: list[str] = Field(min_length=1)
     recipe: Recipe | None = Field(None, description="default: the cluster's own")
+    priority: int = Field(
+        0, ge=LOWEST_PRIORITY, le=HIGHEST_PRIORITY, description="higher ones are worked on before any lower one"
+    )
 
 
 class ConsolidationInfo(_Model):
@@ -46,12 +58,15 @@ class ConsolidationInfo(_Model):
     base: str
     recipe: Recipe
     batches: int
-    parent: str | None
+    parent: str | None = Field(description="digest of the version it starts from; decided when work on it begins")
+    priority: int
     reason: str | None
     verdict: Verdict | None
     digest: str | None
     progress: Progress | None
-    created_at: datetime
+    created_at: datetime = Field(description="when it was submitted")
+    started_at: datetime | None = Field(description="when work on it began")
+    ended_at: datetime | None
     updated_at: datetime
 
     @classmethod

@@ -86,7 +86,8 @@ def control_plane(settings: Settings, catalog: Catalog, store: ObjectStore) -> A
     @router.post("/consolidations", status_code=status.HTTP_202_ACCEPTED, summary="Submit consolidations")
     def consolidate(tenant: Tenant, submission: Submission) -> list[ConsolidationInfo]:
         instances = [named(tenant, instance) for instance in submission.instances]
-        return [ConsolidationInfo.of(job) for job in submit(catalog, settings, instances, submission.recipe)]
+        jobs = submit(catalog, settings, instances, submission.recipe, submission.priority)
+        return [ConsolidationInfo.of(job) for job in jobs]
 
     @router.get("/consolidations", summary="The tenant's consolidations, newest first")
     def list_consolidations(

@@ -9,15 +9,16 @@ from looper.platform.settings import Settings
 
 
 def submit(
-    catalog: Catalog, settings: Settings, instances: Sequence[InstanceName], recipe: Recipe | None
+    catalog: Catalog, settings: Settings, instances: Sequence[InstanceName], recipe: Recipe | None, priority: int = 0
 ) -> list[Consolidation]:
     """Queue one consolidation per instance.
 
-    A recipe that the server would refuse, or an unknown instance, refuses the whole request before anything is queued.
+    A recipe that the server would refuse, a priority out of range or an unknown instance refuses the whole request
+    before anything is queued.
     """
     recipe = recipe or settings.consolidation.recipe
     settings.check_recipe(recipe)
     unique = list(dict.fromkeys(instances))
     for instance in unique:
         catalog.check_instance(instance)
-    return [catalog.submit(instance, base=settings.base, recipe=recipe) for instance in unique]
+    return [catalog.submit(instance, base=settings.base, recipe=recipe, priority=priority) for instance in unique]

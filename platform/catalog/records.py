@@ -4,6 +4,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from looper.platform.domain.consolidation import TrainerShape
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -37,3 +39,11 @@ class Event(_Record):
     instance: str
     consolidation: str | None
     what: str
+
+
+class Demand(_Record):
+    """A trainer that is wanted: the base and shape that it must have, and how many consolidations wait for it."""
+
+    base: str
+    shape: TrainerShape
+    waiting: int

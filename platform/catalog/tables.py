@@ -16,6 +16,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 
 metadata = MetaData(
@@ -97,6 +98,8 @@ consolidations = Table(
     Column("base", Text, nullable=False),
     Column("recipe", JSON, nullable=False),
     Column("batches", JSON, nullable=False),
+    Column("shape", String(16), nullable=False, server_default="plain"),
+    Column("priority", Integer, nullable=False, server_default="0"),
     Column("parent", DIGEST),
     Column("owner", Text),
     Column("lease_until", Instant),
@@ -105,10 +108,20 @@ consolidations = Table(
     Column("digest", DIGEST),
     Column("progress", JSON(none_as_null=True)),
     Column("created_at", Instant, nullable=False),
+    Column("started_at", Instant),
+    Column("ended_at", Instant),
     Column("updated_at", Instant, nullable=False),
     _of_instance(),
     Index("ix_consolidations_tenant_instance", "tenant", "instance"),
-    Index("ix_consolidations_state_created_at", "state", "created_at"),
+    # Small, however long the history: all that the queue looks at.
+    Index(
+        "ix_consolidations_unfinished",
+        "tenant",
+        "instance",
+        "created_at",
+        sqlite_where=text("ended_at IS NULL"),
+        postgresql_where=text("ended_at IS NULL"),
+    ),
 )
 
 versions = Table(

@@ -63,8 +63,15 @@ class Client:
             content=path.read_bytes(),
         )
 
-    def consolidate(self, instances: Sequence[str], *, recipe: Recipe | None = None) -> list[ConsolidationInfo]:
-        body = {"instances": list(instances), "recipe": recipe.model_dump(mode="json") if recipe else None}
+    def consolidate(
+        self, instances: Sequence[str], *, recipe: Recipe | None = None, priority: int = 0
+    ) -> list[ConsolidationInfo]:
+        """Queue one consolidation per instance; of what waits, the one of the highest priority is worked on first."""
+        body = {
+            "instances": list(instances),
+            "recipe": recipe.model_dump(mode="json") if recipe else None,
+            "priority": priority,
+        }
         return self._call("POST", "/consolidations", list[ConsolidationInfo], json=body)
 
     def consolidations(self, instance: str | None = None) -> list[ConsolidationInfo]:

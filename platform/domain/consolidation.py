@@ -2,8 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from looper.platform.domain.names import InstanceName
 
@@ -25,11 +26,50 @@ class State(StrEnum):
         return self in (State.PUBLISHED, State.REJECTED, State.FAILED, State.CANCELLED)
 
 
+class Stage(StrEnum):
+    """Whose turn it is: each stage is worked by another kind of worker, which hands on to the next."""
+
+    SYNTHESIS = "synthesis"
+    TRAINING = "training"
+    CONCLUSION = "conclusion"
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """Of a consolidation that waits for this stage or is in it."""
+        match self:
+            case Stage.SYNTHESIS:
+                return (State.QUEUED, State.SYNTHESISING)
+            case Stage.TRAINING:
+                return (State.TRAINING,)
+            case Stage.CONCLUSION:
+                return (State.EVALUATING,)
+
+
+class TrainerShape(StrEnum):
+    """What two consolidations must have in common, beside the base model, to share a trainer: the base's weights as
+    they lie in memory. Ranks, targets and methods may differ."""
+
+    PLAIN = "plain"
+    NF4 = "nf4"
+
+
 class Recipe(BaseModel):
     """How an adapter is trained. Recorded with every consolidation and in every manifest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: Literal["lora", "rslora", "lora+", "dora", "adalora", "qlora"] = Field(
+        "lora", description="how the adapter is parametrised and stepped; whichever it is, plain LoRA is published"
+    )
+    strategy: str = Field(
+        "none",
+        pattern=r"^[a-z0-9_.,=()+-]+$",
+        max_length=255,
+        description="against forgetting; some compose: replay(share=0.5)+ella",
+    )
+    target_modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")], ...] | None = Field(
+        None, min_length=1, description="the base's linear layers to adapt, by the last part of their name; default all"
+    )
     rank: int = Field(16, ge=1, le=512, description="LoRA rank r")
     alpha: float = Field(32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank")
     learning_rate: float = Field(1e-3, gt=0, le=1, description="peak learning rate of AdamW")
@@ -41,6 +81,10 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm, per tenant")
     seed: int = Field(0, ge=0, description="of adapter initialisation and of the order of examples")
+
+    @property
+    def trainer_shape(self) -> TrainerShape:
+        return TrainerShape.NF4 if self.method == "qlora" else TrainerShape.PLAIN
 
 
 class Scores(BaseModel):
@@ -79,6 +123,9 @@ class Progress(BaseModel):
     loss: float | None = None
 
 
+LOWEST_PRIORITY, HIGHEST_PRIORITY = -10, 10
+
+
 class Consolidation(BaseModel):
     """The job that turns an instance's new trajectories into its next adapter version."""
 
@@ -91,7 +138,9 @@ class Consolidation(BaseModel):
     recipe: Recipe
     batches: tuple[str, ...]
     parent: str | None
-    """Digest of the version it starts from: what ``prod`` pointed to when it was submitted."""
+    """Digest of the version it starts from: what ``prod`` pointed to when it was first claimed."""
+    priority: int
+    """From ``LOWEST_PRIORITY`` to ``HIGHEST_PRIORITY``; a higher one is claimed before any lower one."""
     owner: str | None
     reason: str | None
     """Why it was rejected or failed, in one line."""
@@ -100,6 +149,10 @@ class Consolidation(BaseModel):
     """Of the published version."""
     progress: Progress | None
     created_at: datetime
+    """When it was submitted."""
+    started_at: datetime | None
+    """When it was first claimed: until then it waited."""
+    ended_at: datetime | None
     updated_at: datetime
 
 

@@ -44,7 +44,12 @@ class CatalogSettings(_Section):
 class ConsolidationSettings(_Section):
     recipe: Recipe = Recipe()
     holdout: float = Field(0.2, gt=0, lt=1, description="share of the tasks that is kept from training, for the gate")
-    cohort: int = Field(16, ge=1, description="most consolidations trained together")
+    cohort: int = Field(16, ge=1, description="most consolidations in one trainer at once")
+    trainers: int = Field(1, ge=1, description="most trainers at once, each with a base model of its own in memory")
+    idle_s: float = Field(300.0, gt=0, description="a trainer that has had nothing to do for so long ends")
+    per_tenant: int | None = Field(
+        None, ge=1, description="most of one tenant's consolidations worked on at once in a stage; default: no bound"
+    )
     workers: int = Field(1, ge=1, description="workers of a training run")
     lease_s: float = Field(60.0, gt=0, description="work whose holder is silent for so long is taken up again")
     checkpoint_s: float = Field(60.0, ge=0, description="least time between two checkpoints of a training run")

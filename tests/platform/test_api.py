@@ -14,7 +14,7 @@ from looper.platform.api import control_plane
 from looper.platform.api.errors import answer_errors
 from looper.platform.catalog import Catalog
 from looper.platform.client import Client
-from looper.platform.domain.consolidation import Recipe, Scores, State, Verdict
+from looper.platform.domain.consolidation import Recipe, Scores, Stage, State, Verdict
 from looper.platform.domain.errors import (
     Conflict,
     InvalidInput,
@@ -92,7 +92,7 @@ def publish(platform: Platform, instance: InstanceName, id: str) -> str:
     from looper.platform.adapters import AdapterFiles
     from looper.platform.adapters import publish as to_store
 
-    platform.catalog.claim("me", limit=9, lease_s=60)
+    platform.catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
     manifest = MANIFEST.model_copy(update={"consolidation": id})
     digest = to_store(platform.store, instance.tenant, AdapterFiles(b"w", b'{"r": 16}', manifest.to_bytes()))
     platform.catalog.publish(id, "me", digest=digest, verdict=VERDICT, base_revision="r")
@@ -107,11 +107,15 @@ def test_from_a_file_to_a_rolled_back_skill(platform: Platform, episodes: Path) 
         client.ingest("desk", episodes)
         assert [(one.name, one.trajectories) for one in client.instances()] == [("acme/desk", 1)]
 
-        (job,) = client.consolidate(["desk"], recipe=Recipe(rank=8))
-        assert (job.instance, job.state, job.recipe.rank) == ("acme/desk", State.QUEUED, 8)
+        (job,) = client.consolidate(["desk"], recipe=Recipe(rank=8), priority=-3)
+        assert (job.instance, job.state, job.recipe.rank, job.priority) == ("acme/desk", State.QUEUED, 8, -3)
+        assert (job.started_at, job.ended_at) == (None, None)
         first = publish(platform, desk, job.id)
         (done,) = client.wait([job], every_s=0.01)
         assert (done.state, done.digest) == (State.PUBLISHED, first)
+        assert done.started_at is not None
+        assert done.ended_at is not None
+        assert done.created_at < done.started_at < done.ended_at
         assert [event.what for event in client.events(job.id)][-1] == f"prod -> {first}"
 
         episodes.write_bytes(orjson.dumps(EPISODE | {"task_id": "t2"}) + b"\n")
@@ -157,6 +161,8 @@ def test_mistakes_come_back_as_they_were_raised(platform: Platform, episodes: Pa
         client.ingest("desk", episodes)
         with pytest.raises(InvalidInput, match=r"above serve\.max_lora_rank"):
             client.consolidate(["desk"], recipe=Recipe(rank=64))
+        with pytest.raises(InvalidInput, match="priority: Input should be less than or equal to 10"):
+            client.consolidate(["desk"], priority=11)
         assert client.consolidations() == []
         with pytest.raises(InvalidInput, match=r"recipe\.rank: Input should be greater"):
             client.consolidate(["desk"], recipe=Recipe.model_construct(**Recipe().model_dump() | {"rank": 0}))

@@ -1,5 +1,3 @@
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,7 +10,7 @@ from alembic.migration import MigrationContext
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.engine import connect
 from looper.platform.catalog.tables import metadata
-from looper.platform.domain.consolidation import Progress, Recipe, Scores, State, Verdict
+from looper.platform.domain.consolidation import Progress, Recipe, Scores, Stage, State, Verdict
 from looper.platform.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from looper.platform.domain.names import InstanceName, ModelName
 from looper.platform.settings import Settings, load_settings
@@ -33,7 +31,7 @@ def catalog(catalog_settings: Settings) -> Iterator[Catalog]:
 def published(catalog: Catalog, batch: str, digest: str) -> bool:
     catalog.add_batch(DESK, batch, source="x", trajectories=1)
     job = catalog.submit(DESK, base="b", recipe=Recipe())
-    catalog.claim("me", limit=9, lease_s=60)
+    catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
     return catalog.publish(job.id, "me", digest=digest, verdict=VERDICT, base_revision="r")
 
 
@@ -82,67 +80,36 @@ def test_submission_needs_new_trajectories(catalog: Catalog) -> None:
     assert catalog.submit(DESK, base="b", recipe=Recipe()).batches == ("b1",)
 
 
-def test_each_consolidation_is_claimed_once(catalog: Catalog) -> None:
-    names = [InstanceName("acme", f"i{number}") for number in range(8)]
-    for name in names:
-        catalog.ensure_instance(name)
-        catalog.add_batch(name, "b", source="x", trajectories=1)
-        catalog.submit(name, base="b", recipe=Recipe())
-    start = threading.Barrier(4)
-
-    def claim(owner: str) -> list[str]:
-        start.wait()
-        return [job.id for job in catalog.claim(owner, limit=3, lease_s=60)]
-
-    with ThreadPoolExecutor(4) as pool:
-        claims = list(pool.map(claim, ["a", "b", "c", "d"]))
-    taken = [id for claim in claims for id in claim]
-    while more := catalog.claim("e", limit=3, lease_s=60):
-        taken += [job.id for job in more]
-    assert len(taken) == len(set(taken)) == 8
-
-
-def test_a_cohort_shares_base_and_shape(catalog: Catalog) -> None:
-    for name, rank in (("one", 8), ("two", 16), ("three", 8)):
-        instance = InstanceName("acme", name)
-        catalog.ensure_instance(instance)
-        catalog.add_batch(instance, "b", source="x", trajectories=1)
-        catalog.submit(instance, base="b", recipe=Recipe(rank=rank))
-    assert [job.instance.instance for job in catalog.claim("me", limit=9, lease_s=60)] == ["one", "three"]
-    assert [job.instance.instance for job in catalog.claim("me", limit=9, lease_s=60)] == ["two"]
-
-
-def test_what_a_dead_process_held_is_claimed_again_and_its_writes_are_refused(catalog: Catalog) -> None:
+def test_submitted_again_the_one_that_waits_takes_the_priority(catalog: Catalog) -> None:
     catalog.add_batch(DESK, "b1", source="x", trajectories=1)
-    catalog.submit(DESK, base="b", recipe=Recipe())
-    (job,) = catalog.claim("dead", limit=1, lease_s=0.05)
-    catalog.advance(job.id, "dead", State.TRAINING)
-    assert catalog.claim("heir", limit=1, lease_s=60) == []
-    time.sleep(0.1)  # the lease itself is what is tested
-    (again,) = catalog.claim("heir", limit=1, lease_s=60)
-    assert (again.id, again.state) == (job.id, State.TRAINING)
-    with pytest.raises(Conflict, match="held by another"):
-        catalog.publish(job.id, "dead", digest="d" * 64, verdict=VERDICT, base_revision="r")
-    assert catalog.versions(DESK) == []
-    assert catalog.heartbeat([job.id], "dead", lease_s=60) == set()
-    assert catalog.heartbeat([job.id], "heir", lease_s=60) == {job.id}
+    first = catalog.submit(DESK, base="b", recipe=Recipe())
+    again = catalog.submit(DESK, base="b", recipe=Recipe(), priority=5)
+    assert (first.priority, again.id, again.priority) == (0, first.id, 5)
+    with pytest.raises(InvalidInput, match="priority 11 is not from -10 to 10"):
+        catalog.submit(DESK, base="b", recipe=Recipe(), priority=11)
 
 
-def test_released_work_is_queued_at_once(catalog: Catalog) -> None:
+def test_consolidations_are_found_by_their_ids(catalog: Catalog) -> None:
     catalog.add_batch(DESK, "b1", source="x", trajectories=1)
-    catalog.submit(DESK, base="b", recipe=Recipe())
-    (job,) = catalog.claim("one", limit=1, lease_s=60)
-    catalog.release([job.id], "one")
-    assert [again.id for again in catalog.claim("two", limit=1, lease_s=60)] == [job.id]
+    one = catalog.submit(DESK, base="b", recipe=Recipe())
+    catalog.add_batch(DESK, "b2", source="x", trajectories=1)
+    two = catalog.submit(DESK, base="b", recipe=Recipe())
+    assert catalog.consolidations_by_id([two.id, one.id]) == [two, one]
+    assert catalog.unfinished() == [one, two]
+    catalog.cancel(one.id)
+    assert catalog.unfinished() == [two]
+    with pytest.raises(NotFound, match="consolidation none does not exist: looper jobs list"):
+        catalog.consolidations_by_id([one.id, "none"])
 
 
 def test_a_cancelled_consolidation_refuses_its_worker(catalog: Catalog) -> None:
     catalog.add_batch(DESK, "b1", source="x", trajectories=1)
     job = catalog.submit(DESK, base="b", recipe=Recipe())
-    catalog.claim("me", limit=1, lease_s=60)
+    catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
     catalog.cancel(job.id)
     with pytest.raises(Conflict):
         catalog.progress(job.id, "me", Progress(step=1, steps=2))
+    assert catalog.heartbeat([job.id], "me", lease_s=60) == set()
     with pytest.raises(Conflict, match="is cancelled already"):
         catalog.cancel(job.id)
 
@@ -156,7 +123,7 @@ def test_publishing_points_prod_and_keeps_a_rollback_made_meanwhile(catalog: Cat
 
     catalog.add_batch(DESK, "b3", source="x", trajectories=1)
     job = catalog.submit(DESK, base="b", recipe=Recipe())
-    catalog.claim("me", limit=1, lease_s=60)
+    catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
     catalog.point(DESK, "prod", one)
     assert not catalog.publish(job.id, "me", digest=three, verdict=VERDICT, base_revision="r")
     assert catalog.resolve(ModelName(DESK)) == one

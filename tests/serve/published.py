@@ -9,7 +9,7 @@ from safetensors.torch import save
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Recipe, Scores, State, Verdict
+from looper.platform.domain.consolidation import Recipe, Scores, Stage, State, Verdict
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 
@@ -64,7 +64,7 @@ def publish_version(catalog: Catalog, store: ObjectStore, instance: InstanceName
     digest = adapters.publish(store, instance.tenant, files)
     catalog.add_batch(instance, digest[:32], source="test", trajectories=1)
     job = catalog.submit(instance, base="tiny", recipe=files.read_manifest().recipe)
-    [claimed] = catalog.claim("test", limit=1, lease_s=60)
+    [claimed] = catalog.claim("test", Stage.SYNTHESIS, limit=1, lease_s=60)
     assert claimed.id == job.id
     for state in (State.SYNTHESISING, State.TRAINING, State.EVALUATING):
         catalog.advance(job.id, "test", state)
