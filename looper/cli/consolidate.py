@@ -1,10 +1,12 @@
 """``looper consolidate``"""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from looper.cli.output import Json, emit_json, progress, table
+from looper.cli.watch import exit_if_failed, why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +25,7 @@ def consolidate(
     max_steps: Annotated[int | None, typer.Option(help="Most optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences per optimiser step.")] = None,
     max_context: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
+    priority: Annotated[int, typer.Option(help="From -10 to 10; higher ones go before any lower one.")] = 0,
     json: Json = False,
 ) -> None:
     """Turn the new trajectories of instances into their next adapter versions. Without flags, settings decide.
@@ -47,7 +50,7 @@ def consolidate(
     settings = load_settings()
     recipe = _with_flags(settings.consolidation.recipe, flags)
     catalog = Catalog.open(settings)
-    jobs = submit(catalog, settings, names, recipe)
+    jobs = submit(catalog, settings, names, recipe, priority)
     if wait:
         jobs = _wait(catalog, settings, jobs)
     if json:
@@ -60,13 +63,7 @@ def consolidate(
         )
         if not wait and not _cluster_is_up(settings):
             typer.echo("queued, and nobody works the queue: looper up")
-    if any(job.state == "failed" for job in jobs):
-        raise typer.Exit(1)
-
-
-def why(job: "Consolidation") -> str | None:
-    """The reason of a verdict, in one sentence, whichever way it went."""
-    return job.reason or (job.verdict.reason if job.verdict else None)
+    exit_if_failed(jobs)
 
 
 def _with_flags(recipe: "Recipe", flags: "Mapping[str, object]") -> "Recipe":
@@ -95,26 +92,27 @@ def _wait(catalog: "Catalog", settings: "Settings", jobs: "list[Consolidation]")
 
     ids = [job.id for job in jobs]
     if _cluster_is_up(settings):
-        return watch(catalog, ids)
+        return watch(catalog, ids, sys.stderr)
 
     import threading
+    from contextlib import ExitStack
 
     from looper.cluster.local_ray import local_ray
     from looper.cluster.work import work_until_done
     from looper.jobs.basemodel.prepare import prepare
     from looper.platform.objectstore import ObjectStore
 
-    with progress() as live:
-        preparing = live.add_task("preparing the base model and a local Ray", total=None, note="")
-        model_dir = prepare(settings.base, settings.models_dir)
+    with ExitStack() as stack:
+        with progress() as live:
+            live.add_task("preparing the base model and a local Ray", total=None, note="")
+            model_dir = prepare(settings.base, settings.models_dir)
+            stack.enter_context(local_ray())
         done = threading.Event()
-        with local_ray():
-            live.remove_task(preparing)
-            watcher = threading.Thread(target=watch, args=(catalog, ids), kwargs={"live": live, "stop": done})
-            watcher.start()
-            try:
-                work_until_done(catalog, ObjectStore.open(settings), settings, model_dir, ids)
-            finally:
-                done.set()
-                watcher.join()
+        watcher = threading.Thread(target=watch, args=(catalog, ids, sys.stderr), kwargs={"stop": done})
+        watcher.start()
+        try:
+            work_until_done(catalog, ObjectStore.open(settings), settings, model_dir, ids)
+        finally:
+            done.set()
+            watcher.join()
     return [catalog.consolidation(id) for id in ids]

@@ -1,11 +1,15 @@
 """``looper jobs``"""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from looper.cli.consolidate import why
 from looper.cli.output import Json, emit_json, table
+from looper.cli.watch import exit_if_failed, why
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 app = typer.Typer(help="Consolidations: queued, running and ended.", no_args_is_help=True)
 
@@ -32,8 +36,8 @@ def list_(
         emit_json([ConsolidationInfo.of(job) for job in jobs])
     else:
         table(
-            ["consolidation", "instance", "state", "submitted", "why"],
-            [(job.id, job.instance, job.state, f"{job.created_at:%F %T}", why(job)) for job in jobs],
+            ["consolidation", "instance", "state", "priority", "submitted", "why"],
+            [(job.id, job.instance, job.state, job.priority, _moment(job.created_at), why(job)) for job in jobs],
             empty="no consolidations yet: looper consolidate TENANT/INSTANCE",
         )
 
@@ -54,6 +58,8 @@ def show(id: Id, json: Json = False) -> None:
         return
     rows: list[tuple[str, object]] = [(name, getattr(info, name)) for name in ("id", "instance", "state", "reason")]
     rows += [("base", info.base), ("starts from", info.parent), ("batches", info.batches), ("published", info.digest)]
+    rows += [("priority", info.priority), ("submitted", _moment(info.created_at))]
+    rows += [("started", _moment(info.started_at)), ("ended", _moment(info.ended_at))]
     rows += [("recipe", ", ".join(f"{name} {value}" for name, value in info.recipe.model_dump().items()))]
     if info.verdict:
         for name, scores in (("candidate", info.verdict.candidate), ("current", info.verdict.current)):
@@ -83,27 +89,50 @@ def logs(id: Id, json: Json = False) -> None:
 
 
 @app.command()
-def watch(id: Id) -> None:
-    """Follow a consolidation live until it ends.
+def watch(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[CONSOLIDATION]...", help="default: all that have not ended")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Follow consolidations live until all of them have ended. With `--json`, a line is printed per change.
 
-    Example: `looper jobs watch 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
+    Example: `looper jobs watch`
     """
     from looper.cli.watch import watch as follow
     from looper.platform.catalog import Catalog
     from looper.platform.settings import load_settings
 
-    (job,) = follow(Catalog.open(load_settings()), [id])
-    typer.echo(f"{job.instance}: {job.state}{f', {why(job)}' if why(job) else ''}")
+    catalog = Catalog.open(load_settings())
+    ids = ids or [job.id for job in catalog.unfinished()]
+    if ids:
+        exit_if_failed(follow(catalog, ids, sys.stdout, json=json))
+    elif not json:
+        typer.echo("no consolidation waits or is worked on: looper consolidate TENANT/INSTANCE")
 
 
 @app.command()
-def cancel(id: Id) -> None:
-    """Stop a consolidation at whatever stage it is; the others of its cohort go on.
+def cancel(ids: Annotated[list[str], typer.Argument(metavar="CONSOLIDATION...")]) -> None:
+    """Stop consolidations at whatever stage they are; the others of their cohorts go on.
 
     Example: `looper jobs cancel 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
     """
     from looper.platform.catalog import Catalog
+    from looper.platform.domain.errors import Conflict, LooperError, NotFound
     from looper.platform.settings import load_settings
 
-    Catalog.open(load_settings()).cancel(id)
-    typer.echo(f"consolidation {id} is cancelled")
+    catalog = Catalog.open(load_settings())
+    mistakes = []
+    for id in dict.fromkeys(ids):
+        try:
+            catalog.cancel(id)
+        except (Conflict, NotFound) as error:
+            mistakes.append(str(error))
+        else:
+            typer.echo(f"consolidation {id} is cancelled")
+    if mistakes:
+        raise LooperError("; ".join(mistakes))
+
+
+def _moment(at: "datetime | None") -> str | None:
+    return f"{at:%F %T}" if at else None

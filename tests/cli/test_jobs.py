@@ -1,0 +1,159 @@
+"""Watching and cancelling consolidations, while something else works on them."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import typer
+
+from looper.cli.watch import exit_if_failed, watch
+from looper.platform.catalog import Catalog
+from looper.platform.domain.consolidation import Consolidation, Progress, Recipe, Scores, Stage, State, Verdict
+from looper.platform.domain.names import InstanceName
+from looper.platform.settings import load_settings
+from tests.cli.conftest import Home
+
+SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
+VERDICT = Verdict(passed=True, reason="loss 1.2 -> 1.0", candidate=SCORES, current=SCORES)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def catalog(home: Home) -> Iterator[Catalog]:
+    with closing(Catalog.open(load_settings(home=home.folder / "home"))) as catalog:
+        catalog.create_tenant("acme")
+        yield catalog
+
+
+def submit(catalog: Catalog, name: str) -> Consolidation:
+    instance = InstanceName("acme", name)
+    catalog.ensure_instance(instance)
+    catalog.add_batch(instance, "b1", source="x", trajectories=1)
+    return catalog.submit(instance, base="b", recipe=Recipe())
+
+
+def test_the_command_prints_an_object_per_change_until_all_have_ended(home: Home, catalog: Catalog) -> None:
+    good, bad, other = (submit(catalog, name) for name in ("good", "bad", "other"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "looper", "jobs", "watch", good.id, bad.id, "--json"],
+        cwd=home.folder,
+        env=home.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = (json.loads(line) for line in process.stdout)
+
+        def until(**wanted: object) -> dict[str, object]:
+            return next(line for line in lines if wanted.items() <= line.items())
+
+        until(id=bad.id, state="queued")
+        catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+        catalog.advance(good.id, "me", State.TRAINING)
+        until(id=good.id, state="training")
+        catalog.progress(good.id, "me", Progress(step=3, steps=20, loss=1.5))
+        until(id=good.id, progress={"step": 3, "steps": 20, "loss": 1.5})
+        catalog.publish(good.id, "me", digest="1" * 64, verdict=VERDICT, base_revision="r")
+        until(id=good.id, state="published", digest="1" * 64)
+        catalog.fail(bad.id, "me", "no examples left")
+        until(id=bad.id, state="failed", reason="no examples left")
+        assert list(lines) == []
+    assert process.returncode == 1
+    assert catalog.consolidation(other.id).state is State.QUEUED
+
+
+def test_ctrl_c_ends_the_watching_only(home: Home, catalog: Catalog) -> None:
+    job = submit(catalog, "desk")
+    with subprocess.Popen(
+        [sys.executable, "-m", "looper", "jobs", "watch"],
+        cwd=home.folder,
+        env=home.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in a shell's background, SIGINT came in ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"acme/desk {job.id[:8]}: queued\n"
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.startswith("stopped watching; the consolidations go on\n")
+    assert "Traceback" not in said
+    assert catalog.consolidation(job.id).state is State.QUEUED
+
+
+def test_with_nothing_to_watch_the_command_says_so(home: Home) -> None:
+    assert "looper consolidate" in home.ok("jobs", "watch")
+    assert home.ok("jobs", "watch", "--json") == ""
+    assert "consolidation none does not exist: looper jobs list" in home.refused("jobs", "watch", "none")
+
+
+def test_off_a_terminal_each_change_is_a_line(catalog: Catalog) -> None:
+    job = submit(catalog, "desk")
+    catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+    out, stop = io.StringIO(), threading.Event()
+    stop.set()
+    watch(catalog, [job.id], out, stop=stop)
+    assert out.getvalue() == f"acme/desk {job.id[:8]}: queued\n"
+
+    catalog.hand_over(job.id, "me", State.TRAINING)
+    watch(catalog, [job.id], out, stop=stop)
+    catalog.claim("trainer", Stage.TRAINING, limit=9, lease_s=60)
+    catalog.progress(job.id, "trainer", Progress(step=3, steps=20, loss=1.5))
+    watch(catalog, [job.id], out, stop=stop)
+    catalog.publish(job.id, "trainer", digest="1" * 64, verdict=VERDICT, base_revision="r")
+    (ended,) = watch(catalog, [job.id], out)
+    assert ended.state is State.PUBLISHED
+    assert [line.partition(": ")[2] for line in out.getvalue().splitlines()[1:]] == [
+        "training (waiting)",
+        "training, step 3/20, loss 1.5000",
+        "published, loss 1.2 -> 1.0",
+    ]
+
+
+def test_a_terminal_shows_as_many_as_fit_and_counts_all(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "8")
+    jobs = [submit(catalog, f"i{number}") for number in range(9)]
+    catalog.cancel(jobs[0].id)
+    (worked_on,) = catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
+    catalog.advance(worked_on.id, "me", State.TRAINING)
+    catalog.progress(worked_on.id, "me", Progress(step=3, steps=20, loss=1.5))
+    terminal, stop = Terminal(), threading.Event()
+    stop.set()
+    watch(catalog, [job.id for job in jobs], terminal, stop=stop)
+    shown = [" ".join(line.split()) for line in re.sub(r"\x1b\[[0-9;?]*\w", "\n", terminal.getvalue()).splitlines()]
+    assert "1 cancelled, 1 training, 7 queued" in shown
+    rows = [line for line in dict.fromkeys(shown) if line.startswith("acme/")]
+    assert rows[0].startswith(f"{worked_on.instance} training 3/20 1.5000 0:00:0")
+    assert len(rows) == 4
+    assert all(" queued - - 0:0" in row for row in rows[1:])
+
+
+def test_only_a_failure_is_one(catalog: Catalog) -> None:
+    job = submit(catalog, "desk")
+    exit_if_failed([job.model_copy(update={"state": state}) for state in State if state is not State.FAILED])
+    with pytest.raises(typer.Exit):
+        exit_if_failed([job, job.model_copy(update={"state": State.FAILED})])
+
+
+def test_several_are_cancelled_and_one_that_cannot_be_does_not_stop_that(home: Home, catalog: Catalog) -> None:
+    one, two, three = (submit(catalog, name) for name in ("one", "two", "three"))
+    catalog.cancel(one.id)
+    message = home.refused("jobs", "cancel", one.id, "none", two.id, two.id, three.id)
+    assert f"consolidation {one.id} is cancelled already; consolidation none does not exist" in message
+    assert catalog.unfinished() == []
