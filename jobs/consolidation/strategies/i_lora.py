@@ -1,0 +1,46 @@
+"""I-LoRA: fast weights learn, slow weights follow and are published."""
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from looper.jobs.consolidation.lora import Factors, Lora, stack
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State, Strategy
+from looper.jobs.consolidation.strategies.tensors import pack_lora, unpack_lora
+
+
+@dataclass(config=OPTIONS)
+class ILora(Strategy):
+    """After every step slow <- beta slow + (1 - beta) fast, factor by factor; slow is what is published.
+
+    Interpolation-based LoRA (Ren et al., 2024, arXiv 2402.18865). Simplified: the replay it is defined with comes by
+    composition (``replay+i-lora``), the consistency loss between fast and slow is left out (``distill`` is its
+    relative), and the fast weights begin each session from the slow ones. Slow remembers about 1 / (1 - beta) steps: a
+    session should have several times as many.
+
+    Memory: nothing. A step costs one pass over the adapter.
+    """
+
+    beta: float = Field(default=0.9, ge=0, lt=1, description="share of the slow weights that stays, per step")
+
+    def begin(self, session: Session, past: State) -> None:
+        self._session = session
+        self._slow = self._fast()
+
+    def _fast(self) -> dict[str, Factors]:
+        with torch.no_grad():
+            return stack(self._session.lora)
+
+    def stepped(self, loss: float) -> None:
+        for layer, fast in self._fast().items():
+            self._slow[layer].a.lerp_(fast.a, 1 - self.beta)
+            self._slow[layer].b.lerp_(fast.b, 1 - self.beta)
+
+    def finish(self, trained: Lora) -> Lora:
+        return self._slow
+
+    def state(self) -> State:
+        return pack_lora(self._slow)
+
+    def resume(self, state: State) -> None:
+        self._slow = unpack_lora(state, self._session.lora)
