@@ -32,7 +32,8 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
         state = read_state(settings)
         if state is not None:
             write_state(settings, state.model_copy(update={"phase": "up", "url": url}))
-        foreman.run(catalog, store, settings, model_dir, stop)
+        with foreman.at_work(catalog, store, settings, model_dir):
+            stop.wait()
 
 
 def _leave_with(parent: int, stop: threading.Event) -> None:

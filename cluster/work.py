@@ -9,15 +9,17 @@ from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 
+LOOK_S = 0.5
+"""Between two looks at whether all has ended."""
+
 
 def work_until_done(
     catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, ids: Sequence[str]
 ) -> None:
-    """Claim and work on the current Ray until each of ``ids`` has ended. Whatever else waits is worked on, too.
+    """Work the queue on the current Ray until each of ``ids`` has ended. Whatever else waits is worked on, too.
 
     What a process that died still holds is waited for: its lease runs out.
     """
-    owner = foreman.new_owner()
-    while not all(catalog.consolidation(id).state.final for id in ids):
-        if not foreman.run_once(catalog, store, settings, model_dir, owner):
-            time.sleep(1)
+    with foreman.at_work(catalog, store, settings, model_dir):
+        while not all(catalog.consolidation(id).state.final for id in ids):
+            time.sleep(LOOK_S)

@@ -1,4 +1,4 @@
-"""The foreman claims cohorts from the queue and takes each through synthesis, training, gate and publication.
+"""The foreman has the queue worked: it synthesises, keeps trainers running where they are wanted, and concludes.
 
 Any number of foremen may run: the catalog gives each piece of work to one. All that a foreman knows is in catalog and
 store, so that another goes on where it was killed: from the report of synthesis, the checkpoints of training, or the
@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,29 +19,56 @@ from looper.jobs import basemodel
 from looper.jobs.consolidation import checkpoint
 from looper.jobs.consolidation.train import TrainingBroken, TrainingRun, train
 from looper.jobs.gate import judge
+from looper.jobs.leases import Leases
 from looper.jobs.synthesis.run import synthesise
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, State, Verdict
+from looper.platform.domain.consolidation import Consolidation, Stage, State, Verdict
 from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 1.0
+IDLE_S = 0.5
 """Between two looks at an empty queue."""
+
+ENDING_S = 30.0
+"""For a trainer to end in once it was told to; Ray takes a dozen of them."""
 
 LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray")
 
 
-def run(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, stop: threading.Event) -> None:
-    """Work the queue on the current Ray until ``stop`` is set; unfinished work is given back then."""
-    owner = new_owner()
+@contextmanager
+def at_work(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path) -> Iterator[None]:
+    """Work the queue on the current Ray while entered. At the end, trainers end and unfinished work is given back.
+
+    ``model_dir`` is the folder of ``settings.base`` that ``looper.jobs.basemodel.prepare`` returned. What goes wrong
+    with one consolidation fails that one, with the reason; when the store fails, all wait until it is back.
+    """
+    foreman = _Foreman(catalog, store, settings, model_dir)
+    stop = threading.Event()
+    # Daemons, since what they wait for, Ray's jobs, cannot be told to end; their work is given back below, and what
+    # they write afterwards is refused.
+    for do in (foreman.synthesise, foreman.train, foreman.conclude):
+        threading.Thread(target=_repeat, args=(do, stop), name=do.__name__, daemon=True).start()
+    try:
+        yield
+    except BaseException:
+        stop.set()
+        foreman.give_back()
+        raise
+    stop.set()
+    foreman.give_back()
+    foreman.wait()
+
+
+def _repeat(do: Callable[[], bool], stop: threading.Event) -> None:
+    """Do it until ``stop`` is set, with pauses where there was nothing to do."""
     while not stop.is_set():
         try:
-            idle = not run_once(catalog, store, settings, model_dir, owner, stop)
+            idle = not do()
         except StoreUnavailable as error:
             log.warning("%s", error)
             idle = True
@@ -49,93 +76,82 @@ def run(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Pat
             stop.wait(IDLE_S)
 
 
-def new_owner() -> str:
-    """A name for one foreman that no other has, and that tells an operator where it runs."""
-    return f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+@dataclass(frozen=True)
+class _Trainer:
+    """One that was started."""
 
-
-def run_once(
-    catalog: Catalog,
-    store: ObjectStore,
-    settings: Settings,
-    model_dir: Path,
-    owner: str,
-    stop: threading.Event | None = None,
-) -> list[Consolidation]:
-    """Claim one cohort and work on it; return its consolidations as they are afterwards, none if nothing waits.
-
-    ``model_dir`` is the folder of ``settings.base`` that ``looper.jobs.basemodel.prepare`` returned. What goes wrong
-    with one consolidation fails that one, with the reason. What is unfinished at the end, because ``stop`` was set, on
-    Ctrl-C, or when the store fails (StoreUnavailable is raised), is given back and goes on from there later.
-    """
-    limits = settings.consolidation
-    cohort = catalog.claim(owner, limit=limits.cohort, lease_s=limits.lease_s)
-    if not cohort:
-        return []
-    ids = [job.id for job in cohort]
-    foreman = _Foreman(catalog, store, settings, model_dir, owner)
-    with _holding(catalog, ids, owner, limits.lease_s, stop or threading.Event()):
-        try:
-            foreman.work(cohort)
-        except LooperError:
-            raise
-        except Exception as error:
-            # Nobody's mistake but ours. Failed, it is reported once; given back, it would be tried for ever.
-            log.exception("working on %s", ", ".join(ids))
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            foreman.fail_all(cohort, f"unexpected {what}; see the foreman's log")
-    ended = [catalog.consolidation(id) for id in ids]
-    for job in ended:
-        if job.state.final:
-            store.delete(keys.checkpoints(job.id))
-    return ended
-
-
-@contextmanager
-def _holding(catalog: Catalog, ids: Sequence[str], owner: str, lease_s: float, stop: threading.Event) -> Iterator[None]:
-    """Renew the leases on ``ids`` meanwhile, and give back at the end, or once ``stop`` is set, what has not ended.
-
-    Given back, a training notices at its next report and ends.
-    """
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(min(lease_s / 3, 1.0)):
-            with suppress(StoreUnavailable):  # the next beat may come through; if none does, the lease runs out
-                if stop.is_set():
-                    catalog.release(ids, owner)
-                else:
-                    catalog.heartbeat(ids, owner, lease_s=lease_s)
-
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        catalog.release(ids, owner)
+    run: TrainingRun
+    thread: threading.Thread
 
 
 @dataclass(frozen=True)
 class _Foreman:
+    """Each of ``synthesise``, ``train`` and ``conclude`` is one look at the queue, and says whether there was work."""
+
     catalog: Catalog
     store: ObjectStore
     settings: Settings
     model_dir: Path
-    owner: str
+    owner: str = field(default_factory=lambda: f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}")
+    """A name that no other foreman has, and that tells an operator where it runs."""
+    trainers: list[_Trainer] = field(default_factory=list)
 
-    def work(self, cohort: Sequence[Consolidation]) -> None:
-        accepted = self._each(cohort, self._accept)
-        reports = synthesise(accepted, self.store, self.settings.consolidation.holdout) if accepted else {}
-        trainable = self._each(accepted, lambda job: self._enter_training(job, reports[job.id].failure))
-        if trainable:
-            self._train(trainable)
-        trained = [job for job in trainable if checkpoint.has_candidate(self.store, job.id)]
-        # What was cancelled, given back or failed on the way is not ours any more. What still is has been lost by its
-        # training run without a word, and given back it would be lost again, for ever.
-        self.fail_all([job for job in trainable if job not in trained], "the training run ended without a candidate")
-        self._each(trained, self._conclude)
+    def give_back(self) -> None:
+        """Release whatever is in work, and have the trainers end."""
+        for trainer in self.trainers:
+            trainer.run.stop()
+        for owner in (self.owner, *(trainer.run.owner for trainer in self.trainers)):
+            with suppress(StoreUnavailable):
+                self.catalog.release(self.catalog.held_by(owner), owner)
+
+    def wait(self) -> None:
+        """Until the trainers have ended."""
+        for trainer in self.trainers:
+            trainer.thread.join(ENDING_S)
+
+    def synthesise(self) -> bool:
+        with self._claimed(Stage.SYNTHESIS) as cohort:
+            accepted = self._each(cohort, self._accept)
+            reports = synthesise(accepted, self.store, self.settings.consolidation.holdout) if accepted else {}
+            self._each(accepted, lambda job: self._enter_training(job, reports[job.id].failure))
+            return bool(cohort)
+
+    def train(self) -> bool:
+        """Start a trainer for each base and shape that is wanted more than the running ones can take."""
+        limits = self.settings.consolidation
+        self.trainers[:] = [trainer for trainer in self.trainers if trainer.thread.is_alive()]
+        for demand in self.catalog.training_demand(limits.per_tenant):
+            same = sum(trainer.run.shape == demand.shape for trainer in self.trainers)
+            if demand.base != self.settings.base or len(self.trainers) >= limits.trainers:
+                continue
+            if demand.waiting > same * limits.cohort:
+                owner = f"{self.owner}-trainer-{secrets.token_hex(4)}"
+                run = TrainingRun(demand.shape, owner, self.settings, self.model_dir)
+                thread = threading.Thread(target=self._run_trainer, args=(run,), name=owner, daemon=True)
+                self.trainers.append(_Trainer(run, thread))
+                thread.start()
+        return False
+
+    def conclude(self) -> bool:
+        with self._claimed(Stage.CONCLUSION) as cohort:
+            self._each(cohort, self._conclude)
+            return bool(cohort)
+
+    @contextmanager
+    def _claimed(self, stage: Stage) -> Iterator[list[Consolidation]]:
+        """What is claimed for a stage, held meanwhile. Our own mistakes fail it: given back, it would come for ever."""
+        limits = self.settings.consolidation
+        cohort = self.catalog.claim(self.owner, stage, limit=limits.cohort, lease_s=limits.lease_s)
+        ids = [job.id for job in cohort]
+        with Leases(self.catalog, self.owner, limits.lease_s, ids):
+            try:
+                yield cohort
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                log.exception("%s of %s", stage, ", ".join(ids))
+                what = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._fail(ids, self.owner, f"unexpected {what}; see the foreman's log")
 
     def _accept(self, job: Consolidation) -> None:
         if job.base != self.settings.base:
@@ -148,32 +164,54 @@ class _Foreman:
     def _enter_training(self, job: Consolidation, failure: str | None) -> None:
         if failure is not None:
             raise InvalidInput(failure)
-        self.catalog.advance(job.id, self.owner, State.TRAINING)
+        self.catalog.hand_over(job.id, self.owner, State.TRAINING)
 
-    def _train(self, cohort: Sequence[Consolidation]) -> None:
-        todo = tuple(job for job in cohort if not checkpoint.has_candidate(self.store, job.id))
-        if not todo:
-            return
+    def _run_trainer(self, run: TrainingRun) -> None:
         try:
-            train(TrainingRun(todo, self.owner, self.settings, self.model_dir))
-        except StoreUnavailable:
-            raise
+            train(run)
+        except StoreUnavailable as error:
+            log.warning("%s", error)
         except (LooperError, TrainingBroken) as error:
-            log.exception("training of %s", ", ".join(job.id for job in todo))
-            self.fail_all(todo, str(error))
+            log.exception("trainer %s", run.owner)
+            self._fail_broken(run, str(error))
+        except Exception as error:
+            log.exception("trainer %s", run.owner)
+            self._fail_broken(run, f"unexpected {type(error).__name__}: {error}".splitlines()[0])
+
+    def _fail_broken(self, run: TrainingRun, reason: str) -> None:
+        """What a trainer that broke for good had in hand fails; if it had nothing yet, then what it was started for."""
+        limits = self.settings.consolidation
+        with suppress(StoreUnavailable):
+            held = self.catalog.held_by(run.owner) or [
+                job.id
+                for job in self.catalog.claim(
+                    run.owner,
+                    Stage.TRAINING,
+                    base=self.settings.base,
+                    shape=run.shape,
+                    limit=limits.cohort,
+                    lease_s=limits.lease_s,
+                )
+            ]
+            self._fail(held, run.owner, reason)
 
     def _conclude(self, job: Consolidation) -> None:
         """Gate, then reject or publish. Repeated, it comes to the same digest: nothing in it depends on the clock."""
         candidate = checkpoint.candidate(self.store, job.id)
         scores = candidate.scores
         verdict = judge(scores.candidate, scores.current, self.settings.consolidation.min_gain)
-        if not verdict.passed:
+        if verdict.passed:
+            self._publish(job, candidate, verdict)
+        else:
             self.catalog.reject(job.id, self.owner, verdict)
-            return
+        self.store.delete(keys.checkpoints(job.id))
+
+    def _publish(self, job: Consolidation, candidate: checkpoint.Candidate, verdict: Verdict) -> None:
         revision = basemodel.revision(self.model_dir)
         manifest = self._manifest(job, verdict, revision)
         files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
         digest = adapters.publish(self.store, job.instance.tenant, files)
+        self.store.put(keys.memory(job.instance, digest), candidate.memory)
         self.catalog.publish(job.id, self.owner, digest=digest, verdict=verdict, base_revision=revision)
 
     def _manifest(self, job: Consolidation, verdict: Verdict, revision: str) -> Manifest:
@@ -200,13 +238,14 @@ class _Foreman:
             except Conflict:
                 continue  # cancelled, or another's by now
             except LooperError as error:
-                self.fail_all([job], str(error))
+                self._fail([job.id], self.owner, str(error))
             else:
                 done.append(job)
         return done
 
-    def fail_all(self, cohort: Sequence[Consolidation], reason: str) -> None:
-        """Fail those that are still ours."""
-        for job in cohort:
+    def _fail(self, ids: Sequence[str], owner: str, reason: str) -> None:
+        """Fail those that ``owner`` still holds."""
+        for id in ids:
             with suppress(Conflict):
-                self.catalog.fail(job.id, self.owner, reason)
+                self.catalog.fail(id, owner, reason)
+            self.store.delete(keys.checkpoints(id))

@@ -15,7 +15,7 @@ import pytest
 from looper.benchmarks.gym.episode import Message, run_episode
 from looper.benchmarks.gym.generate import record
 from looper.benchmarks.gym.workplaces import WORKPLACES
-from looper.jobs import foreman
+from looper.cluster.work import work_until_done
 from looper.platform.adapters import fetch
 from looper.platform.client import Client
 from looper.platform.domain.consolidation import Recipe, State
@@ -57,7 +57,9 @@ def test_trajectories_become_skills_that_answer_by_name(live: Live, tmp_path: Pa
             assert (file.kept, file.rejected) == (12, 0)
             client.consolidate([instance], recipe=RECIPE)
 
-    ended = foreman.run_once(live.catalog, live.store, live.settings, live.base, "foreman")
+    ids = [job.id for job in live.catalog.consolidations()]
+    work_until_done(live.catalog, live.store, live.settings, live.base, ids)
+    ended = [live.catalog.consolidation(id) for id in ids]
     assert {str(job.instance): job.state for job in ended} == dict.fromkeys(names, State.PUBLISHED)
 
     answers = {}

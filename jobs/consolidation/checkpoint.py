@@ -1,8 +1,8 @@
 """What a consolidation leaves in the object store while it runs, so that whoever takes it up goes on from there.
 
-    checkpoints/<consolidation>/current.json            scores of the version it started from
     checkpoints/<consolidation>/step-<n>/state.safetensors, complete.json
-    checkpoints/<consolidation>/candidate/adapter_model.safetensors, adapter_config.json, scores.json
+    checkpoints/<consolidation>/candidate/adapter_model.safetensors, adapter_config.json, memory.safetensors,
+                                          scores.json
 
 Each marker (``complete.json``, ``scores.json``) is written last: what lacks it is not there. Nothing is pickled.
 """
@@ -33,14 +33,17 @@ class CandidateScores(BaseModel):
 
     candidate: Scores
     current: Scores
+    conversion_error: float = 0.0
+    """Of plain LoRA of the served rank for what was trained: ||dW - dW'|| / ||dW|| over all layers."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained adapter that awaits its verdict: PEFT's two files and its scores."""
+    """A trained adapter that awaits its verdict: PEFT's two files, its scores, and what its strategy remembers."""
 
     weights: bytes
     config: bytes
+    memory: bytes
     scores: CandidateScores
 
 
@@ -63,20 +66,11 @@ def newest_state(store: ObjectStore, id: str) -> tuple[Checkpoint, bytes] | None
     return checkpoint, store.get(f"{_step(id, checkpoint.step)}/state.safetensors")
 
 
-def save_current(store: ObjectStore, id: str, scores: Scores) -> None:
-    store.put(f"{keys.checkpoints(id)}/current.json", scores.model_dump_json().encode())
-
-
-def current(store: ObjectStore, id: str) -> Scores | None:
-    """The scores of the version that the consolidation started from, once they were taken."""
-    key = f"{keys.checkpoints(id)}/current.json"
-    return Scores.model_validate_json(store.get(key)) if store.exists(key) else None
-
-
 def save_candidate(store: ObjectStore, id: str, candidate: Candidate) -> None:
     folder = f"{keys.checkpoints(id)}/candidate"
     store.put(f"{folder}/adapter_model.safetensors", candidate.weights)
     store.put(f"{folder}/adapter_config.json", candidate.config)
+    store.put(f"{folder}/memory.safetensors", candidate.memory)
     store.put(f"{folder}/scores.json", candidate.scores.model_dump_json().encode())
 
 
@@ -91,6 +85,7 @@ def candidate(store: ObjectStore, id: str) -> Candidate:
         scores=CandidateScores.model_validate_json(store.get(f"{folder}/scores.json")),
         weights=store.get(f"{folder}/adapter_model.safetensors"),
         config=store.get(f"{folder}/adapter_config.json"),
+        memory=store.get(f"{folder}/memory.safetensors"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The one place that picks device, number format and threads."""
+"""The one place that picks device, number format, threads and how much goes through the base at once."""
 
 import os
 from dataclasses import dataclass
@@ -12,13 +12,15 @@ class Device:
 
     place: torch.device
     dtype: torch.dtype
+    tokens_at_once: int
+    """Of one forward and backward: enough for full speed, and what bounds the memory for activations."""
 
 
 def pick_device() -> Device:
     """CUDA with a bfloat16 base where there is a GPU, else the CPU in float32: bfloat16 is slower there, emulated."""
     if torch.cuda.is_available():
-        return Device(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16)
-    return Device(torch.device("cpu"), torch.float32)
+        return Device(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, tokens_at_once=8192)
+    return Device(torch.device("cpu"), torch.float32, tokens_at_once=1024)
 
 
 def use_cores(workers_here: int) -> None:

@@ -33,9 +33,14 @@ class Window:
         return len(self.tokens)
 
     @property
+    def target_places(self) -> list[int]:
+        """Which of its tokens bear loss. The first never does: nothing comes before it."""
+        return [place for place, weight in enumerate(self.weights) if weight > 0 and place > 0]
+
+    @property
     def targets(self) -> int:
         """How many of its tokens bear loss."""
-        return sum(weight > 0 for weight in self.weights)
+        return len(self.target_places)
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,30 @@
 import math
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.shared_base import Adapter
-from looper.jobs.consolidation.tenant import collate
+from looper.jobs.consolidation.lora import Lora
+from looper.jobs.consolidation.pack import divide
+from looper.jobs.consolidation.shared_base import SharedBase
 from looper.platform.domain.consolidation import Scores
 from looper.platform.domain.errors import InvalidInput
 
 MOST_TOKENS = 6_144
 """Held-out tokens that are judged at most: several dozen actions, and on two cores a quarter of a minute."""
-BATCH_TOKENS = 4_096
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an adapter makes of one window. ``right`` says of each tool call whether all its tokens are the argmax."""
+
+    loss: float
+    """Sum over the targets of weight times cross-entropy, in nats."""
+    right: tuple[bool, ...]
 
 
 def sample(windows: Sequence[Window]) -> list[Window]:
@@ -33,39 +44,42 @@ def sample(windows: Sequence[Window]) -> list[Window]:
 
 
 @torch.no_grad()
-def score(adapter: Adapter, windows: Sequence[Window]) -> Scores:
-    """The scores of ``adapter`` on ``windows``. A tool call counts when each of its tokens is the most likely one.
+def judge_each(base: SharedBase, lora: Lora | None, windows: Sequence[Window]) -> list[Judged]:
+    """Each of ``windows`` under the adapter, or under the bare base."""
+    found: dict[int, Judged] = {}
+    apart = [replace(window) for window in windows]  # equal windows may be one object, and each is judged
+    numbers = {id(window): i for i, window in enumerate(apart)}
+    for part in divide([apart], base.tokens_at_once):
+        (batch,) = part.values()
+        packed = base.pack([batch])
+        logits = base.logits(packed, [] if lora is None else [lora])
+        losses = cross_entropy(logits, packed.targets, reduction="none") * packed.weights
+        hits = logits.argmax(-1) == packed.targets
+        sizes = list(packed.target_sizes)
+        for window, loss, hit in zip(batch, torch.split(losses, sizes), torch.split(hits, sizes), strict=True):
+            found[numbers[id(window)]] = Judged(float(loss.sum()), tuple(_calls_hit(window, hit)))
+    return [found[i] for i in range(len(windows))]
+
+
+def _calls_hit(window: Window, hit: Tensor) -> Iterator[bool]:
+    at = {token: i for i, token in enumerate(window.target_places)}
+    for start, end in window.calls:
+        yield bool(hit[[at[token] for token in range(start, end)]].all())
+
+
+def score(base: SharedBase, lora: Lora | None, windows: Sequence[Window]) -> Scores:
+    """The scores of an adapter, or of the bare base, on ``windows``.
 
     Raises InvalidInput if the loss is no number: such an adapter has been trained to pieces.
     """
-    device = next(adapter.parameters()).device
-    loss = weight = 0.0
-    right = actions = tokens = 0
-    for batch in _batches(windows):
-        ids, weights = collate(batch, device)
-        targets = weights > 0
-        logits = adapter(ids, targets)
-        losses = cross_entropy(logits, ids[targets], reduction="none")
-        loss += float((losses * weights[targets]).sum())
-        weight += float(weights.sum())
-        tokens += int(targets.sum())
-        hit = torch.zeros_like(targets)
-        hit[targets] = logits.argmax(-1) == ids[targets]
-        for row, window in enumerate(batch):
-            right += sum(bool(hit[row, start:end].all()) for start, end in window.calls)
-            actions += len(window.calls)
+    judged = judge_each(base, lora, windows)
+    loss = sum(each.loss for each in judged) / sum(sum(window.weights) for window in windows)
     if not math.isfinite(loss):
-        raise InvalidInput(f"the held-out loss of adapter {adapter.name} is {loss}: lower the recipe's learning_rate")
-    return Scores(accuracy=right / actions if actions else None, loss=loss / weight, actions=actions, tokens=tokens)
-
-
-def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
-    """By length, so that little is padded."""
-    batch: list[Window] = []
-    for window in sorted(windows, key=len):
-        if batch and len(window) * (len(batch) + 1) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(window)
-    if batch:
-        yield batch
+        raise InvalidInput(f"the held-out loss of the candidate is {loss}: lower the recipe's learning_rate")
+    right = [call for each in judged for call in each.right]
+    return Scores(
+        accuracy=sum(right) / len(right) if right else None,
+        loss=loss,
+        actions=len(right),
+        tokens=sum(window.targets for window in windows),
+    )

@@ -26,6 +26,9 @@ class Factors:
         """dW ``[out, in]``."""
         return self.scale * self.b @ self.a
 
+    def to(self, device: torch.device) -> "Factors":
+        return Factors(self.a.to(device), self.b.to(device), self.scale)
+
     def copy(self) -> "Factors":
         """The same values, apart from any graph and from later changes."""
         return Factors(self.a.detach().clone(), self.b.detach().clone(), self.scale)

@@ -1,4 +1,4 @@
-"""One member of a cohort: its adapter, and an optimiser, clipping, schedule and data order that are its own."""
+"""One member of a trainer: its adapter, and an optimiser, clipping, schedule, strategy and data order of its own."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,12 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor, nn
 
 from looper.jobs.consolidation.encode import Window
+from looper.jobs.consolidation.lora import Factors, Lora, stack
 from looper.jobs.consolidation.plan import batch_at, learning_rate, total_steps
-from looper.jobs.consolidation.shared_base import Adapter
+from looper.jobs.consolidation.strategies.strategy import Session, State, Strategy
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.errors import InvalidInput
 
@@ -21,24 +20,41 @@ from looper.platform.domain.errors import InvalidInput
 # may not be there. Gloo does without. The table is internal: DeepSpeed's version is pinned.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
+LORA_PLUS_RATIO = 16.0
+"""Learning rate of b over that of a: Hayou et al., 2024 (arXiv 2402.12354)."""
+
 
 class Tenant:
     """Trains one adapter on its windows, a step at a time. Nothing of it depends on who trains beside it."""
 
-    def __init__(self, adapter: Adapter, recipe: Recipe, windows: Sequence[Window]) -> None:
+    def __init__(self, recipe: Recipe, session: Session, strategy: Strategy, past: State) -> None:
         self.recipe = recipe
+        self.strategy = strategy
         self.step = 0
-        self.steps = total_steps(len(windows), recipe)
         self.loss: float | None = None
         """Mean cross-entropy of the latest step, in nats per target token."""
-        self._adapter = adapter
-        self._windows = windows
-        self._lengths = [len(window) for window in windows]
+        self._session = session
+        strategy.begin(session, past)
+        self._windows = [*session.windows, *strategy.windows()]
+        self._lengths = [len(window) for window in self._windows]
+        self.steps = total_steps(len(self._windows), recipe)
+        b_rate = LORA_PLUS_RATIO if recipe.method == "lora+" else 1.0
+        self._groups: list[tuple[list[nn.Parameter], float]] = [
+            ([_parameter(factors.a) for factors in session.lora.values()], 1.0),
+            ([_parameter(factors.b) for factors in session.lora.values()], b_rate),
+            (strategy.parameters(), 1.0),
+        ]
+        self.trained = [parameter for parameters, _ in self._groups for parameter in parameters]
         self._optimizer = torch.optim.AdamW(
-            list(adapter.named.values()), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+            [{"params": parameters} for parameters, _ in self._groups if parameters],
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
+        # The engine's module is a list of this tenant's parameters and nothing else, so that nothing that is done to
+        # an engine, clipping and reduction among it, reaches another tenant.
         self._engine, *_ = deepspeed.initialize(
-            model=adapter,
+            model=nn.ParameterList(self.trained),
             optimizer=self._optimizer,
             config={
                 "train_micro_batch_size_per_gpu": 1,  # for its throughput log only: batches are cut here
@@ -52,53 +68,69 @@ class Tenant:
     def done(self) -> bool:
         return self.step >= self.steps
 
-    def advance(self) -> None:
-        """One optimiser step. Raises InvalidInput when the loss is no number; the adapter is unchanged then."""
-        windows = [self._windows[i] for i in batch_at(self.step, self._lengths, self.recipe)]
-        total = sum(sum(window.weights) for window in windows)
-        world = dist.get_world_size()
-        mine = windows[dist.get_rank() :: world]
-        tokens, weights = collate(mine or windows[:1], next(self._adapter.parameters()).device)
-        targets = weights > 0
-        if not mine:  # more workers than examples: this one only takes part in the reduction
-            weights = torch.zeros_like(weights)
-        losses = cross_entropy(self._engine(tokens, targets), tokens[targets], reduction="none")
-        share = (losses * weights[targets]).sum() / total
-        loss = share.detach().clone()
-        dist.all_reduce(loss)
-        if not math.isfinite(loss.item()):
+    @property
+    def lora(self) -> Lora:
+        """What acts in the next step, differentiable in ``trained``."""
+        constant = self.strategy.constant()
+        return self._session.lora if constant is None else stack(constant, self._session.lora)
+
+    def batch(self) -> list[Window]:
+        """The windows of the next step."""
+        return [self._windows[i] for i in batch_at(self.step, self._lengths, self.recipe)]
+
+    def advance(self, loss: float, gradients: Sequence[Tensor]) -> None:
+        """Take the optimiser step for which ``batch`` had this mean loss and, on this worker, these gradients.
+
+        ``gradients`` are those of ``trained``; the workers' are added up here. Raises InvalidInput when the loss is no
+        number; the adapter is unchanged then.
+        """
+        if not math.isfinite(loss):
             raise InvalidInput(
-                f"the loss is {loss.item()} at step {self.step + 1} of {self.steps}: lower the recipe's learning_rate "
+                f"the loss is {loss} at step {self.step + 1} of {self.steps}: lower the recipe's learning_rate "
                 f"({self.recipe.learning_rate}) or look at the training examples"
             )
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.steps, self.recipe)
-        self._engine.backward(share * world)  # DeepSpeed averages over the workers; the shares are to be added
+        rate = learning_rate(self.step, self.steps, self.recipe)
+        for group, (_, factor) in zip(self._optimizer.param_groups, self._groups, strict=False):
+            group["lr"] = rate * factor
+        # A function with just these gradients hands them to DeepSpeed, which averages over the workers; they are to be
+        # added. The penalty is the same in each worker.
+        handed = torch.stack([(p * g).sum() for p, g in zip(self.trained, gradients, strict=True)]).sum()
+        penalty = self.strategy.penalty()
+        self._engine.backward(handed * dist.get_world_size() + (0.0 if penalty is None else penalty))
         self._engine.step()
         self.step += 1
-        self.loss = loss.item()
+        self.loss = loss
+        self.strategy.stepped(loss)
+
+    def finish(self) -> Lora:
+        """The adapter that the training came to."""
+        with torch.no_grad():
+            finished = self.strategy.finish({layer: each.copy() for layer, each in self._session.lora.items()})
+            return {layer: each.copy() for layer, each in finished.items()}
 
     def state_bytes(self) -> bytes:
-        """Weights and AdamW's moments as safetensors: with the step, all that going on exactly needs."""
-        tensors: dict[str, Tensor] = {}
-        for key, parameter in self._adapter.named.items():
+        """Weights, AdamW's moments and the strategy's state as safetensors: with the step, all that going on needs."""
+        tensors = {f"strategy/{key}": tensor for key, tensor in self.strategy.state().items()}
+        for i, parameter in enumerate(self.trained):
             moments = self._optimizer.state[parameter]
-            tensors[f"weight/{key}"] = parameter.detach().cpu().contiguous()
-            tensors[f"exp_avg/{key}"] = moments["exp_avg"].cpu().contiguous()
-            tensors[f"exp_avg_sq/{key}"] = moments["exp_avg_sq"].cpu().contiguous()
-        return save(tensors)
+            tensors[f"weight/{i}"] = parameter.detach()
+            tensors[f"exp_avg/{i}"] = moments["exp_avg"]
+            tensors[f"exp_avg_sq/{i}"] = moments["exp_avg_sq"]
+        return save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
 
     def resume(self, step: int, loss: float, state: bytes) -> None:
         """Go on after ``step``, from what ``state_bytes`` returned then."""
         tensors = load(state)
         with torch.no_grad():
-            for key, parameter in self._adapter.named.items():
-                parameter.copy_(tensors[f"weight/{key}"])
+            for i, parameter in enumerate(self.trained):
+                parameter.copy_(tensors[f"weight/{i}"])
                 self._optimizer.state[parameter] = {
                     "step": torch.tensor(float(step), device=parameter.device),
-                    "exp_avg": tensors[f"exp_avg/{key}"].to(parameter.device),
-                    "exp_avg_sq": tensors[f"exp_avg_sq/{key}"].to(parameter.device),
+                    "exp_avg": tensors[f"exp_avg/{i}"].to(parameter.device),
+                    "exp_avg_sq": tensors[f"exp_avg_sq/{i}"].to(parameter.device),
                 }
+        prefix = "strategy/"
+        self.strategy.resume({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)})
         self.step, self.loss = step, loss
 
     def close(self) -> None:
@@ -106,8 +138,23 @@ class Tenant:
         self._engine.destroy()
 
 
-def collate(windows: Sequence[Window], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens and weights ``[B, T]`` of ``windows``, padded on the right with token 0 at weight 0."""
-    tokens = pad_sequence([torch.tensor(window.tokens) for window in windows], batch_first=True)
-    weights = pad_sequence([torch.tensor(window.weights) for window in windows], batch_first=True)
-    return tokens.to(device), weights.to(device)
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    assert isinstance(tensor, nn.Parameter)
+    return tensor
+
+
+def initial(fresh: dict[str, Factors], start: Lora | None) -> dict[str, Factors]:
+    """``fresh`` with the update of ``start``, exactly, where its rank allows: a larger one is truncated before."""
+    if start is None:
+        return fresh
+    if start.keys() != fresh.keys():
+        raise InvalidInput(
+            "the current version's layers are not those of this base and recipe: consolidate with the target_modules "
+            "that it was trained with"
+        )
+    with torch.no_grad():
+        for layer, factors in fresh.items():
+            old = start[layer]
+            factors.a[: old.rank] = old.a
+            factors.b[:, : old.rank] = old.b * (old.scale / factors.scale)
+    return fresh

@@ -1,8 +1,6 @@
-"""One Ray Train run for a cohort. Ray starts the workers, restarts them when one dies, and cleans up after them."""
+"""A trainer as one Ray Train run. Ray starts the workers, restarts them when one dies, and cleans up after them."""
 
-import secrets
 import shutil
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +9,32 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.consolidation import Consolidation, Stage, TrainerShape
 from looper.platform.domain.errors import LooperError
 from looper.platform.settings import Settings
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """What every worker is told."""
+    """What every worker is told: what to claim, and in whose name, for as long as ``permit`` is there."""
 
-    cohort: tuple[Consolidation, ...]
+    shape: TrainerShape
     owner: str
     settings: Settings
     model_dir: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of this run, seen by the foreman and by every worker."""
+        return self.settings.home / "training-runs" / self.owner
+
+    @property
+    def permit(self) -> Path:
+        return self.folder / "permit"
+
+    def stop(self) -> None:
+        """Have the trainer save what it is at, give it back, and end."""
+        self.permit.unlink(missing_ok=True)
 
 
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -31,36 +42,24 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class TrainingBroken(Exception):
-    """A training run whose workers died too often. No one member's fault that we know of."""
+    """A training run whose workers died too often."""
 
 
 def train(run: TrainingRun) -> None:
-    """Train ``run.cohort`` on the current Ray until each has a candidate in the store, has failed, or is not ours.
+    """Train what can be claimed on the current Ray, until ``stop`` or nothing has come for as long as the settings say.
 
-    Raises TrainingBroken when the workers died more often than the settings allow, and what they raised if that is a
-    LooperError. Interrupted, it leaves the workers behind: they end by themselves once the claims are given back.
+    Not for the main thread: there, Ray Train would take over Ctrl-C for good. Raises TrainingBroken when the workers
+    died more often than the settings allow, and what they raised if that is a LooperError.
     """
-    outcome: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            _fit(run)
-        except BaseException as error:
-            outcome.append(error)
-
-    # In the main thread, Ray Train would take over Ctrl-C for good, and exit the process on it.
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    thread.join()
-    if not outcome:
-        return
-    (error,) = outcome
-    if not isinstance(error, TrainingFailedError):
-        raise error
-    cause = _cause(error)
-    if isinstance(cause, LooperError):
-        raise cause from error
-    raise TrainingBroken(f"the training run broke off: {type(cause).__name__}: {cause}".splitlines()[0]) from error
+    run.folder.mkdir(parents=True)
+    run.permit.touch()
+    try:
+        _fit(run)
+    except TrainingFailedError as error:
+        cause = _cause(error)
+        if isinstance(cause, LooperError):
+            raise cause from error
+        raise TrainingBroken(f"the training run broke off: {type(cause).__name__}: {cause}".splitlines()[0]) from error
 
 
 def _cause(error: TrainingFailedError) -> BaseException:
@@ -72,7 +71,6 @@ def _cause(error: TrainingFailedError) -> BaseException:
 
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
-    folder = run.settings.home / "training-runs" / secrets.token_hex(8)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"run": run},
@@ -80,7 +78,7 @@ def _fit(run: TrainingRun) -> None:
         scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=_has_gpu()),
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray declares its older one to type checkers
             name="train",
-            storage_path=str(folder),
+            storage_path=str(run.folder),
             failure_config=FailureConfig(max_failures=settings.restarts),
             worker_runtime_env={"env_vars": _ENVIRONMENT},
         ),
@@ -88,23 +86,51 @@ def _fit(run: TrainingRun) -> None:
     try:
         trainer.fit()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # Ray's own notes of the run; ours are in store and catalog
+        shutil.rmtree(run.folder, ignore_errors=True)  # Ray's own notes of the run; ours are in store and catalog
 
 
 def _work(config: dict[str, Any]) -> None:
     """What each worker does. The heavy imports are in here, so that only workers pay for them."""
-    from looper.jobs.consolidation.cohort import Trainer, train_cohort
+    from looper.jobs.consolidation import trainer
     from looper.jobs.consolidation.device import pick_device, use_cores
     from looper.jobs.consolidation.shared_base import SharedBase
     from looper.platform.catalog import Catalog
     from looper.platform.objectstore import ObjectStore
 
     run: TrainingRun = config["run"]
+    settings = run.settings.consolidation
     use_cores(ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
+
+    def claim(limit: int) -> list[Consolidation]:
+        return catalog.claim(
+            run.owner,
+            Stage.TRAINING,
+            base=run.settings.base,
+            shape=run.shape,
+            limit=limit,
+            lease_s=settings.lease_s,
+            tenant_limit=settings.per_tenant,
+        )
+
     try:
-        trainer = Trainer(SharedBase(run.model_dir, pick_device()), catalog, ObjectStore.open(run.settings), run.owner)
-        train_cohort(run.cohort, trainer, run.settings.consolidation.checkpoint_s)
+        if ray.train.get_context().get_world_rank() == 0:
+            catalog.release(catalog.held_by(run.owner), run.owner)  # by a worker before this one, which died
+        trainer.run(
+            trainer.Trainer(
+                base=SharedBase(run.model_dir, pick_device()),
+                catalog=catalog,
+                store=ObjectStore.open(run.settings),
+                owner=run.owner,
+                max_rank=run.settings.serve.max_lora_rank,
+            ),
+            claim,
+            stopped=lambda: not run.permit.exists(),
+            members_at_most=settings.cohort,
+            checkpoint_s=settings.checkpoint_s,
+            lease_s=settings.lease_s,
+            idle_s=settings.idle_s,
+        )
     finally:
         catalog.close()
 

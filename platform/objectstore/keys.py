@@ -16,5 +16,9 @@ def adapter(tenant: str, digest: str, file: str) -> str:
     return f"adapters/{tenant}/{digest}/{file}"
 
 
+def memory(instance: InstanceName, version: str) -> str:
+    return f"memory/{instance}/{version}.safetensors"
+
+
 def checkpoints(consolidation: str) -> str:
     return f"checkpoints/{consolidation}"

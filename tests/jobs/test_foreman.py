@@ -12,6 +12,7 @@ import psutil
 import pytest
 from safetensors.torch import load
 
+from looper.cluster.work import work_until_done
 from looper.jobs import foreman
 from looper.jobs.basemodel import revision
 from looper.jobs.consolidation import checkpoint
@@ -19,7 +20,6 @@ from looper.jobs.synthesis.run import synthesise
 from looper.platform import adapters
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, State
-from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
 from tests.jobs.episodes import RECIPE, episode, ingest, submit
@@ -53,8 +53,9 @@ def test_a_cohort_goes_from_trajectories_to_published_adapters(
         catalog, store, "acme/wide", [episode(1)], base=settings.base, recipe=RECIPE.model_copy(update={"rank": 64})
     )
 
-    ended = foreman.run_once(catalog, store, settings, base_dir, "me")
-    assert [job.id for job in ended] == [good.id, other.id, nothing.id]
+    waiting = [good, other, nothing, too_wide]
+    work_until_done(catalog, store, settings, base_dir, [job.id for job in waiting])
+    ended = [catalog.consolidation(job.id) for job in waiting]
     for job in ended[:2]:
         assert job.state is State.PUBLISHED, job.reason
         assert job.digest is not None
@@ -74,16 +75,14 @@ def test_a_cohort_goes_from_trajectories_to_published_adapters(
     report = json.loads(store.get(keys.examples(good.id, "report.json")))
     assert report["train"] + report["holdout"] == 12
 
-    (refused,) = foreman.run_once(catalog, store, settings, base_dir, "me")
-    assert refused.id == too_wide.id
-    assert refused.state is State.FAILED
-    assert "rank 64 is above serve.max_lora_rank 16" in str(refused.reason)
-    assert foreman.run_once(catalog, store, settings, base_dir, "me") == []
+    assert ended[3].state is State.FAILED
+    assert "rank 64 is above serve.max_lora_rank 16" in str(ended[3].reason)
 
     # The next consolidation starts from what is served now, and is gated against it.
     ingest(catalog, store, good.instance, [episode(task, room="next") for task in range(20, 32)], "second")
-    catalog.submit(good.instance, base=settings.base, recipe=RECIPE)
-    (second,) = foreman.run_once(catalog, store, settings, base_dir, "me")
+    second = catalog.submit(good.instance, base=settings.base, recipe=RECIPE)
+    work_until_done(catalog, store, settings, base_dir, [second.id])
+    second = catalog.consolidation(second.id)
     assert second.parent == ended[0].digest
     assert second.verdict is not None, second.reason
     if second.verdict.passed:
@@ -111,7 +110,8 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    (ended,) = foreman.run_once(catalog, store, settings, base_dir, "me")
+    work_until_done(catalog, store, settings, base_dir, [job.id])
+    ended = catalog.consolidation(job.id)
     killer.join()
     assert len(killed) == 1
     assert steps == sorted(steps), "training began anew"
@@ -151,25 +151,21 @@ def test_interrupted_work_is_given_back_and_another_foreman_goes_on(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     ctrl_c.start()
     with pytest.raises(KeyboardInterrupt):
-        foreman.run_once(catalog, store, settings, base_dir, "interrupted")
+        work_until_done(catalog, store, settings, base_dir, [job.id])
     ctrl_c.join()
     signal.signal(signal.SIGINT, before)
     assert catalog.consolidation(job.id).owner is None
     wait_for(lambda: not _training_workers())
 
     done = _newest_step(store, job)
-    stop = threading.Event()
-    stopped = threading.Thread(target=foreman.run, args=(catalog, store, settings, base_dir, stop))
-    stopped.start()
-    wait_for(checkpoint_after(done))
-    stop.set()
-    stopped.join(60)
-    assert not stopped.is_alive()
+    with foreman.at_work(catalog, store, settings, base_dir):
+        wait_for(checkpoint_after(done))
     given_back = catalog.consolidation(job.id)
     assert given_back.owner is None
     assert given_back.state is State.TRAINING
 
-    (ended,) = foreman.run_once(catalog, store, settings, base_dir, "another")
+    work_until_done(catalog, store, settings, base_dir, [job.id])
+    ended = catalog.consolidation(job.id)
     assert ended.state is State.PUBLISHED, ended.reason
 
 
@@ -190,14 +186,16 @@ def test_synthesis_is_not_done_twice_and_a_missing_batch_fails_its_own(
     assert synthesise([red], store, 0.2) == {red.id: reports[red.id]}
 
 
-def test_a_store_that_fails_gives_the_work_back(
+def test_a_store_that_fails_delays_and_fails_nobody(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     job = queue("acme/red")
     folder = settings.home / "store" / "examples"
     folder.write_text("a file where a folder should be")
-    with pytest.raises(StoreUnavailable):
-        foreman.run_once(catalog, store, settings, base_dir, "me")
-    given_back = catalog.consolidation(job.id)
-    assert given_back.owner is None
-    assert not given_back.state.final
+    with foreman.at_work(catalog, store, settings, base_dir):
+        wait_for(lambda: catalog.consolidation(job.id).state is State.SYNTHESISING)
+        wait_for(lambda: catalog.consolidation(job.id).owner is None)
+        assert not catalog.consolidation(job.id).state.final
+        folder.unlink()
+        wait_for(lambda: catalog.consolidation(job.id).state.final)
+    assert catalog.consolidation(job.id).state is State.PUBLISHED

@@ -1,8 +1,9 @@
-"""Training, in this process: a cohort with real PEFT and DeepSpeed, without Ray around it."""
+"""A trainer, in this process: real DeepSpeed steps, catalog and store, without Ray around it."""
 
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +14,16 @@ from safetensors.torch import load
 
 from looper.jobs.consolidation import checkpoint
 from looper.jobs.consolidation.checkpoint import Checkpoint
-from looper.jobs.consolidation.cohort import Trainer, train_cohort
 from looper.jobs.consolidation.device import Device, pick_device
 from looper.jobs.consolidation.shared_base import SharedBase
+from looper.jobs.consolidation.trainer import Trainer, run
 from looper.jobs.gate import judge
 from looper.jobs.synthesis.run import divide, rows_of
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, State
+from looper.platform.domain.consolidation import Consolidation, Stage, State
+from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
 from looper.platform.trajectories.table import from_parquet
@@ -35,7 +37,7 @@ BASE = "tiny"
 @pytest.fixture
 def new_trainer(base_dir: Path, device: Device, catalog: Catalog, store: ObjectStore) -> Callable[[], Trainer]:
     """Makes what a worker that was just started has: one catalog and store, and the model loaded anew."""
-    return lambda: Trainer(SharedBase(base_dir, device), catalog, store, owner="me")
+    return lambda: Trainer(SharedBase(base_dir, device), catalog, store, owner="me", max_rank=16)
 
 
 @pytest.fixture
@@ -44,6 +46,7 @@ def trainer(new_trainer: Callable[[], Trainer]) -> Trainer:
 
 
 def queue(trainer: Trainer, name: str, *, words: int = 1, count: int = 14, **recipe: float) -> None:
+    known = len(trainer.catalog.consolidations(instance=InstanceName("acme", name)))
     batch = [episode(task, room=name, words=1 + words * (task % 3)) for task in range(count)]
     submit(
         trainer.catalog,
@@ -52,19 +55,45 @@ def queue(trainer: Trainer, name: str, *, words: int = 1, count: int = 14, **rec
         batch,
         base=BASE,
         recipe=RECIPE.model_copy(update=recipe),
-        id=name,
+        id=f"{name}-{known}",
     )
 
 
 def claim(trainer: Trainer) -> list[Consolidation]:
     """Claim what is queued, its examples written as synthesis writes them."""
-    cohort = trainer.catalog.claim(trainer.owner, limit=8, lease_s=600)
+    cohort = trainer.catalog.claim(trainer.owner, Stage.SYNTHESIS, limit=8, lease_s=600)
     for job in cohort:
+        trainer.catalog.advance(job.id, trainer.owner, State.TRAINING)
         (batch,) = job.batches
         _, parts = divide(rows_of(from_parquet(trainer.store.get(keys.trajectories(job.instance, batch)))), 0.2)
         for part, content in parts.items():
             trainer.store.put(keys.examples(job.id, part), content)
     return cohort
+
+
+def train_cohort(
+    cohort: list[Consolidation],
+    trainer: Trainer,
+    checkpoint_s: float = 600,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Train what was claimed, and nothing else."""
+    waiting = list(cohort)
+
+    def claim(limit: int) -> list[Consolidation]:
+        taken, waiting[:] = waiting[:limit], waiting[limit:]
+        return taken
+
+    limits = {"members_at_most": 8, "checkpoint_s": checkpoint_s, "lease_s": 600, "idle_s": 0.0}
+    run(trainer, claim, stopped=lambda: False, clock=clock, **limits)  # type: ignore[arg-type]
+
+
+def again(trainer: Trainer, cohort: list[Consolidation]) -> list[Consolidation]:
+    """``cohort``, which has been trained, as if it had not been."""
+    for job in trainer.catalog.claim(trainer.owner, Stage.CONCLUSION, limit=8, lease_s=600):
+        trainer.store.delete(keys.checkpoints(job.id))
+        trainer.catalog.advance(job.id, trainer.owner, State.TRAINING)
+    return [trainer.catalog.consolidation(job.id) for job in cohort]
 
 
 def weights(trainer: Trainer, job: Consolidation) -> dict[str, torch.Tensor]:
@@ -102,12 +131,11 @@ def test_a_cohort_trains_each_as_if_it_were_alone(trainer: Trainer, new_trainer:
     queue(trainer, "green", epochs=3, clip=0.1, words=3)
     queue(trainer, "blue", learning_rate=3e-3, count=9)
     cohort = claim(trainer)
-    train_cohort(cohort, trainer, checkpoint_s=600)
+    train_cohort(cohort, trainer)
     together = [weights(trainer, job) for job in cohort]
 
-    for job, in_cohort in zip(cohort, together, strict=True):
-        trainer.store.delete(keys.checkpoints(job.id))
-        train_cohort([job], new_trainer(), checkpoint_s=600)
+    for job, in_cohort in zip(again(trainer, cohort), together, strict=True):
+        train_cohort([job], new_trainer())
         assert largest_difference(weights(trainer, job), in_cohort) < 1e-5
     assert largest_difference(together[0], together[2]) > 0.1
 
@@ -115,7 +143,7 @@ def test_a_cohort_trains_each_as_if_it_were_alone(trainer: Trainer, new_trainer:
 def test_a_candidate_is_what_peft_and_vllm_read(trainer: Trainer) -> None:
     queue(trainer, "red")
     (job,) = claim(trainer)
-    train_cohort([job], trainer, checkpoint_s=600)
+    train_cohort([job], trainer)
     candidate = checkpoint.candidate(trainer.store, job.id)
     config = json.loads(candidate.config)
     assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (4, 8, BASE)
@@ -133,20 +161,17 @@ def test_a_killed_training_goes_on_exactly(new_trainer: Callable[[], Trainer]) -
     queue(trainer, "red", seed=3)
     queue(trainer, "blue", seed=4)
     cohort = claim(trainer)
-    train_cohort(cohort, trainer, checkpoint_s=600)
+    train_cohort(cohort, trainer)
     expected = [weights(trainer, job) for job in cohort]
-    for job in cohort:
-        trainer.store.delete(keys.checkpoints(job.id))
-
     with pytest.raises(Killed):
-        train_cohort(cohort, new_trainer(), checkpoint_s=0, clock=clock(8, die))
+        train_cohort(again(trainer, cohort), new_trainer(), checkpoint_s=0, clock=clock(16, die))
     for job in cohort:
         saved = checkpoint.newest_state(trainer.store, job.id)
         assert saved is not None
         assert 0 < saved[0].step < 6
-        assert len(trainer.store.list(keys.checkpoints(job.id))) == 3, "older checkpoints are left behind"
+        assert len(trainer.store.list(keys.checkpoints(job.id))) == 2, "older checkpoints are left behind"
 
-    train_cohort(cohort, new_trainer(), checkpoint_s=600)
+    train_cohort(trainer.catalog.claim("me", Stage.TRAINING, limit=8, lease_s=600), new_trainer())
     for job, uninterrupted in zip(cohort, expected, strict=True):
         assert largest_difference(weights(trainer, job), uninterrupted) == 0
 
@@ -163,7 +188,7 @@ def test_a_loss_that_is_no_number_fails_its_tenant_only(trainer: Trainer, new_tr
     queue(trainer, "bad", weight_decay=1e30)
     queue(trainer, "blue")
     cohort = claim(trainer)
-    train_cohort(cohort, trainer, checkpoint_s=600)
+    train_cohort(cohort, trainer)
     bad = trainer.catalog.consolidation(cohort[1].id)
     assert bad.state is State.FAILED
     assert bad.reason is not None
@@ -172,15 +197,14 @@ def test_a_loss_that_is_no_number_fails_its_tenant_only(trainer: Trainer, new_tr
 
     red = cohort[0]
     beside_bad = weights(trainer, red)
-    trainer.store.delete(keys.checkpoints(red.id))
-    train_cohort([red], new_trainer(), checkpoint_s=600)
+    train_cohort([again(trainer, cohort)[0]], new_trainer())
     assert largest_difference(weights(trainer, red), beside_bad) < 1e-5
 
 
 def test_an_adapter_trained_to_pieces_by_its_last_step_fails(trainer: Trainer) -> None:
     queue(trainer, "bad", weight_decay=1e30, max_steps=1)
     (job,) = claim(trainer)
-    train_cohort([job], trainer, checkpoint_s=600)
+    train_cohort([job], trainer)
     failed = trainer.catalog.consolidation(job.id)
     assert failed.state is State.FAILED
     assert "the held-out loss" in str(failed.reason)
@@ -200,7 +224,7 @@ def test_progress_is_seen_in_the_catalog(trainer: Trainer) -> None:
     queue(trainer, "red")
     (job,) = claim(trainer)
     seen = []
-    train_cohort([job], trainer, 600, clock(6, lambda: seen.append(trainer.catalog.consolidation(job.id).progress)))
+    train_cohort([job], trainer, 600, clock(16, lambda: seen.append(trainer.catalog.consolidation(job.id).progress)))
     assert 0 < seen[0].step < seen[0].steps == 6
     now = trainer.catalog.consolidation(job.id)
     assert now.state is State.EVALUATING
@@ -208,46 +232,47 @@ def test_progress_is_seen_in_the_catalog(trainer: Trainer) -> None:
     assert now.progress.step == 6
 
 
-def published(trainer: Trainer, job: Consolidation, revision: str) -> str:
-    """Put the candidate of ``job`` in the store as the foreman does, trained on base ``revision``; its digest."""
-    candidate = checkpoint.candidate(trainer.store, job.id)
-    manifest = Manifest(
-        instance=str(job.instance),
-        base=job.base,
-        base_revision=revision,
-        parent=None,
-        consolidation=job.id,
-        training_data=job.batches,
-        recipe=job.recipe,
-        verdict=judge(candidate.scores.candidate, candidate.scores.current, 0),
-        libraries={},
-    )
-    files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
-    return adapters.publish(trainer.store, job.instance.tenant, files)
+def publish(trainer: Trainer, revision: str) -> None:
+    """Publish what has been trained as the foreman does, as of base ``revision``."""
+    for job in trainer.catalog.claim(trainer.owner, Stage.CONCLUSION, limit=8, lease_s=600):
+        candidate = checkpoint.candidate(trainer.store, job.id)
+        verdict = judge(candidate.scores.candidate, candidate.scores.current, 0)
+        manifest = Manifest(
+            instance=str(job.instance),
+            base=job.base,
+            base_revision=revision,
+            parent=None,
+            consolidation=job.id,
+            training_data=job.batches,
+            recipe=job.recipe,
+            verdict=verdict,
+            libraries={},
+        )
+        files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
+        digest = adapters.publish(trainer.store, job.instance.tenant, files)
+        trainer.catalog.publish(job.id, trainer.owner, digest=digest, verdict=verdict, base_revision=revision)
 
 
 def test_training_starts_from_the_current_version(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:
     queue(trainer, "red")
     (first,) = claim(trainer)
-    train_cohort([first], trainer, checkpoint_s=600)
-    parent = published(trainer, first, trainer.base.revision)
-    second = first.model_copy(update={"id": "2" * 32, "parent": parent})
-    for part in ("train.parquet", "holdout.parquet"):
-        trainer.store.put(keys.examples(second.id, part), trainer.store.get(keys.examples(first.id, part)))
-    with pytest.raises(Killed):
-        train_cohort([second], new_trainer(), 600, clock(1, die))
+    train_cohort([first], trainer)
     of_first = checkpoint.candidate(trainer.store, first.id).scores.candidate
-    assert checkpoint.current(trainer.store, second.id) == of_first
+    publish(trainer, trainer.base.revision)
+    queue(trainer, "red", seed=5, rank=8)
+    (second,) = claim(trainer)
+    train_cohort([second], new_trainer())
+    assert checkpoint.candidate(trainer.store, second.id).scores.current == of_first
 
 
 def test_a_version_of_another_base_cannot_be_gone_on_from(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:
     queue(trainer, "red")
-    (job,) = claim(trainer)
-    train_cohort([job], trainer, checkpoint_s=600)
-    parent = published(trainer, job, "f" * 64)
-    trainer.store.delete(keys.checkpoints(job.id))
-    train_cohort([job.model_copy(update={"parent": parent})], new_trainer(), checkpoint_s=600)
-    failed = trainer.catalog.consolidation(job.id)
+    train_cohort(claim(trainer), trainer)
+    publish(trainer, "f" * 64)
+    queue(trainer, "red", seed=5)
+    (second,) = claim(trainer)
+    train_cohort([second], new_trainer())
+    failed = trainer.catalog.consolidation(second.id)
     assert failed.state is State.FAILED
     assert failed.reason is not None
     assert "cannot go on from its current version" in failed.reason
@@ -259,14 +284,14 @@ def test_two_workers_come_to_what_one_comes_to(
     queue(trainer, "red", count=13)
     queue(trainer, "blue", batch_size=1, max_steps=4)
     cohort = claim(trainer)
-    train_cohort(cohort, trainer, checkpoint_s=600)
+    train_cohort(cohort, trainer)
     alone = [weights(trainer, job) for job in cohort]
-    for job in cohort:
-        trainer.store.delete(keys.checkpoints(job.id))
+    cohort = again(trainer, cohort)
 
     torch.multiprocessing.spawn(work, (settings, base_dir, cohort, str(tmp_path / "rendezvous")), nprocs=2)
     for job, expected in zip(cohort, alone, strict=True):
-        assert largest_difference(weights(trainer, job), expected) < 1e-4
+        # Half a batch packs otherwise than a whole one, and AdamW makes much of the rounding of gradients near zero.
+        assert largest_difference(weights(trainer, job), expected) < 1e-3
 
 
 def work(rank: int, settings: Settings, base_dir: Path, cohort: list[Consolidation], rendezvous: str) -> None:
@@ -275,7 +300,7 @@ def work(rank: int, settings: Settings, base_dir: Path, cohort: list[Consolidati
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     catalog = Catalog.open(settings)
-    trainer = Trainer(SharedBase(base_dir, pick_device()), catalog, ObjectStore.open(settings), owner="me")
+    trainer = Trainer(SharedBase(base_dir, pick_device()), catalog, ObjectStore.open(settings), owner="me", max_rank=16)
     train_cohort(cohort, trainer, checkpoint_s=0)
     catalog.close()
     dist.destroy_process_group()

@@ -1,0 +1,270 @@
+"""A trainer holds one base model and trains whatever consolidations it can claim, many in each pass over the base.
+
+Runs in every worker of a training run. The first worker decides, and writes to catalog and store; the others only
+compute. Members come and go between two passes. What any of them was at is in the store, so that another trainer, or
+the same one after a restart, goes on from there.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch.distributed as dist
+
+from looper.jobs.consolidation import adapter_file, checkpoint, memory
+from looper.jobs.consolidation.checkpoint import Candidate, CandidateScores, Checkpoint
+from looper.jobs.consolidation.encode import Window, encode
+from looper.jobs.consolidation.evaluate import sample, score
+from looper.jobs.consolidation.lora import Lora, truncate
+from looper.jobs.consolidation.session import open_session
+from looper.jobs.consolidation.shared_base import SharedBase
+from looper.jobs.consolidation.step import losses_and_gradients, next_together
+from looper.jobs.consolidation.strategies.registry import parse
+from looper.jobs.consolidation.tenant import Tenant, initial
+from looper.jobs.leases import Leases
+from looper.jobs.synthesis.table import read_examples
+from looper.platform import adapters
+from looper.platform.catalog import Catalog
+from looper.platform.domain.consolidation import Consolidation, Progress, State
+from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, StoreUnavailable
+from looper.platform.objectstore import ObjectStore, keys
+
+T = TypeVar("T")
+
+LOOK_S = 1.0
+"""Between two looks at the queue. With each, progress is reported, which is how a member is seen to be cancelled."""
+
+IDLE_S = 0.1
+"""Between two looks at the clock while there is nothing to train."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One base in memory, catalog and store, and the name that holds the claims."""
+
+    base: SharedBase
+    catalog: Catalog
+    store: ObjectStore
+    owner: str
+    max_rank: int
+    """Largest rank that the server takes."""
+
+    @property
+    def leads(self) -> bool:
+        return dist.get_rank() == 0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A consolidation in training."""
+
+    job: Consolidation
+    tenant: Tenant
+    start: Lora | None
+    holdout: list[Window]
+
+
+def run(
+    trainer: Trainer,
+    claim: Callable[[int], list[Consolidation]],
+    *,
+    stopped: Callable[[], bool],
+    members_at_most: int,
+    checkpoint_s: float,
+    lease_s: float,
+    idle_s: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Train what ``claim`` gives, up to the number it is asked for, until ``stopped`` or idle for ``idle_s``.
+
+    Each member ends with a candidate in the store, handed over for its verdict; one that cannot be trained is failed in
+    the catalog with its reason, and one that was cancelled or is another's by now is dropped: the others do not notice.
+    Raises StoreUnavailable when store or catalog fail, which is nobody's fault.
+    """
+    members: list[Member] = []
+    looked, saved, busy = -float("inf"), clock(), clock()
+    with Leases(trainer.catalog, trainer.owner, lease_s) as leases:
+        while True:
+            # Only the first worker's clock and catalog count, so that all do the same after the same pass.
+            if _agreed(clock() - looked >= LOOK_S):
+                if _agreed(stopped()):
+                    _save(members, trainer)
+                    return
+                members = _report(members, trainer)
+                room = members_at_most - len(members)
+                claimed = _agreed(claim(room) if trainer.leads and room else [])
+                for job in claimed:
+                    leases.add(job.id)
+                # First come those that have waited longest for a pass, and a newcomer has had none yet.
+                members = [*_join_all(claimed, trainer), *members]
+                looked = clock()
+            if not members:
+                if _agreed(clock() - busy >= idle_s):
+                    return
+                time.sleep(IDLE_S)
+                continue
+            together = next_together([member.tenant for member in members], trainer.base.tokens_at_once)
+            now, later = members[: len(together)], members[len(together) :]
+            members = [*later, *_advance(now, trainer)]
+            busy = clock()
+            if _agreed(busy - saved >= checkpoint_s):
+                _save(members, trainer)
+                saved = clock()
+
+
+@contextmanager
+def _blame(job: Consolidation, trainer: Trainer) -> Iterator[None]:
+    """What goes wrong inside fails ``job`` only, unless it is the store's or the catalog's fault."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except Conflict:
+        pass  # cancelled, or another's by now: nothing of it is ours to write
+    except LooperError as error:
+        if trainer.leads:
+            with suppress(Conflict):
+                trainer.catalog.fail(job.id, trainer.owner, str(error))
+                trainer.store.delete(keys.checkpoints(job.id))
+
+
+def _join_all(jobs: Sequence[Consolidation], trainer: Trainer) -> Iterator[Member]:
+    for job in jobs:
+        member = None
+        with _blame(job, trainer):
+            member = _join(job, trainer)
+        if member is not None:
+            yield member
+
+
+def _join(job: Consolidation, trainer: Trainer) -> Member | None:
+    """Get ``job`` ready to step. None if it was trained already and only waits for its verdict."""
+    if checkpoint.has_candidate(trainer.store, job.id):
+        _hand_over(job, trainer)
+        return None
+    base, recipe = trainer.base, job.recipe
+    start = None if job.parent is None else _version(job, job.parent, trainer)
+    fresh = base.fresh(recipe)
+    strategy = parse(recipe.strategy)
+    lora = fresh if strategy.grows else initial(fresh, start)
+    train, holdout = (_windows(job, part, trainer) for part in ("train.parquet", "holdout.parquet"))
+    session = open_session(base, recipe, lora, start, train)
+    tenant = Tenant(recipe, session, strategy, memory.recall(trainer.store, job.instance, job.parent))
+    newest = checkpoint.newest_state(trainer.store, job.id)
+    if newest is not None:
+        state, tensors = newest
+        tenant.resume(state.step, state.loss, tensors)
+    return Member(job, tenant, start, sample(holdout))
+
+
+def _version(job: Consolidation, digest: str, trainer: Trainer) -> Lora:
+    """The version that ``job`` goes on from."""
+    files = adapters.fetch(trainer.store, job.instance.tenant, digest)
+    theirs = files.read_manifest().base_revision
+    if theirs != trainer.base.revision:
+        raise InvalidInput(
+            f"{job.instance} cannot go on from its current version {digest}: that was trained on base revision "
+            f"{theirs}, and the base is {trainer.base.revision} now; roll back to a version that fits, or make a new "
+            "instance"
+        )
+    lora = adapter_file.read(files.weights, files.config)
+    return {layer: each.to(trainer.base.device) for layer, each in lora.items()}
+
+
+def _windows(job: Consolidation, part: str, trainer: Trainer) -> list[Window]:
+    examples = read_examples(trainer.store.get(keys.examples(job.id, part)))
+    return [
+        window for example in examples for window in encode(example, trainer.base.tokenizer, job.recipe.max_context)
+    ]
+
+
+def _advance(members: Sequence[Member], trainer: Trainer) -> list[Member]:
+    """One step of each; return those that have more to do."""
+    results = losses_and_gradients(trainer.base, [member.tenant for member in members])
+    going: list[Member] = []
+    for member, (loss, gradients) in zip(members, results, strict=True):
+        with _blame(member.job, trainer):
+            member.tenant.advance(loss, gradients)
+            if member.tenant.done:
+                _finish(member, trainer)
+            else:
+                going.append(member)
+    return going
+
+
+def _finish(member: Member, trainer: Trainer) -> None:
+    tenant, job, base = member.tenant, member.job, trainer.base
+    trained = tenant.finish()
+    tenant.close()
+    if not trainer.leads:
+        return
+    _tell(member, trainer)
+    lora, error = _served(trained, trainer.max_rank)
+    scores = CandidateScores(
+        candidate=score(base, lora, member.holdout),
+        current=score(base, member.start, member.holdout),
+        conversion_error=error,
+    )
+    candidate = Candidate(
+        weights=adapter_file.weights_bytes(lora),
+        config=adapter_file.config_bytes(lora, job.base),
+        memory=memory.to_bytes(tenant.strategy.remember(lora)),
+        scores=scores,
+    )
+    checkpoint.save_candidate(trainer.store, job.id, candidate)
+    _hand_over(job, trainer)
+
+
+def _served(trained: Lora, max_rank: int) -> tuple[Lora, float]:
+    """What of ``trained`` the server can take, and the share of the update that is lost."""
+    rank = next(iter(trained.values())).rank
+    return (trained, 0.0) if rank <= max_rank else truncate(trained, max_rank)
+
+
+def _hand_over(job: Consolidation, trainer: Trainer) -> None:
+    if trainer.leads:
+        trainer.catalog.hand_over(job.id, trainer.owner, State.EVALUATING)
+
+
+def _save(members: Iterable[Member], trainer: Trainer) -> None:
+    if not trainer.leads:
+        return
+    for member in members:
+        tenant = member.tenant
+        if tenant.loss is not None:
+            with _blame(member.job, trainer):
+                state = Checkpoint(step=tenant.step, loss=tenant.loss)
+                checkpoint.save_state(trainer.store, member.job.id, state, tenant.state_bytes())
+
+
+def _report(members: Sequence[Member], trainer: Trainer) -> list[Member]:
+    """Write the members' progress; return those that are still ours."""
+    lost: set[str] = set()
+    if trainer.leads:
+        for member in members:
+            try:
+                _tell(member, trainer)
+            except Conflict:
+                lost.add(member.job.id)
+    lost = _agreed(lost)
+    for member in members:
+        if member.job.id in lost:
+            member.tenant.close()
+    return [member for member in members if member.job.id not in lost]
+
+
+def _tell(member: Member, trainer: Trainer) -> None:
+    tenant = member.tenant
+    progress = Progress(step=tenant.step, steps=tenant.steps, loss=tenant.loss)
+    trainer.catalog.progress(member.job.id, trainer.owner, progress)
+
+
+def _agreed(value: T) -> T:
+    """The first worker's ``value``, in every worker."""
+    if dist.get_world_size() == 1:
+        return value
+    shared = [value]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
