@@ -22,11 +22,14 @@ MOST_TOKENS = 6_144
 
 @dataclass(frozen=True)
 class Judged:
-    """What an adapter makes of one window. ``right`` says of each tool call whether all its tokens are the argmax."""
+    """What an adapter makes of one window."""
 
     loss: float
     """Sum over the targets of weight times cross-entropy, in nats."""
     right: tuple[bool, ...]
+    """Of each tool call, whether all its tokens are the argmax."""
+    exact: bool
+    """Whether all targets are."""
 
 
 def sample(windows: Sequence[Window]) -> list[Window]:
@@ -57,7 +60,7 @@ def judge_each(base: SharedBase, lora: Lora | None, windows: Sequence[Window]) -
         hits = logits.argmax(-1) == packed.targets
         sizes = list(packed.target_sizes)
         for window, loss, hit in zip(batch, torch.split(losses, sizes), torch.split(hits, sizes), strict=True):
-            found[numbers[id(window)]] = Judged(float(loss.sum()), tuple(_calls_hit(window, hit)))
+            found[numbers[id(window)]] = Judged(float(loss.sum()), tuple(_calls_hit(window, hit)), bool(hit.all()))
     return [found[i] for i in range(len(windows))]
 
 

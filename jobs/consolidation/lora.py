@@ -38,6 +38,11 @@ Lora: TypeAlias = Mapping[str, Factors]
 """By the layer's name in the base model, such as ``model.layers.0.self_attn.q_proj``."""
 
 
+def rank_of(lora: Lora) -> int:
+    """The largest rank of its layers."""
+    return max(factors.rank for factors in lora.values())
+
+
 def stack(*blocks: Lora) -> dict[str, Factors]:
     """One adapter whose update is the sum of the updates of ``blocks``: their ranks add up, its scale is 1."""
     layers = blocks[0].keys()
@@ -70,6 +75,11 @@ def truncate(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
         lost += float((s[rank:] ** 2).sum())
         whole += float((s**2).sum())
     return kept, (lost / whole) ** 0.5 if whole else 0.0
+
+
+def served(lora: Lora, max_rank: int) -> tuple[Lora, float]:
+    """What of ``lora`` a server with ``max_rank`` can take, and the error of that as ``truncate`` has it."""
+    return (lora, 0.0) if rank_of(lora) <= max_rank else truncate(lora, max_rank)
 
 
 def _padded(factors: Factors, rank: int) -> Factors:

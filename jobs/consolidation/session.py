@@ -1,25 +1,56 @@
-"""What a strategy may ask of the base model, while one tenant's session lasts."""
+"""The beginning of one tenant's session: its adapter, and what its strategy may ask of the base model."""
 
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from looper.jobs.consolidation import fisher
 from looper.jobs.consolidation.encode import Window
 from looper.jobs.consolidation.evaluate import judge_each
-from looper.jobs.consolidation.lora import Lora
+from looper.jobs.consolidation.lora import Factors, Lora, rank_of, truncate
 from looper.jobs.consolidation.plan import total_steps
 from looper.jobs.consolidation.shared_base import SharedBase
-from looper.jobs.consolidation.strategies.strategy import Session
+from looper.jobs.consolidation.strategies.registry import parse
+from looper.jobs.consolidation.strategies.strategy import Session, State
+from looper.jobs.consolidation.tenant import Tenant
 from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.errors import InvalidInput
 
 
-def open_session(
-    base: SharedBase, recipe: Recipe, lora: Lora, start: Lora | None, windows: Sequence[Window]
-) -> Session:
-    """A session on ``base``: ``lora`` is what will be trained on ``windows``, from ``start``."""
+def begin(base: SharedBase, recipe: Recipe, windows: Sequence[Window], start: Lora | None, past: State) -> Tenant:
+    """A tenant on ``base``, ready to learn ``windows`` from the version ``start``, whose strategy remembers ``past``.
 
+    Raises InvalidInput if recipe, base and start do not fit each other.
+    """
+    fresh = base.fresh(recipe)
+    strategy = parse(recipe.strategy)
+    lora = fresh if strategy.grows else initial(fresh, start)
+    return Tenant(recipe, _open(base, recipe, lora, start, windows), strategy, past)
+
+
+def initial(fresh: dict[str, Factors], start: Lora | None) -> dict[str, Factors]:
+    """``fresh`` with the update of ``start``: exactly, or truncated to the rank of ``fresh`` where that is smaller."""
+    if start is None:
+        return fresh
+    if start.keys() != fresh.keys():
+        raise InvalidInput(
+            "the current version's layers are not those of this base and recipe: consolidate with the target_modules "
+            "that it was trained with"
+        )
+    rank = rank_of(fresh)
+    if rank_of(start) > rank:
+        start, _ = truncate(start, rank)
+    with torch.no_grad():
+        for layer, factors in fresh.items():
+            old = start[layer]
+            factors.a[: old.rank] = old.a
+            factors.b[:, : old.rank] = old.b * (old.scale / factors.scale)
+    return fresh
+
+
+def _open(base: SharedBase, recipe: Recipe, lora: Lora, start: Lora | None, windows: Sequence[Window]) -> Session:
     def losses(acting: Lora, asked: Sequence[Window]) -> list[float]:
         judged = judge_each(base, acting, asked)
         return [each.loss / sum(window.weights) for each, window in zip(judged, asked, strict=True)]

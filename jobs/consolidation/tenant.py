@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Factors, Lora, stack
+from looper.jobs.consolidation.lora import Lora, stack
 from looper.jobs.consolidation.plan import batch_at, learning_rate, total_steps
 from looper.jobs.consolidation.strategies.strategy import Session, State, Strategy
 from looper.platform.domain.consolidation import Recipe
@@ -30,7 +30,7 @@ class Tenant:
     def __init__(self, recipe: Recipe, session: Session, strategy: Strategy, past: State) -> None:
         self.recipe = recipe
         self.strategy = strategy
-        self.step = 0
+        self.step: int = 0
         self.loss: float | None = None
         """Mean cross-entropy of the latest step, in nats per target token."""
         self._session = session
@@ -141,20 +141,3 @@ class Tenant:
 def _parameter(tensor: Tensor) -> nn.Parameter:
     assert isinstance(tensor, nn.Parameter)
     return tensor
-
-
-def initial(fresh: dict[str, Factors], start: Lora | None) -> dict[str, Factors]:
-    """``fresh`` with the update of ``start``, exactly, where its rank allows: a larger one is truncated before."""
-    if start is None:
-        return fresh
-    if start.keys() != fresh.keys():
-        raise InvalidInput(
-            "the current version's layers are not those of this base and recipe: consolidate with the target_modules "
-            "that it was trained with"
-        )
-    with torch.no_grad():
-        for layer, factors in fresh.items():
-            old = start[layer]
-            factors.a[: old.rank] = old.a
-            factors.b[:, : old.rank] = old.b * (old.scale / factors.scale)
-    return fresh

@@ -17,12 +17,11 @@ from looper.jobs.consolidation import adapter_file, checkpoint, memory
 from looper.jobs.consolidation.checkpoint import Candidate, CandidateScores, Checkpoint
 from looper.jobs.consolidation.encode import Window, encode
 from looper.jobs.consolidation.evaluate import sample, score
-from looper.jobs.consolidation.lora import Lora, truncate
-from looper.jobs.consolidation.session import open_session
+from looper.jobs.consolidation.lora import Lora, served
+from looper.jobs.consolidation.session import begin
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.step import losses_and_gradients, next_together
-from looper.jobs.consolidation.strategies.registry import parse
-from looper.jobs.consolidation.tenant import Tenant, initial
+from looper.jobs.consolidation.tenant import Tenant
 from looper.jobs.leases import Leases
 from looper.jobs.synthesis.table import read_examples
 from looper.platform import adapters
@@ -144,14 +143,10 @@ def _join(job: Consolidation, trainer: Trainer) -> Member | None:
     if checkpoint.has_candidate(trainer.store, job.id):
         _hand_over(job, trainer)
         return None
-    base, recipe = trainer.base, job.recipe
     start = None if job.parent is None else _version(job, job.parent, trainer)
-    fresh = base.fresh(recipe)
-    strategy = parse(recipe.strategy)
-    lora = fresh if strategy.grows else initial(fresh, start)
+    past = memory.recall(trainer.store, job.instance, job.parent)
     train, holdout = (_windows(job, part, trainer) for part in ("train.parquet", "holdout.parquet"))
-    session = open_session(base, recipe, lora, start, train)
-    tenant = Tenant(recipe, session, strategy, memory.recall(trainer.store, job.instance, job.parent))
+    tenant = begin(trainer.base, job.recipe, train, start, past)
     newest = checkpoint.newest_state(trainer.store, job.id)
     if newest is not None:
         state, tensors = newest
@@ -201,7 +196,7 @@ def _finish(member: Member, trainer: Trainer) -> None:
     if not trainer.leads:
         return
     _tell(member, trainer)
-    lora, error = _served(trained, trainer.max_rank)
+    lora, error = served(trained, trainer.max_rank)
     scores = CandidateScores(
         candidate=score(base, lora, member.holdout),
         current=score(base, member.start, member.holdout),
@@ -215,12 +210,6 @@ def _finish(member: Member, trainer: Trainer) -> None:
     )
     checkpoint.save_candidate(trainer.store, job.id, candidate)
     _hand_over(job, trainer)
-
-
-def _served(trained: Lora, max_rank: int) -> tuple[Lora, float]:
-    """What of ``trained`` the server can take, and the share of the update that is lost."""
-    rank = next(iter(trained.values())).rank
-    return (trained, 0.0) if rank <= max_rank else truncate(trained, max_rank)
 
 
 def _hand_over(job: Consolidation, trainer: Trainer) -> None:

@@ -9,9 +9,7 @@ import typer
 from looper.cli.output import Json, emit_json, progress
 
 if TYPE_CHECKING:
-    from looper.benchmarks.forgetting.learner import Learner
     from looper.benchmarks.forgetting.run import Progress
-    from looper.platform.settings import Settings
 
 app = typer.Typer(help="Benchmarks; what was measured already is not measured again.", no_args_is_help=True)
 
@@ -45,13 +43,18 @@ def forgetting(
 
     from looper.benchmarks.forgetting.bench import bench
     from looper.benchmarks.forgetting.report import to_table
+    from looper.benchmarks.forgetting.trained import Trained
     from looper.benchmarks.machine import describe
+    from looper.jobs.basemodel.prepare import prepare
+    from looper.jobs.consolidation.alone import alone
+    from looper.jobs.consolidation.device import use_cores
     from looper.platform.settings import load_settings
 
     settings = load_settings()
-    learner = _learner(settings)
-    with progress() as display:
-        line = display.add_task("forgetting", total=None, note="")
+    with progress() as display, alone():
+        line = display.add_task("base model", total=None, note="")
+        use_cores(1)
+        learner = Trained(prepare(settings.base, settings.models_dir), settings.serve.max_lora_rank)
 
         def notify(at: "Progress") -> None:
             name = f"{at.place} of {at.runs}: {at.run.name}"
@@ -63,10 +66,3 @@ def forgetting(
         emit_json(found)
     else:
         Console(width=None if sys.stdout.isatty() else 200).print(to_table(found))
-
-
-def _learner(settings: "Settings") -> "Learner":
-    """Who learns: the trainer, on ``settings.base``."""
-    from looper.platform.domain.errors import InvalidInput
-
-    raise InvalidInput("looper bench forgetting has no trainer to learn with in this version")

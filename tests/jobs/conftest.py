@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
+from looper.jobs.consolidation.alone import alone
 from looper.jobs.consolidation.device import Device, pick_device
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
@@ -48,9 +48,5 @@ def one_process() -> Iterator[None]:
     On one thread: OpenMP's threads spin while they wait, which is slow for tiny models on a machine that is busy.
     """
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
-            environment.setenv(name, value)
+    with alone():
         yield
-    dist.destroy_process_group()
