@@ -14,10 +14,10 @@ from rich.text import Text
 
 from looper.benchmarks.demo import report as report_
 from looper.benchmarks.demo.ask import Question, solve_all
-from looper.benchmarks.demo.memory import PeakMemory
 from looper.benchmarks.demo.report import DemoReport, SkillResult
 from looper.benchmarks.demo.stages import Stages
 from looper.benchmarks.gym.workplaces import WORKPLACES
+from looper.benchmarks.memory import PeakMemory
 from looper.cluster.local_ray import local_ray
 from looper.cluster.work import work_until_done
 from looper.jobs.basemodel.prepare import prepare

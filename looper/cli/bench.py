@@ -66,3 +66,35 @@ def forgetting(
         emit_json(found)
     else:
         Console(width=None if sys.stdout.isatty() else 200).print(to_table(found))
+
+
+@app.command()
+def consolidation(
+    n: Annotated[int, typer.Option("--n", min=1, help="How many instances are consolidated.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for each variant's numbers and for the report.")] = Path(
+        "consolidation"
+    ),
+    json: Json = False,
+) -> None:
+    """Do the same consolidations by one TorchTrainer each, in turn, side by side, and by Looper.
+
+    Example: `looper bench consolidation --n 16 --out consolidation`
+    """
+    from rich.console import Console
+
+    from looper.benchmarks.consolidation.bench import bench, to_table
+    from looper.benchmarks.machine import describe
+    from looper.jobs.basemodel.prepare import prepare
+    from looper.platform.settings import load_settings
+
+    settings = load_settings()
+    with progress() as display:
+        line = display.add_task("base model", total=None, note="")
+        model_dir = prepare(settings.base, settings.models_dir)
+        found = bench(n, out, settings.base, model_dir, describe(), lambda name: display.update(line, description=name))
+    if json:
+        emit_json(found)
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        console.print(to_table(found))
+        console.print("   ".join(f"{name}: {value}" for name, value in found.ratios.items()))

@@ -1,0 +1,41 @@
+"""What the consolidation benchmark consolidates: N instances of the gym, alike for all who do it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from looper.benchmarks.gym.generate import record
+from looper.benchmarks.gym.workplaces import WORKPLACES
+from looper.jobs.synthesis.run import divide, rows_of
+from looper.platform.domain.consolidation import Recipe
+from looper.platform.trajectories.ingest import read_path
+
+TASKS = 24
+HOLDOUT = 0.2
+RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=1, batch_size=2, max_context=512)
+"""Small, as an instance's day is. Batches of two, so that the memory of N processes side by side fits this machine."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One instance's work: ``trajectories.jsonl`` as it comes in, ``train.parquet`` and ``holdout.parquet`` of it."""
+
+    instance: str
+    folder: Path
+
+
+def prepare_work(n: int, folder: Path) -> list[Work]:
+    """Write the work of ``n`` instances below ``folder``, unless it is there. Four work places, each with its seeds."""
+    places = list(WORKPLACES.values())
+    works = []
+    for number in range(n):
+        place, seed = places[number % len(places)], number // len(places)
+        work = Work(f"{place.instance}-{seed}", folder / f"{place.instance.replace('/', '-')}-{seed}")
+        works.append(work)
+        work.folder.mkdir(parents=True, exist_ok=True)
+        file = work.folder / "trajectories.jsonl"
+        file.write_bytes(b"".join(one.line() for one in record(place, seed, TASKS)))
+        ((_, trajectories),) = read_path(file)
+        _, parts = divide(rows_of(trajectories), HOLDOUT)
+        for part in ("train.parquet", "holdout.parquet"):
+            (work.folder / part).write_bytes(parts[part])
+    return works

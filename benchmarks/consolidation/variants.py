@@ -1,0 +1,147 @@
+"""The ways of doing the same consolidations, each run in processes of its own, so that its memory can be told apart.
+
+``python -m looper.benchmarks.consolidation.variants NAME N FOLDER MODEL_DIR`` prints what it measured as JSON. What all
+share is not measured: making the work, starting Ray, preparing the base model.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from looper.benchmarks.consolidation.plan import RECIPE, Work, prepare_work
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one variant: from the first submission to the last adapter, and when each was there, in seconds."""
+
+    makespan_s: float
+    done_s: tuple[float, ...]
+
+
+def one_trainer_each(works: Sequence[Work], model_dir: Path) -> Measured:
+    """(a) A ``TorchTrainer`` for every instance, one after another, on a Ray that is up."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from looper.cluster.local_ray import local_ray
+
+    def work(config: dict[str, object]) -> None:
+        _train_in_turn([config["work"]], config["model_dir"])  # type: ignore[list-item, arg-type]
+
+    with local_ray():
+        clock = _Clock()
+        for each in works:
+            TorchTrainer(
+                work,
+                train_loop_config={"work": each, "model_dir": model_dir},
+                scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 2}),
+                run_config=RunConfig(storage_path=str(each.folder / "ray")),
+            ).fit()
+            clock.done()
+        return clock.measured()
+
+
+def in_turn(works: Sequence[Work], model_dir: Path) -> Measured:
+    """(b) One process with plain PEFT that takes them one after another."""
+    clock = _Clock()
+    _train_in_turn(works, model_dir, clock.done)
+    return clock.measured()
+
+
+def side_by_side(works: Sequence[Work], model_dir: Path) -> Measured:
+    """(c) A process for every instance, all at once, each with its share of the cores."""
+    clock = _Clock()
+    one = "import sys, pathlib; from looper.benchmarks.consolidation.variants import alone; alone(*sys.argv[1:])"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", one, each.instance, each.folder, model_dir], env=environment)
+        for each in works
+    ]
+    while processes:
+        for process in [process for process in processes if process.poll() is not None]:
+            if process.returncode != 0:
+                raise RuntimeError(f"a process ended with {process.returncode}")
+            processes.remove(process)
+            clock.done()
+        time.sleep(0.1)
+    return clock.measured()
+
+
+def alone(instance: str, folder: str, model_dir: str) -> None:
+    """One of the processes of ``side_by_side``."""
+    _train_in_turn([Work(instance, Path(folder))], Path(model_dir))
+
+
+def looper(works: Sequence[Work], model_dir: Path) -> Measured:
+    """(d) Looper: from the queue through synthesis, one trainer and the gate to published versions."""
+    from looper.cluster.local_ray import local_ray
+    from looper.cluster.work import work_until_done
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.consolidation import State
+    from looper.platform.domain.names import InstanceName
+    from looper.platform.objectstore import ObjectStore
+    from looper.platform.settings import load_settings
+    from looper.platform.trajectories.ingest import ingest
+
+    settings = load_settings(home=works[0].folder.parent / "home")
+    catalog, store = Catalog.open(settings), ObjectStore.open(settings)
+    instances = [InstanceName.parse(each.instance) for each in works]
+    for tenant in {instance.tenant for instance in instances} - set(catalog.tenants()):
+        catalog.create_tenant(tenant)
+    for instance, each in zip(instances, works, strict=True):
+        ingest([each.folder / "trajectories.jsonl"], instance, catalog=catalog, store=store)
+    with local_ray():
+        ids = [catalog.submit(instance, base=settings.base, recipe=RECIPE).id for instance in instances]
+        work_until_done(catalog, store, settings, model_dir, ids)
+        jobs = catalog.consolidations_by_id(ids)
+    assert all(job.state is State.PUBLISHED for job in jobs), [job.reason for job in jobs]
+    ended = [(job.ended_at - job.created_at).total_seconds() for job in jobs if job.ended_at is not None]
+    return Measured(max(ended), tuple(sorted(ended)))
+
+
+def _train_in_turn(works: Sequence[Work], model_dir: Path, done: Callable[[], None] = lambda: None) -> None:
+    import torch
+
+    from looper.benchmarks.consolidation import plain
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    model, tokenizer = plain.load(model_dir)
+    for work in works:
+        model = plain.consolidate(model, tokenizer, work)
+        done()
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._done: list[float] = []
+
+    def done(self) -> None:
+        self._done.append(time.monotonic() - self._began)
+
+    def measured(self) -> Measured:
+        return Measured(self._done[-1], tuple(self._done))
+
+
+VARIANTS = {
+    "one TorchTrainer each": one_trainer_each,
+    "in turn, plain PEFT": in_turn,
+    "side by side": side_by_side,
+    "looper": looper,
+}
+
+
+def main() -> None:
+    name, n, folder, model_dir = sys.argv[1:]
+    works = prepare_work(int(n), Path(folder))
+    print(json.dumps(asdict(VARIANTS[name](works, Path(model_dir)))))
+
+
+if __name__ == "__main__":
+    main()
