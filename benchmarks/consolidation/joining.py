@@ -1,0 +1,100 @@
+"""How soon a tenant that is added to a trainer at work has taken its first step.
+
+``python -m looper.benchmarks.consolidation.joining N FOLDER MODEL_DIR`` keeps a trainer busy with N - 1 tenants, adds
+one after another, and prints the seconds from each being handed over to training to its first step done.
+"""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+from looper.benchmarks.consolidation.plan import RECIPE, Work, prepare_work
+from looper.jobs.consolidation import trainer
+from looper.jobs.consolidation.alone import alone
+from looper.jobs.consolidation.device import pick_device, use_cores
+from looper.jobs.consolidation.shared_base import SharedBase
+from looper.platform.catalog import Catalog
+from looper.platform.domain.consolidation import Consolidation, Recipe, Stage, State
+from looper.platform.domain.names import InstanceName
+from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.settings import load_settings
+from looper.platform.trajectories.ingest import ingest
+
+JOINS = 5
+BUSY = RECIPE.model_copy(update={"epochs": 1000})
+"""Of the tenants that are there already: they have not ended when the last one joins."""
+
+
+class _Queue:
+    """The catalog and store of this measurement, in which work comes ready to be trained."""
+
+    def __init__(self, home: Path) -> None:
+        self.settings = load_settings(home=home)
+        self.catalog, self.store = Catalog.open(self.settings), ObjectStore.open(self.settings)
+
+    def hand_over(self, work: Work, recipe: Recipe) -> str:
+        """Queue ``work`` as synthesis would; return its consolidation's id."""
+        instance = InstanceName.parse(work.instance)
+        if instance.tenant not in self.catalog.tenants():
+            self.catalog.create_tenant(instance.tenant)
+        ingest([work.folder / "trajectories.jsonl"], instance, catalog=self.catalog, store=self.store)
+        job = self.catalog.submit(instance, base=self.settings.base, recipe=recipe)
+        for part in ("train.parquet", "holdout.parquet"):
+            self.store.put(keys.examples(job.id, part), (work.folder / part).read_bytes())
+        self.catalog.claim("synthesis", Stage.SYNTHESIS, limit=1, lease_s=60)
+        self.catalog.hand_over(job.id, "synthesis", State.TRAINING)
+        return job.id
+
+    def claim(self, limit: int) -> list[Consolidation]:
+        return self.catalog.claim("trainer", Stage.TRAINING, limit=limit, lease_s=600)
+
+    def steps(self, id: str) -> int:
+        progress = self.catalog.consolidation(id).progress
+        return 0 if progress is None else progress.step
+
+
+def joins(works: list[Work], home: Path, model_dir: Path) -> list[float]:
+    """The seconds that each of the last ``JOINS`` of ``works`` took to its first step, beside the others."""
+    queue, over = _Queue(home), threading.Event()
+    use_cores(1)
+    at_work = trainer.Trainer(SharedBase(model_dir, pick_device()), queue.catalog, queue.store, "trainer", max_rank=16)
+    there = [queue.hand_over(work, BUSY) for work in works[:-JOINS]]
+    took: list[float] = []
+
+    def add() -> None:
+        while not all(map(queue.steps, there)):
+            time.sleep(0.1)
+        for work in works[-JOINS:]:
+            began = time.monotonic()
+            id = queue.hand_over(work, BUSY)
+            while queue.steps(id) == 0:
+                time.sleep(0.01)
+            took.append(time.monotonic() - began)
+        over.set()
+
+    adding = threading.Thread(target=add)
+    adding.start()
+    with alone():
+        trainer.run(
+            at_work,
+            queue.claim,
+            stopped=over.is_set,
+            members_at_most=len(works),
+            checkpoint_s=600,
+            lease_s=600,
+            idle_s=600,
+        )
+    adding.join()
+    return took
+
+
+def main() -> None:
+    n, folder, model_dir = sys.argv[1:]
+    works = prepare_work(int(n) - 1 + JOINS, Path(folder))
+    print(json.dumps(joins(works, Path(folder) / "home", Path(model_dir))))
+
+
+if __name__ == "__main__":
+    main()
