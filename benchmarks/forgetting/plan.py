@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.jobs.consolidation.strategies.notation import NAMES
+from looper.platform.domain.strategy import NAMES
 from looper.platform.domain.consolidation import Recipe
 
 SESSIONS = 5

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 def consolidate(
     instances: Annotated[list[str], typer.Argument(metavar="TENANT/INSTANCE...")],
     wait: Annotated[bool, typer.Option("--wait", help="Stay until each has its verdict.")] = False,
+    strategy: Annotated[str | None, typer.Option(help="Against forgetting, such as replay(share=0.5)+ella.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora, rslora, lora+, dora, adalora or qlora.")] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the examples.")] = None,
@@ -30,7 +32,7 @@ def consolidate(
 ) -> None:
     """Turn the new trajectories of instances into their next adapter versions. Without flags, settings decide.
 
-    Example: `looper consolidate acme/helpdesk acme/billing --wait`
+    Example: `looper consolidate acme/helpdesk acme/billing --strategy replay --wait`
     """
     from looper.platform.api.models import ConsolidationInfo
     from looper.platform.api.submission import submit
@@ -39,6 +41,8 @@ def consolidate(
     from looper.platform.settings import load_settings
 
     flags = {
+        "strategy": strategy,
+        "method": method,
         "rank": rank,
         "learning_rate": learning_rate,
         "epochs": epochs,

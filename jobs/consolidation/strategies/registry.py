@@ -12,13 +12,13 @@ from looper.jobs.consolidation.strategies.ella import Ella
 from looper.jobs.consolidation.strategies.ewc import Ewc, OnlineEwc, OnlineEwcFactors
 from looper.jobs.consolidation.strategies.i_lora import ILora
 from looper.jobs.consolidation.strategies.merge import Merge
-from looper.jobs.consolidation.strategies.notation import Term, read
 from looper.jobs.consolidation.strategies.o_lora import OLora
 from looper.jobs.consolidation.strategies.online_lora import OnlineLora
 from looper.jobs.consolidation.strategies.progressive import Progressive
 from looper.jobs.consolidation.strategies.replay import LossReplay, Replay
 from looper.jobs.consolidation.strategies.strategy import Strategy
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.strategy import Term, read
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "none": Strategy,
@@ -36,6 +36,24 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "distill": Distill,
     "merge": Merge,
 }
+
+ANY_METHOD = ("none", "replay", "replay-loss", "merge")
+"""Those that leave what is trained alone until it is plain LoRA. The others work on LoRA's own factors."""
+
+OWN_FACTORS = ("lora", "rslora", "lora+", "qlora")
+"""The methods that train those."""
+
+
+def check_method(text: str, method: str) -> None:
+    """Raises InvalidInput if the combination that ``text`` names does not go with a recipe's ``method``."""
+    if method in OWN_FACTORS:
+        return
+    for term in read(text):
+        if term.name not in ANY_METHOD:
+            raise InvalidInput(
+                f"strategy {term.name!r} works on LoRA's own factors, which method {method!r} does not train: choose "
+                f"among the strategies {', '.join(ANY_METHOD)} or among the methods {', '.join(OWN_FACTORS)}"
+            )
 
 
 def parse(text: str) -> Strategy:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from looper.jobs.consolidation.lora import Lora
-from looper.jobs.consolidation.strategies.notation import NAMES
 from looper.jobs.consolidation.strategies.registry import STRATEGIES, parse
+from looper.platform.domain.strategy import NAMES
 from tests.jobs.strategies.life import copied, live, opened, step, stored, window
 
 QUICK = "online-lora(mean=10,variance=10,length=2)"  # on a plateau after two steps

@@ -3,10 +3,10 @@ import sys
 
 import pytest
 
-from looper.jobs.consolidation.strategies.notation import Term, read
 from looper.jobs.consolidation.strategies.registry import parse
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.strategy import Term, read
 
 
 def test_terms_and_options() -> None:
@@ -50,7 +50,7 @@ def test_a_recipe_takes_every_way_of_writing() -> None:
 
 def test_names_are_checked_without_torch() -> None:
     program = (
-        "import sys\nfrom looper.jobs.consolidation.strategies.notation import read\nread('replay')\n"
+        "import sys\nfrom looper.platform.domain.strategy import read\nread('replay')\n"
         "print(sorted({'torch', 'peft', 'transformers', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
