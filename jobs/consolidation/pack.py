@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from looper.jobs.consolidation.encode import Window
+from looper.platform.domain.errors import InvalidInput
 
 
 @dataclass(frozen=True)
 class Pack:
-    """L tokens in all, M of them to be predicted; attention takes them apart into R sequences."""
+    """L tokens of R windows, M of them to be predicted."""
 
     tokens: Tensor
     """``[1, L]``, owner after owner."""
@@ -27,14 +28,11 @@ class Pack:
     """``[1, L]``, of each token in its window."""
     sizes: tuple[int, ...]
     """Tokens of each owner; their sum is L."""
-    queries: Tensor
-    """``[R, Q]`` indices of tokens. What is too much repeats the sequence's first token, so nothing is mixed up."""
-    keys: Tensor
-    """``[R, K]`` indices of the tokens that a sequence looks at: the shared beginning, then itself."""
-    seen: Tensor
-    """``[R, 1, Q, K]``, whether a query may look at a key."""
+    windows: Tensor
+    """``[R, T]`` indices of each window's tokens, the shared beginning first. What is too much at the end repeats a
+    token of the same window: it is never looked at, and nothing of another owner's is mixed in."""
     restore: Tensor
-    """``[L]`` where each token is in ``queries``, flattened."""
+    """``[L]`` where each token is in ``windows``, flattened; a shared one in the first that has it."""
     predictors: Tensor
     """``[M]`` indices of the tokens after which a target comes, window by window in the order they were given."""
     targets: Tensor
@@ -60,7 +58,7 @@ class _Layout:
         self.tokens: list[int] = []
         self.positions: list[int] = []
         self.sizes: list[int] = []
-        self.sequences: list[tuple[range, range]] = []  # the shared beginning, then what is its own
+        self.windows: list[list[int]] = []
         self.predictors: list[int] = []
         self.targets: list[int] = []
         self.weights: list[float] = []
@@ -71,12 +69,9 @@ class _Layout:
         before, targets_before = len(self.tokens), len(self.targets)
         shared = common_prefix(windows)
         beginning = self._lay(windows[0].tokens[:shared], 0)
-        if shared:
-            self.sequences.append((range(0), beginning))
         for window in windows:
-            own = self._lay(window.tokens[shared:], shared)
-            self.sequences.append((beginning, own))
-            places = [*beginning, *own]
+            places = [*beginning, *self._lay(window.tokens[shared:], shared)]
+            self.windows.append(places)
             targets = window.target_places
             self.predictors += [places[i - 1] for i in targets]
             self.targets += [window.tokens[i] for i in targets]
@@ -92,18 +87,11 @@ class _Layout:
         return range(start, len(self.tokens))
 
     def finish(self, device: torch.device) -> Pack:
-        most_queries = max(len(own) for _, own in self.sequences)
-        most_keys = max(len(beginning) + len(own) for beginning, own in self.sequences)
-        queries, keys, restore = [], [], [0] * len(self.tokens)
-        for row, (beginning, own) in enumerate(self.sequences):
-            queries.append([*own, *[own[0]] * (most_queries - len(own))])
-            both = [*beginning, *own]
-            keys.append([*both, *[own[0]] * (most_keys - len(both))])
-            for column, token in enumerate(own):
-                restore[token] = row * most_queries + column
-        lengths = torch.tensor([len(beginning) for beginning, _ in self.sequences])
-        last_seen = lengths[:, None, None] + torch.arange(most_queries)[None, :, None]
-        seen = torch.arange(most_keys)[None, None, :] <= last_seen
+        longest = max(map(len, self.windows))
+        restore = [0] * len(self.tokens)
+        for row, places in reversed(list(enumerate(self.windows))):
+            for column, token in enumerate(places):
+                restore[token] = row * longest + column
 
         def ids(values: list[Any]) -> Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
@@ -112,9 +100,7 @@ class _Layout:
             tokens=ids([self.tokens]),
             positions=ids([self.positions]),
             sizes=tuple(self.sizes),
-            queries=ids(queries),
-            keys=ids(keys),
-            seen=seen[:, None].to(device),
+            windows=ids([places + places[-1:] * (longest - len(places)) for places in self.windows]),
             restore=ids(restore),
             predictors=ids(self.predictors),
             targets=ids(self.targets),
@@ -187,25 +173,23 @@ def attend(
     ``query`` is ``[1, H, L, D]``; ``key`` and ``value``, with G groups of heads, ``[1, G, L, D]``. Returns
     ``[1, L, H, D]``.
     """
-    seen = pack.seen
-    if sliding_window is not None and sliding_window < seen.shape[-1]:
-        # Of a key's and a query's places in their window only the difference counts.
-        places = pack.positions[0]
-        near = places[pack.queries][:, :, None] - places[pack.keys][:, None, :] < sliding_window
-        seen = seen & near[:, None]
-    rows = [_take(query, pack.queries), _take(key, pack.keys), _take(value, pack.keys)]
-    grouped = query.shape[1] // key.shape[1]
-    q, k, v = (x if x.shape[1] == query.shape[1] else x.repeat_interleave(grouped, dim=1) for x in rows)
-    out = scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scaling)
-    flat = out.transpose(1, 2).flatten(0, 1)  # [R * Q, H, D]
-    return flat.index_select(0, pack.restore).unsqueeze(0), None
+    if sliding_window is not None and sliding_window < pack.windows.shape[1]:
+        raise InvalidInput(
+            f"a window of {pack.windows.shape[1]} tokens is longer than the {sliding_window} that the base model's "
+            "attention slides over: lower the recipe's max_context"
+        )
+    heads = query.shape[1]
+    q, k, v = (_apart(x, pack.windows) for x in (query, key, value))
+    k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
+    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+    return out.transpose(1, 2).flatten(0, 1).index_select(0, pack.restore).unsqueeze(0), None
 
 
-def _take(x: Tensor, index: Tensor) -> Tensor:
-    """``[1, H, L, D]`` at ``index`` ``[R, T]`` as ``[R, H, T, D]``."""
+def _apart(x: Tensor, windows: Tensor) -> Tensor:
+    """``[1, H, L, D]`` as ``[R, H, T, D]``."""
     tokens = x[0].transpose(0, 1)  # [L, H, D]
-    taken = tokens.flatten(1).index_select(0, index.flatten())
-    return taken.view(*index.shape, *tokens.shape[1:]).transpose(1, 2)
+    taken = tokens.flatten(1).index_select(0, windows.flatten())
+    return taken.view(*windows.shape, *tokens.shape[1:]).transpose(1, 2)
 
 
 def starts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
