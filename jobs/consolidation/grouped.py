@@ -46,7 +46,9 @@ class _AddUpdates(torch.autograd.Function):
         inner, flat = rest[: len(ctx.spans)], rest[len(ctx.spans) :]
         rows, out = x[0], grads[0][0]
         needed = ctx.needs_input_grad[4:]
-        to_x = torch.zeros_like(x) if ctx.needs_input_grad[1] else None
+        everywhere = sum(end - start for start, end in ctx.spans) == len(rows)
+        blank = torch.empty_like if everywhere else torch.zeros_like
+        to_x = blank(x) if ctx.needs_input_grad[1] else None
         to_factors: list[Tensor | None] = []
         for i, ((start, end), scale, h) in enumerate(zip(ctx.spans, ctx.scales, inner, strict=True)):
             a, b = flat[2 * i], flat[2 * i + 1]
