@@ -8,6 +8,7 @@
     ├── Conflict            the state moved under the caller: a lost compare-and-swap
     ├── CorruptAdapter      a published adapter's bytes are not what its digest says
     └── StoreUnavailable    object store or catalog: down, slow, full
+        └── StoreFull       the object store has no room for what was to be written
 
 Every message names the thing, the value and the way out, in one line. Anything else that escapes is a bug.
 """
@@ -47,3 +48,7 @@ class CorruptAdapter(LooperError):
 
 class StoreUnavailable(LooperError):
     """The object store or the catalog is down, too slow or full."""
+
+
+class StoreFull(StoreUnavailable):
+    """The object store has no room for what was to be written: by its disk or by a quota."""

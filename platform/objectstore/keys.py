@@ -2,6 +2,8 @@
 
 from looper.platform.domain.names import InstanceName
 
+CHECKPOINTS = "checkpoints"
+
 
 def trajectories(instance: InstanceName, batch: str) -> str:
     return f"trajectories/{instance}/{batch}.parquet"
@@ -21,4 +23,4 @@ def memory(instance: InstanceName, version: str) -> str:
 
 
 def checkpoints(consolidation: str) -> str:
-    return f"checkpoints/{consolidation}"
+    return f"{CHECKPOINTS}/{consolidation}"

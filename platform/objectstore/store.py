@@ -1,5 +1,6 @@
 """Immutable objects over fsspec. What a reader sees is whole: a put is a rename on a folder, one request on S3."""
 
+import errno
 import os
 import uuid
 from collections.abc import Callable
@@ -9,10 +10,14 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from looper.platform.domain.errors import NotFound, StoreUnavailable
+from looper.platform.domain.errors import NotFound, StoreFull, StoreUnavailable
 from looper.platform.settings import Settings
 
 T = TypeVar("T")
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL_ON_S3 = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"}
+"""MinIO's codes and Ceph's: S3 itself is never full. s3fs hands what it does not know on as the cause of an OSError."""
 
 
 class ObjectStore:
@@ -93,7 +98,21 @@ class ObjectStore:
         except Exception as error:
             # fsspec back ends raise OSError, asyncio's TimeoutError and botocore's own tree for one and the same
             # thing: the store did not do it. All of them leave here under one name, the cause attached.
+            if _is_full(error):
+                raise StoreFull(
+                    f"object store {self.url} is full: {key} was not written ({error}); make room, then run the "
+                    "command again"
+                ) from error
             raise StoreUnavailable(
                 f"object store {self.url} failed on {key}: {type(error).__name__}: {error}; "
-                "check that it is reachable, writable and not full, then run the command again"
+                "check that it is reachable and writable, then run the command again"
             ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        response = getattr(error, "response", None) or {}
+        if getattr(error, "errno", None) in _FULL or response.get("Error", {}).get("Code") in _FULL_ON_S3:
+            return True
+        error = error.__cause__
+    return False

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from looper.platform.domain.errors import NotFound, StoreUnavailable
+from looper.platform.domain.errors import NotFound, StoreFull, StoreUnavailable
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 
@@ -63,7 +63,7 @@ class FullDisk(MemoryFileSystem):
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing() -> None:
     store = ObjectStore("fulldisk://", FullDisk(), "root")
-    with pytest.raises(StoreUnavailable, match=r"failed on adapters/x.*No space left on device"):
+    with pytest.raises(StoreFull, match=r"is full: adapters/x was not written .*No space left on device"):
         store.put("adapters/x", b"x" * 100)
     assert not store.exists("adapters/x")
 
