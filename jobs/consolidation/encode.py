@@ -62,7 +62,7 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_context: in
     A longer example becomes several windows. Each begins with the system prompt, cropped to a quarter of the window,
     and goes on with turns in a row; every turn of the agent with a weight is a target exactly once. An exchange longer
     than a window is cropped: its context from the left, and the turn, if it takes more than half, from the right.
-    Raises InvalidInput if the chat template rewrites earlier turns when later ones are added.
+    Raises InvalidInput if there is no chat template, or one that rewrites earlier turns when later ones are added.
     """
     head, exchanges = _exchanges(example, tokenizer)
     assert exchanges, f"example {example.id} has no turn to learn"
@@ -80,6 +80,11 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_context: in
 
 
 def _exchanges(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[_Exchange]]:
+    if not tokenizer.chat_template:
+        raise InvalidInput(
+            f"base model {tokenizer.name_or_path!r} has no chat template to render examples with: choose an "
+            "instruction-tuned base, or put a chat_template.jinja into its folder"
+        )
     messages = [_message(turn) for turn in example.turns]
     tools = None if example.tools is None else orjson.loads(example.tools)
 
