@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from looper.jobs import basemodel
 from looper.jobs.consolidation import checkpoint
-from looper.jobs.consolidation.train import TrainingBroken, TrainingRun, train
+from looper.jobs.consolidation.train import CannotStart, TrainingRun, train
 from looper.jobs.gate import judge
 from looper.jobs.leases import Leases
 from looper.jobs.synthesis.run import synthesise
@@ -25,7 +26,7 @@ from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Stage, State, Verdict
-from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, StoreUnavailable
+from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, StoreFull, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
 
@@ -37,6 +38,15 @@ IDLE_S = 0.5
 ENDING_S = 30.0
 """For a trainer to end in once it was told to; Ray takes a dozen of them."""
 
+RETRY_S = 2.0
+"""After a trainer that broke off, before another takes its place."""
+
+SWEEP_S = 60.0
+"""Between two looks at what ended consolidations left in the store."""
+
+SYNTHESIS_BATCH = 256
+"""Most consolidations whose trajectories are read at once: a run of Ray Data costs seconds, however little it reads."""
+
 LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray")
 
 
@@ -47,12 +57,13 @@ def at_work(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir:
     ``model_dir`` is the folder of ``settings.base`` that ``looper.jobs.basemodel.prepare`` returned. What goes wrong
     with one consolidation fails that one, with the reason; when the store fails, all wait until it is back.
     """
-    foreman = _Foreman(catalog, store, settings, model_dir)
+    foreman = Foreman(catalog, store, settings, model_dir)
     stop = threading.Event()
     # Daemons, since what they wait for, Ray's jobs, cannot be told to end; their work is given back below, and what
     # they write afterwards is refused.
-    for do in (foreman.synthesise, foreman.train, foreman.conclude):
-        threading.Thread(target=_repeat, args=(do, stop), name=do.__name__, daemon=True).start()
+    pauses = {foreman.synthesise: IDLE_S, foreman.train: IDLE_S, foreman.conclude: IDLE_S, foreman.sweep: SWEEP_S}
+    for do, pause_s in pauses.items():
+        threading.Thread(target=_repeat, args=(do, pause_s, stop), name=do.__name__, daemon=True).start()
     try:
         yield
     except BaseException:
@@ -64,7 +75,7 @@ def at_work(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir:
     foreman.wait()
 
 
-def _repeat(do: Callable[[], bool], stop: threading.Event) -> None:
+def _repeat(do: Callable[[], bool], pause_s: float, stop: threading.Event) -> None:
     """Do it until ``stop`` is set, with pauses where there was nothing to do."""
     while not stop.is_set():
         try:
@@ -73,7 +84,7 @@ def _repeat(do: Callable[[], bool], stop: threading.Event) -> None:
             log.warning("%s", error)
             idle = True
         if idle:
-            stop.wait(IDLE_S)
+            stop.wait(pause_s)
 
 
 @dataclass(frozen=True)
@@ -85,7 +96,7 @@ class _Trainer:
 
 
 @dataclass(frozen=True)
-class _Foreman:
+class Foreman:
     """Each of ``synthesise``, ``train`` and ``conclude`` is one look at the queue, and says whether there was work."""
 
     catalog: Catalog
@@ -110,7 +121,7 @@ class _Foreman:
             trainer.thread.join(ENDING_S)
 
     def synthesise(self) -> bool:
-        with self._claimed(Stage.SYNTHESIS) as cohort:
+        with self._claimed(Stage.SYNTHESIS, SYNTHESIS_BATCH) as cohort:
             accepted = self._each(cohort, self._accept)
             reports = synthesise(accepted, self.store, self.settings.consolidation.holdout) if accepted else {}
             self._each(accepted, lambda job: self._enter_training(job, reports[job.id].failure))
@@ -133,15 +144,21 @@ class _Foreman:
         return False
 
     def conclude(self) -> bool:
-        with self._claimed(Stage.CONCLUSION) as cohort:
+        with self._claimed(Stage.CONCLUSION, self.settings.consolidation.cohort) as cohort:
             self._each(cohort, self._conclude)
             return bool(cohort)
 
+    def sweep(self) -> bool:
+        checkpoint.sweep(self.catalog, self.store)
+        return False
+
     @contextmanager
-    def _claimed(self, stage: Stage) -> Iterator[list[Consolidation]]:
+    def _claimed(self, stage: Stage, limit: int) -> Iterator[list[Consolidation]]:
         """What is claimed for a stage, held meanwhile. Our own mistakes fail it: given back, it would come for ever."""
         limits = self.settings.consolidation
-        cohort = self.catalog.claim(self.owner, stage, limit=limits.cohort, lease_s=limits.lease_s)
+        cohort = self.catalog.claim(
+            self.owner, stage, limit=limit, lease_s=limits.lease_s, tenant_limit=limits.per_tenant
+        )
         ids = [job.id for job in cohort]
         with Leases(self.catalog, self.owner, limits.lease_s, ids):
             try:
@@ -150,8 +167,7 @@ class _Foreman:
                 raise
             except Exception as error:
                 log.exception("%s of %s", stage, ", ".join(ids))
-                what = f"{type(error).__name__}: {error}".splitlines()[0]
-                self._fail(ids, self.owner, f"unexpected {what}; see the foreman's log")
+                self._fail(ids, self.owner, _unexpected(error))
 
     def _accept(self, job: Consolidation) -> None:
         if job.base != self.settings.base:
@@ -167,33 +183,36 @@ class _Foreman:
         self.catalog.hand_over(job.id, self.owner, State.TRAINING)
 
     def _run_trainer(self, run: TrainingRun) -> None:
+        """Until it ends. What it had in hand when it broke off is given back; the attempts at each are counted."""
         try:
             train(run)
         except StoreUnavailable as error:
             log.warning("%s", error)
-        except (LooperError, TrainingBroken) as error:
+        except CannotStart as error:
             log.exception("trainer %s", run.owner)
-            self._fail_broken(run, str(error))
-        except Exception as error:
-            log.exception("trainer %s", run.owner)
-            self._fail_broken(run, f"unexpected {type(error).__name__}: {error}".splitlines()[0])
+            self._fail_wanted(run, str(error))
+        except Exception:
+            log.exception("trainer %s broke off", run.owner)
+        else:
+            return
+        with suppress(StoreUnavailable):
+            self.catalog.release(self.catalog.held_by(run.owner), run.owner, died=True)
+        time.sleep(RETRY_S)
 
-    def _fail_broken(self, run: TrainingRun, reason: str) -> None:
-        """What a trainer that broke for good had in hand fails; if it had nothing yet, then what it was started for."""
+    def _fail_wanted(self, run: TrainingRun, reason: str) -> None:
+        """What a trainer was started for that could not start: it would wait for ever."""
         limits = self.settings.consolidation
         with suppress(StoreUnavailable):
-            held = self.catalog.held_by(run.owner) or [
-                job.id
-                for job in self.catalog.claim(
-                    run.owner,
-                    Stage.TRAINING,
-                    base=self.settings.base,
-                    shape=run.shape,
-                    limit=limits.cohort,
-                    lease_s=limits.lease_s,
-                )
-            ]
-            self._fail(held, run.owner, reason)
+            wanted = self.catalog.claim(
+                run.owner,
+                Stage.TRAINING,
+                base=self.settings.base,
+                shape=run.shape,
+                limit=limits.cohort,
+                lease_s=limits.lease_s,
+                tenant_limit=limits.per_tenant,
+            )
+            self._fail([job.id for job in wanted], run.owner, reason)
 
     def _conclude(self, job: Consolidation) -> None:
         """Gate, then reject or publish. Repeated, it comes to the same digest: nothing in it depends on the clock."""
@@ -233,12 +252,15 @@ class _Foreman:
         for job in cohort:
             try:
                 do(job)
-            except StoreUnavailable:
-                raise
             except Conflict:
                 continue  # cancelled, or another's by now
             except LooperError as error:
+                if isinstance(error, StoreUnavailable) and not isinstance(error, StoreFull):
+                    raise
                 self._fail([job.id], self.owner, str(error))
+            except Exception as error:
+                log.exception("consolidation %s of %s", job.id, job.instance)
+                self._fail([job.id], self.owner, _unexpected(error))
             else:
                 done.append(job)
         return done
@@ -249,3 +271,7 @@ class _Foreman:
             with suppress(Conflict):
                 self.catalog.fail(id, owner, reason)
             self.store.delete(keys.checkpoints(id))
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {error}".splitlines()[0] + "; see the foreman's log"

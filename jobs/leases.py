@@ -1,4 +1,7 @@
-"""The hold on claimed work: renewed while the holder lives, given back at its end, run out when it dies."""
+"""The hold on claimed work: renewed while the holder lives, given back at its end, run out when it dies.
+
+An end by an exception is a death, too, unless it is the store's or the catalog's fault.
+"""
 
 import threading
 from collections.abc import Iterable
@@ -25,22 +28,16 @@ class Leases:
         with self._lock:
             self._ids.add(id)
 
-    def give_back(self) -> None:
-        """Let others claim what is held, now. Whoever works on it notices at its next write."""
-        with self._lock:
-            self._catalog.release(self._ids, self._owner)
-
     def __enter__(self) -> "Leases":
         self._thread.start()
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._over.set()
         self._thread.join()
         with suppress(StoreUnavailable):  # the leases run out
-            self.give_back()
+            died = error is not None and not isinstance(error, StoreUnavailable)
+            self._catalog.release(self._ids, self._owner, died=died)
 
     def _beat(self) -> None:
         while not self._over.wait(self._lease_s / 3):

@@ -7,10 +7,12 @@
 Each marker (``complete.json``, ``scores.json``) is written last: what lacks it is not there. Nothing is pickled.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
+from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Scores
 from looper.platform.objectstore import ObjectStore, keys
 
@@ -18,12 +20,19 @@ _MARKER = "complete.json"
 
 
 class Checkpoint(BaseModel):
-    """A state of training, complete when this is in the store."""
+    """A state of training."""
 
     model_config = ConfigDict(frozen=True)
 
     step: int
     loss: float
+
+
+class _Marker(Checkpoint):
+    """``complete.json``."""
+
+    sha256: str
+    """Of ``state.safetensors``."""
 
 
 class CandidateScores(BaseModel):
@@ -47,23 +56,39 @@ class Candidate:
     scores: CandidateScores
 
 
-def save_state(store: ObjectStore, id: str, checkpoint: Checkpoint, state: bytes) -> None:
-    """Write a checkpoint, then remove the older ones."""
+def save_state(store: ObjectStore, id: str, checkpoint: Checkpoint, state: bytes) -> bool:
+    """Write a checkpoint, then remove the older ones. False if that of its step was there already."""
     folder = _step(id, checkpoint.step)
+    if store.exists(f"{folder}/{_MARKER}"):
+        return False
+    store.delete(folder)  # what a killed trainer left without the marker: it would stay, since objects never change
+    marker = _Marker(**checkpoint.model_dump(), sha256=hashlib.sha256(state).hexdigest())
     store.put(f"{folder}/state.safetensors", state)
-    store.put(f"{folder}/{_MARKER}", checkpoint.model_dump_json().encode())
-    for key in store.list(keys.checkpoints(id)):
-        if "/step-" in key and key < folder:
-            store.delete(key)
+    store.put(f"{folder}/{_MARKER}", marker.model_dump_json().encode())
+    for step in saved_steps(store, id):
+        if step < checkpoint.step:
+            drop_state(store, id, step)
+    return True
 
 
-def newest_state(store: ObjectStore, id: str) -> tuple[Checkpoint, bytes] | None:
-    """The newest complete checkpoint, if there is one."""
+def saved_steps(store: ObjectStore, id: str) -> list[int]:
+    """Of the complete checkpoints, the newest first."""
     markers = [key for key in store.list(keys.checkpoints(id)) if key.endswith(f"/{_MARKER}")]
-    if not markers:
-        return None
-    checkpoint = Checkpoint.model_validate_json(store.get(markers[-1]))
-    return checkpoint, store.get(f"{_step(id, checkpoint.step)}/state.safetensors")
+    return [int(key.split("/step-")[1].split("/")[0]) for key in reversed(markers)]
+
+
+def state(store: ObjectStore, id: str, step: int) -> tuple[Checkpoint, bytes]:
+    """A complete checkpoint. Raises ValueError if it is not what was written."""
+    folder = _step(id, step)
+    marker = _Marker.model_validate_json(store.get(f"{folder}/{_MARKER}"))
+    content = store.get(f"{folder}/state.safetensors")
+    if hashlib.sha256(content).hexdigest() != marker.sha256:
+        raise ValueError(f"{folder}/state.safetensors is not what was written")
+    return Checkpoint(step=marker.step, loss=marker.loss), content
+
+
+def drop_state(store: ObjectStore, id: str, step: int) -> None:
+    store.delete(_step(id, step))
 
 
 def save_candidate(store: ObjectStore, id: str, candidate: Candidate) -> None:
@@ -91,3 +116,10 @@ def candidate(store: ObjectStore, id: str) -> Candidate:
 
 def _step(id: str, step: int) -> str:
     return f"{keys.checkpoints(id)}/step-{step:08d}"
+
+
+def sweep(catalog: Catalog, store: ObjectStore) -> None:
+    """Remove what consolidations that have ended left: cancelled ones, and those whose last holder died just then."""
+    left = {key.split("/")[1] for key in store.list(keys.CHECKPOINTS)}
+    for id in catalog.ended(left):
+        store.delete(keys.checkpoints(id))

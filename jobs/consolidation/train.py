@@ -1,16 +1,23 @@
-"""A trainer as one Ray Train run. Ray starts the workers, restarts them when one dies, and cleans up after them."""
+"""A trainer as one Ray Train run. Ray starts the workers, restarts them when one dies, and cleans up after them.
+
+What was in hand when a worker died is claimed again, and the catalog counts these attempts. So the run itself need not
+last: when Ray has restarted it often enough, the foreman starts another.
+"""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Stage, TrainerShape
-from looper.platform.domain.errors import LooperError
+from looper.platform.domain.errors import Conflict, StoreUnavailable
 from looper.platform.settings import Settings
 
 
@@ -32,6 +39,11 @@ class TrainingRun:
     def permit(self) -> Path:
         return self.folder / "permit"
 
+    @property
+    def ready(self) -> Path:
+        """There once a worker has had base, catalog and store at hand."""
+        return self.folder / "ready"
+
     def stop(self) -> None:
         """Have the trainer save what it is at, give it back, and end."""
         self.permit.unlink(missing_ok=True)
@@ -41,31 +53,34 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of a worker. Spinning OpenMP threads, the default, make steps 20 times slower where a server shares the cores."""
 
 
-class TrainingBroken(Exception):
-    """A training run whose workers died too often."""
+class CannotStart(Exception):
+    """No worker of a training run came so far as to claim anything: it is not what it was to train that is wrong."""
 
 
 def train(run: TrainingRun) -> None:
     """Train what can be claimed on the current Ray, until ``stop`` or nothing has come for as long as the settings say.
 
-    Not for the main thread: there, Ray Train would take over Ctrl-C for good. Raises TrainingBroken when the workers
-    died more often than the settings allow, and what they raised if that is a LooperError.
+    Not for the main thread: there, Ray Train would take over Ctrl-C for good. Raises CannotStart when each worker ended
+    before it began, and StoreUnavailable. Whatever else Ray raises, what the run had in hand may be claimed again.
     """
     run.folder.mkdir(parents=True)
     run.permit.touch()
     try:
         _fit(run)
-    except TrainingFailedError as error:
+    except WorkerGroupError as error:
         cause = _cause(error)
-        if isinstance(cause, LooperError):
+        if isinstance(cause, StoreUnavailable):
             raise cause from error
-        raise TrainingBroken(f"the training run broke off: {type(cause).__name__}: {cause}".splitlines()[0]) from error
+        if run.ready.exists():
+            raise
+        raise CannotStart(f"no trainer could start: {type(cause).__name__}: {cause}".splitlines()[0]) from error
+    finally:
+        shutil.rmtree(run.folder, ignore_errors=True)  # Ray's own notes of the run; ours are in store and catalog
 
 
-def _cause(error: TrainingFailedError) -> BaseException:
+def _cause(error: WorkerGroupError) -> BaseException:
     """What went wrong in the first worker that failed; Ray wraps what the training function raised."""
-    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    failure = next(iter(failures), error)
+    failure = next(iter(error.worker_failures.values()), error)
     return getattr(failure, "_base_exc", failure)
 
 
@@ -79,14 +94,31 @@ def _fit(run: TrainingRun) -> None:
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray declares its older one to type checkers
             name="train",
             storage_path=str(run.folder),
-            failure_config=FailureConfig(max_failures=settings.restarts),
+            failure_config=FailureConfig(max_failures=settings.attempts - 1),
             worker_runtime_env={"env_vars": _ENVIRONMENT},
         ),
     )
-    try:
-        trainer.fit()
-    finally:
-        shutil.rmtree(run.folder, ignore_errors=True)  # Ray's own notes of the run; ours are in store and catalog
+    trainer.fit()
+
+
+def claim(run: TrainingRun, catalog: Catalog, limit: int) -> list[Consolidation]:
+    """What ``run`` takes in hand next. One that too many trainers died of is failed instead."""
+    settings = run.settings.consolidation
+    claimed = catalog.claim(
+        run.owner,
+        Stage.TRAINING,
+        base=run.settings.base,
+        shape=run.shape,
+        limit=limit,
+        lease_s=settings.lease_s,
+        tenant_limit=settings.per_tenant,
+        attempts=settings.attempts,
+    )
+    for job in claimed:
+        if job.attempts > settings.attempts:
+            with suppress(Conflict):
+                catalog.fail(job.id, run.owner, f"its trainer died {settings.attempts} times while training it")
+    return [job for job in claimed if job.attempts <= settings.attempts]
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -94,7 +126,6 @@ def _work(config: dict[str, Any]) -> None:
     from looper.jobs.consolidation import trainer
     from looper.jobs.consolidation.device import pick_device, use_cores
     from looper.jobs.consolidation.shared_base import SharedBase
-    from looper.platform.catalog import Catalog
     from looper.platform.objectstore import ObjectStore
 
     run: TrainingRun = config["run"]
@@ -102,29 +133,20 @@ def _work(config: dict[str, Any]) -> None:
     use_cores(ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
 
-    def claim(limit: int) -> list[Consolidation]:
-        return catalog.claim(
-            run.owner,
-            Stage.TRAINING,
-            base=run.settings.base,
-            shape=run.shape,
-            limit=limit,
-            lease_s=settings.lease_s,
-            tenant_limit=settings.per_tenant,
-        )
-
     try:
         if ray.train.get_context().get_world_rank() == 0:
-            catalog.release(catalog.held_by(run.owner), run.owner)  # by a worker before this one, which died
+            catalog.release(catalog.held_by(run.owner), run.owner, died=True)  # a worker before this one
+        ours = trainer.Trainer(
+            base=SharedBase(run.model_dir, pick_device()),
+            catalog=catalog,
+            store=ObjectStore.open(run.settings),
+            owner=run.owner,
+            max_rank=run.settings.serve.max_lora_rank,
+        )
+        run.ready.touch()
         trainer.run(
-            trainer.Trainer(
-                base=SharedBase(run.model_dir, pick_device()),
-                catalog=catalog,
-                store=ObjectStore.open(run.settings),
-                owner=run.owner,
-                max_rank=run.settings.serve.max_lora_rank,
-            ),
-            claim,
+            ours,
+            partial(claim, run, catalog),
             stopped=lambda: not run.permit.exists(),
             members_at_most=settings.cohort,
             checkpoint_s=settings.checkpoint_s,

@@ -5,13 +5,16 @@ compute. Members come and go between two passes. What any of them was at is in t
 the same one after a restart, goes on from there.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from looper.jobs.consolidation import adapter_file, checkpoint, memory
 from looper.jobs.consolidation.checkpoint import Candidate, CandidateScores, Checkpoint
@@ -27,8 +30,10 @@ from looper.jobs.synthesis.table import read_examples
 from looper.platform import adapters
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Progress, State
-from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, StoreUnavailable
+from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, NotFound, StoreFull, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -115,18 +120,30 @@ def run(
 
 @contextmanager
 def _blame(job: Consolidation, trainer: Trainer) -> Iterator[None]:
-    """What goes wrong inside fails ``job`` only, unless it is the store's or the catalog's fault."""
+    """What goes wrong inside fails ``job`` only, unless it is the store's or the catalog's fault.
+
+    A full store is not: it is what there is no room for that fails, and leaves its room to the others.
+    """
     try:
         yield
-    except StoreUnavailable:
-        raise
     except Conflict:
         pass  # cancelled, or another's by now: nothing of it is ours to write
     except LooperError as error:
-        if trainer.leads:
-            with suppress(Conflict):
-                trainer.catalog.fail(job.id, trainer.owner, str(error))
-                trainer.store.delete(keys.checkpoints(job.id))
+        if isinstance(error, StoreUnavailable) and not isinstance(error, StoreFull):
+            raise
+        _fail(job, trainer, str(error))
+    except Exception as error:
+        if dist.get_world_size() > 1 or isinstance(error, torch.AcceleratorError):
+            raise  # it may be another worker's death or the device's: the attempts at each tell in the end
+        log.exception("consolidation %s of %s", job.id, job.instance)
+        _fail(job, trainer, f"unexpected {type(error).__name__}: {error}".splitlines()[0] + "; see the trainer's log")
+
+
+def _fail(job: Consolidation, trainer: Trainer, reason: str) -> None:
+    if trainer.leads:
+        with suppress(Conflict):
+            trainer.catalog.fail(job.id, trainer.owner, reason)
+            trainer.store.delete(keys.checkpoints(job.id))
 
 
 def _join_all(jobs: Sequence[Consolidation], trainer: Trainer) -> Iterator[Member]:
@@ -146,12 +163,29 @@ def _join(job: Consolidation, trainer: Trainer) -> Member | None:
     start = None if job.parent is None else _version(job, job.parent, trainer)
     past = memory.recall(trainer.store, job.instance, job.parent)
     train, holdout = (_windows(job, part, trainer) for part in ("train.parquet", "holdout.parquet"))
-    tenant = begin(trainer.base, job.recipe, train, start, past)
-    newest = checkpoint.newest_state(trainer.store, job.id)
-    if newest is not None:
-        state, tensors = newest
-        tenant.resume(state.step, state.loss, tensors)
+    tenant = _resumed(job, trainer, lambda: begin(trainer.base, job.recipe, train, start, past))
     return Member(job, tenant, start, sample(holdout))
+
+
+def _resumed(job: Consolidation, trainer: Trainer, begun: Callable[[], Tenant]) -> Tenant:
+    """At its newest checkpoint that can be gone on from, or at the beginning: training comes to the same either way."""
+    for step in _agreed(checkpoint.saved_steps(trainer.store, job.id)):
+        tenant = begun()
+        try:
+            saved, tensors = checkpoint.state(trainer.store, job.id, step)
+            tenant.resume(saved.step, saved.loss, tensors)
+        except (NotFound, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # torn, or of another Looper
+            tenant.close()
+            if trainer.leads:
+                log.warning("consolidation %s: checkpoint of step %s: %s", job.id, step, error)
+                what = (
+                    f"the checkpoint of step {step} cannot be read: training goes on from an older one or begins anew"
+                )
+                trainer.catalog.note(job.id, trainer.owner, what)
+                checkpoint.drop_state(trainer.store, job.id, step)
+        else:
+            return tenant
+    return begun()
 
 
 def _version(job: Consolidation, digest: str, trainer: Trainer) -> Lora:
@@ -225,7 +259,8 @@ def _save(members: Iterable[Member], trainer: Trainer) -> None:
         if tenant.loss is not None:
             with _blame(member.job, trainer):
                 state = Checkpoint(step=tenant.step, loss=tenant.loss)
-                checkpoint.save_state(trainer.store, member.job.id, state, tenant.state_bytes())
+                if checkpoint.save_state(trainer.store, member.job.id, state, tenant.state_bytes()):
+                    _tell(member, trainer, saved=True)
 
 
 def _report(members: Sequence[Member], trainer: Trainer) -> list[Member]:
@@ -244,10 +279,10 @@ def _report(members: Sequence[Member], trainer: Trainer) -> list[Member]:
     return [member for member in members if member.job.id not in lost]
 
 
-def _tell(member: Member, trainer: Trainer) -> None:
+def _tell(member: Member, trainer: Trainer, *, saved: bool = False) -> None:
     tenant = member.tenant
     progress = Progress(step=tenant.step, steps=tenant.steps, loss=tenant.loss)
-    trainer.catalog.progress(member.job.id, trainer.owner, progress)
+    trainer.catalog.progress(member.job.id, trainer.owner, progress, saved=saved)
 
 
 def _agreed(value: T) -> T:

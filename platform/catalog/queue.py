@@ -5,7 +5,7 @@ it and renews it by heartbeat. What a dead process held is claimed by another on
 should it wake, finds each of its writes refused with Conflict. The order of claiming is told in docs/consolidation.md.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -49,6 +49,7 @@ class Queue(Database):
         limit: int,
         lease_s: float,
         tenant_limit: int | None = None,
+        attempts: int | None = None,
     ) -> list[Consolidation]:
         """Take up to ``limit`` consolidations that wait for ``stage``, first those whose turn it is.
 
@@ -56,16 +57,23 @@ class Queue(Database):
         ones only the oldest. ``base`` and ``shape`` narrow them to what one trainer can train. Higher priorities go
         first; among equals the tenant of whom fewer are worked on or taken here; then the oldest. With
         ``tenant_limit``, no tenant has more than so many held in the stage. The first claim sets the ``parent``.
+
+        With ``attempts``, one whose last attempt of so many this is goes alone: only to an ``owner`` who holds nothing,
+        and who is given nothing beside it. Should the owner die, it is known of what.
         """
         now = rows.now()
         with self._write() as sql:
             _take_turn(sql)
             turns = _turns(stage, now, tenant_limit, base, shape)
-            chosen = sql.scalars(
-                select(turns.c.id)
+            waiting = sql.execute(
+                select(turns.c.id, turns.c.attempts)
                 .order_by(turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
                 .limit(limit)
             ).all()
+            chosen = [row.id for row in waiting]
+            if attempts is not None:
+                held = sql.scalars(select(c.attempts).where(_held(owner))).all()
+                chosen = chosen[: _together([row.attempts for row in waiting], held, attempts)]
             # PostgreSQL locks no rows under a window function. One that is written to at this moment, by a cancellation
             # or by a holder who woke up, is left out rather than waited for.
             free = sql.scalars(
@@ -78,12 +86,16 @@ class Queue(Database):
                     owner=owner,
                     lease_until=now + timedelta(seconds=lease_s),
                     parent=case((c.started_at.is_(None), _prod()), else_=c.parent),
+                    attempts=c.attempts + (1 if stage is Stage.TRAINING else 0),
                     started_at=func.coalesce(c.started_at, literal(now, t.Instant())),
                     updated_at=now,
                 )
                 .returning(t.consolidations)
             )
             claimed = {row.id: rows.to_consolidation(row) for row in taken}
+            for job in claimed.values():
+                if stage is Stage.TRAINING and job.attempts > 1:
+                    rows.record(sql, job.instance, job.id, f"its trainer died: attempt {job.attempts}")
         return [claimed[id] for id in chosen if id in claimed]
 
     def training_demand(self, tenant_limit: int | None = None) -> list[Demand]:
@@ -114,13 +126,14 @@ class Queue(Database):
         with self._read() as sql:
             return list(sql.scalars(select(c.id).where(_held(owner))))
 
-    def release(self, ids: Iterable[str], owner: str) -> None:
-        """Give unfinished work back, for anyone to go on with."""
+    def release(self, ids: Iterable[str], owner: str, *, died: bool = False) -> None:
+        """Give unfinished work back, for anyone to go on with. Training that nobody ``died`` of was no attempt."""
+        attempts = c.attempts if died else case((c.state == State.TRAINING, c.attempts - 1), else_=c.attempts)
         with self._write() as sql:
             sql.execute(
                 update(t.consolidations)
                 .where(c.id.in_(list(ids)), _held(owner))
-                .values(owner=None, lease_until=None, updated_at=rows.now())
+                .values(owner=None, lease_until=None, attempts=attempts, updated_at=rows.now())
             )
 
     def advance(self, id: str, owner: str, state: State) -> None:
@@ -131,10 +144,21 @@ class Queue(Database):
         """Enter a stage for another to claim: its state and its being held change at once. Raises as ``advance``."""
         self._enter(id, owner, state, owner=None, lease_until=None)
 
-    def progress(self, id: str, owner: str, progress: Progress) -> None:
-        """Say how far training is. Raises Conflict as ``advance`` does."""
+    def progress(self, id: str, owner: str, progress: Progress, *, saved: bool = False) -> None:
+        """Say how far training is; once that is ``saved``, earlier attempts are forgotten. Raises as ``advance``."""
         with self._write() as sql:
-            _swap(sql, id, owner, progress=progress.model_dump(mode="json"))
+            attempts = {"attempts": 1} if saved else {}
+            _swap(sql, id, owner, progress=progress.model_dump(mode="json"), **attempts)
+
+    def note(self, id: str, owner: str, what: str) -> None:
+        """Record something that its user may want to know. Raises as ``advance``."""
+        with self._write() as sql:
+            rows.record(sql, _swap(sql, id, owner).instance, id, what)
+
+    def ended(self, ids: Iterable[str]) -> list[str]:
+        """Those of ``ids`` that have."""
+        with self._read() as sql:
+            return list(sql.scalars(select(c.id).where(c.id.in_(list(ids)), c.ended_at.is_not(None))))
 
     def fail(self, id: str, owner: str, reason: str) -> None:
         """Raises Conflict as ``advance`` does; so do ``reject`` and ``publish``."""
@@ -216,6 +240,7 @@ def _turns(
             c.base,
             c.shape,
             c.priority,
+            c.attempts,
             c.created_at,
             (func.coalesce(held.c.anywhere, 0) + of_tenant).label("turn"),
             (func.coalesce(held.c.in_stage, 0) + of_tenant).label("in_stage"),
@@ -231,6 +256,15 @@ def _turns(
     if tenant_limit is None:
         return turns
     return select(turns).where(turns.c.in_stage <= tenant_limit).subquery()
+
+
+def _together(waiting: Sequence[int], held: Sequence[int], attempts: int) -> int:
+    """How many from the front of what ``waiting`` may be claimed beside what is ``held``, given the attempts made at
+    each: at those held, the present one is among them."""
+    if any(made >= attempts for made in held):
+        return 0
+    last = next((i for i, made in enumerate(waiting) if made + 1 >= attempts), len(waiting))
+    return 1 if last == 0 and not held and waiting else last
 
 
 def _waits(stage: Stage, now: datetime) -> ColumnElement[bool]:

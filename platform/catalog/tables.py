@@ -100,6 +100,7 @@ consolidations = Table(
     Column("batches", JSON, nullable=False),
     Column("shape", String(16), nullable=False, server_default="plain"),
     Column("priority", Integer, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
     Column("parent", DIGEST),
     Column("owner", Text),
     Column("lease_until", Instant),

@@ -141,6 +141,8 @@ class Consolidation(BaseModel):
     """Digest of the version it starts from: what ``prod`` pointed to when it was first claimed."""
     priority: int
     """From ``LOWEST_PRIORITY`` to ``HIGHEST_PRIORITY``; a higher one is claimed before any lower one."""
+    attempts: int
+    """How often it was claimed for training since its last checkpoint; what was given back in order does not count."""
     owner: str | None
     reason: str | None
     """Why it was rejected or failed, in one line."""

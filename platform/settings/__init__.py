@@ -53,7 +53,9 @@ class ConsolidationSettings(_Section):
     workers: int = Field(1, ge=1, description="workers of a training run")
     lease_s: float = Field(60.0, gt=0, description="work whose holder is silent for so long is taken up again")
     checkpoint_s: float = Field(60.0, ge=0, description="least time between two checkpoints of a training run")
-    restarts: int = Field(2, ge=0, description="how often a training run whose worker died is restarted")
+    attempts: int = Field(
+        5, ge=2, description="a consolidation at which so many trainers died, without a new checkpoint, fails"
+    )
     min_gain: float = Field(0.005, ge=0, description="the gate asks for a held-out loss lower by this share")
 
 

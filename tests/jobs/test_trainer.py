@@ -166,9 +166,8 @@ def test_a_killed_training_goes_on_exactly(new_trainer: Callable[[], Trainer]) -
     with pytest.raises(Killed):
         train_cohort(again(trainer, cohort), new_trainer(), checkpoint_s=0, clock=clock(16, die))
     for job in cohort:
-        saved = checkpoint.newest_state(trainer.store, job.id)
-        assert saved is not None
-        assert 0 < saved[0].step < 6
+        (step,) = checkpoint.saved_steps(trainer.store, job.id)
+        assert 0 < step < 6
         assert len(trainer.store.list(keys.checkpoints(job.id))) == 2, "older checkpoints are left behind"
 
     train_cohort(trainer.catalog.claim("me", Stage.TRAINING, limit=8, lease_s=600), new_trainer())
@@ -179,8 +178,11 @@ def test_a_killed_training_goes_on_exactly(new_trainer: Callable[[], Trainer]) -
 def test_a_half_written_checkpoint_is_not_there(store: ObjectStore) -> None:
     checkpoint.save_state(store, "c", Checkpoint(step=3, loss=1.5), b"three")
     store.put(f"{keys.checkpoints('c')}/step-00000004/state.safetensors", b"fo")
-    newest = checkpoint.newest_state(store, "c")
-    assert newest == (Checkpoint(step=3, loss=1.5), b"three")
+    assert checkpoint.saved_steps(store, "c") == [3]
+    assert checkpoint.state(store, "c", 3) == (Checkpoint(step=3, loss=1.5), b"three")
+    assert checkpoint.save_state(store, "c", Checkpoint(step=4, loss=1.0), b"four")
+    assert checkpoint.state(store, "c", 4) == (Checkpoint(step=4, loss=1.0), b"four")
+    assert not checkpoint.save_state(store, "c", Checkpoint(step=4, loss=1.0), b"four again")
 
 
 def test_a_loss_that_is_no_number_fails_its_tenant_only(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:

@@ -11,7 +11,16 @@ from contextlib import closing
 import pytest
 
 from looper.platform.catalog import Catalog, Demand
-from looper.platform.domain.consolidation import Consolidation, Recipe, Scores, Stage, State, TrainerShape, Verdict
+from looper.platform.domain.consolidation import (
+    Consolidation,
+    Progress,
+    Recipe,
+    Scores,
+    Stage,
+    State,
+    TrainerShape,
+    Verdict,
+)
 from looper.platform.domain.errors import Conflict
 from looper.platform.domain.names import InstanceName
 from looper.platform.settings import Settings
@@ -267,6 +276,53 @@ def test_released_work_is_claimed_at_once_where_it_was(work: Work) -> None:
     assert work.claim("two", Stage.TRAINING) == []
     work.catalog.release([job.id], "one")
     assert work.claim("two", Stage.TRAINING) == ["acme/desk"]
+
+
+def test_attempts_at_training_are_counted_since_the_last_checkpoint(work: Work) -> None:
+    (job,) = work.submit("acme/desk")
+    work.claim()
+    work.catalog.release([job.id], "me")
+    work.claim()
+    work.hand_over(State.TRAINING)
+
+    def attempts() -> int:
+        return work.catalog.consolidation(job.id).attempts
+
+    assert attempts() == 0, "synthesis is none"
+    work.claim("one", Stage.TRAINING)
+    work.catalog.release([job.id], "one")
+    assert attempts() == 0, "what is given back in order is none"
+    work.claim("one", Stage.TRAINING)
+    work.catalog.release([job.id], "one", died=True)
+    work.claim("two", Stage.TRAINING)
+    work.die("two")
+    work.claim("three", Stage.TRAINING)
+    assert attempts() == 3
+    assert work.events(job)[-2:] == ["its trainer died: attempt 2", "its trainer died: attempt 3"]
+    work.catalog.progress(job.id, "three", Progress(step=1, steps=9))
+    assert attempts() == 3
+    work.catalog.progress(job.id, "three", Progress(step=2, steps=9), saved=True)
+    assert attempts() == 1
+
+
+def test_who_makes_the_last_attempt_at_one_has_nothing_else(work: Work) -> None:
+    work.submit("acme/first", "acme/suspect", "acme/last")
+    work.claim()
+    work.hand_over(State.TRAINING)
+
+    def claim(owner: str) -> list[str]:
+        jobs = work.catalog.claim(owner, Stage.TRAINING, limit=9, lease_s=60, attempts=2)
+        return [job.instance.instance for job in jobs]
+
+    suspect = next(job for job in work.catalog.unfinished() if job.instance.instance == "suspect")
+    assert claim("one") == ["first", "suspect", "last"]
+    work.catalog.release([suspect.id], "one", died=True)
+    work.catalog.release([job.id for job in work.catalog.unfinished()], "one")
+    assert claim("one") == ["first"], "it ends the claim"
+    assert claim("one") == [], "it is the next, and waits until its trainer has nothing else"
+    assert claim("other") == ["suspect"]
+    assert claim("other") == []
+    assert claim("one") == ["last"]
 
 
 def test_a_cancelled_one_is_not_handed_over(work: Work) -> None:
