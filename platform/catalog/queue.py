@@ -22,6 +22,7 @@ from sqlalchemy import (
     or_,
     select,
     text,
+    union_all,
     update,
 )
 
@@ -99,12 +100,20 @@ class Queue(Database):
         return [claimed[id] for id in chosen if id in claimed]
 
     def training_demand(self, tenant_limit: int | None = None) -> list[Demand]:
-        """The trainers that are wanted: how many consolidations each could claim now, the most urgent first."""
+        """The trainers that are wanted: how many consolidations wait for each, the most urgent first.
+
+        Those that are still before or in synthesis count, too: a trainer takes longer to start than they to get there.
+        """
         turns = _turns(Stage.TRAINING, rows.now(), tenant_limit)
+        ready = select(turns.c.base, turns.c.shape, turns.c.priority, turns.c.created_at)
+        coming = select(c.base, c.shape, c.priority, c.created_at).where(
+            c.state.in_(Stage.SYNTHESIS.states), ~_behind_another()
+        )
+        wanted = union_all(ready, coming).subquery()
         query = (
-            select(turns.c.base, turns.c.shape, func.count().label("waiting"))
-            .group_by(turns.c.base, turns.c.shape)
-            .order_by(func.max(turns.c.priority).desc(), func.min(turns.c.created_at))
+            select(wanted.c.base, wanted.c.shape, func.count().label("waiting"))
+            .group_by(wanted.c.base, wanted.c.shape)
+            .order_by(func.max(wanted.c.priority).desc(), func.min(wanted.c.created_at))
         )
         with self._read() as sql:
             return [Demand(**row._mapping) for row in sql.execute(query)]
