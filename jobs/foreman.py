@@ -217,8 +217,7 @@ class Foreman:
     def _conclude(self, job: Consolidation) -> None:
         """Gate, then reject or publish. Repeated, it comes to the same digest: nothing in it depends on the clock."""
         candidate = checkpoint.candidate(self.store, job.id)
-        scores = candidate.scores
-        verdict = judge(scores.candidate, scores.current, self.settings.consolidation.min_gain)
+        verdict = judge(candidate.scores, self.settings.consolidation.gate)
         if verdict.passed:
             self._publish(job, candidate, verdict)
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Scores
+from looper.platform.domain.consolidation import CandidateScores
 from looper.platform.objectstore import ObjectStore, keys
 
 _MARKER = "complete.json"
@@ -33,17 +33,6 @@ class _Marker(Checkpoint):
 
     sha256: str
     """Of ``state.safetensors``."""
-
-
-class CandidateScores(BaseModel):
-    """The numbers for the gate."""
-
-    model_config = ConfigDict(frozen=True)
-
-    candidate: Scores
-    current: Scores
-    conversion_error: float = 0.0
-    """Of plain LoRA of the served rank for what was trained: ||dW - dW'|| / ||dW|| over all layers."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -17,9 +18,10 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from looper.jobs.consolidation import adapter_file, checkpoint, memory
-from looper.jobs.consolidation.checkpoint import Candidate, CandidateScores, Checkpoint
+from looper.jobs.consolidation.checkpoint import Candidate, Checkpoint
 from looper.jobs.consolidation.encode import Window, encode
-from looper.jobs.consolidation.evaluate import sample, score
+from looper.jobs.consolidation.examine import examine
+from looper.jobs.consolidation.heldout import gather
 from looper.jobs.consolidation.lora import Lora, served
 from looper.jobs.consolidation.session import begin
 from looper.jobs.consolidation.shared_base import SharedBase
@@ -31,6 +33,7 @@ from looper.platform import adapters
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Progress, State
 from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, NotFound, StoreFull, StoreUnavailable
+from looper.platform.domain.example import Example
 from looper.platform.objectstore import ObjectStore, keys
 
 log = logging.getLogger(__name__)
@@ -67,7 +70,6 @@ class Member:
     job: Consolidation
     tenant: Tenant
     start: Lora | None
-    holdout: list[Window]
 
 
 def run(
@@ -162,9 +164,9 @@ def _join(job: Consolidation, trainer: Trainer) -> Member | None:
         return None
     start = None if job.parent is None else _version(job, job.parent, trainer)
     past = memory.recall(trainer.store, job.instance, job.parent)
-    train, holdout = (_windows(job, part, trainer) for part in ("train.parquet", "holdout.parquet"))
+    train = _windows(job, trainer)
     tenant = _resumed(job, trainer, lambda: begin(trainer.base, job.recipe, train, start, past))
-    return Member(job, tenant, start, sample(holdout))
+    return Member(job, tenant, start)
 
 
 def _resumed(job: Consolidation, trainer: Trainer, begun: Callable[[], Tenant]) -> Tenant:
@@ -202,11 +204,15 @@ def _version(job: Consolidation, digest: str, trainer: Trainer) -> Lora:
     return {layer: each.to(trainer.base.device) for layer, each in lora.items()}
 
 
-def _windows(job: Consolidation, part: str, trainer: Trainer) -> list[Window]:
-    examples = read_examples(trainer.store.get(keys.examples(job.id, part)))
-    return [
-        window for example in examples for window in encode(example, trainer.base.tokenizer, job.recipe.max_context)
-    ]
+def _windows(job: Consolidation, trainer: Trainer) -> list[Window]:
+    """To train on."""
+    examples = read_examples(trainer.store.get(keys.examples(job.id, "train.parquet")))
+    encode = _encode(job, trainer)
+    return [window for example in examples for window in encode(example)]
+
+
+def _encode(job: Consolidation, trainer: Trainer) -> Callable[[Example], list[Window]]:
+    return partial(encode, tokenizer=trainer.base.tokenizer, max_context=job.recipe.max_context)
 
 
 def _advance(members: Sequence[Member], trainer: Trainer) -> list[Member]:
@@ -231,11 +237,8 @@ def _finish(member: Member, trainer: Trainer) -> None:
         return
     _tell(member, trainer)
     lora, error = served(trained, trainer.max_rank)
-    scores = CandidateScores(
-        candidate=score(base, lora, member.holdout),
-        current=score(base, member.start, member.holdout),
-        conversion_error=error,
-    )
+    asked = gather(job, trainer.catalog, trainer.store, _encode(job, trainer))
+    scores = examine(base, lora, member.start, asked, error)
     candidate = Candidate(
         weights=adapter_file.weights_bytes(lora),
         config=adapter_file.config_bytes(lora, job.base),

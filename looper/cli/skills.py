@@ -9,6 +9,7 @@ from looper.cli.output import Json, emit_json, table
 
 if TYPE_CHECKING:
     from looper.platform.catalog import Catalog
+    from looper.platform.domain.consolidation import Scores, Verdict
     from looper.platform.domain.names import InstanceName
 
 app = typer.Typer(help="What is served: channels and the versions they point to.", no_args_is_help=True)
@@ -51,6 +52,10 @@ def list_(json: Json = False) -> None:
 def show(instance: Instance, json: Json = False) -> None:
     """Show a skill: its channels, its versions and the gate's numbers.
 
+    Of each version: the share of right actions on held-out tasks, new and of earlier sessions, before and after; the
+    loss on other instances' tasks, of the bare base and after; calls that repeat the one before, and invalid calls;
+    how far it moves the canary's logits; and what was lost in conversion to plain LoRA. With --json all of them.
+
     Example: `looper skills show acme/helpdesk`
     """
     from looper.platform.api.models import SkillInfo
@@ -65,13 +70,45 @@ def show(instance: Instance, json: Json = False) -> None:
     for name, digest in skill.channels.items():
         typer.echo(f"{name} -> {digest}")
     table(
-        ["version", "made", "rank", "starts from", "verdict"],
+        ["version", "made", "rank", "starts from", *_NUMBERS],
         [
-            (one.digest[:12], f"{one.created_at:%F %T}", one.rank, one.parent and one.parent[:12], one.verdict.reason)
+            (
+                one.digest[:12],
+                f"{one.created_at:%F %T}",
+                one.rank,
+                one.parent and one.parent[:12],
+                *_numbers(one.verdict),
+            )
             for one in skill.versions
         ],
         empty=f"{instance} has no version yet: looper consolidate {instance} --wait",
     )
+
+
+_NUMBERS = ("new", "earlier", "control", "loops", "tool errors", "canary", "conversion error")
+
+
+def _numbers(verdict: "Verdict") -> tuple[str | None, ...]:
+    """The gate's numbers, each as what it was before and what it became; None where it was not taken."""
+    new, old, earlier, control = verdict.candidate, verdict.current, verdict.earlier, verdict.control
+    return (
+        _change(old, new),
+        None if earlier is None else _change(earlier.reference, earlier.candidate),
+        None if control is None else f"loss {control.reference.loss:.2f} -> {control.candidate.loss:.2f}",
+        _shares(old.loops, new.loops),
+        _shares(old.tool_errors, new.tool_errors),
+        None if verdict.canary is None else f"{verdict.canary:.3f}",
+        None if verdict.conversion_error is None else f"{verdict.conversion_error:.3f}",
+    )
+
+
+def _change(before: "Scores", after: "Scores") -> str:
+    """Of the action accuracy, or of the loss where there was no action."""
+    return _shares(before.accuracy, after.accuracy) or f"loss {before.loss:.2f} -> {after.loss:.2f}"
+
+
+def _shares(before: float | None, after: float | None) -> str | None:
+    return None if before is None or after is None else f"{before:.2f} -> {after:.2f}"
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """Skills: an instance's versions and the channels that point to them."""
 
-from sqlalchemy import select
+from datetime import datetime
+
+from sqlalchemy import func, literal, select
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
@@ -28,6 +30,37 @@ class Skills(Database):
                 .order_by(t.versions.c.created_at.desc(), t.versions.c.digest)
             )
             return [rows.to_version(row) for row in found]
+
+    def lineage(self, digest: str) -> list[Version]:
+        """The version, the one it was made from, and so on to the first."""
+        v = t.versions.c
+        line = select(v.digest, v.parent, literal(0).label("age")).where(v.digest == digest).cte(recursive=True)
+        parents = select(v.digest, v.parent, line.c.age + 1).where(v.digest == line.c.parent)
+        line = line.union_all(parents)
+        with self._read() as sql:
+            found = sql.execute(select(t.versions).join(line, line.c.digest == v.digest).order_by(line.c.age))
+            return [rows.to_version(row) for row in found]
+
+    def neighbours(self, instance: InstanceName, *, base: str, before: datetime, limit: int) -> list[Version]:
+        """The newest version of each of the tenant's other instances on ``base``, as of ``before``, newest first.
+
+        The same whenever it is asked.
+        """
+        v = t.versions.c
+        newest = (
+            select(v.instance, func.max(v.created_at).label("created_at"))
+            .where(v.tenant == instance.tenant, v.instance != instance.instance, v.base == base, v.created_at < before)
+            .group_by(v.instance)
+            .subquery()
+        )
+        query = (
+            select(t.versions)
+            .join(newest, (newest.c.instance == v.instance) & (newest.c.created_at == v.created_at))
+            .where(v.tenant == instance.tenant)
+            .order_by(v.created_at.desc(), v.digest)
+        )
+        with self._read() as sql:
+            return [rows.to_version(row) for row in sql.execute(query.limit(limit))]
 
     def channels(self, instance: InstanceName) -> dict[str, str]:
         """Digest by channel name."""

@@ -100,17 +100,50 @@ class Scores(BaseModel):
     """How many tool calls were judged."""
     tokens: int
     """How many of the agent's tokens were judged."""
+    loops: float | None = None
+    """Share of the tool calls that would repeat the call before, where the true one is another."""
+    tool_errors: float | None = None
+    """Share of the tool calls that would be invalid: malformed, of an unknown tool, or with an unknown argument."""
 
 
-class Verdict(BaseModel):
-    """What the gate decided, and on which numbers."""
+class Comparison(BaseModel):
+    """A candidate and what it is held against, on the same held-out examples."""
 
     model_config = ConfigDict(frozen=True)
 
+    candidate: Scores
+    reference: Scores
+
+
+class CandidateScores(BaseModel):
+    """The numbers for the gate. Those that are None were not taken: there was nothing to take them on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate: Scores
+    """On the held-out tasks of the consolidation's own session."""
+    current: Scores
+    """On the same, the version that it started from, or the bare base."""
+    earlier: Comparison | None = None
+    """On the held-out tasks of the sessions before, against the version that it started from."""
+    control: Comparison | None = None
+    """On held-out tasks of the tenant's other instances, against the bare base."""
+    canary: float | None = None
+    """How far it moves the logits z after one held-out prompt from the bare base's: ||z' - z|| / ||z||."""
+    conversion_error: float | None = None
+    """Of plain LoRA of the served rank for what was trained: ||dW - dW'|| / ||dW|| over all layers.
+
+    Of qlora, rather ||W - W'|| / ||W||: how far the base it was trained on is from the one it is served on.
+    """
+    trained: Scores | None = None
+    """As ``candidate``, of what was trained, before it was converted."""
+
+
+class Verdict(CandidateScores):
+    """What the gate decided, and on which numbers."""
+
     passed: bool
     reason: str
-    candidate: Scores
-    current: Scores
 
 
 class Progress(BaseModel):

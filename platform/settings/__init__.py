@@ -41,6 +41,18 @@ class CatalogSettings(_Section):
     url: str | None = Field(None, description="SQLAlchemy URL; default: catalog.sqlite in home")
 
 
+class GateSettings(_Section):
+    min_gain: float = Field(0.005, ge=0, description="at equal accuracy, the held-out loss must fall by this share")
+    max_forgetting: float = Field(
+        0.02, ge=0, description="most that accuracy on earlier sessions may fall, or without calls their loss rise by"
+    )
+    max_loops: float = Field(0.02, ge=0, description="most that the share of calls that repeat the one before may rise")
+    max_tool_errors: float = Field(0.02, ge=0, description="most that the share of invalid calls may rise")
+    max_control_loss: float = Field(
+        4.0, gt=1, description="most times the bare base's loss on tasks of the tenant's other instances"
+    )
+
+
 class ConsolidationSettings(_Section):
     recipe: Recipe = Recipe()
     holdout: float = Field(0.2, gt=0, lt=1, description="share of the tasks that is kept from training, for the gate")
@@ -56,7 +68,7 @@ class ConsolidationSettings(_Section):
     attempts: int = Field(
         5, ge=2, description="a consolidation at which so many trainers died, without a new checkpoint, fails"
     )
-    min_gain: float = Field(0.005, ge=0, description="the gate asks for a held-out loss lower by this share")
+    gate: GateSettings = GateSettings()
 
 
 class ServeSettings(_Section):

@@ -25,7 +25,7 @@ from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Stage, State
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore, keys
-from looper.platform.settings import Settings
+from looper.platform.settings import GateSettings, Settings
 from looper.platform.trajectories.table import from_parquet
 from tests.jobs.episodes import RECIPE, episode, submit
 
@@ -45,9 +45,9 @@ def trainer(new_trainer: Callable[[], Trainer]) -> Trainer:
     return new_trainer()
 
 
-def queue(trainer: Trainer, name: str, *, words: int = 1, count: int = 14, **recipe: float) -> None:
+def queue(trainer: Trainer, name: str, *, words: int = 1, first: int = 0, count: int = 14, **recipe: float) -> None:
     known = len(trainer.catalog.consolidations(instance=InstanceName("acme", name)))
-    batch = [episode(task, room=name, words=1 + words * (task % 3)) for task in range(count)]
+    batch = [episode(task, room=name, words=1 + words * (task % 3)) for task in range(first, first + count)]
     submit(
         trainer.catalog,
         trainer.store,
@@ -238,7 +238,7 @@ def publish(trainer: Trainer, revision: str) -> None:
     """Publish what has been trained as the foreman does, as of base ``revision``."""
     for job in trainer.catalog.claim(trainer.owner, Stage.CONCLUSION, limit=8, lease_s=600):
         candidate = checkpoint.candidate(trainer.store, job.id)
-        verdict = judge(candidate.scores.candidate, candidate.scores.current, 0)
+        verdict = judge(candidate.scores, GateSettings(min_gain=0))
         manifest = Manifest(
             instance=str(job.instance),
             base=job.base,
@@ -265,6 +265,28 @@ def test_training_starts_from_the_current_version(trainer: Trainer, new_trainer:
     (second,) = claim(trainer)
     train_cohort([second], new_trainer())
     assert checkpoint.candidate(trainer.store, second.id).scores.current == of_first
+
+
+def test_a_later_session_is_asked_what_the_earlier_and_other_instances_held_out(trainer: Trainer) -> None:
+    queue(trainer, "red")
+    queue(trainer, "blue", first=20)
+    red, blue = claim(trainer)
+    train_cohort([red, blue], trainer)
+    alone = checkpoint.candidate(trainer.store, red.id).scores
+    assert (alone.earlier, alone.control) == (None, None)
+    publish(trainer, trainer.base.revision)
+
+    queue(trainer, "red", first=40)
+    (second,) = claim(trainer)
+    train_cohort([second], trainer)
+    scores = checkpoint.candidate(trainer.store, second.id).scores
+    assert scores.earlier is not None
+    assert scores.earlier.reference == alone.candidate, "the version before, on what it was asked then"
+    assert scores.control is not None
+    assert scores.control.candidate.actions > 0
+    assert scores.canary is not None
+    assert scores.canary > 1e-2
+    assert judge(scores, GateSettings()).candidate == scores.candidate
 
 
 def test_a_version_of_another_base_cannot_be_gone_on_from(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:

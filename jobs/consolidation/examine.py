@@ -1,0 +1,92 @@
+"""The examination of a candidate: all the numbers on which the gate decides. Forward passes only."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from looper.jobs.consolidation.calls import Call, breaks, repeats
+from looper.jobs.consolidation.encode import Window
+from looper.jobs.consolidation.evaluate import Judged, judge_each
+from looper.jobs.consolidation.heldout import HeldOut, Questions
+from looper.jobs.consolidation.lora import Lora
+from looper.jobs.consolidation.shared_base import SharedBase
+from looper.platform.domain.consolidation import CandidateScores, Comparison, Scores
+from looper.platform.domain.errors import InvalidInput
+
+
+def examine(
+    base: SharedBase, candidate: Lora, start: Lora | None, asked: Questions, conversion_error: float
+) -> CandidateScores:
+    """The numbers of ``candidate``, which was trained from ``start`` or from the bare base.
+
+    Raises InvalidInput if a loss is no number.
+    """
+
+    def compare(heldout: list[HeldOut], reference: Lora | None) -> Comparison | None:
+        if not heldout:
+            return None
+        return Comparison(candidate=score(base, candidate, heldout), reference=score(base, reference, heldout))
+
+    new = compare(asked.new, start)
+    assert new is not None, "nothing is held out"
+    return CandidateScores(
+        candidate=new.candidate,
+        current=new.reference,
+        earlier=compare(asked.earlier, start),
+        # Not against the version before: then many small steps could come to a collapse that none of them shows.
+        control=compare(asked.control, None),
+        canary=canary(base, candidate, asked.new[0].window),
+        conversion_error=conversion_error,
+    )
+
+
+def score(base: SharedBase, lora: Lora | None, heldout: Sequence[HeldOut]) -> Scores:
+    """The scores of an adapter, or of the bare base, on ``heldout``.
+
+    Raises InvalidInput if the loss is no number: such an adapter has been trained to pieces.
+    """
+    windows = [each.window for each in heldout]
+    judged = judge_each(base, lora, windows)
+    loss = sum(each.loss for each in judged) / sum(sum(window.weights) for window in windows)
+    if not math.isfinite(loss):
+        raise InvalidInput(f"the held-out loss of the candidate is {loss}: lower the recipe's learning_rate")
+    right = [call for each in judged for call in each.right]
+    calls = [call for each, asked in zip(judged, heldout, strict=True) for call in _calls(base, each, asked)]
+    return Scores(
+        accuracy=_share(right),
+        loss=loss,
+        actions=len(right),
+        tokens=sum(window.targets for window in windows),
+        loops=_share([repeats(call) for call in calls]),
+        tool_errors=_share([broken for call in calls if (broken := breaks(call)) is not None]),
+    )
+
+
+def _share(found: Sequence[bool]) -> float | None:
+    return sum(found) / len(found) if found else None
+
+
+def _calls(base: SharedBase, judged: Judged, heldout: HeldOut) -> Iterator[Call]:
+    before = None
+    for said, (start, end) in zip(judged.said, heldout.window.calls, strict=True):
+        true = _text(base, heldout.window.tokens[start:end])
+        yield Call(_text(base, said), true, before, heldout.tools)
+        before = true
+
+
+def _text(base: SharedBase, tokens: Sequence[int]) -> str:
+    """With a character that no JSON may hold for a special token at the end, such as that which ends the turn."""
+    special = tokens[-1] in base.tokenizer.all_special_ids
+    text = str(base.tokenizer.decode(tokens[:-1] if special else tokens))
+    return text + "\0" if special else text
+
+
+@torch.no_grad()
+def canary(base: SharedBase, candidate: Lora, window: Window) -> float:
+    """||z' - z|| / ||z|| of the logits z' of the candidate and z of the bare base after the prompt of ``window``."""
+    answer = window.target_places[0]
+    prompt = Window(window.tokens[: answer + 1], (0.0,) * answer + (1.0,), ())
+    packed = base.pack([[prompt]])
+    plain = base.logits(packed, [])
+    return float((base.logits(packed, [candidate]) - plain).norm() / plain.norm())
