@@ -108,8 +108,14 @@ def _training_tokens(n: int, folder: Path, model_dir: Path) -> int:
 
 
 def _ratios(rows: dict[str, Row]) -> dict[str, float]:
-    ours = rows["looper"]
+    ours, warm = rows["looper"], rows["looper, trainer at work"]
     return {
+        "trainer at work: faster than one TorchTrainer each": round(
+            rows["one TorchTrainer each"].makespan_s / warm.makespan_s, 2
+        ),
+        "trainer at work: faster than in turn with plain PEFT": round(
+            rows["in turn, plain PEFT"].makespan_s / warm.makespan_s, 2
+        ),
         "faster than one TorchTrainer each": round(rows["one TorchTrainer each"].makespan_s / ours.makespan_s, 2),
         "faster than in turn with plain PEFT": round(rows["in turn, plain PEFT"].makespan_s / ours.makespan_s, 2),
         "faster than side by side": round(rows["side by side"].makespan_s / ours.makespan_s, 2),

@@ -23,28 +23,36 @@ def load(model_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     )
 
 
-def consolidate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work) -> PreTrainedModel:
-    """Judge the base on the held-out examples, train, judge again, save; return the model without the adapter."""
+def consolidate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: Work, at_once: int
+) -> PreTrainedModel:
+    """Judge the base on the held-out examples, train, judge again, save; return the model without the adapter.
+
+    ``at_once`` sequences are in one pass; a batch that is larger takes several.
+    """
     train, holdout = (_windows(work.folder / part, tokenizer) for part in ("train.parquet", "holdout.parquet"))
     config = LoraConfig(r=RECIPE.rank, lora_alpha=int(RECIPE.alpha), target_modules="all-linear", task_type="CAUSAL_LM")
     torch.manual_seed(RECIPE.seed)
     peft = get_peft_model(model, config)
-    _loss(peft, holdout)
-    _train(peft, train)
-    _loss(peft, holdout)
+    _loss(peft, holdout, at_once)
+    _train(peft, train, at_once)
+    _loss(peft, holdout, at_once)
     peft.save_pretrained(str(work.folder / "plain"))
     return peft.unload()
 
 
-def _train(peft: PeftModel, windows: Sequence[Window]) -> None:
+def _train(peft: PeftModel, windows: Sequence[Window], at_once: int) -> None:
     trained = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
     lengths = [len(window) for window in windows]
     steps = total_steps(len(windows), RECIPE)
     peft.train()
     for step in range(steps):
-        loss = peft(**_batch([windows[i] for i in batch_at(step, lengths, RECIPE)])).loss
-        loss.backward()
+        batch = [windows[i] for i in batch_at(step, lengths, RECIPE)]
+        targets = sum(window.targets for window in batch)
+        for start in range(0, len(batch), at_once):
+            loss = peft(**_batch(batch[start : start + at_once]), num_items_in_batch=targets).loss
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, RECIPE.clip)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, RECIPE)
@@ -54,7 +62,7 @@ def _train(peft: PeftModel, windows: Sequence[Window]) -> None:
 
 
 @torch.no_grad()
-def _loss(peft: PeftModel, windows: Sequence[Window], at_once: int = 8) -> float:
+def _loss(peft: PeftModel, windows: Sequence[Window], at_once: int) -> float:
     peft.eval()
     ordered = sorted(windows, key=len)
     batches = [ordered[i : i + at_once] for i in range(0, len(ordered), at_once)]

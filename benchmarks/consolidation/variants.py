@@ -74,16 +74,27 @@ def side_by_side(works: Sequence[Work], model_dir: Path) -> Measured:
 
 
 def alone(instance: str, folder: str, model_dir: str) -> None:
-    """One of the processes of ``side_by_side``."""
-    _train_in_turn([Work(instance, Path(folder))], Path(model_dir))
+    """One of the processes of ``side_by_side``. Its passes are small, or N of them would not fit in memory."""
+    _train_in_turn([Work(instance, Path(folder))], Path(model_dir), at_once=2)
 
 
 def looper(works: Sequence[Work], model_dir: Path) -> Measured:
     """(d) Looper: from the queue through synthesis, one trainer and the gate to published versions."""
+    return _looper(works, model_dir, first=[])
+
+
+def looper_at_work(works: Sequence[Work], model_dir: Path) -> Measured:
+    """(d) with a trainer that has worked before, as one that lives on has."""
+    (first,) = prepare_work(1, works[0].folder.parent / "first")
+    return _looper(works, model_dir, first=[Work("first/first", first.folder)])
+
+
+def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Measured:
+    """``first`` is consolidated before, unmeasured, and the trainer stays."""
     from looper.cluster.local_ray import local_ray
-    from looper.cluster.work import work_until_done
+    from looper.jobs import foreman
     from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import State
+    from looper.platform.domain.consolidation import Consolidation, State
     from looper.platform.domain.names import InstanceName
     from looper.platform.objectstore import ObjectStore
     from looper.platform.settings import load_settings
@@ -91,21 +102,31 @@ def looper(works: Sequence[Work], model_dir: Path) -> Measured:
 
     settings = load_settings(home=works[0].folder.parent / "home")
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
-    instances = [InstanceName.parse(each.instance) for each in works]
-    for tenant in {instance.tenant for instance in instances} - set(catalog.tenants()):
-        catalog.create_tenant(tenant)
-    for instance, each in zip(instances, works, strict=True):
+    for each in [*first, *works]:
+        instance = InstanceName.parse(each.instance)
+        if instance.tenant not in catalog.tenants():
+            catalog.create_tenant(instance.tenant)
         ingest([each.folder / "trajectories.jsonl"], instance, catalog=catalog, store=store)
-    with local_ray():
-        ids = [catalog.submit(instance, base=settings.base, recipe=RECIPE).id for instance in instances]
-        work_until_done(catalog, store, settings, model_dir, ids)
-        jobs = catalog.consolidations_by_id(ids)
+
+    def consolidate(some: Sequence[Work]) -> list[Consolidation]:
+        names = [InstanceName.parse(each.instance) for each in some]
+        ids = [catalog.submit(name, base=settings.base, recipe=RECIPE).id for name in names]
+        while not all(job.state.final for job in catalog.consolidations_by_id(ids)):
+            time.sleep(0.2)
+        return catalog.consolidations_by_id(ids)
+
+    with local_ray(), foreman.at_work(catalog, store, settings, model_dir):
+        consolidate(first)
+        jobs = consolidate(works)
     assert all(job.state is State.PUBLISHED for job in jobs), [job.reason for job in jobs]
-    ended = [(job.ended_at - job.created_at).total_seconds() for job in jobs if job.ended_at is not None]
-    return Measured(max(ended), tuple(sorted(ended)))
+    began = min(job.created_at for job in jobs)
+    done = sorted((job.ended_at - began).total_seconds() for job in jobs if job.ended_at is not None)
+    return Measured(done[-1], tuple(done))
 
 
-def _train_in_turn(works: Sequence[Work], model_dir: Path, done: Callable[[], None] = lambda: None) -> None:
+def _train_in_turn(
+    works: Sequence[Work], model_dir: Path, done: Callable[[], None] = lambda: None, at_once: int = RECIPE.batch_size
+) -> None:
     import torch
 
     from looper.benchmarks.consolidation import plain
@@ -113,7 +134,7 @@ def _train_in_turn(works: Sequence[Work], model_dir: Path, done: Callable[[], No
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     model, tokenizer = plain.load(model_dir)
     for work in works:
-        model = plain.consolidate(model, tokenizer, work)
+        model = plain.consolidate(model, tokenizer, work, at_once)
         done()
 
 
@@ -134,6 +155,7 @@ VARIANTS = {
     "in turn, plain PEFT": in_turn,
     "side by side": side_by_side,
     "looper": looper,
+    "looper, trainer at work": looper_at_work,
 }
 
 
