@@ -10,7 +10,7 @@ from looper.benchmarks.forgetting.plan import Run
 from looper.jobs.consolidation.device import pick_device
 from looper.jobs.consolidation.encode import Window, encode
 from looper.jobs.consolidation.evaluate import judge_each
-from looper.jobs.consolidation.lora import Factors, Lora, served, stack
+from looper.jobs.consolidation.lora import Factors, Lora, stack
 from looper.jobs.consolidation.session import begin
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.step import losses_and_gradients
@@ -38,7 +38,7 @@ class Trained:
         while not tenant.done:
             ((loss, gradients),) = losses_and_gradients(self._base, [tenant])
             tenant.advance(loss, gradients)
-        self._version, _ = served(tenant.finish(), self._max_rank)
+        self._version, _ = tenant.finish(self._max_rank)
         self._past = tenant.strategy.remember(self._version)
         tenant.close()
         return tenant.step

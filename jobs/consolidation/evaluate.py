@@ -7,8 +7,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Lora
 from looper.jobs.consolidation.pack import divide
+from looper.jobs.consolidation.peft_layers import Acting
 from looper.jobs.consolidation.shared_base import SharedBase
 
 
@@ -28,7 +28,7 @@ class Judged:
 
 
 @torch.no_grad()
-def judge_each(base: SharedBase, lora: Lora | None, windows: Sequence[Window]) -> list[Judged]:
+def judge_each(base: SharedBase, lora: Acting | None, windows: Sequence[Window]) -> list[Judged]:
     """Each of ``windows`` under the adapter, or under the bare base."""
     found: dict[int, Judged] = {}
     apart = [replace(window) for window in windows]  # equal windows may be one object, and each is judged

@@ -10,6 +10,7 @@ from looper.jobs.consolidation.encode import Window
 from looper.jobs.consolidation.evaluate import Judged, judge_each
 from looper.jobs.consolidation.heldout import HeldOut, Questions
 from looper.jobs.consolidation.lora import Lora
+from looper.jobs.consolidation.peft_layers import Acting
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.platform.domain.consolidation import CandidateScores, Comparison, Scores
 from looper.platform.domain.errors import InvalidInput
@@ -41,7 +42,7 @@ def examine(
     )
 
 
-def score(base: SharedBase, lora: Lora | None, heldout: Sequence[HeldOut]) -> Scores:
+def score(base: SharedBase, lora: Acting | None, heldout: Sequence[HeldOut]) -> Scores:
     """The scores of an adapter, or of the bare base, on ``heldout``.
 
     Raises InvalidInput if the loss is no number: such an adapter has been trained to pieces.

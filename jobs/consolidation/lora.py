@@ -59,27 +59,51 @@ def stack(*blocks: Lora) -> dict[str, Factors]:
 def truncate(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
     """The best adapter of ``rank`` in the Frobenius norm, with scale 1, and its error ||dW - dW'|| / ||dW||.
 
-    Norms are over all layers. By the singular value decomposition of the product, taken of two small triangular
-    factors (QR of b and of a transposed), so that no ``[out, in]`` matrix is made. Eckart and Young, 1936.
+    Norms are over all layers. By the singular value decomposition (Eckart and Young, 1936).
     """
     kept: dict[str, Factors] = {}
     lost = whole = 0.0
     for layer, factors in lora.items():
-        q_b, r_b = torch.linalg.qr(factors.scale * factors.b.detach().double())
-        q_a, r_a = torch.linalg.qr(factors.a.detach().double().T)
-        u, s, v = torch.linalg.svd(r_b @ r_a.T)
-        root = s[:rank].sqrt()
-        a = root[:, None] * (v[:rank] @ q_a.T)
-        b = (q_b @ u[:, :rank]) * root
-        kept[layer] = _padded(Factors(a.to(factors.a.dtype), b.to(factors.b.dtype)), rank)
+        u, s, v = svd(factors)
+        kept[layer] = _padded(_halved(u, s, v, rank, factors.a.dtype), rank)
         lost += float((s[rank:] ** 2).sum())
         whole += float((s**2).sum())
     return kept, (lost / whole) ** 0.5 if whole else 0.0
 
 
+def svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
+    """u ``[out, k]``, s ``[k]`` and v ``[k, in]`` of dW = u diag(s) v, in float64.
+
+    Taken of two small triangular factors (QR of b and of a transposed), so that no ``[out, in]`` matrix is made.
+    """
+    q_b, r_b = torch.linalg.qr(factors.scale * factors.b.detach().double())
+    q_a, r_a = torch.linalg.qr(factors.a.detach().double().T)
+    u, s, v = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+    return q_b @ u, s, v @ q_a.T
+
+
+def approximate(update: Tensor, rank: int) -> Factors:
+    """Factors of ``rank`` and scale 1 for a whole dW ``[out, in]``, as near as the best ones but for a little.
+
+    By a randomised singular value decomposition with four power iterations (Halko et al., 2011, arXiv 0909.4061), the
+    same each time.
+    """
+    devices = [update.device] if update.is_cuda else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(0)
+        u, s, v = torch.svd_lowrank(update, q=min(rank + 16, *update.shape), niter=4)
+    return _padded(_halved(u, s, v.T, rank, update.dtype), rank)
+
+
 def served(lora: Lora, max_rank: int) -> tuple[Lora, float]:
     """What of ``lora`` a server with ``max_rank`` can take, and the error of that as ``truncate`` has it."""
     return (lora, 0.0) if rank_of(lora) <= max_rank else truncate(lora, max_rank)
+
+
+def _halved(u: Tensor, s: Tensor, v: Tensor, rank: int, dtype: torch.dtype) -> Factors:
+    """The ``rank`` largest of a decomposition, each singular value shared by both factors."""
+    root = s[:rank].sqrt()
+    return Factors((root[:, None] * v[:rank]).to(dtype), (u[:, :rank] * root).to(dtype))
 
 
 def _padded(factors: Factors, rank: int) -> Factors:

@@ -1,22 +1,28 @@
 """The beginning of one tenant's session: its adapter, and what its strategy may ask of the base model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from looper.jobs.consolidation import fisher
+from looper.jobs.consolidation.adalora import AdaLora
+from looper.jobs.consolidation.dora import Dora
 from looper.jobs.consolidation.encode import Window
 from looper.jobs.consolidation.evaluate import judge_each
 from looper.jobs.consolidation.lora import Factors, Lora, rank_of, truncate
+from looper.jobs.consolidation.parametrisation import Parametrisation, PlainLora
 from looper.jobs.consolidation.plan import total_steps
 from looper.jobs.consolidation.shared_base import SharedBase
-from looper.jobs.consolidation.strategies.registry import parse
+from looper.jobs.consolidation.strategies.registry import check_method, parse
 from looper.jobs.consolidation.strategies.strategy import Session, State
 from looper.jobs.consolidation.tenant import Tenant
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.errors import InvalidInput
+
+LORA_PLUS_RATIO = 16.0
+"""Learning rate of b over that of a: Hayou et al., 2024 (arXiv 2402.12354)."""
 
 
 def begin(base: SharedBase, recipe: Recipe, windows: Sequence[Window], start: Lora | None, past: State) -> Tenant:
@@ -25,9 +31,28 @@ def begin(base: SharedBase, recipe: Recipe, windows: Sequence[Window], start: Lo
     Raises InvalidInput if recipe, base and start do not fit each other.
     """
     fresh = base.fresh(recipe)
+    check_method(recipe.strategy, recipe.method)
+    if recipe.method == "dora" and base.sharded:
+        raise InvalidInput(
+            "method 'dora' needs whole weights of the base for their norms, so it does not go with "
+            "consolidation.sharded: turn that off, or choose method 'lora'"
+        )
     strategy = parse(recipe.strategy)
     lora = fresh if strategy.grows else initial(fresh, start)
-    return Tenant(recipe, _open(base, recipe, lora, start, windows), strategy, past)
+    parametrised = partial(_parametrised, recipe, lora, base.linear)
+    return Tenant(recipe, _open(base, recipe, lora, start, windows), strategy, past, parametrised)
+
+
+def _parametrised(recipe: Recipe, lora: Lora, linear: Mapping[str, nn.Linear], steps: int) -> Parametrisation:
+    match recipe.method:
+        case "dora":
+            return Dora(lora, linear)
+        case "adalora":
+            return AdaLora(recipe, lora, linear, steps)
+        case "lora+":
+            return PlainLora(lora, LORA_PLUS_RATIO)
+        case "lora" | "rslora" | "qlora":
+            return PlainLora(lora, 1.0)
 
 
 def initial(fresh: dict[str, Factors], start: Lora | None) -> dict[str, Factors]:

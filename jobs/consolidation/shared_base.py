@@ -1,9 +1,11 @@
 """One frozen base model in memory, for all the adapters that are trained on it."""
 
-from collections.abc import Sequence
-from functools import partial
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
+import deepspeed
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -14,13 +16,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import HfDeepSpeedConfig
 
 from looper.jobs import basemodel
-from looper.jobs.consolidation import grouped, pack
+from looper.jobs.consolidation import grouped, nf4, pack
 from looper.jobs.consolidation.device import Device
 from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Factors, Lora
+from looper.jobs.consolidation.lora import Factors
 from looper.jobs.consolidation.pack import Pack
+from looper.jobs.consolidation.peft_layers import Acting, DoraLayer
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.errors import InvalidInput
 
@@ -31,17 +35,35 @@ AttentionInterface.register(_ATTENTION, pack.attend)
 class SharedBase:
     """The base model of a folder that ``looper.jobs.basemodel.prepare`` returned, frozen."""
 
-    def __init__(self, folder: Path, device: Device) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: Device,
+        *,
+        sharded: bool = False,
+        load: Callable[[Path, Device], PreTrainedModel] | None = None,
+    ) -> None:
+        """``sharded``: each worker of a trainer holds a part of the base, by DeepSpeed's ZeRO at stage 3.
+
+        Whatever computes with a sharded base takes all workers, each with the same number of passes. ``load`` brings
+        the weights into memory in another way, such as ``nf4.quantised``.
+        """
+        self._folder, self._device = folder, device
+        self.quantised = load is nf4.quantised
+        if sharded and self.quantised:
+            raise InvalidInput(
+                "method 'qlora' does not go with consolidation.sharded: turn that off, or choose method 'lora'"
+            )
+        self.sharded = sharded
         self.device = device.place
         self.tokens_at_once = device.tokens_at_once
         self.revision = basemodel.revision(folder)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=device.dtype).to(device.place)
-        model.requires_grad_(False)
-        model.eval()  # no dropout: a training step is a function of the recipe
+        model = (load or (_sharded if sharded else _whole))(folder, device)
+        model.requires_grad_(False).eval()  # without dropout, so that a training step is a function of the recipe
         self._model: PreTrainedModel = model
         self.linear = _linear_layers(model)
-        self._working: tuple[Sequence[int], Sequence[Lora]] | None = None
+        self._working: tuple[Sequence[int], Sequence[Acting]] | None = None
         self._check_packing()
         for name, layer in self.linear.items():
             layer.register_forward_hook(partial(self._add_updates, name))
@@ -49,26 +71,40 @@ class SharedBase:
     def fresh(self, recipe: Recipe) -> dict[str, Factors]:
         """A new adapter as PEFT initialises one, from ``recipe.seed``; its update is zero.
 
+        rslora's scale is alpha / sqrt(rank), so that gradients do not shrink with the rank: Kalajdzievski, 2023 (arXiv
+        2312.03732).
+
         Raises InvalidInput if the base lacks a layer that the recipe names.
         """
         rng = torch.Generator().manual_seed(recipe.seed)
         lora = {}
+        scale = recipe.alpha / (math.sqrt(recipe.rank) if recipe.method == "rslora" else recipe.rank)
         for name, layer in self._chosen(recipe).items():
             bound = layer.in_features**-0.5  # PEFT's kaiming_uniform_ with a = sqrt(5)
             a = torch.empty(recipe.rank, layer.in_features).uniform_(-bound, bound, generator=rng)
             b = torch.zeros(layer.out_features, recipe.rank)
-            lora[name] = Factors(
-                nn.Parameter(a.to(self.device)), nn.Parameter(b.to(self.device)), recipe.alpha / recipe.rank
-            )
+            lora[name] = Factors(nn.Parameter(a.to(self.device)), nn.Parameter(b.to(self.device)), scale)
         return lora
 
-    def logits(self, packed: Pack, loras: Sequence[Lora]) -> Tensor:
-        """``[M, vocabulary]`` in float32 for the targets of ``packed``, each owner with its own of ``loras``.
+    @cached_property
+    def served(self) -> tuple["SharedBase", float]:
+        """The base as adapters are served on, and how far from its weights these are, ||W' - W|| / ||W||.
 
-        Without ``loras``, the bare base's. The language model's head, the most expensive layer of a small base, works
-        on the targets only.
+        That is this one, but for a quantised one: then the whole is read, into the host's memory.
         """
-        self._working = (packed.sizes, loras) if loras else None
+        if not self.quantised:
+            return self, 0.0
+        whole = _read(self._folder, self._device)
+        rounding = nf4.rounding(self.linear, _linear_layers(whole))
+        return SharedBase(self._folder, self._device, load=lambda _, device: nf4.on_host(whole, device)), rounding
+
+    def logits(self, packed: Pack, adapters: Sequence[Acting]) -> Tensor:
+        """``[M, vocabulary]`` in float32 for the targets of ``packed``, each owner with its own of ``adapters``.
+
+        Without ``adapters``, the bare base's. The language model's head, the most expensive layer of a small base,
+        works on the targets only.
+        """
+        self._working = (packed.sizes, adapters) if adapters else None
         hidden = self._model.base_model(
             input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, pack=packed
         ).last_hidden_state
@@ -76,9 +112,9 @@ class SharedBase:
         logits: Tensor = self._model.get_output_embeddings()(hidden[0].index_select(0, packed.predictors))
         return logits.float()
 
-    def losses(self, packed: Pack, loras: Sequence[Lora]) -> Tensor:
+    def losses(self, packed: Pack, adapters: Sequence[Acting]) -> Tensor:
         """``[M]``, the cross-entropy of each target in nats, unweighted."""
-        return cross_entropy(self.logits(packed, loras), packed.targets, reduction="none")
+        return cross_entropy(self.logits(packed, adapters), packed.targets, reduction="none")
 
     def pack(self, owners: Sequence[Sequence[Window]]) -> Pack:
         return pack.pack(owners, self.device)
@@ -112,11 +148,34 @@ class SharedBase:
     def _add_updates(self, name: str, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
         if self._working is None:
             return None
-        sizes, loras = self._working
-        factors = [lora.get(name) for lora in loras]
-        if not any(factors):
-            return None
-        return grouped.add_updates(output, inputs[0], sizes, factors)
+        sizes, adapters = self._working
+        updates = [adapter.get(name) for adapter in adapters]
+        factors = [each if isinstance(each, Factors) else None for each in updates]
+        if any(factors):
+            output = grouped.add_updates(output, inputs[0], sizes, factors)
+        if any(isinstance(each, DoraLayer) for each in updates):
+            rows = zip(updates, *(torch.split(each, list(sizes), 1) for each in (inputs[0], output)), strict=True)
+            output = torch.cat([each.output(x, y) if isinstance(each, DoraLayer) else y for each, x, y in rows], 1)
+        return output
+
+
+def _whole(folder: Path, device: Device) -> PreTrainedModel:
+    return _read(folder, device).to(device.place)
+
+
+def _read(folder: Path, device: Device) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=device.dtype)
+    return model
+
+
+def _sharded(folder: Path, device: Device) -> PreTrainedModel:
+    """Each worker reads and keeps its part; DeepSpeed gathers a layer's whole while that layer computes."""
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    in_force = HfDeepSpeedConfig(config)  # for as long as the object lives, transformers loads in parts
+    model = _read(folder, device).requires_grad_(False)
+    del in_force
+    deepspeed.initialize(model=model, config=config)
+    return model
 
 
 def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:

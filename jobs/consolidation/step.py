@@ -40,6 +40,9 @@ def losses_and_gradients(base: SharedBase, tenants: Sequence[Tenant]) -> list[tu
         mine = {owner: windows[rank::world] for owner, windows in part.items() if windows[rank::world]}
         if mine:
             _add(base, tenants, mine, totals, losses, gradients)
+        elif base.sharded:  # the others need this worker's part of the base
+            ((owner, windows),) = list(part.items())[:1]
+            _pass(base, tenants, {owner: windows[:1]}, totals)
     if world > 1:
         dist.all_reduce(losses)
     return list(zip(losses.tolist(), gradients, strict=True))
@@ -53,15 +56,24 @@ def _add(
     losses: Tensor,
     gradients: Sequence[Sequence[Tensor]],
 ) -> None:
+    """Add the losses and gradients of ``part``, which is this worker's."""
+    shares, found = _pass(base, tenants, part, totals)
+    sums = [total for owner in part for total in gradients[owner]]
+    torch._foreach_add_(sums, found)
+    for owner, share in zip(part, shares, strict=True):
+        losses[owner] += share
+
+
+def _pass(
+    base: SharedBase, tenants: Sequence[Tenant], part: dict[int, list[Window]], totals: Sequence[float]
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """Of each owner in ``part``, what its windows add to its loss; and the gradients of what each has trained."""
     packed = base.pack(list(part.values()))
-    weighted = base.losses(packed, [tenants[owner].lora for owner in part]) * packed.weights
+    weighted = base.losses(packed, [tenants[owner].acting for owner in part]) * packed.weights
     shares = [
         each.sum() / totals[owner]
         for owner, each in zip(part, torch.split(weighted, list(packed.owner_targets)), strict=True)
     ]
     trained = [parameter for owner in part for parameter in tenants[owner].trained]
     found = torch.autograd.grad(torch.stack(shares).sum(), trained, materialize_grads=True)
-    sums = [total for owner in part for total in gradients[owner]]
-    torch._foreach_add_(sums, found)
-    for owner, share in zip(part, shares, strict=True):
-        losses[owner] += share.detach()
+    return [share.detach() for share in shares], found

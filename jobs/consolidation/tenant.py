@@ -1,7 +1,7 @@
 """One member of a trainer: its adapter, and an optimiser, clipping, schedule, strategy and data order of its own."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import deepspeed
 import torch
@@ -10,9 +10,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Lora, stack
+from looper.jobs.consolidation.lora import Lora, served, stack
+from looper.jobs.consolidation.parametrisation import Parametrisation
+from looper.jobs.consolidation.peft_layers import Acting
 from looper.jobs.consolidation.plan import batch_at, learning_rate, total_steps
 from looper.jobs.consolidation.strategies.strategy import Session, State, Strategy
+from looper.jobs.consolidation.strategies.tensors import under, within
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.errors import InvalidInput
 
@@ -20,14 +23,19 @@ from looper.platform.domain.errors import InvalidInput
 # may not be there. Gloo does without. The table is internal: DeepSpeed's version is pinned.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-LORA_PLUS_RATIO = 16.0
-"""Learning rate of b over that of a: Hayou et al., 2024 (arXiv 2402.12354)."""
-
 
 class Tenant:
     """Trains one adapter on its windows, a step at a time. Nothing of it depends on who trains beside it."""
 
-    def __init__(self, recipe: Recipe, session: Session, strategy: Strategy, past: State) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        session: Session,
+        strategy: Strategy,
+        past: State,
+        parametrised: Callable[[int], Parametrisation],
+    ) -> None:
+        """``parametrised`` makes the adapter, given the number of steps that it will be trained for."""
         self.recipe = recipe
         self.strategy = strategy
         self.step: int = 0
@@ -38,12 +46,8 @@ class Tenant:
         self._windows = [*session.windows, *strategy.windows()]
         self._lengths = [len(window) for window in self._windows]
         self.steps = total_steps(len(self._windows), recipe)
-        b_rate = LORA_PLUS_RATIO if recipe.method == "lora+" else 1.0
-        self._groups: list[tuple[list[nn.Parameter], float]] = [
-            ([_parameter(factors.a) for factors in session.lora.values()], 1.0),
-            ([_parameter(factors.b) for factors in session.lora.values()], b_rate),
-            (strategy.parameters(), 1.0),
-        ]
+        self._parametrisation = parametrised(self.steps)
+        self._groups = [*self._parametrisation.groups, (strategy.parameters(), 1.0)]
         self.trained = [parameter for parameters, _ in self._groups for parameter in parameters]
         self._optimizer = torch.optim.AdamW(
             [{"params": parameters} for parameters, _ in self._groups if parameters],
@@ -51,6 +55,7 @@ class Tenant:
             weight_decay=recipe.weight_decay,
             fused=True,
         )
+        self._optimizer.register_step_post_hook(lambda *_: self._parametrisation.stepped(self.step + 1))
         # The engine's module is a list of this tenant's parameters and nothing else, so that nothing that is done to
         # an engine, clipping and reduction among it, reaches another tenant.
         self._engine, *_ = deepspeed.initialize(
@@ -69,10 +74,10 @@ class Tenant:
         return self.step >= self.steps
 
     @property
-    def lora(self) -> Lora:
+    def acting(self) -> Acting:
         """What acts in the next step, differentiable in ``trained``."""
         constant = self.strategy.constant()
-        return self._session.lora if constant is None else stack(constant, self._session.lora)
+        return self._parametrisation.acting() if constant is None else stack(constant, self._session.lora)
 
     def batch(self) -> list[Window]:
         """The windows of the next step."""
@@ -95,22 +100,32 @@ class Tenant:
         # A function with just these gradients hands them to DeepSpeed, which averages over the workers; they are to be
         # added. The penalty is the same in each worker.
         handed = torch.stack([(p * g).sum() for p, g in zip(self.trained, gradients, strict=True)]).sum()
-        penalty = self.strategy.penalty()
-        self._engine.backward(handed * dist.get_world_size() + (0.0 if penalty is None else penalty))
+        penalties = (self.strategy.penalty(), self._parametrisation.penalty())
+        self._engine.backward(handed * dist.get_world_size() + sum(each for each in penalties if each is not None))
         self._engine.step()
         self.step += 1
         self.loss = loss
         self.strategy.stepped(loss)
 
-    def finish(self) -> Lora:
-        """The adapter that the training came to."""
+    def finish(self, max_rank: int) -> tuple[Lora, float]:
+        """The adapter that the training came to, as a server with ``max_rank`` can take it.
+
+        And how far that is from what was trained, ||dW - dW'|| / ||dW|| over all layers.
+        """
         with torch.no_grad():
-            finished = self.strategy.finish({layer: each.copy() for layer, each in self._session.lora.items()})
-            return {layer: each.copy() for layer, each in finished.items()}
+            plain, converted = self._parametrisation.plain()
+            finished = self.strategy.finish(plain)
+            lora, cut = served(finished, max_rank)
+            # Each keeps the largest part of what it is given, so what it loses stands at right angles to what it keeps.
+            error = math.hypot(converted, cut * math.sqrt(1 - converted**2))
+            return {layer: each.copy() for layer, each in lora.items()}, error
 
     def state_bytes(self) -> bytes:
         """Weights, AdamW's moments and the strategy's state as safetensors: with the step, all that going on needs."""
-        tensors = {f"strategy/{key}": tensor for key, tensor in self.strategy.state().items()}
+        tensors = {
+            **under("strategy", self.strategy.state()),
+            **under("parametrisation", self._parametrisation.state()),
+        }
         for i, parameter in enumerate(self.trained):
             moments = self._optimizer.state[parameter]
             tensors[f"weight/{i}"] = parameter.detach()
@@ -129,15 +144,10 @@ class Tenant:
                     "exp_avg": tensors[f"exp_avg/{i}"].to(parameter.device),
                     "exp_avg_sq": tensors[f"exp_avg_sq/{i}"].to(parameter.device),
                 }
-        prefix = "strategy/"
-        self.strategy.resume({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)})
+        self.strategy.resume(within("strategy", tensors))
+        self._parametrisation.resume(within("parametrisation", tensors))
         self.step, self.loss = step, loss
 
     def close(self) -> None:
         """Let go of the engine."""
         self._engine.destroy()
-
-
-def _parameter(tensor: Tensor) -> nn.Parameter:
-    assert isinstance(tensor, nn.Parameter)
-    return tensor

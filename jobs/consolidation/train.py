@@ -123,13 +123,14 @@ def claim(run: TrainingRun, catalog: Catalog, limit: int) -> list[Consolidation]
 
 def _work(config: dict[str, Any]) -> None:
     """What each worker does. The heavy imports are in here, so that only workers pay for them."""
-    from looper.jobs.consolidation import trainer
+    from looper.jobs.consolidation import nf4, trainer
     from looper.jobs.consolidation.device import pick_device, use_cores
     from looper.jobs.consolidation.shared_base import SharedBase
     from looper.platform.objectstore import ObjectStore
 
     run: TrainingRun = config["run"]
     settings = run.settings.consolidation
+    load = nf4.quantised if run.shape is TrainerShape.NF4 else None
     use_cores(ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
 
@@ -137,7 +138,7 @@ def _work(config: dict[str, Any]) -> None:
         if ray.train.get_context().get_world_rank() == 0:
             catalog.release(catalog.held_by(run.owner), run.owner, died=True)  # a worker before this one
         ours = trainer.Trainer(
-            base=SharedBase(run.model_dir, pick_device()),
+            base=SharedBase(run.model_dir, pick_device(), load=load),
             catalog=catalog,
             store=ObjectStore.open(run.settings),
             owner=run.owner,

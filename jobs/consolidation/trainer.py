@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from looper.jobs.consolidation import adapter_file, checkpoint, memory
 from looper.jobs.consolidation.checkpoint import Candidate, Checkpoint
 from looper.jobs.consolidation.encode import Window, encode
-from looper.jobs.consolidation.examine import examine
+from looper.jobs.consolidation.examine import examine, score
 from looper.jobs.consolidation.heldout import gather
-from looper.jobs.consolidation.lora import Lora, served
+from looper.jobs.consolidation.lora import Lora
 from looper.jobs.consolidation.session import begin
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.step import losses_and_gradients, next_together
@@ -231,14 +231,19 @@ def _advance(members: Sequence[Member], trainer: Trainer) -> list[Member]:
 
 def _finish(member: Member, trainer: Trainer) -> None:
     tenant, job, base = member.tenant, member.job, trainer.base
-    trained = tenant.finish()
+    lora, error = tenant.finish(trainer.max_rank)
     tenant.close()
+    if not (trainer.leads or base.sharded):
+        return
+    if trainer.leads:
+        _tell(member, trainer)
+    asked = gather(job, trainer.catalog, trainer.store, _encode(job, trainer))
+    served, rounding = base.served
+    scores = examine(served, lora, member.start, asked, max(error, rounding))
+    if scores.conversion_error:
+        scores = scores.model_copy(update={"trained": score(base, tenant.acting, asked.new)})
     if not trainer.leads:
         return
-    _tell(member, trainer)
-    lora, error = served(trained, trainer.max_rank)
-    asked = gather(job, trainer.catalog, trainer.store, _encode(job, trainer))
-    scores = examine(base, lora, member.start, asked, error)
     candidate = Candidate(
         weights=adapter_file.weights_bytes(lora),
         config=adapter_file.config_bytes(lora, job.base),
