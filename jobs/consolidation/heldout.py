@@ -26,7 +26,7 @@ NEW_TOKENS = 6_144
 EARLIER_TOKENS = 6_144
 """Of all earlier sessions together, however many there are."""
 
-CONTROL_TOKENS = 1_536
+CONTROL_TOKENS = 768
 """Of other instances. They only have to tell a collapse."""
 
 MOST_SESSIONS = 64
