@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.platform.domain.strategy import NAMES
 from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.strategy import NAMES
 
 SESSIONS = 5
 

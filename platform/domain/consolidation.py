@@ -4,8 +4,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from looper.platform.domain import strategy
 from looper.platform.domain.names import InstanceName
 
 
@@ -53,6 +54,11 @@ class TrainerShape(StrEnum):
     NF4 = "nf4"
 
 
+def _written(text: str) -> str:
+    strategy.read(text)
+    return text
+
+
 class Recipe(BaseModel):
     """How an adapter is trained. Recorded with every consolidation and in every manifest."""
 
@@ -61,9 +67,8 @@ class Recipe(BaseModel):
     method: Literal["lora", "rslora", "lora+", "dora", "adalora", "qlora"] = Field(
         "lora", description="how the adapter is parametrised and stepped; whichever it is, plain LoRA is published"
     )
-    strategy: str = Field(
+    strategy: Annotated[str, AfterValidator(_written)] = Field(
         "none",
-        pattern=r"^[a-z0-9_.,=()+-]+$",
         max_length=255,
         description="against forgetting; some compose: replay(share=0.5)+ella",
     )
