@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+
+import ray
 
 from looper.jobs import basemodel
 from looper.jobs.consolidation import checkpoint
@@ -83,6 +86,9 @@ def _repeat(do: Callable[[], bool], pause_s: float, stop: threading.Event) -> No
         except StoreUnavailable as error:
             log.warning("%s", error)
             idle = True
+        except Exception:
+            log.exception("%s", do.__name__)  # Ray is gone; what was claimed has been given back
+            idle = True
         if idle:
             stop.wait(pause_s)
 
@@ -122,9 +128,7 @@ class Foreman:
 
     def synthesise(self) -> bool:
         with self._claimed(Stage.SYNTHESIS, SYNTHESIS_BATCH) as cohort:
-            accepted = self._each(cohort, self._accept)
-            reports = synthesise(accepted, self.store, self.settings.consolidation.holdout) if accepted else {}
-            self._each(accepted, lambda job: self._enter_training(job, reports[job.id].failure))
+            self._synthesise(self._each(cohort, self._accept))
             return bool(cohort)
 
     def train(self) -> bool:
@@ -154,20 +158,13 @@ class Foreman:
 
     @contextmanager
     def _claimed(self, stage: Stage, limit: int) -> Iterator[list[Consolidation]]:
-        """What is claimed for a stage, held meanwhile. Our own mistakes fail it: given back, it would come for ever."""
+        """What is claimed for a stage, held meanwhile, and given back at the end unless it was handed over or ended."""
         limits = self.settings.consolidation
         cohort = self.catalog.claim(
             self.owner, stage, limit=limit, lease_s=limits.lease_s, tenant_limit=limits.per_tenant
         )
-        ids = [job.id for job in cohort]
-        with Leases(self.catalog, self.owner, limits.lease_s, ids):
-            try:
-                yield cohort
-            except StoreUnavailable:
-                raise
-            except Exception as error:
-                log.exception("%s of %s", stage, ", ".join(ids))
-                self._fail(ids, self.owner, _unexpected(error))
+        with Leases(self.catalog, self.owner, limits.lease_s, [job.id for job in cohort]):
+            yield cohort
 
     def _accept(self, job: Consolidation) -> None:
         if job.base != self.settings.base:
@@ -176,6 +173,27 @@ class Foreman:
             )
         self.settings.check_recipe(job.recipe)
         self.catalog.advance(job.id, self.owner, State.SYNTHESISING)
+
+    def _synthesise(self, jobs: Sequence[Consolidation]) -> None:
+        """All at once. Where that goes wrong, by halves, until the one is alone with which it does."""
+        if not jobs:
+            return
+        try:
+            reports = synthesise(jobs, self.store, self.settings.consolidation.holdout)
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            if not _ray_works():
+                raise
+            log.exception("synthesis of %s", ", ".join(job.id for job in jobs))
+            half = len(jobs) // 2
+            if not half:
+                self._fail([jobs[0].id], self.owner, _unexpected(error))
+                return
+            self._synthesise(jobs[:half])
+            self._synthesise(jobs[half:])
+        else:
+            self._each(jobs, lambda job: self._enter_training(job, reports[job.id].failure))
 
     def _enter_training(self, job: Consolidation, failure: str | None) -> None:
         if failure is not None:
@@ -242,7 +260,7 @@ class Foreman:
             training_data=job.batches,
             recipe=job.recipe,
             verdict=verdict,
-            libraries={name: version(name) for name in LIBRARIES},
+            libraries=_versions(),
         )
 
     def _each(self, cohort: Sequence[Consolidation], do: Callable[[Consolidation], None]) -> list[Consolidation]:
@@ -272,5 +290,23 @@ class Foreman:
             self.store.delete(keys.checkpoints(id))
 
 
+def _ray_works() -> bool:
+    """Whether a task comes back. Where none does, what goes wrong is nobody's fault."""
+    try:
+        ray.get(ray.remote(num_cpus=0)(_nothing).remote(), timeout=60)
+    except Exception:  # Ray has many, for one and the same thing
+        return False
+    return True
+
+
+def _nothing() -> None:
+    pass
+
+
 def _unexpected(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error}".splitlines()[0] + "; see the foreman's log"
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in LIBRARIES}

@@ -33,6 +33,9 @@ _TRAJECTORIES = pa.schema(
 )
 _REPORTS = pa.schema([("consolidation", pa.string()), ("report", pa.string())])
 
+MOST_TASKS = 32
+"""Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
+
 Row = dict[str, Any]
 """A row of the schema _TRAJECTORIES; absent columns are null."""
 
@@ -70,9 +73,9 @@ def _run(cohort: Sequence[Consolidation], store: ObjectStore, holdout: float) ->
         for batch in job.batches
     ]
     (
-        ray.data.from_items(sources, override_num_blocks=len(sources))
+        ray.data.from_items(sources, override_num_blocks=min(len(sources), MOST_TASKS))
         .map_batches(partial(_read, store=store), batch_format="pyarrow")
-        .groupby("consolidation", num_partitions=len(cohort))
+        .groupby("consolidation", num_partitions=min(len(cohort), MOST_TASKS))
         .map_groups(partial(_write, store=store, holdout=holdout), batch_format="pyarrow")
         .materialize()
     )

@@ -1,0 +1,22 @@
+"""Works the queue until nothing waits: ``python -m tests.jobs.driver``, settings as JSON on its standard input."""
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from looper.cluster.local_ray import local_ray
+from looper.cluster.work import work_until_done
+from looper.platform.catalog import Catalog
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import Settings, load_settings
+
+
+def work(settings: Settings) -> None:
+    with closing(Catalog.open(settings)) as catalog, local_ray():
+        waiting = [job.id for job in catalog.unfinished()]
+        work_until_done(catalog, ObjectStore.open(settings), settings, Path(settings.base), waiting)
+
+
+if __name__ == "__main__":
+    work(load_settings(**json.load(sys.stdin)))
