@@ -138,7 +138,7 @@ def _work(config: dict[str, Any]) -> None:
         if ray.train.get_context().get_world_rank() == 0:
             catalog.release(catalog.held_by(run.owner), run.owner, died=True)  # a worker before this one
         ours = trainer.Trainer(
-            base=SharedBase(run.model_dir, pick_device(), load=load),
+            base=SharedBase(run.model_dir, pick_device(), sharded=settings.sharded, load=load),
             catalog=catalog,
             store=ObjectStore.open(run.settings),
             owner=run.owner,

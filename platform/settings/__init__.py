@@ -62,7 +62,8 @@ class ConsolidationSettings(_Section):
     per_tenant: int | None = Field(
         None, ge=1, description="most of one tenant's consolidations worked on at once in a stage; default: no bound"
     )
-    workers: int = Field(1, ge=1, description="workers of a training run")
+    workers: int = Field(1, ge=1, description="workers of a trainer; each batch is divided among them")
+    sharded: bool = Field(False, description="whether a trainer's workers hold a part of the base each: ZeRO stage 3")
     lease_s: float = Field(60.0, gt=0, description="work whose holder is silent for so long is taken up again")
     checkpoint_s: float = Field(60.0, ge=0, description="least time between two checkpoints of a training run")
     attempts: int = Field(
