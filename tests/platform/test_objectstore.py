@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 from fsspec.implementations.memory import MemoryFileSystem
+from s3fs.errors import translate_boto_error
 
 from looper.platform.domain.errors import NotFound, StoreFull, StoreUnavailable
 from looper.platform.objectstore import ObjectStore
@@ -57,13 +59,27 @@ class FullDisk(MemoryFileSystem):
 
     protocol = "fulldisk"
 
+    def __init__(self, error: OSError) -> None:
+        super().__init__(global_store=False, skip_instance_cache=True)
+        self.error = error
+
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", path)
+        raise self.error
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing() -> None:
-    store = ObjectStore("fulldisk://", FullDisk(), "root")
-    with pytest.raises(StoreFull, match=r"is full: adapters/x was not written .*No space left on device"):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        # What a MinIO and a Ceph answer, as s3fs raises it.
+        translate_boto_error(ClientError({"Error": {"Code": "XMinioStorageFull"}}, "PutObject")),
+        translate_boto_error(ClientError({"Error": {"Code": "QuotaExceeded"}}, "PutObject")),
+    ],
+)
+def test_a_full_store_is_one_clear_error_and_leaves_nothing(error: OSError) -> None:
+    store = ObjectStore("fulldisk://", FullDisk(error), "root")
+    with pytest.raises(StoreFull, match=r"fulldisk:// is full: adapters/x was not written .*; make room"):
         store.put("adapters/x", b"x" * 100)
     assert not store.exists("adapters/x")
 
