@@ -60,6 +60,7 @@ class ConsolidationInfo(_Model):
     batches: int
     parent: str | None = Field(description="digest of the version it starts from; decided when work on it begins")
     priority: int
+    attempts: int = Field(description="how many trainers have taken it up")
     reason: str | None
     verdict: Verdict | None
     digest: str | None

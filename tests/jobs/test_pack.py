@@ -50,7 +50,7 @@ def random_lora(base: SharedBase, rng: Random) -> dict[str, Factors]:
 def through_peft(folder: Path, work: Path, lora: Lora, windows: list[Window]) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted losses of all targets, window after window, and the gradients of their sum by PEFT's names."""
     (work / "adapter_model.safetensors").write_bytes(adapter_file.weights_bytes(lora))
-    (work / "adapter_config.json").write_bytes(adapter_file.config_bytes(lora, "base"))
+    (work / "adapter_config.json").write_bytes(adapter_file.config_bytes(lora, str(folder)))
     config = PeftConfig.from_pretrained(str(work))
     config.inference_mode = False
     model = PeftModel(AutoModelForCausalLM.from_pretrained(folder), config)
