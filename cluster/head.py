@@ -32,8 +32,7 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
         state = read_state(settings)
         if state is not None:
             write_state(settings, state.model_copy(update={"phase": "up", "url": url}))
-        with foreman.at_work(catalog, store, settings, model_dir):
-            stop.wait()
+        foreman.work(catalog, store, settings, model_dir, stop.is_set)
 
 
 def _leave_with(parent: int, stop: threading.Event) -> None:

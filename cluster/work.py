@@ -1,6 +1,5 @@
 """Working the queue from a command, for machines on which nothing is up."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,9 +7,6 @@ from looper.jobs import foreman
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
-
-LOOK_S = 0.5
-"""Between two looks at whether all has ended."""
 
 
 def work_until_done(
@@ -20,6 +16,8 @@ def work_until_done(
 
     What a process that died still holds is waited for: its lease runs out.
     """
-    with foreman.at_work(catalog, store, settings, model_dir):
-        while not all(catalog.consolidation(id).state.final for id in ids):
-            time.sleep(LOOK_S)
+
+    def ended() -> bool:
+        return all(job.state.final for job in catalog.consolidations_by_id(ids))
+
+    foreman.work(catalog, store, settings, model_dir, ended)

@@ -53,22 +53,24 @@ SYNTHESIS_BATCH = 256
 LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray")
 
 
-@contextmanager
-def at_work(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path) -> Iterator[None]:
-    """Work the queue on the current Ray while entered. At the end, trainers end and unfinished work is given back.
+def work(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, until: Callable[[], bool]) -> None:
+    """Work the queue on the current Ray until ``until`` says so. Then trainers end and unfinished work is given back.
 
     ``model_dir`` is the folder of ``settings.base`` that ``looper.jobs.basemodel.prepare`` returned. What goes wrong
     with one consolidation fails that one, with the reason; when the store fails, all wait until it is back.
     """
     foreman = Foreman(catalog, store, settings, model_dir)
     stop = threading.Event()
-    # Daemons, since what they wait for, Ray's jobs, cannot be told to end; their work is given back below, and what
-    # they write afterwards is refused.
-    pauses = {foreman.synthesise: IDLE_S, foreman.train: IDLE_S, foreman.conclude: IDLE_S, foreman.sweep: SWEEP_S}
+    # Daemons, since what they wait for, Ray's training runs, cannot be told to end at once; their work is given back
+    # below, and what they write afterwards is refused.
+    pauses = {foreman.train: IDLE_S, foreman.conclude: IDLE_S, foreman.sweep: SWEEP_S}
     for do, pause_s in pauses.items():
-        threading.Thread(target=_repeat, args=(do, pause_s, stop), name=do.__name__, daemon=True).start()
+        threading.Thread(
+            target=_repeat, args=(do, pause_s, stop.is_set, stop.wait), name=do.__name__, daemon=True
+        ).start()
     try:
-        yield
+        # In this thread, since Ray Data that goes on in another while Ray is shut down takes the process with it.
+        _repeat(foreman.synthesise, IDLE_S, until, time.sleep)
     except BaseException:
         stop.set()
         foreman.give_back()
@@ -78,9 +80,9 @@ def at_work(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir:
     foreman.wait()
 
 
-def _repeat(do: Callable[[], bool], pause_s: float, stop: threading.Event) -> None:
-    """Do it until ``stop`` is set, with pauses where there was nothing to do."""
-    while not stop.is_set():
+def _repeat(do: Callable[[], bool], pause_s: float, until: Callable[[], bool], rest: Callable[[float], object]) -> None:
+    """Do it until ``until``, with rests where there was nothing to do."""
+    while not until():
         try:
             idle = not do()
         except StoreUnavailable as error:
@@ -90,7 +92,7 @@ def _repeat(do: Callable[[], bool], pause_s: float, stop: threading.Event) -> No
             log.exception("%s", do.__name__)  # Ray is gone; what was claimed has been given back
             idle = True
         if idle:
-            stop.wait(pause_s)
+            rest(pause_s)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -115,9 +116,16 @@ def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Me
             time.sleep(0.2)
         return catalog.consolidations_by_id(ids)
 
-    with local_ray(), foreman.at_work(catalog, store, settings, model_dir):
+    jobs: list[Consolidation] = []
+
+    def submit() -> None:
         consolidate(first)
-        jobs = consolidate(works)
+        jobs.extend(consolidate(works))
+
+    with local_ray():
+        submitting = threading.Thread(target=submit)
+        submitting.start()
+        foreman.work(catalog, store, settings, model_dir, lambda: not submitting.is_alive())
     assert all(job.state is State.PUBLISHED for job in jobs), [job.reason for job in jobs]
     began = min(job.created_at for job in jobs)
     done = sorted((job.ended_at - began).total_seconds() for job in jobs if job.ended_at is not None)

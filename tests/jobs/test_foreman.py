@@ -158,8 +158,7 @@ def test_interrupted_work_is_given_back_and_another_foreman_goes_on(
     wait_for(lambda: not _training_workers())
 
     done = _newest_step(store, job)
-    with foreman.at_work(catalog, store, settings, base_dir):
-        wait_for(checkpoint_after(done))
+    foreman.work(catalog, store, settings, base_dir, checkpoint_after(done))
     given_back = catalog.consolidation(job.id)
     assert given_back.owner is None
     assert given_back.state is State.TRAINING
@@ -191,10 +190,12 @@ def test_a_store_that_fails_delays_and_fails_nobody(
     job = queue("acme/red")
     folder = settings.home / "store" / "examples"
     folder.write_text("a file where a folder should be")
-    with foreman.at_work(catalog, store, settings, base_dir):
-        wait_for(lambda: catalog.consolidation(job.id).state is State.SYNTHESISING)
-        wait_for(lambda: catalog.consolidation(job.id).owner is None)
-        assert not catalog.consolidation(job.id).state.final
-        folder.unlink()
-        wait_for(lambda: catalog.consolidation(job.id).state.final)
+
+    def given_back() -> bool:
+        now = catalog.consolidation(job.id)
+        return now.state is State.SYNTHESISING and now.owner is None
+
+    foreman.work(catalog, store, settings, base_dir, given_back)
+    folder.unlink()
+    work_until_done(catalog, store, settings, base_dir, [job.id])
     assert catalog.consolidation(job.id).state is State.PUBLISHED

@@ -316,8 +316,8 @@ def test_two_workers_come_to_what_one_comes_to(
     told = (settings, base_dir, cohort, str(tmp_path / "rendezvous"), sharded)
     torch.multiprocessing.spawn(work, told, nprocs=2)
     for job, expected in zip(cohort, alone, strict=True):
-        # Half a batch packs otherwise than a whole one, and AdamW makes much of the rounding of gradients near zero: some
-        # entries differ by a thousandth of the largest. Over all entries the difference is of rounding's size.
+        # Half a batch packs otherwise than a whole one, and AdamW makes much of the rounding of gradients near zero:
+        # some entries differ by a thousandth of the largest. Over all entries the difference is of rounding's size.
         found = weights(trainer, job)
         assert max(float((found[key] - t).norm() / t.norm()) for key, t in expected.items()) < 1e-3
 
