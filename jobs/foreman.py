@@ -114,9 +114,11 @@ class Foreman:
     owner: str = field(default_factory=lambda: f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}")
     """A name that no other foreman has, and that tells an operator where it runs."""
     trainers: list[_Trainer] = field(default_factory=list)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
     def give_back(self) -> None:
         """Release whatever is in work, and have the trainers end."""
+        self.stopping.set()
         for trainer in self.trainers:
             trainer.run.stop()
         for owner in (self.owner, *(trainer.run.owner for trainer in self.trainers)):
@@ -208,11 +210,12 @@ class Foreman:
             train(run)
         except StoreUnavailable as error:
             log.warning("%s", error)
-        except CannotStart as error:
-            log.exception("trainer %s", run.owner)
-            self._fail_wanted(run, str(error))
-        except Exception:
+        except Exception as error:
+            if self.stopping.is_set():
+                return  # Ray was shut down under it, which is nobody's fault
             log.exception("trainer %s broke off", run.owner)
+            if isinstance(error, CannotStart):
+                self._fail_wanted(run, str(error))
         else:
             return
         with suppress(StoreUnavailable):
