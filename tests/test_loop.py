@@ -50,14 +50,14 @@ def test_trajectories_become_skills_that_answer_by_name(live: Live, tmp_path: Pa
         live.catalog.create_tenant(tenant)
         keys[tenant] = issue_key(live.catalog, tenant)
 
+    ids = []
     for name in names:
         tenant, _, instance = name.partition("/")
         with Client(live.url, keys[tenant]) as client:
             (file,) = client.ingest(instance, trajectories(tmp_path, name, tasks=12)).files
             assert (file.kept, file.rejected) == (12, 0)
-            client.consolidate([instance], recipe=RECIPE)
+            ids += [job.id for job in client.consolidate([instance], recipe=RECIPE)]
 
-    ids = [job.id for job in live.catalog.consolidations()]
     work_until_done(live.catalog, live.store, live.settings, live.base, ids)
     ended = [live.catalog.consolidation(id) for id in ids]
     assert {str(job.instance): job.state for job in ended} == dict.fromkeys(names, State.PUBLISHED)

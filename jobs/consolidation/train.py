@@ -1,7 +1,8 @@
 """A trainer as one Ray Train run. Ray starts the workers, restarts them when one dies, and cleans up after them.
 
 What was in hand when a worker died is claimed again, and the catalog counts these attempts. So the run itself need not
-last: when Ray has restarted it often enough, the foreman starts another.
+last: when Ray has restarted it often enough, the foreman starts another. Ray also restarts a run that may have fewer
+workers than it wants (``consolidation.min_workers``) when there is room for more or less of them, which is no death.
 """
 
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from looper.platform.catalog import Catalog
@@ -44,6 +45,11 @@ class TrainingRun:
         """There once a worker has had base, catalog and store at hand."""
         return self.folder / "ready"
 
+    @property
+    def broken(self) -> Path:
+        """There once a worker has died, until the next one has told the catalog."""
+        return self.folder / "broken"
+
     def stop(self) -> None:
         """Have the trainer save what it is at, give it back, and end."""
         self.permit.unlink(missing_ok=True)
@@ -51,6 +57,16 @@ class TrainingRun:
 
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of a worker. Spinning OpenMP threads, the default, make steps 20 times slower where a server shares the cores."""
+
+
+class _Deaths(UserCallback):
+    """Tells the workers that come next. Called in the process of Ray's that looks after the workers."""
+
+    def __init__(self, run: TrainingRun) -> None:
+        self._run = run
+
+    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
+        self._run.broken.touch()
 
 
 class CannotStart(Exception):
@@ -86,12 +102,14 @@ def _cause(error: WorkerGroupError) -> BaseException:
 
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
+    fewest, most = settings.min_workers or settings.workers, settings.workers
     trainer = TorchTrainer(
         _work,
         train_loop_config={"run": run},
         torch_config=TorchConfig(backend=_collectives()),
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=_has_gpu()),
+        scaling_config=ScalingConfig(num_workers=most if fewest == most else (fewest, most), use_gpu=_has_gpu()),
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray declares its older one to type checkers
+            callbacks=[_Deaths(run)],
             name="train",
             storage_path=str(run.folder),
             failure_config=FailureConfig(max_failures=settings.attempts - 1),
@@ -124,19 +142,21 @@ def claim(run: TrainingRun, catalog: Catalog, limit: int) -> list[Consolidation]
 def _work(config: dict[str, Any]) -> None:
     """What each worker does. The heavy imports are in here, so that only workers pay for them."""
     from looper.jobs.consolidation import nf4, trainer
-    from looper.jobs.consolidation.device import pick_device, use_cores
+    from looper.jobs.consolidation.device import pick_device, use_machine
     from looper.jobs.consolidation.shared_base import SharedBase
     from looper.platform.objectstore import ObjectStore
 
     run: TrainingRun = config["run"]
     settings = run.settings.consolidation
     load = nf4.quantised if run.shape is TrainerShape.NF4 else None
-    use_cores(ray.train.get_context().get_local_world_size())
+    use_machine(ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
 
     try:
         if ray.train.get_context().get_world_rank() == 0:
-            catalog.release(catalog.held_by(run.owner), run.owner, died=True)  # a worker before this one
+            # What a worker before this one had in hand, whether it died or Ray gave the run another size.
+            catalog.release(catalog.held_by(run.owner), run.owner, died=run.broken.exists())
+            run.broken.unlink(missing_ok=True)
         ours = trainer.Trainer(
             base=SharedBase(run.model_dir, pick_device(), sharded=settings.sharded, load=load),
             catalog=catalog,

@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from looper.platform.catalog import Catalog, Event
 from looper.platform.domain.consolidation import (
-    HIGHEST_PRIORITY,
     LOWEST_PRIORITY,
     Consolidation,
     Progress,
@@ -47,7 +46,7 @@ class Submission(_Model):
     instances: list[str] = Field(min_length=1)
     recipe: Recipe | None = Field(None, description="default: the cluster's own")
     priority: int = Field(
-        0, ge=LOWEST_PRIORITY, le=HIGHEST_PRIORITY, description="higher ones are worked on before any lower one"
+        0, ge=LOWEST_PRIORITY, le=0, description="below all others' work; above it only the operator puts anything"
     )
 
 

@@ -66,7 +66,7 @@ class Client:
     def consolidate(
         self, instances: Sequence[str], *, recipe: Recipe | None = None, priority: int = 0
     ) -> list[ConsolidationInfo]:
-        """Queue one consolidation per instance; of what waits, the one of the highest priority is worked on first."""
+        """Queue one consolidation per instance, below all other work by a ``priority`` from -10 to -1."""
         body = {
             "instances": list(instances),
             "recipe": recipe.model_dump(mode="json") if recipe else None,

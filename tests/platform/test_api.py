@@ -161,8 +161,8 @@ def test_mistakes_come_back_as_they_were_raised(platform: Platform, episodes: Pa
         client.ingest("desk", episodes)
         with pytest.raises(InvalidInput, match=r"above serve\.max_lora_rank"):
             client.consolidate(["desk"], recipe=Recipe(rank=64))
-        with pytest.raises(InvalidInput, match="priority: Input should be less than or equal to 10"):
-            client.consolidate(["desk"], priority=11)
+        with pytest.raises(InvalidInput, match="priority: Input should be less than or equal to 0"):
+            client.consolidate(["desk"], priority=1)
         assert client.consolidations() == []
         with pytest.raises(InvalidInput, match=r"recipe\.rank: Input should be greater"):
             client.consolidate(["desk"], recipe=Recipe.model_construct(**Recipe().model_dump() | {"rank": 0}))

@@ -14,7 +14,7 @@ def test_only_a_quantised_base_needs_a_trainer_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["none", "replay(share=0.5)+ella", "online-ewc(strength=1e-3,decay=0.9)", "i_lora"]
+    "strategy", ["none", "replay(share=0.5)+ella", "online-ewc(strength=1e-3,decay=0.9)", "i-lora"]
 )
 def test_strategies_are_written_as_terms(strategy: str) -> None:
     assert Recipe(strategy=strategy).strategy == strategy
