@@ -148,7 +148,7 @@ def assert_published_once_and_whole(jobs: list[Consolidation], catalog: Catalog,
 
 
 def test_what_is_killed_is_taken_up_again(drivers: Drivers, catalog: Catalog, store: ObjectStore) -> None:
-    jobs = submit_twelve(catalog, store, drivers.settings, epochs=15)
+    jobs = submit_twelve(catalog, store, drivers.settings, epochs=6)
     rng = random.Random(7)
     for victim, within_s in ((WORKER, 1.0), (DRIVER, 12.0)):
         strike(drivers, catalog, victim, rng, within_s)
