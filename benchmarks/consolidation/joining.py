@@ -13,7 +13,7 @@ from pathlib import Path
 from looper.benchmarks.consolidation.plan import RECIPE, Work, prepare_work
 from looper.jobs.consolidation import trainer
 from looper.jobs.consolidation.alone import alone
-from looper.jobs.consolidation.device import pick_device, use_machine
+from looper.jobs.consolidation.device import pick_device, use_cores
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Recipe, Stage, State
@@ -58,7 +58,7 @@ class _Queue:
 def joins(works: list[Work], home: Path, model_dir: Path) -> list[float]:
     """The seconds that each of the last ``JOINS`` of ``works`` took to its first step, beside the others."""
     queue, over = _Queue(home), threading.Event()
-    use_machine(1)
+    use_cores(1)
     at_work = trainer.Trainer(SharedBase(model_dir, pick_device()), queue.catalog, queue.store, "trainer", max_rank=16)
     there = [queue.hand_over(work, BUSY) for work in works[:-JOINS]]
     took: list[float] = []

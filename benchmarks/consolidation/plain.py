@@ -12,15 +12,16 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from looper.benchmarks.consolidation.plan import RECIPE, Work
+from looper.jobs.consolidation.device import pick_device
 from looper.jobs.consolidation.encode import Window, encode
 from looper.jobs.consolidation.plan import batch_at, learning_rate, total_steps
 from looper.jobs.synthesis.table import read_examples
 
 
 def load(model_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32), AutoTokenizer.from_pretrained(
-        model_dir
-    )
+    """In the number format that Looper's trainers choose here, too."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=pick_device().dtype)
+    return model, AutoTokenizer.from_pretrained(model_dir)
 
 
 def consolidate(

@@ -142,14 +142,14 @@ def claim(run: TrainingRun, catalog: Catalog, limit: int) -> list[Consolidation]
 def _work(config: dict[str, Any]) -> None:
     """What each worker does. The heavy imports are in here, so that only workers pay for them."""
     from looper.jobs.consolidation import nf4, trainer
-    from looper.jobs.consolidation.device import pick_device, use_machine
+    from looper.jobs.consolidation.device import pick_device, use_cores
     from looper.jobs.consolidation.shared_base import SharedBase
     from looper.platform.objectstore import ObjectStore
 
     run: TrainingRun = config["run"]
     settings = run.settings.consolidation
     load = nf4.quantised if run.shape is TrainerShape.NF4 else None
-    use_machine(ray.train.get_context().get_local_world_size())
+    use_cores(ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
 
     try:

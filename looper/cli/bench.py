@@ -47,13 +47,13 @@ def forgetting(
     from looper.benchmarks.machine import describe
     from looper.jobs.basemodel.prepare import prepare
     from looper.jobs.consolidation.alone import alone
-    from looper.jobs.consolidation.device import use_machine
+    from looper.jobs.consolidation.device import use_cores
     from looper.platform.settings import load_settings
 
     settings = load_settings()
     with progress() as display, alone():
         line = display.add_task("base model", total=None, note="")
-        use_machine(1)
+        use_cores(1)
         learner = Trained(prepare(settings.base, settings.models_dir), settings.serve.max_lora_rank)
 
         def notify(at: "Progress") -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from looper.jobs.consolidation.alone import alone
-from looper.jobs.consolidation.device import Device, pick_device
+from looper.jobs.consolidation.device import Device
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
@@ -36,9 +36,10 @@ def store(settings: Settings) -> ObjectStore:
     return ObjectStore.open(settings)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def device() -> Device:
-    return pick_device()
+    """In float32 wherever the tests run: what they compare is equal to rounding there."""
+    return Device(torch.device("cpu"), torch.float32, tokens_at_once=1024)
 
 
 @pytest.fixture(scope="session")

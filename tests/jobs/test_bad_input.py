@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import save
 
 from looper.jobs.consolidation import checkpoint
-from looper.jobs.consolidation.device import pick_device
+from looper.jobs.consolidation.device import Device
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.train import TrainingRun, claim
 from looper.jobs.consolidation.trainer import Trainer, run
@@ -90,8 +90,8 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def base(base_dir: Path, one_process: None) -> SharedBase:
-    return SharedBase(base_dir, pick_device())
+def base(base_dir: Path, one_process: None, device: Device) -> SharedBase:
+    return SharedBase(base_dir, device)
 
 
 @pytest.fixture

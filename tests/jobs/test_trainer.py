@@ -14,7 +14,7 @@ from safetensors.torch import load
 
 from looper.jobs.consolidation import checkpoint
 from looper.jobs.consolidation.checkpoint import Checkpoint
-from looper.jobs.consolidation.device import Device, pick_device
+from looper.jobs.consolidation.device import Device
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.trainer import Trainer, run
 from looper.jobs.gate import judge
@@ -330,7 +330,7 @@ def work(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     catalog = Catalog.open(settings)
-    base = SharedBase(base_dir, pick_device(), sharded=sharded)
+    base = SharedBase(base_dir, Device(torch.device("cpu"), torch.float32, tokens_at_once=1024), sharded=sharded)
     trainer = Trainer(base, catalog, ObjectStore.open(settings), owner="me", max_rank=16)
     train_cohort(cohort, trainer, checkpoint_s=0)
     catalog.close()
