@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from looper.benchmarks.consolidation.plan import HOLDOUT, RECIPE, TASKS, prepare_work
+from looper.benchmarks.consolidation.plan import HOLDOUT, RECIPE, prepare_work
 from looper.benchmarks.consolidation.variants import VARIANTS
 from looper.benchmarks.memory import PeakMemory
 from looper.jobs.synthesis.table import read_examples
@@ -46,17 +46,17 @@ class ConsolidationReport(BaseModel):
 
 
 def bench(
-    n: int, out: Path, base: str, model_dir: Path, machine: str, notify: Callable[[str], None]
+    n: int, tasks: int, out: Path, base: str, model_dir: Path, machine: str, notify: Callable[[str], None]
 ) -> ConsolidationReport:
     """Run what ``out`` does not hold yet, write the report there and return it."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in VARIANTS:
         notify(name)
-        rows.append(_row(name, n, out, model_dir))
+        rows.append(_row(name, n, tasks, out, model_dir))
     report = ConsolidationReport(
         machine=machine,
-        settings={"n": n, "base": base, "tasks": TASKS, "holdout": HOLDOUT, "recipe": RECIPE.model_dump(mode="json")},
+        settings={"n": n, "base": base, "tasks": tasks, "holdout": HOLDOUT, "recipe": RECIPE.model_dump(mode="json")},
         rows=tuple(rows),
         ratios=_ratios({row.variant: row for row in rows}),
     )
@@ -65,18 +65,19 @@ def bench(
     return report
 
 
-def _row(name: str, n: int, out: Path, model_dir: Path) -> Row:
-    file = out / f"{name.replace(' ', '-').replace(',', '')}-{n}.json"
+def _row(name: str, n: int, tasks: int, out: Path, model_dir: Path) -> Row:
+    file = out / f"{name.replace(' ', '-').replace(',', '')}-{n}x{tasks}.json"
     if file.exists():
         return Row.model_validate_json(file.read_bytes())
     with tempfile.TemporaryDirectory() as folder, PeakMemory(every_s=2.0) as memory:
-        tokens = _training_tokens(n, Path(folder), model_dir)
+        tokens = _training_tokens(n, tasks, Path(folder), model_dir)
         command = [
             sys.executable,
             "-m",
             "looper.benchmarks.consolidation.variants",
             name,
             str(n),
+            str(tasks),
             folder,
             str(model_dir),
         ]
@@ -95,15 +96,14 @@ def _row(name: str, n: int, out: Path, model_dir: Path) -> Row:
     return row
 
 
-def _training_tokens(n: int, folder: Path, model_dir: Path) -> int:
+def _training_tokens(n: int, tasks: int, folder: Path, model_dir: Path) -> int:
     from transformers import AutoTokenizer
 
     from looper.jobs.consolidation.encode import encode
 
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    examples = [
-        e for work in prepare_work(n, folder) for e in read_examples((work.folder / "train.parquet").read_bytes())
-    ]
+    works = prepare_work(n, folder, tasks)
+    examples = [e for work in works for e in read_examples((work.folder / "train.parquet").read_bytes())]
     return RECIPE.epochs * sum(len(w) for e in examples for w in encode(e, tokenizer, RECIPE.max_context))
 
 

@@ -1,7 +1,8 @@
-"""How soon a tenant that is added to a trainer at work has taken its first step.
+"""How soon a tenant that is added to a trainer at work starts stepping, and has taken its first step.
 
 ``python -m looper.benchmarks.consolidation.joining N FOLDER MODEL_DIR`` keeps a trainer busy with N - 1 tenants, adds
-one after another, and prints the seconds from each being handed over to training to its first step done.
+one after another, and prints the seconds from each being handed over to training to its first pass, and to its first
+step done.
 """
 
 import json
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from looper.benchmarks.consolidation.plan import RECIPE, Work, prepare_work
 from looper.jobs.consolidation import trainer
@@ -50,28 +52,35 @@ class _Queue:
     def claim(self, limit: int) -> list[Consolidation]:
         return self.catalog.claim("trainer", Stage.TRAINING, limit=limit, lease_s=600)
 
-    def steps(self, id: str) -> int:
-        progress = self.catalog.consolidation(id).progress
-        return 0 if progress is None else progress.step
+    def wait(self, id: str, steps: int) -> float:
+        """Until it has taken so many, none of them as soon as it has joined; return the time."""
+        while (progress := self.catalog.consolidation(id).progress) is None or progress.step < steps:
+            time.sleep(0.02)
+        return time.monotonic()
 
 
-def joins(works: list[Work], home: Path, model_dir: Path) -> list[float]:
-    """The seconds that each of the last ``JOINS`` of ``works`` took to its first step, beside the others."""
+class Join(NamedTuple):
+    """Of one tenant, in seconds."""
+
+    starts_s: float
+    stepped_s: float
+
+
+def joins(works: list[Work], home: Path, model_dir: Path) -> list[Join]:
+    """Of each of the last ``JOINS`` of ``works``, beside the others."""
     queue, over = _Queue(home), threading.Event()
     use_cores(1)
     at_work = trainer.Trainer(SharedBase(model_dir, pick_device()), queue.catalog, queue.store, "trainer", max_rank=16)
     there = [queue.hand_over(work, BUSY) for work in works[:-JOINS]]
-    took: list[float] = []
+    took: list[Join] = []
 
     def add() -> None:
-        while not all(map(queue.steps, there)):
-            time.sleep(0.1)
+        for id in there:
+            queue.wait(id, steps=1)
         for work in works[-JOINS:]:
-            began = time.monotonic()
             id = queue.hand_over(work, BUSY)
-            while queue.steps(id) == 0:
-                time.sleep(0.01)
-            took.append(time.monotonic() - began)
+            began = time.monotonic()
+            took.append(Join(queue.wait(id, steps=0) - began, queue.wait(id, steps=1) - began))
         over.set()
 
     adding = threading.Thread(target=add)
@@ -93,7 +102,7 @@ def joins(works: list[Work], home: Path, model_dir: Path) -> list[float]:
 def main() -> None:
     n, folder, model_dir = sys.argv[1:]
     works = prepare_work(int(n) - 1 + JOINS, Path(folder))
-    print(json.dumps(joins(works, Path(folder) / "home", Path(model_dir))))
+    print(json.dumps([join._asdict() for join in joins(works, Path(folder) / "home", Path(model_dir))]))
 
 
 if __name__ == "__main__":

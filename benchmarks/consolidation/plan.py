@@ -10,9 +10,9 @@ from looper.platform.domain.consolidation import Recipe
 from looper.platform.trajectories.ingest import read_path
 
 TASKS = 24
+"""Of each instance, unless told otherwise: a day's work. About 17 episodes of 190 tokens to train on, three steps."""
 HOLDOUT = 0.2
 RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=1, batch_size=8, max_context=512)
-"""Small, as an instance's day is: about 17 episodes of 190 tokens, three steps."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,11 @@ class Work:
     folder: Path
 
 
-def prepare_work(n: int, folder: Path) -> list[Work]:
-    """Write the work of ``n`` instances below ``folder``, unless it is there. Four work places, each with its seeds."""
+def prepare_work(n: int, folder: Path, tasks: int = TASKS) -> list[Work]:
+    """Write the work of ``n`` instances, so many tasks of each, below ``folder``.
+
+    Four work places, each with its seeds.
+    """
     places = list(WORKPLACES.values())
     works = []
     for number in range(n):
@@ -33,7 +36,7 @@ def prepare_work(n: int, folder: Path) -> list[Work]:
         works.append(work)
         work.folder.mkdir(parents=True, exist_ok=True)
         file = work.folder / "trajectories.jsonl"
-        file.write_bytes(b"".join(one.line() for one in record(place, seed, TASKS)))
+        file.write_bytes(b"".join(one.line() for one in record(place, seed, tasks)))
         ((_, trajectories),) = read_path(file)
         _, parts = divide(rows_of(trajectories), HOLDOUT)
         for part in ("train.parquet", "holdout.parquet"):

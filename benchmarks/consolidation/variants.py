@@ -1,7 +1,7 @@
 """The ways of doing the same consolidations, each run in processes of its own, so that its memory can be told apart.
 
-``python -m looper.benchmarks.consolidation.variants NAME N FOLDER MODEL_DIR`` prints what it measured as JSON. What all
-share is not measured: making the work, starting Ray, preparing the base model.
+``python -m looper.benchmarks.consolidation.variants NAME N TASKS FOLDER MODEL_DIR`` prints what it measured as JSON.
+What all share is not measured: making the work, starting Ray, preparing the base model.
 """
 
 import json
@@ -168,8 +168,8 @@ VARIANTS = {
 
 
 def main() -> None:
-    name, n, folder, model_dir = sys.argv[1:]
-    works = prepare_work(int(n), Path(folder))
+    name, n, tasks, folder, model_dir = sys.argv[1:]
+    works = prepare_work(int(n), Path(folder), int(tasks))
     print(json.dumps(asdict(VARIANTS[name](works, Path(model_dir)))))
 
 

@@ -103,13 +103,14 @@ def _cause(error: WorkerGroupError) -> BaseException:
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
     fewest, most = settings.min_workers or settings.workers, settings.workers
+    size = most if fewest == most else (fewest, most)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"run": run},
         torch_config=TorchConfig(backend=_collectives()),
-        scaling_config=ScalingConfig(num_workers=most if fewest == most else (fewest, most), use_gpu=_has_gpu()),
+        scaling_config=ScalingConfig(num_workers=size, use_gpu=_has_gpu()),  # type: ignore[arg-type]
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray declares its older one to type checkers
-            callbacks=[_Deaths(run)],
+            callbacks=[_Deaths(run)],  # type: ignore[list-item]
             name="train",
             storage_path=str(run.folder),
             failure_config=FailureConfig(max_failures=settings.attempts - 1),

@@ -166,7 +166,14 @@ def _join(job: Consolidation, trainer: Trainer) -> Member | None:
     past = memory.recall(trainer.store, job.instance, job.parent)
     train = _windows(job, trainer)
     tenant = _resumed(job, trainer, lambda: begin(trainer.base, job.recipe, train, start, past))
-    return Member(job, tenant, start)
+    member = Member(job, tenant, start)
+    if trainer.leads:
+        try:
+            _tell(member, trainer)
+        except LooperError:
+            tenant.close()
+            raise
+    return member
 
 
 def _resumed(job: Consolidation, trainer: Trainer, begun: Callable[[], Tenant]) -> Tenant:

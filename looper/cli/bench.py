@@ -71,6 +71,7 @@ def forgetting(
 @app.command()
 def consolidation(
     n: Annotated[int, typer.Option("--n", min=1, help="How many instances are consolidated.")] = 16,
+    tasks: Annotated[int, typer.Option(min=8, help="How many tasks each has done; 24 are a day's.")] = 24,
     out: Annotated[Path, typer.Option(help="Folder for each variant's numbers and for the report.")] = Path(
         "consolidation"
     ),
@@ -91,7 +92,9 @@ def consolidation(
     with progress() as display:
         line = display.add_task("base model", total=None, note="")
         model_dir = prepare(settings.base, settings.models_dir)
-        found = bench(n, out, settings.base, model_dir, describe(), lambda name: display.update(line, description=name))
+        found = bench(
+            n, tasks, out, settings.base, model_dir, describe(), lambda name: display.update(line, description=name)
+        )
     if json:
         emit_json(found)
     else:

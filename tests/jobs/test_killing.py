@@ -16,7 +16,7 @@ from looper.platform import adapters
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, State
 from looper.platform.objectstore import ObjectStore, keys
-from looper.platform.settings import Settings
+from looper.platform.settings import GateSettings, Settings
 from tests.jobs.episodes import RECIPE, episode, submit
 
 WORKER, DRIVER, RAYLET, GCS, ANY = "ray::RayTrain", "driver", "raylet", "gcs_server", "any"
@@ -82,7 +82,9 @@ def _name(process: psutil.Process) -> str:
 
 @pytest.fixture
 def drivers(settings: Settings) -> Iterator[Drivers]:
-    limits = settings.consolidation.model_copy(update={"lease_s": 3.0, "checkpoint_s": 0.5})
+    # What is trained for seconds only is half a skill: the gate is to let it through all the same.
+    anything = GateSettings(max_forgetting=1, max_loops=1, max_tool_errors=1, max_control_loss=1e6)
+    limits = settings.consolidation.model_copy(update={"lease_s": 3.0, "checkpoint_s": 0.5, "gate": anything})
     drivers = Drivers(settings.model_copy(update={"consolidation": limits}))
     yield drivers
     drivers.end()
