@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from safetensors.torch import load
 
 from looper.cluster.work import work_until_done
@@ -119,39 +118,6 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
     assert ended.state is State.PUBLISHED, ended.reason
     assert ended.progress is not None
     assert ended.progress.step == ended.progress.steps == 120
-
-
-@pytest.mark.bench
-def test_a_trainer_grows_when_there_is_room(
-    queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
-) -> None:
-    limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0, "workers": 2, "min_workers": 1})
-    settings = settings.model_copy(update={"consolidation": limits})
-    job = queue("acme/red", count=40, epochs=1000)
-    taken = ray.remote(num_cpus=ray.cluster_resources()["CPU"] - 1)(_Idle).remote()
-    ray.get(taken.ready.remote())
-    sizes: list[int] = []
-
-    def make_room() -> None:
-        wait_for(lambda: _newest_step(store, job) > 0)
-        sizes.append(len(_training_workers()))
-        ray.kill(taken)
-        wait_for(lambda: len(_training_workers()) == 2)
-        sizes.append(2)
-        reached = _newest_step(store, job)
-        wait_for(lambda: _newest_step(store, job) > reached + 5)
-
-    maker = threading.Thread(target=make_room)
-    maker.start()
-    foreman.work(catalog, store, settings, base_dir, lambda: not maker.is_alive())
-    assert sizes == [1, 2]
-    now = catalog.consolidation(job.id)
-    assert (now.state, now.attempts) == (State.TRAINING, 0)
-
-
-class _Idle:
-    def ready(self) -> None:
-        pass
 
 
 def _training_workers() -> list[int]:
