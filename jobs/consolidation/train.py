@@ -1,8 +1,7 @@
 """A trainer as one Ray Train run. Ray starts the workers, restarts them when one dies, and cleans up after them.
 
 What was in hand when a worker died is claimed again, and the catalog counts these attempts. So the run itself need not
-last: when Ray has restarted it often enough, the foreman starts another. Ray also restarts a run that may have fewer
-workers than it wants (``consolidation.min_workers``) when there is room for more or less of them, which is no death.
+last: when Ray has restarted it often enough, the foreman starts another.
 """
 
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from looper.platform.catalog import Catalog
@@ -45,11 +44,6 @@ class TrainingRun:
         """There once a worker has had base, catalog and store at hand."""
         return self.folder / "ready"
 
-    @property
-    def broken(self) -> Path:
-        """There once a worker has died, until the next one has told the catalog."""
-        return self.folder / "broken"
-
     def stop(self) -> None:
         """Have the trainer save what it is at, give it back, and end."""
         self.permit.unlink(missing_ok=True)
@@ -57,16 +51,6 @@ class TrainingRun:
 
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of a worker. Spinning OpenMP threads, the default, make steps 20 times slower where a server shares the cores."""
-
-
-class _Deaths(UserCallback):
-    """Tells the workers that come next. Called in the process of Ray's that looks after the workers."""
-
-    def __init__(self, run: TrainingRun) -> None:
-        self._run = run
-
-    def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        self._run.broken.touch()
 
 
 class CannotStart(Exception):
@@ -102,15 +86,12 @@ def _cause(error: WorkerGroupError) -> BaseException:
 
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
-    fewest, most = settings.min_workers or settings.workers, settings.workers
-    size = most if fewest == most else (fewest, most)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"run": run},
         torch_config=TorchConfig(backend=_collectives()),
-        scaling_config=ScalingConfig(num_workers=size, use_gpu=_has_gpu()),  # type: ignore[arg-type]
+        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=_has_gpu()),
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray declares its older one to type checkers
-            callbacks=[_Deaths(run)],  # type: ignore[list-item]
             name="train",
             storage_path=str(run.folder),
             failure_config=FailureConfig(max_failures=settings.attempts - 1),
@@ -155,9 +136,7 @@ def _work(config: dict[str, Any]) -> None:
 
     try:
         if ray.train.get_context().get_world_rank() == 0:
-            # What a worker before this one had in hand, whether it died or Ray gave the run another size.
-            catalog.release(catalog.held_by(run.owner), run.owner, died=run.broken.exists())
-            run.broken.unlink(missing_ok=True)
+            catalog.release(catalog.held_by(run.owner), run.owner, died=True)  # a worker before this one
         ours = trainer.Trainer(
             base=SharedBase(run.model_dir, pick_device(), sharded=settings.sharded, load=load),
             catalog=catalog,

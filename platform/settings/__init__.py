@@ -6,9 +6,9 @@ local Ray and the SmolLM2-135M that a package carries.
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -63,9 +63,6 @@ class ConsolidationSettings(_Section):
         None, ge=1, description="most of one tenant's consolidations worked on at once in a stage; default: no bound"
     )
     workers: int = Field(1, ge=1, description="workers of a trainer; each batch is divided among them")
-    min_workers: int | None = Field(
-        None, ge=1, description="a trainer works with so few while there is no room for more; default: all or none"
-    )
     sharded: bool = Field(False, description="whether a trainer's workers hold a part of the base each: ZeRO stage 3")
     lease_s: float = Field(60.0, gt=0, description="work whose holder is silent for so long is taken up again")
     checkpoint_s: float = Field(60.0, ge=0, description="least time between two checkpoints of a training run")
@@ -73,12 +70,6 @@ class ConsolidationSettings(_Section):
         5, ge=2, description="a consolidation at which so many trainers died, without a new checkpoint, fails"
     )
     gate: GateSettings = GateSettings()
-
-    @model_validator(mode="after")
-    def _fewer_than_all(self) -> Self:
-        if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(f"min_workers {self.min_workers} is above workers {self.workers}")
-        return self
 
 
 class ServeSettings(_Section):
