@@ -45,11 +45,10 @@ def consolidate(
 def _train(peft: PeftModel, windows: Sequence[Window], at_once: int) -> None:
     trained = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
-    lengths = [len(window) for window in windows]
     steps = total_steps(len(windows), RECIPE)
     peft.train()
     for step in range(steps):
-        batch = [windows[i] for i in batch_at(step, lengths, RECIPE)]
+        batch = [windows[i] for i in batch_at(step, len(windows), RECIPE)]
         targets = sum(window.targets for window in batch)
         for start in range(0, len(batch), at_once):
             loss = peft(**_batch(batch[start : start + at_once]), num_items_in_batch=targets).loss

@@ -5,12 +5,8 @@ So a resumed run goes on with the same batches and learning rates, and a cohort'
 
 import math
 import random
-from collections.abc import Sequence
 
 from looper.platform.domain.consolidation import Recipe
-
-BUCKET = 8
-"""Batches sorted by length together: enough to keep padding small, few enough that every epoch is shuffled."""
 
 
 def total_steps(examples: int, recipe: Recipe) -> int:
@@ -19,21 +15,15 @@ def total_steps(examples: int, recipe: Recipe) -> int:
     return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
 
 
-def batch_at(step: int, lengths: Sequence[int], recipe: Recipe) -> list[int]:
-    """The indices of the examples of optimiser step ``step`` (from 0), given the length of each in tokens.
+def batch_at(step: int, examples: int, recipe: Recipe) -> list[int]:
+    """The indices of the examples of optimiser step ``step`` (from 0) of a training on so many.
 
-    Every epoch takes each example once, in an order of its own. Neighbours in length share a batch.
+    Every epoch takes each example once, in an order of its own. Lengths do not matter: packed windows have no padding,
+    and a batch of like lengths would be a batch of like tasks.
     """
-    epoch, place = divmod(step, math.ceil(len(lengths) / recipe.batch_size))
-    rng = random.Random(f"{recipe.seed}:{epoch}")
-    order = rng.sample(range(len(lengths)), len(lengths))
-    size = recipe.batch_size
-    batches: list[list[int]] = []
-    for start in range(0, len(order), size * BUCKET):
-        bucket = sorted(order[start : start + size * BUCKET], key=lambda i: (lengths[i], i))
-        batches += [bucket[i : i + size] for i in range(0, len(bucket), size)]
-    rng.shuffle(batches)
-    return batches[place]
+    epoch, place = divmod(step, math.ceil(examples / recipe.batch_size))
+    order = random.Random(f"{recipe.seed}:{epoch}").sample(range(examples), examples)
+    return order[place * recipe.batch_size :][: recipe.batch_size]
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:

@@ -44,7 +44,6 @@ class Tenant:
         self._session = session
         strategy.begin(session, past)
         self._windows = [*session.windows, *strategy.windows()]
-        self._lengths = [len(window) for window in self._windows]
         self.steps = total_steps(len(self._windows), recipe)
         self._parametrisation = parametrised(self.steps)
         self._groups = [*self._parametrisation.groups, (strategy.parameters(), 1.0)]
@@ -81,7 +80,7 @@ class Tenant:
 
     def batch(self) -> list[Window]:
         """The windows of the next step."""
-        return [self._windows[i] for i in batch_at(self.step, self._lengths, self.recipe)]
+        return [self._windows[i] for i in batch_at(self.step, len(self._windows), self.recipe)]
 
     def advance(self, loss: float, gradients: Sequence[Tensor]) -> None:
         """Take the optimiser step for which ``batch`` had this mean loss and, on this worker, these gradients.

@@ -140,8 +140,7 @@ class Reference:
         return tensor
 
     def step(self, number: int, windows: Sequence[Window]) -> None:
-        lengths = [len(window) for window in windows]
-        batch = [windows[i] for i in batch_at(number, lengths, self.recipe)]
+        batch = [windows[i] for i in batch_at(number, len(windows), self.recipe)]
         total = sum(sum(window.weights) for window in batch)
         self.optimizer.zero_grad()
         for i, window in enumerate(batch):
