@@ -60,22 +60,20 @@ def work(catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Pa
     with one consolidation fails that one, with the reason; when the store fails, all wait until it is back.
     """
     foreman = Foreman(catalog, store, settings, model_dir)
-    stop = threading.Event()
+    stopping = foreman.stopping
     # Daemons, since what they wait for, Ray's training runs, cannot be told to end at once; their work is given back
     # below, and what they write afterwards is refused.
     pauses = {foreman.train: IDLE_S, foreman.conclude: IDLE_S, foreman.sweep: SWEEP_S}
     for do, pause_s in pauses.items():
         threading.Thread(
-            target=_repeat, args=(do, pause_s, stop.is_set, stop.wait), name=do.__name__, daemon=True
+            target=_repeat, args=(do, pause_s, stopping.is_set, stopping.wait), name=do.__name__, daemon=True
         ).start()
     try:
         # In this thread, since Ray Data that goes on in another while Ray is shut down takes the process with it.
         _repeat(foreman.synthesise, IDLE_S, until, time.sleep)
     except BaseException:
-        stop.set()
         foreman.give_back()
         raise
-    stop.set()
     foreman.give_back()
     foreman.wait()
 
@@ -115,6 +113,7 @@ class Foreman:
     """A name that no other foreman has, and that tells an operator where it runs."""
     trainers: list[_Trainer] = field(default_factory=list)
     stopping: threading.Event = field(default_factory=threading.Event)
+    """Set once work is being given back: nothing more is taken up."""
 
     def give_back(self) -> None:
         """Release whatever is in work, and have the trainers end."""
