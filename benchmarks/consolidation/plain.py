@@ -29,7 +29,8 @@ def consolidate(
 ) -> PreTrainedModel:
     """Judge the base on the held-out examples, train, judge again, save; return the model without the adapter.
 
-    ``at_once`` sequences are in one pass; a batch that is larger takes several.
+    ``at_once`` sequences are in one pass, padded to the longest as transformers' Trainer does; a batch that is larger
+    takes several.
     """
     train, holdout = (_windows(work.folder / part, tokenizer) for part in ("train.parquet", "holdout.parquet"))
     config = LoraConfig(r=RECIPE.rank, lora_alpha=int(RECIPE.alpha), target_modules="all-linear", task_type="CAUSAL_LM")

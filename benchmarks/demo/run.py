@@ -144,11 +144,11 @@ def _shown(catalog: Catalog, ids: list[str], stages: Stages) -> Iterator[None]:
             if not running:
                 continue
             slowest = min(running, key=lambda job: list(State).index(job.state))
-            stages.begin(SHOWN_AS[slowest.state], f"{len(running)} instances as one cohort")
+            stages.begin(SHOWN_AS[slowest.state], f"{len(ids)} instances as one cohort")
             if slowest.state == State.TRAINING and slowest.progress:
                 at = slowest.progress
                 loss = f", loss {at.loss:.3f}" if at.loss is not None else ""
-                stages.note(f"{len(running)} instances as one cohort, step {at.step} of {at.steps}{loss}")
+                stages.note(f"{len(ids)} instances as one cohort, step {at.step} of {at.steps}{loss}")
 
     follower = threading.Thread(target=follow, daemon=True)
     follower.start()

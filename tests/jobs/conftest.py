@@ -11,7 +11,7 @@ from looper.jobs.consolidation.device import Device
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
-from tests.tiny import tiny_base
+from tests.tiny import FLOAT32, tiny_base
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +38,7 @@ def store(settings: Settings) -> ObjectStore:
 
 @pytest.fixture(scope="session")
 def device() -> Device:
-    """In float32 wherever the tests run: what they compare is equal to rounding there."""
-    return Device(torch.device("cpu"), torch.float32, tokens_at_once=1024)
+    return FLOAT32
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Packed windows of several owners against each window by itself through plain PEFT and transformers."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -10,7 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.config import PeftConfig
 from safetensors.torch import load
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy
 from transformers import AutoModelForCausalLM
 
 from looper.jobs.consolidation import adapter_file
@@ -83,6 +84,24 @@ def test_any_cohort_has_the_losses_and_gradients_that_peft_gives_each_alone(
         for name, gradient in gradients_of(losses.sum(), lora):
             difference = (gradient - gradients[name]).abs().max() / gradients[name].abs().max()
             assert difference < 1e-4, name
+
+
+def test_a_bfloat16_base_gives_the_same_to_its_rounding(base_dir: Path, device: Device) -> None:
+    rng = Random(0)
+    whole, half = SharedBase(base_dir, device), SharedBase(base_dir, replace(device, dtype=torch.bfloat16))
+    owners = [random_windows(rng) for _ in range(3)]
+    loras = [random_lora(whole, rng) for _ in owners]
+
+    def results(base: SharedBase) -> tuple[Tensor, Tensor]:
+        packed = base.pack(owners)
+        loss = (base.losses(packed, loras) * packed.weights).sum()
+        found = [gradient for lora in loras for _, gradient in gradients_of(loss, lora)]
+        assert {gradient.dtype for gradient in found} == {torch.float32}
+        return loss.detach(), torch.cat([gradient.flatten() for gradient in found])
+
+    (loss, gradients), (rounded_loss, rounded) = results(whole), results(half)
+    assert 0 < (rounded_loss - loss).abs() < 0.01 * loss
+    assert cosine_similarity(rounded, gradients, dim=0) > 0.99
 
 
 def gradients_of(loss: Tensor, lora: Lora) -> Iterator[tuple[str, Tensor]]:

@@ -28,6 +28,7 @@ from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import GateSettings, Settings
 from looper.platform.trajectories.table import from_parquet
 from tests.jobs.episodes import RECIPE, episode, submit
+from tests.tiny import FLOAT32
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -330,7 +331,7 @@ def work(
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     catalog = Catalog.open(settings)
-    base = SharedBase(base_dir, Device(torch.device("cpu"), torch.float32, tokens_at_once=1024), sharded=sharded)
+    base = SharedBase(base_dir, FLOAT32, sharded=sharded)
     trainer = Trainer(base, catalog, ObjectStore.open(settings), owner="me", max_rank=16)
     train_cohort(cohort, trainer, checkpoint_s=0)
     catalog.close()

@@ -6,13 +6,16 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from moto.server import ThreadedMotoServer
 
+from looper.platform.catalog import Catalog
 from looper.platform.settings import Settings, load_settings
+from tests.platform.work import Work
 
 
 def free_port() -> int:
@@ -100,3 +103,9 @@ def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
         return load_settings(home=tmp_path)
     settings: Settings = request.getfixturevalue("s3_settings")
     return settings
+
+
+@pytest.fixture
+def work(catalog_settings: Settings) -> Iterator[Work]:
+    with closing(Catalog.open(catalog_settings)) as catalog:
+        yield Work(catalog)
