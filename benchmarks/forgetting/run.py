@@ -2,8 +2,9 @@
 
 Under the output folder, ``runs/<key>/run.json`` holds a run's settings, ``<n>.json`` the row after its lesson n, and
 ``<n>.saved`` what the learner goes on from. A row is written last of the three and at once, so that a row that is there
-is whole. A run whose recipe cannot learn (no number for a loss) leaves ``failed.txt`` with the reason instead of
-stopping the others; it is tried again when that file is removed.
+is whole. Who lives a run holds its ``lock``, so that several processes can share one folder. A run whose recipe cannot
+learn (no number for a loss) leaves ``failed.txt`` with the reason instead of stopping the others; without that file it
+is tried again.
 """
 
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from looper.benchmarks.forgetting.learner import Learner, Score
@@ -60,14 +62,27 @@ Notify = Callable[[Progress], None]
 
 
 def execute(runs: Sequence[Run], sessions_of: SessionsOf, learner: Learner, out: Path, notify: Notify) -> list[Result]:
-    """Do what is missing of ``runs`` and return all their results, in order. A run that cannot learn stops no other."""
+    """Do what is missing of ``runs`` and return all their results, in order. A run that cannot learn stops no other.
+
+    What another process is at comes last: it is waited for, and lived here should that process have ended.
+    """
 
     def live(place: int, run: Run) -> Result:
         sessions = sessions_of(run)
         count = len(lessons(run, sessions))
         return _live(run, sessions, learner, out, lambda done: notify(Progress(run, place, len(runs), done, count)))
 
-    return [_result(run, out) or live(place, run) for place, run in enumerate(runs, start=1)]
+    def result(place: int, run: Run, wait_s: float) -> Result | None:
+        _folder(run, out).mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(_folder(run, out) / "lock", timeout=wait_s):
+                return _result(run, out) or live(place, run)
+        except Timeout:
+            return None
+
+    free = [result(place, run, wait_s=0) for place, run in enumerate(runs, start=1)]
+    waited_for = (found or result(place, runs[place - 1], wait_s=-1) for place, found in enumerate(free, start=1))
+    return [found for found in waited_for if found is not None]
 
 
 def lessons(run: Run, sessions: Sequence[Session]) -> list[tuple[Example, ...]]:
@@ -82,7 +97,6 @@ def lessons(run: Run, sessions: Sequence[Session]) -> list[tuple[Example, ...]]:
 def _live(run: Run, sessions: Sequence[Session], learner: Learner, out: Path, over: Callable[[int], None]) -> Result:
     """``over`` is told how many lessons are."""
     folder = _folder(run, out)
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "run.json", run.model_dump_json(indent=1).encode())
     rows, todo = _rows(folder), lessons(run, sessions)
     learner.begin(run)

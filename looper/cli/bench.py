@@ -30,6 +30,9 @@ def forgetting(
     phase: Annotated[
         int, typer.Option(help="1: every strategy once; 2: the leaders over seeds and rates; 3: steps and rank.")
     ] = 1,
+    sharing: Annotated[
+        int, typer.Option(min=1, help="How many of these commands, on one folder, share this machine's cores.")
+    ] = 1,
     quick: Annotated[
         bool, typer.Option("--quick", help="Two strategies and two sessions, to see that it works.")
     ] = False,
@@ -37,7 +40,10 @@ def forgetting(
 ) -> None:
     """Let instances live through sessions under every strategy, and measure what they forget.
 
-    Example: `looper bench forgetting --source harbor/dispatch --out forgetting`
+    Several of these commands may run on one folder: each takes what no other is at. On a CPU, one per core is fastest.
+
+    Example: `looper bench forgetting --source harbor/dispatch --out forgetting --sharing 2 & looper bench forgetting
+    --source harbor/dispatch --out forgetting --sharing 2`
     """
     from rich.console import Console
 
@@ -53,7 +59,7 @@ def forgetting(
     settings = load_settings()
     with progress() as display, alone():
         line = display.add_task("base model", total=None, note="")
-        use_cores(1)
+        use_cores(sharing)
         learner = Trained(prepare(settings.base, settings.models_dir), settings.serve.max_lora_rank)
 
         def notify(at: "Progress") -> None:

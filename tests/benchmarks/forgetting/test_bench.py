@@ -5,6 +5,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
 from looper.benchmarks.forgetting.bench import bench
@@ -128,6 +129,22 @@ def test_what_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [line.model_copy(update={"seconds": 0.0}) for line in resumed.rows] == [
         line.model_copy(update={"seconds": 0.0}) for line in undisturbed.rows
     ]
+
+
+def test_a_run_that_another_process_is_at_comes_last(tmp_path: Path) -> None:
+    first, second = Run.model_validate(COMMON.model_dump() | {"sessions": 2}), COMMON
+    order: list[str] = []
+    lock = FileLock(tmp_path / "runs" / first.key / "lock")
+    Path(lock.lock_file).parent.mkdir(parents=True)
+    lock.acquire()
+
+    def notify(at: Progress) -> None:
+        order.append(at.run.key)
+        lock.release()  # the other process ends with nothing done
+
+    results = execute([first, second], sessions_of, Remembers(), tmp_path, notify)
+    assert list(dict.fromkeys(order)) == [second.key, first.key]
+    assert [len(result.rows) for result in results] == [2, 5]
 
 
 def test_a_row_that_was_not_finished_is_lived_again(tmp_path: Path) -> None:
