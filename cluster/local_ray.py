@@ -10,8 +10,8 @@ import ray
 
 from looper.platform.domain.errors import LooperError
 
-_CPUS = max(2, os.cpu_count() or 1)
-"""Ray's CPUs are bookkeeping: a trainer and a skill server hold one each, so that even one core must count as two."""
+_CPUS = 1 + max(2, os.cpu_count() or 1)
+"""Ray's CPUs are bookkeeping: a skill server holds one, trainers a fraction each, and a task needs one beside them."""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from looper.benchmarks.consolidation.plan import HOLDOUT, RECIPE, prepare_work
-from looper.benchmarks.consolidation.variants import VARIANTS
+from looper.benchmarks.consolidation.variants import VARIANTS, trainers_for
 from looper.benchmarks.memory import PeakMemory
 from looper.jobs.synthesis.table import read_examples
 from looper.platform.domain.errors import LooperError
@@ -56,7 +56,14 @@ def bench(
         rows.append(_row(name, n, tasks, out, model_dir))
     report = ConsolidationReport(
         machine=machine,
-        settings={"n": n, "base": base, "tasks": tasks, "holdout": HOLDOUT, "recipe": RECIPE.model_dump(mode="json")},
+        settings={
+            "n": n,
+            "base": base,
+            "tasks": tasks,
+            "holdout": HOLDOUT,
+            "trainers": trainers_for(n),
+            "recipe": RECIPE.model_dump(mode="json"),
+        },
         rows=tuple(rows),
         ratios=_ratios({row.variant: row for row in rows}),
     )

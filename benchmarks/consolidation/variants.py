@@ -80,12 +80,12 @@ def alone(instance: str, folder: str, model_dir: str) -> None:
 
 
 def looper(works: Sequence[Work], model_dir: Path) -> Measured:
-    """(d) Looper: from the queue through synthesis, one trainer and the gate to published versions."""
+    """(d) Looper: from the queue through synthesis, trainers and the gate to published versions."""
     return _looper(works, model_dir, first=[])
 
 
 def looper_at_work(works: Sequence[Work], model_dir: Path) -> Measured:
-    """(d) with a trainer that has worked before, as one that lives on has."""
+    """(d) with a trainer that has worked before, as one that lives on has; others, if any, start with the work."""
     (first,) = prepare_work(1, works[0].folder.parent / "first")
     return _looper(works, model_dir, first=[Work("first/first", first.folder)])
 
@@ -101,7 +101,9 @@ def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Me
     from looper.platform.settings import load_settings
     from looper.platform.trajectories.ingest import ingest
 
-    settings = load_settings(home=works[0].folder.parent / "home")
+    trainers = trainers_for(len(works))
+    limits = {"trainers": trainers, "cohort": -(-len(works) // trainers)}
+    settings = load_settings(home=works[0].folder.parent / "home", consolidation=limits)
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     for each in [*first, *works]:
         instance = InstanceName.parse(each.instance)
@@ -130,6 +132,13 @@ def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Me
     began = min(job.created_at for job in jobs)
     done = sorted((job.ended_at - began).total_seconds() for job in jobs if job.ended_at is not None)
     return Measured(done[-1], tuple(done))
+
+
+def trainers_for(n: int) -> int:
+    """One for each GPU; without any, for each of two cores: each has a base model in memory."""
+    import torch
+
+    return min(n, torch.cuda.device_count() or min(2, len(os.sched_getaffinity(0))))
 
 
 def _train_in_turn(

@@ -31,5 +31,8 @@ def pick_device() -> Device:
 
 
 def use_cores(workers_here: int) -> None:
-    """Share this machine's cores between its workers. Ray leaves each worker one thread, whatever it has to itself."""
+    """Share this machine's cores between the workers on it. Ray leaves each one thread, whatever it has to itself.
+
+    Two workers of one thread each do a third more than one of two: what is small does not gain from a second thread.
+    """
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_here))

@@ -53,6 +53,11 @@ _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of a worker. Spinning OpenMP threads, the default, make steps 20 times slower where a server shares the cores."""
 
 
+_CPUS = 0.1
+"""Of a worker, in Ray's books. It lives on: a whole CPU each would leave none for the tasks that come and go, synthesis
+among them."""
+
+
 class CannotStart(Exception):
     """No worker of a training run came so far as to claim anything: it is not what it was to train that is wrong."""
 
@@ -90,7 +95,9 @@ def _fit(run: TrainingRun) -> None:
         _work,
         train_loop_config={"run": run},
         torch_config=TorchConfig(backend=_collectives()),
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=_has_gpu()),
+        scaling_config=ScalingConfig(
+            num_workers=settings.workers, use_gpu=_has_gpu(), resources_per_worker={"CPU": _CPUS}
+        ),
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray declares its older one to type checkers
             name="train",
             storage_path=str(run.folder),
@@ -131,7 +138,7 @@ def _work(config: dict[str, Any]) -> None:
     run: TrainingRun = config["run"]
     settings = run.settings.consolidation
     load = nf4.quantised if run.shape is TrainerShape.NF4 else None
-    use_cores(ray.train.get_context().get_local_world_size())
+    use_cores(settings.trainers * ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
 
     try:

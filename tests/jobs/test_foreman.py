@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ray.util import placement_group, remove_placement_group
 from safetensors.torch import load
 
 from looper.cluster.work import work_until_done
@@ -118,6 +119,28 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
     assert ended.state is State.PUBLISHED, ended.reason
     assert ended.progress is not None
     assert ended.progress.step == ended.progress.steps == 120
+
+
+def test_trainers_that_live_on_leave_a_cpu_to_synthesis(
+    queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
+) -> None:
+    limits = settings.consolidation.model_copy(update={"trainers": 2, "cohort": 1, "idle_s": 3600.0})
+    settings = settings.model_copy(update={"consolidation": limits})
+    servers = placement_group([{"CPU": 2}])
+    assert servers.wait(60)
+    jobs = [queue("acme/red"), queue("acme/green")]
+
+    def over() -> bool:
+        if not all(catalog.consolidation(job.id).state.final for job in jobs):
+            return False
+        if len(jobs) == 2:
+            assert len(_training_workers()) == 2
+            jobs.append(queue("umbrella/blue"))
+            return False
+        return True
+
+    foreman.work(catalog, store, settings, base_dir, over)
+    remove_placement_group(servers)
 
 
 def _training_workers() -> list[int]:
