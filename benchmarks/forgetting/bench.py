@@ -15,7 +15,8 @@ from looper.benchmarks.forgetting.plan import (
     TENANTS,
     Run,
     every_strategy,
-    leaders_and_bounds,
+    rates,
+    seeds,
     steps_and_rank,
 )
 from looper.benchmarks.forgetting.power_law import fit_power_law
@@ -25,7 +26,7 @@ from looper.benchmarks.forgetting.sources import Session, gym_sessions, tenant_s
 from looper.benchmarks.gym.workplaces import WORKPLACES
 from looper.platform.domain.errors import InvalidInput
 
-PHASES = {1: "every strategy once", 2: "the leaders and both bounds over seeds and rates", 3: "steps and rank"}
+PHASES = {1: "every strategy once", 2: "the leaders and both bounds over rates and seeds", 3: "steps and rank"}
 QUICK_SESSIONS, QUICK_STRATEGIES = 2, (NONE, "replay")
 
 
@@ -73,7 +74,8 @@ def bench(
     else:
         results = live(every_strategy(common, QUICK_STRATEGIES if quick else STRATEGIES))
         if phase == 2:
-            results = _once([*results, *live(leaders_and_bounds(common, report_.leaders(results, LEADERS)))])
+            swept = live(rates(common, report_.leaders(results, LEADERS)))
+            results = _once([*results, *swept, *live(seeds(report_.at_best_rate(swept)))])
         found = report_.report(results, machine, settings)
         names = [session.name for session in sessions(common.recipe.seed)]
         report_.draw_matrices(found, names, out / "forgetting.png")

@@ -1,7 +1,8 @@
 """Which runs the forgetting benchmark consists of. A run is a life: one instance, one strategy, session after session.
 
 1. ``every_strategy``: each strategy once, both bounds among them, at one learning rate and one seed.
-2. ``leaders_and_bounds``: the best of them and both bounds, each over the same learning rates and seeds.
+2. ``rates``, the best of them and both bounds over the same learning rates; then ``seeds``, each of those at its best
+   rate over several seeds.
 3. ``steps_and_rank``: sequential training over epochs and ranks, for the power law.
 
 A run is known by its settings alone (``Run.key``), so that phases share what they have in common.
@@ -21,17 +22,17 @@ from looper.platform.domain.strategy import NAMES
 SESSIONS = 5
 
 NONE = "none"
-STRATEGIES = (*NAMES, "replay+ella")
+STRATEGIES = (*NAMES, "replay(share=0.5)", "replay(share=1)", "replay+ella")
 
 GYM = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_context=512)
 """About 29 episodes of 105 tokens: 21 steps and 9,000 tokens a session, a minute on two cores."""
 TENANTS = Recipe(rank=16, alpha=32, learning_rate=1e-3, epochs=1, max_steps=14, batch_size=4, max_context=256)
 """At most 14,000 of a tenant's tokens in windows of 256: a minute and a half on two cores."""
 
-LEADERS = 3
+LEADERS = 2
 SEEDS = (0, 1, 2)
-LEARNING_RATES = (0.5, 1.0, 2.0)
-"""Times that of the first phase: both neighbours at a factor of two."""
+LEARNING_RATES = (1.0, 0.5, 2.0)
+"""Times that of the first phase: both neighbours at a factor of two. Of equals, the first is gone on with."""
 EPOCHS = (1, 2, 4, 8)
 RANKS = (2, 8, 32)
 
@@ -78,13 +79,16 @@ def every_strategy(common: Run, strategies: Iterable[str] = STRATEGIES) -> list[
     return [base_of(common), _multi_task(common), *(_changed(common, strategy=strategy) for strategy in strategies)]
 
 
-def leaders_and_bounds(common: Run, leaders: Sequence[str]) -> list[Run]:
-    """Phase 2: ``leaders``, sequential training and the upper bound, over ``SEEDS`` and ``LEARNING_RATES``."""
-    runs = []
-    for seed, times in product(SEEDS, LEARNING_RATES):
-        one = _changed(common, seed=seed, learning_rate=common.recipe.learning_rate * times)
-        runs += every_strategy(one, [NONE, *leaders])
-    return list({run.key: run for run in runs}.values())  # one base per seed
+def rates(common: Run, leaders: Sequence[str]) -> list[Run]:
+    """Phase 2: ``leaders``, sequential training and the upper bound over ``LEARNING_RATES``."""
+    each = [_changed(common, learning_rate=common.recipe.learning_rate * times) for times in LEARNING_RATES]
+    return list({run.key: run for one in each for run in every_strategy(one, [NONE, *leaders])}.values())
+
+
+def seeds(chosen: Sequence[Run]) -> list[Run]:
+    """Phase 2, then: each of ``chosen`` over ``SEEDS``, with the bare base of each seed."""
+    each = [_changed(run, seed=seed) for seed, run in product(SEEDS, chosen)]
+    return list({run.key: run for run in [*map(base_of, each), *each]}.values())
 
 
 def steps_and_rank(common: Run) -> list[Run]:
@@ -98,7 +102,7 @@ def steps_and_rank(common: Run) -> list[Run]:
 
 def base_of(run: Run) -> Run:
     """What ``run``'s instance could do before any training: the same for all recipes of one seed and context."""
-    bare = Recipe(seed=run.recipe.seed, max_context=run.recipe.max_context)
+    bare = Recipe(strategy=NONE, seed=run.recipe.seed, max_context=run.recipe.max_context)
     return run.model_copy(update={"kind": Kind.BASE, "recipe": bare})
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from looper.benchmarks.forgetting import metrics
-from looper.benchmarks.forgetting.plan import NONE, Kind, base_of
+from looper.benchmarks.forgetting.plan import NONE, Kind, Run, base_of
 from looper.benchmarks.forgetting.power_law import Point, PowerLaw
 from looper.benchmarks.forgetting.run import Result, Row
 from looper.benchmarks.gym.workplaces import WORKPLACES
@@ -114,11 +114,14 @@ def lines(results: Iterable[Result]) -> list[Line]:
 
 
 def best_of_each(rows: Iterable[Line]) -> list[Line]:
-    """Each strategy and bound at its best learning rate, in the order of ``rows``."""
+    """Each strategy and bound at its best learning rate, in the order of ``rows``; of equals, the first.
+
+    Rates with most seeds come before all others: luck with one does not beat a mean over several.
+    """
     best: dict[tuple[Kind, str, int, int], Line] = {}
     for line in rows:
         key = line.kind, line.strategy, line.rank, line.epochs
-        best[key] = min(best.get(key, line), line, key=lambda candidate: candidate.standing)
+        best[key] = min(best.get(key, line), line, key=lambda candidate: (-len(candidate.seeds), candidate.standing))
     return list(best.values())
 
 
@@ -126,6 +129,14 @@ def leaders(results: Iterable[Result], count: int) -> list[str]:
     """The best ``count`` strategies, without the lower bound."""
     rows = [line for line in best_of_each(lines(results)) if line.kind is Kind.SEQUENCE and line.strategy != NONE]
     return [line.strategy for line in sorted(rows, key=lambda line: line.standing) if not line.failures][:count]
+
+
+def at_best_rate(results: Iterable[Result]) -> list[Run]:
+    """Of ``results`` of one seed: the run of each strategy and bound at its best learning rate."""
+    every = list(results)
+    best = {(line.kind, line.strategy, line.learning_rate) for line in best_of_each(lines(every))}
+    runs = [result.run for result in every]
+    return [run for run in runs if (run.kind, run.recipe.strategy, run.recipe.learning_rate) in best]
 
 
 def points(results: Iterable[Result]) -> list[Point]:

@@ -28,7 +28,7 @@ def forgetting(
         "forgetting"
     ),
     phase: Annotated[
-        int, typer.Option(help="1: every strategy once; 2: the leaders over seeds and rates; 3: steps and rank.")
+        int, typer.Option(help="1: every strategy once; 2: the leaders over rates and seeds; 3: steps and rank.")
     ] = 1,
     sharing: Annotated[
         int, typer.Option(min=1, help="How many of these commands, on one folder, share this machine's cores.")

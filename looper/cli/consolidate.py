@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def consolidate(
     instances: Annotated[list[str], typer.Argument(metavar="TENANT/INSTANCE...")],
     wait: Annotated[bool, typer.Option("--wait", help="Stay until each has its verdict.")] = False,
-    strategy: Annotated[str | None, typer.Option(help="Against forgetting, such as replay(share=0.5)+ella.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Against forgetting, such as replay(share=1)+ella.")] = None,
     method: Annotated[str | None, typer.Option(help="lora, rslora, lora+, dora, adalora or qlora.")] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,

@@ -68,9 +68,9 @@ class Recipe(BaseModel):
         "lora", description="how the adapter is parametrised and stepped; whichever it is, plain LoRA is published"
     )
     strategy: Annotated[str, AfterValidator(_written)] = Field(
-        "none",
+        "replay",
         max_length=255,
-        description="against forgetting; some compose: replay(share=0.5)+ella",
+        description="against forgetting; some compose: replay(share=1)+ella",
     )
     target_modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")], ...] | None = Field(
         None, min_length=1, description="the base's linear layers to adapt, by the last part of their name; default all"

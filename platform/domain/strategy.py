@@ -1,4 +1,4 @@
-"""How strategies are written, such as ``replay(share=0.5)+ella(weight=1e3)``. Imports no torch."""
+"""How strategies are written, such as ``replay(share=1)+ella(weight=1e3)``. Imports no torch."""
 
 import re
 from dataclasses import dataclass
@@ -37,9 +37,7 @@ class Term:
 def read(text: str) -> list[Term]:
     """The terms of ``text``, in their order. Raises InvalidInput for a form or a name that there is not."""
     if not re.fullmatch(rf"{_TERM}(?:\+{_TERM})*", text):
-        raise InvalidInput(
-            f"strategy {text!r} is not written as name(option=value,...)+name: try replay(share=0.5)+ella"
-        )
+        raise InvalidInput(f"strategy {text!r} is not written as name(option=value,...)+name: try replay(share=1)+ella")
     terms = [_term(term) for term in re.findall(_TERM, text)]
     names = [term.name for term in terms]
     for name in names:

@@ -57,7 +57,7 @@ def check_method(text: str, method: str) -> None:
 
 
 def parse(text: str) -> Strategy:
-    """The combination that ``text`` names, such as ``replay(share=0.5)+ella``.
+    """The combination that ``text`` names, such as ``replay(share=1)+ella``.
 
     What it remembers is kept by the strategies' names, so that a strategy finds its own again when others join it or
     go. Raises InvalidInput for a name, an option or a value that there is not.

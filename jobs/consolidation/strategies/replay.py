@@ -23,7 +23,7 @@ class Replay(Strategy):
     Memory: ``capacity`` windows. A step costs nothing more; a session has as many more steps as the share says.
     """
 
-    share: float = Field(default=0.5, gt=0, description="old windows for each new one, while the reservoir has as many")
+    share: float = Field(default=2.0, gt=0, description="old windows for each new one, while the reservoir has as many")
     capacity: int = Field(default=512, ge=1, description="windows kept")
 
     def begin(self, session: Session, past: State) -> None:

@@ -17,7 +17,8 @@ from looper.benchmarks.forgetting.plan import (
     Run,
     base_of,
     every_strategy,
-    leaders_and_bounds,
+    rates,
+    seeds,
     steps_and_rank,
 )
 from looper.benchmarks.forgetting.report import ForgettingReport, best_of_each, leaders, to_table
@@ -62,13 +63,14 @@ def test_phase_1_is_every_strategy_once_and_both_bounds() -> None:
 
 
 def test_phase_2_gives_everyone_the_same_rates_and_seeds() -> None:
-    runs = leaders_and_bounds(COMMON, ["replay", "ella"])
-    learned = [run for run in runs if run.kind is not Kind.BASE]
-    assert len(learned) == 4 * 3 * 3
-    assert len(runs) - len(learned) == 3
-    assert len({run.key for run in runs}) == len(runs)
+    swept = [run for run in rates(COMMON, ["replay", "ella"]) if run.kind is not Kind.BASE]
+    assert len(swept) == len({run.key for run in swept}) == 4 * 3
     known = {run.key for run in every_strategy(COMMON)}
-    assert sum(run.key in known for run in runs) == 5  # base, upper bound, lower bound and two leaders
+    assert sum(run.key in known for run in swept) == 4  # upper bound, lower bound and two leaders
+    chosen = seeds(swept[:4])
+    assert len(chosen) == 3 * (4 + 1)  # with the bare base
+    assert {run.key for run in swept[:4]} < {run.key for run in chosen}
+    assert len({run.key for run in chosen}) == len(chosen)
 
 
 def test_phase_3_keeps_the_scale_of_the_update() -> None:
@@ -172,6 +174,8 @@ def test_leaders_are_judged_over_seeds_and_rates(tmp_path: Path) -> None:
     assert best["replay"].figures["accuracy"].std == 0.0
     assert len([line for line in found.rows if line.strategy == "replay"]) == 3
     assert best["ewc"].figures["accuracy"].std is None
+    learned = [line for line in found.rows if line.kind is not Kind.BASE]
+    assert {line.learning_rate for line in learned if line.seeds == (0, 1, 2)} == {GYM.learning_rate}
 
 
 def test_leaders_are_the_best_that_learned(tmp_path: Path) -> None:
