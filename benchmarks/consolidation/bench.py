@@ -25,13 +25,15 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     variant: str
-    makespan_s: float
-    """From the first submission to the last adapter."""
-    median_s: float
+    makespan_s: float | None
+    """From the first submission to the last adapter; None, as what follows from it, if it did not fit into memory."""
+    median_s: float | None
     """Until half of the adapters are there."""
-    tokens_per_s: float
+    tokens_per_s: float | None
     """Training tokens, padding not counted, over the makespan."""
     peak_memory_bytes: int
+    published: int | None = None
+    """How many the gate let through; None where there is no gate."""
 
 
 class ConsolidationReport(BaseModel):
@@ -92,12 +94,14 @@ def _row(name: str, n: int, tasks: int, out: Path, model_dir: Path) -> Row:
     if ran.returncode != 0:
         raise LooperError(f"variant {name!r} ended with {ran.returncode}: {ran.stderr.strip().splitlines()[-1]}")
     measured = json.loads(ran.stdout.strip().splitlines()[-1])
+    took = measured["makespan_s"]
     row = Row(
         variant=name,
-        makespan_s=round(measured["makespan_s"], 2),
-        median_s=round(statistics.median(measured["done_s"]), 2),
-        tokens_per_s=round(tokens / measured["makespan_s"], 1),
+        makespan_s=took and round(took, 2),
+        median_s=took and round(statistics.median(measured["done_s"]), 2),
+        tokens_per_s=took and round(tokens / took, 1),
         peak_memory_bytes=memory.bytes,
+        published=measured["published"],
     )
     file.write_text(row.model_dump_json(indent=1) + "\n")
     return row
@@ -115,32 +119,28 @@ def _training_tokens(n: int, tasks: int, folder: Path, model_dir: Path) -> int:
 
 
 def _ratios(rows: dict[str, Row]) -> dict[str, float]:
-    ours, warm = rows["looper"], rows["looper, trainer at work"]
-    return {
-        "trainer at work: faster than one TorchTrainer each": round(
-            rows["one TorchTrainer each"].makespan_s / warm.makespan_s, 2
-        ),
-        "trainer at work: faster than in turn with plain PEFT": round(
-            rows["in turn, plain PEFT"].makespan_s / warm.makespan_s, 2
-        ),
-        "faster than one TorchTrainer each": round(rows["one TorchTrainer each"].makespan_s / ours.makespan_s, 2),
-        "faster than in turn with plain PEFT": round(rows["in turn, plain PEFT"].makespan_s / ours.makespan_s, 2),
-        "faster than side by side": round(rows["side by side"].makespan_s / ours.makespan_s, 2),
-        "gigabytes less than side by side": round(
-            (rows["side by side"].peak_memory_bytes - ours.peak_memory_bytes) / 1e9, 2
-        ),
-    }
+    ratios = {}
+    for label, ours in (("", rows["looper"]), ("trainer at work: ", rows["looper, trainer at work"])):
+        for name in ("one TorchTrainer each", "in turn, plain PEFT", "side by side"):
+            theirs = rows[name].makespan_s
+            if theirs is not None and ours.makespan_s is not None:
+                ratios[f"{label}faster than {name}"] = round(theirs / ours.makespan_s, 2)
+    less = rows["side by side"].peak_memory_bytes - rows["looper"].peak_memory_bytes
+    return ratios | {"gigabytes less than side by side": round(less / 1e9, 2)}
+
+
+_HEADS = ("variant", "makespan", "half done", "tokens/s", "peak memory", "published")
 
 
 def to_table(report: ConsolidationReport) -> Table:
-    table = Table("variant", "makespan", "half done", "tokens/s", "peak memory", box=None)
+    table = Table(*_HEADS, box=None)
     for row in report.rows:
         table.add_row(*_cells(row))
     return table
 
 
 def to_markdown(report: ConsolidationReport) -> str:
-    lines = ["| variant | makespan | half done | tokens/s | peak memory |", "| --- | --- | --- | --- | --- |"]
+    lines = [f"| {' | '.join(_HEADS)} |", f"|{' --- |' * len(_HEADS)}"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in report.rows]
     lines += ["", *(f"- {name}: {value}" for name, value in report.ratios.items())]
     return "\n".join(lines) + "\n"
@@ -148,4 +148,8 @@ def to_markdown(report: ConsolidationReport) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     memory = f"{row.peak_memory_bytes / 1e9:.1f} GB"
-    return row.variant, f"{row.makespan_s:.0f} s", f"{row.median_s:.0f} s", f"{row.tokens_per_s:.0f}", memory
+    published = "no gate" if row.published is None else str(row.published)
+    if row.makespan_s is None:
+        return row.variant, "did not fit", "", "", f"more than {memory}", ""
+    took = f"{row.makespan_s:.0f} s", f"{row.median_s:.0f} s", f"{row.tokens_per_s:.0f}"
+    return row.variant, *took, memory, published

@@ -14,15 +14,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from looper.benchmarks.consolidation.plan import RECIPE, Work, prepare_work
+
+LEAST_FREE = 2 << 30
+"""Bytes."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """Of one variant: from the first submission to the last adapter, and when each was there, in seconds."""
 
-    makespan_s: float
+    makespan_s: float | None
+    """None: it did not fit into the machine's memory, and was ended."""
     done_s: tuple[float, ...]
+    published: int | None = None
+    """How many the gate let through; None where there is no gate."""
 
 
 def one_trainer_each(works: Sequence[Work], model_dir: Path) -> Measured:
@@ -56,7 +64,10 @@ def in_turn(works: Sequence[Work], model_dir: Path) -> Measured:
 
 
 def side_by_side(works: Sequence[Work], model_dir: Path) -> Measured:
-    """(c) A process for every instance, all at once, each with its share of the cores."""
+    """(c) A process for every instance, all at once, each with its share of the cores.
+
+    They are ended when they leave less than ``LEAST_FREE`` of the machine's memory: it would stand still.
+    """
     clock = _Clock()
     one = "import sys, pathlib; from looper.benchmarks.consolidation.variants import alone; alone(*sys.argv[1:])"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -65,6 +76,10 @@ def side_by_side(works: Sequence[Work], model_dir: Path) -> Measured:
         for each in works
     ]
     while processes:
+        if psutil.virtual_memory().available < LEAST_FREE:
+            for process in processes:
+                process.kill()
+            return Measured(None, ())
         for process in [process for process in processes if process.poll() is not None]:
             if process.returncode != 0:
                 raise RuntimeError(f"a process ended with {process.returncode}")
@@ -80,7 +95,10 @@ def alone(instance: str, folder: str, model_dir: str) -> None:
 
 
 def looper(works: Sequence[Work], model_dir: Path) -> Measured:
-    """(d) Looper: from the queue through synthesis, trainers and the gate to published versions."""
+    """(d) Looper: from the queue through synthesis, trainers and the gate to published versions.
+
+    Of so little training, the gate lets not every candidate through: a verdict is an end, too.
+    """
     return _looper(works, model_dir, first=[])
 
 
@@ -128,10 +146,11 @@ def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Me
         submitting = threading.Thread(target=submit)
         submitting.start()
         foreman.work(catalog, store, settings, model_dir, lambda: not submitting.is_alive())
-    assert all(job.state is State.PUBLISHED for job in jobs), [job.reason for job in jobs]
+    assert all(job.verdict is not None for job in jobs), [job.reason for job in jobs]
     began = min(job.created_at for job in jobs)
     done = sorted((job.ended_at - began).total_seconds() for job in jobs if job.ended_at is not None)
-    return Measured(done[-1], tuple(done))
+    published = sum(job.state is State.PUBLISHED for job in jobs)
+    return Measured(done[-1], tuple(done), published)
 
 
 def trainers_for(n: int) -> int:
