@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from looper.jobs.consolidation.encode import Window
@@ -12,7 +13,7 @@ from looper.jobs.consolidation.peft_layers import Acting
 from looper.jobs.consolidation.shared_base import SharedBase
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Judged:
     """What an adapter makes of one window."""
 
@@ -25,6 +26,8 @@ class Judged:
     """Of each tool call, whether all its tokens are the argmax."""
     exact: bool
     """Whether all targets are."""
+    opening: Tensor
+    """``[vocabulary]``: the logits of the first target, with which the agent's first answer begins."""
 
 
 @torch.no_grad()
@@ -40,12 +43,14 @@ def judge_each(base: SharedBase, lora: Acting | None, windows: Sequence[Window])
         losses = cross_entropy(logits, packed.targets, reduction="none") * packed.weights
         likeliest = logits.argmax(-1)
         sizes = list(packed.target_sizes)
-        pieces = (torch.split(each, sizes) for each in (losses, likeliest, packed.targets))
-        for window, loss, predicted, target in zip(batch, *pieces, strict=True):
+        pieces = (torch.split(each, sizes) for each in (losses, likeliest, packed.targets, logits))
+        for window, loss, predicted, target, scores in zip(batch, *pieces, strict=True):
             said = tuple(_beginnings(window, predicted.tolist()))
             true = (window.tokens[start:end] for start, end in window.calls)
             right = tuple(a == b for a, b in zip(said, true, strict=True))
-            found[numbers[id(window)]] = Judged(float(loss.sum()), said, right, torch.equal(predicted, target))
+            exact = torch.equal(predicted, target)
+            # A copy: a view would keep the logits of all targets.
+            found[numbers[id(window)]] = Judged(float(loss.sum()), said, right, exact, scores[0].clone())
     return [found[i] for i in range(len(windows))]
 
 

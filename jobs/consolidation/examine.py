@@ -3,10 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from looper.jobs.consolidation.calls import Call, breaks, repeats
-from looper.jobs.consolidation.encode import Window
 from looper.jobs.consolidation.evaluate import Judged, judge_each
 from looper.jobs.consolidation.heldout import HeldOut, Questions
 from looper.jobs.consolidation.lora import Lora
@@ -29,15 +26,16 @@ def examine(
             return None
         return Comparison(candidate=score(base, candidate, heldout), reference=score(base, reference, heldout))
 
-    new = compare(asked.new, start)
-    assert new is not None, "nothing is held out"
+    assert asked.new, "nothing is held out"
+    answers, before = _judged(base, candidate, asked.new), _judged(base, start, asked.new)
+    bare = before if start is None else _judged(base, None, asked.new[:1])
     return CandidateScores(
-        candidate=new.candidate,
-        current=new.reference,
+        candidate=_scores(base, answers, asked.new),
+        current=_scores(base, before, asked.new),
         earlier=compare(asked.earlier, start),
         # Not against the version before: then many small steps could come to a collapse that none of them shows.
         control=compare(asked.control, None),
-        canary=canary(base, candidate, asked.new[0].window),
+        canary=_canary(answers[0], bare[0]),
         conversion_error=conversion_error,
     )
 
@@ -47,8 +45,15 @@ def score(base: SharedBase, lora: Acting | None, heldout: Sequence[HeldOut]) -> 
 
     Raises InvalidInput if the loss is no number: such an adapter has been trained to pieces.
     """
+    return _scores(base, _judged(base, lora, heldout), heldout)
+
+
+def _judged(base: SharedBase, lora: Acting | None, heldout: Sequence[HeldOut]) -> list[Judged]:
+    return judge_each(base, lora, [each.window for each in heldout])
+
+
+def _scores(base: SharedBase, judged: Sequence[Judged], heldout: Sequence[HeldOut]) -> Scores:
     windows = [each.window for each in heldout]
-    judged = judge_each(base, lora, windows)
     loss = sum(each.loss for each in judged) / sum(sum(window.weights) for window in windows)
     if not math.isfinite(loss):
         raise InvalidInput(f"the held-out loss of the candidate is {loss}: lower the recipe's learning_rate")
@@ -83,11 +88,6 @@ def _text(base: SharedBase, tokens: Sequence[int]) -> str:
     return text + "\0" if special else text
 
 
-@torch.no_grad()
-def canary(base: SharedBase, candidate: Lora, window: Window) -> float:
-    """||z' - z|| / ||z|| of the logits z' of the candidate and z of the bare base after the prompt of ``window``."""
-    answer = window.target_places[0]
-    prompt = Window(window.tokens[: answer + 1], (0.0,) * answer + (1.0,), ())
-    packed = base.pack([[prompt]])
-    plain = base.logits(packed, [])
-    return float((base.logits(packed, [candidate]) - plain).norm() / plain.norm())
+def _canary(candidate: Judged, bare: Judged) -> float:
+    """||z' - z|| / ||z|| of the logits z' of the candidate and z of the bare base, where the first answer begins."""
+    return float((candidate.opening - bare.opening).norm() / bare.opening.norm())
