@@ -33,6 +33,9 @@ def looper(settings: Settings) -> Callable[..., str]:
         "LOOPER_BASE": settings.base,
         "LOOPER_SERVE__PORT": "0",
         "LOOPER_SERVE__KV_CACHE_GIB": "0.25",
+        # What is made of a base that is gone after the test must not stay behind; vLLM's notes are worth keeping.
+        "XDG_CACHE_HOME": str(settings.home / "cache"),
+        "VLLM_CACHE_ROOT": str(Path("~/.cache/vllm").expanduser()),
     }
 
     def run(*arguments: str) -> str:
