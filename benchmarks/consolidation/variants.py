@@ -19,7 +19,7 @@ import psutil
 from looper.benchmarks.consolidation.plan import RECIPE, Work, prepare_work
 
 LEAST_FREE = 2 << 30
-"""Bytes."""
+"""Bytes of the machine's memory that are left to everything else."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ def side_by_side(works: Sequence[Work], model_dir: Path) -> Measured:
         if psutil.virtual_memory().available < LEAST_FREE:
             for process in processes:
                 process.kill()
+            for process in processes:
+                process.wait()
             return Measured(None, ())
         for process in [process for process in processes if process.poll() is not None]:
             if process.returncode != 0:
