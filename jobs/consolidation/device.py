@@ -15,7 +15,8 @@ class Device:
     tokens_at_once: int
     """Of one forward and backward: enough for full speed, and what bounds the memory for activations.
 
-    Also what a newcomer waits for: on two cores, 640 tokens take about two seconds.
+    Also what a newcomer waits for: on two cores, 320 tokens of a 135M model take 1.5 s. In passes of 640, as many take
+    15 % less.
     """
 
 
@@ -27,7 +28,7 @@ def pick_device() -> Device:
     if torch.cuda.is_available():
         return Device(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, tokens_at_once=8192)
     in_hardware = torch.cpu.get_capabilities().get("amx_bf16", False)
-    return Device(torch.device("cpu"), torch.bfloat16 if in_hardware else torch.float32, tokens_at_once=640)
+    return Device(torch.device("cpu"), torch.bfloat16 if in_hardware else torch.float32, tokens_at_once=320)
 
 
 def use_cores(workers_here: int) -> None:

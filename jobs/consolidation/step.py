@@ -1,5 +1,6 @@
 """One optimiser step of several tenants in shared forward and backward passes over the frozen base."""
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -25,27 +26,46 @@ def next_together(tenants: Sequence[Tenant], tokens: int) -> list[Tenant]:
     return taken
 
 
-def losses_and_gradients(base: SharedBase, tenants: Sequence[Tenant]) -> list[tuple[float, list[Tensor]]]:
-    """Of each tenant's next batch: its weighted mean loss over all workers, and this worker's part of the gradients.
+class Step:
+    """One optimiser step of several tenants, a pass over the base at a time.
 
     Each loss is normalised by the tenant's own weights and differentiated in its own parameters only, so that what one
     tenant's tokens hold, NaN included, cannot reach another.
     """
-    batches = [tenant.batch() for tenant in tenants]
-    totals = [sum(sum(window.weights) for window in batch) for batch in batches]
-    losses = torch.zeros(len(tenants), device=base.device)
-    gradients = [[torch.zeros_like(parameter) for parameter in tenant.trained] for tenant in tenants]
-    world, rank = dist.get_world_size(), dist.get_rank()
-    for part in divide(batches, base.tokens_at_once * world):
+
+    def __init__(self, base: SharedBase, tenants: Sequence[Tenant]) -> None:
+        batches = [tenant.batch() for tenant in tenants]
+        self._base = base
+        self._tenants = tenants
+        self._parts = deque(divide(batches, base.tokens_at_once * dist.get_world_size()))
+        self._totals = [sum(sum(window.weights) for window in batch) for batch in batches]
+        self._losses = torch.zeros(len(tenants), device=base.device)
+        self._gradients = [[torch.zeros_like(parameter) for parameter in tenant.trained] for tenant in tenants]
+
+    def advance(self) -> bool:
+        """Do the next pass; return whether there is another."""
+        part, world, rank = self._parts.popleft(), dist.get_world_size(), dist.get_rank()
         mine = {owner: windows[rank::world] for owner, windows in part.items() if windows[rank::world]}
         if mine:
-            _add(base, tenants, mine, totals, losses, gradients)
-        elif base.sharded:  # the others need this worker's part of the base
+            _add(self._base, self._tenants, mine, self._totals, self._losses, self._gradients)
+        elif self._base.sharded:  # the others need this worker's part of the base
             ((owner, windows),) = list(part.items())[:1]
-            _pass(base, tenants, {owner: windows[:1]}, totals)
-    if world > 1:
-        dist.all_reduce(losses)
-    return list(zip(losses.tolist(), gradients, strict=True))
+            _pass(self._base, self._tenants, {owner: windows[:1]}, self._totals)
+        return bool(self._parts)
+
+    def results(self) -> list[tuple[float, list[Tensor]]]:
+        """After all passes, of each tenant: its weighted mean loss over all workers, and this worker's gradients."""
+        if dist.get_world_size() > 1:
+            dist.all_reduce(self._losses)
+        return list(zip(self._losses.tolist(), self._gradients, strict=True))
+
+
+def losses_and_gradients(base: SharedBase, tenants: Sequence[Tenant]) -> list[tuple[float, list[Tensor]]]:
+    """The results of the next step of ``tenants``, without a pause between its passes."""
+    step = Step(base, tenants)
+    while step.advance():
+        pass
+    return step.results()
 
 
 def _add(

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from looper.jobs.consolidation.heldout import gather
 from looper.jobs.consolidation.lora import Lora
 from looper.jobs.consolidation.session import begin
 from looper.jobs.consolidation.shared_base import SharedBase
-from looper.jobs.consolidation.step import losses_and_gradients, next_together
+from looper.jobs.consolidation.step import Step, next_together
 from looper.jobs.consolidation.tenant import Tenant
 from looper.jobs.leases import Leases
 from looper.jobs.synthesis.table import read_examples
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LOOK_S = 1.0
+LOOK_S = 0.5
 """Between two looks at the queue. With each, progress is reported, which is how a member is seen to be cancelled."""
 
 IDLE_S = 0.1
@@ -63,13 +63,27 @@ class Trainer:
         return dist.get_rank() == 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """A consolidation in training."""
 
     job: Consolidation
     tenant: Tenant
     start: Lora | None
+
+
+@dataclass
+class Together:
+    """Members whose next step is under way."""
+
+    members: list[Member]
+    step: Step
+    lost: list[Member] = field(default_factory=list)
+    """Of them, who will not take it: cancelled meanwhile, or another's."""
+
+    @property
+    def staying(self) -> list[Member]:
+        return [member for member in self.members if member not in self.lost]
 
 
 def run(
@@ -85,39 +99,56 @@ def run(
 ) -> None:
     """Train what ``claim`` gives, up to the number it is asked for, until ``stopped`` or idle for ``idle_s``.
 
+    A newcomer takes its first step at once: the step that is under way then pauses between two passes.
+
     Each member ends with a candidate in the store, handed over for its verdict; one that cannot be trained is failed in
     the catalog with its reason, and one that was cancelled or is another's by now is dropped: the others do not notice.
     Raises StoreUnavailable when store or catalog fail, which is nobody's fault.
     """
-    members: list[Member] = []
+    waiting: list[Member] = []  # for their next step, the longest first
+    under_way: list[Together] = []  # the last is worked at; those before it have made room for newcomers
     looked, saved, busy = -float("inf"), clock(), clock()
     with Leases(trainer.catalog, trainer.owner, lease_s) as leases:
         while True:
             # Only the first worker's clock and catalog count, so that all do the same after the same pass.
             if _agreed(clock() - looked >= LOOK_S):
+                members = [*waiting, *(member for together in under_way for member in together.staying)]
                 if _agreed(stopped()):
                     _save(members, trainer)
                     return
-                members = _report(members, trainer)
-                room = members_at_most - len(members)
+                lost = _report(members, trainer)
+                waiting = [member for member in waiting if member not in lost]
+                for together in under_way:
+                    together.lost += [member for member in together.members if member in lost]
+                room = members_at_most - len(members) + len(lost)
                 claimed = _agreed(claim(room) if trainer.leads and room else [])
                 for job in claimed:
                     leases.add(job.id)
-                # First come those that have waited longest for a pass, and a newcomer has had none yet.
-                members = [*_join_all(claimed, trainer), *members]
+                if joined := list(_join_all(claimed, trainer)):
+                    waiting = [*joined, *waiting]
+                    under_way.append(_begin(waiting, len(joined), trainer))
                 looked = clock()
-            if not members:
+            if not under_way and waiting:
+                under_way.append(_begin(waiting, len(waiting), trainer))
+            if not under_way:
                 if _agreed(clock() - busy >= idle_s):
                     return
                 time.sleep(IDLE_S)
                 continue
-            together = next_together([member.tenant for member in members], trainer.base.tokens_at_once)
-            now, later = members[: len(together)], members[len(together) :]
-            members = [*later, *_advance(now, trainer)]
+            if not under_way[-1].step.advance():
+                waiting += _advance(under_way.pop(), trainer)
             busy = clock()
             if _agreed(busy - saved >= checkpoint_s):
-                _save(members, trainer)
+                _save([*waiting, *(member for together in under_way for member in together.staying)], trainer)
                 saved = clock()
+
+
+def _begin(waiting: list[Member], first: int, trainer: Trainer) -> Together:
+    """The next step of as many of the ``first`` members as fill a pass; they wait no more."""
+    tenants = [member.tenant for member in waiting[:first]]
+    count = len(next_together(tenants, trainer.base.tokens_at_once))
+    members, waiting[:] = waiting[:count], waiting[count:]
+    return Together(members, Step(trainer.base, [member.tenant for member in members]))
 
 
 @contextmanager
@@ -222,11 +253,12 @@ def _encode(job: Consolidation, trainer: Trainer) -> Callable[[Example], list[Wi
     return partial(encode, tokenizer=trainer.base.tokenizer, max_context=job.recipe.max_context)
 
 
-def _advance(members: Sequence[Member], trainer: Trainer) -> list[Member]:
-    """One step of each; return those that have more to do."""
-    results = losses_and_gradients(trainer.base, [member.tenant for member in members])
+def _advance(together: Together, trainer: Trainer) -> list[Member]:
+    """End the step of each; return those that have more to do."""
     going: list[Member] = []
-    for member, (loss, gradients) in zip(members, results, strict=True):
+    for member, (loss, gradients) in zip(together.members, together.step.results(), strict=True):
+        if member not in together.staying:
+            continue
         with _blame(member.job, trainer):
             member.tenant.advance(loss, gradients)
             if member.tenant.done:
@@ -279,7 +311,7 @@ def _save(members: Iterable[Member], trainer: Trainer) -> None:
 
 
 def _report(members: Sequence[Member], trainer: Trainer) -> list[Member]:
-    """Write the members' progress; return those that are still ours."""
+    """Write the members' progress; return those that are ours no more."""
     lost: set[str] = set()
     if trainer.leads:
         for member in members:
@@ -288,10 +320,10 @@ def _report(members: Sequence[Member], trainer: Trainer) -> list[Member]:
             except Conflict:
                 lost.add(member.job.id)
     lost = _agreed(lost)
-    for member in members:
-        if member.job.id in lost:
-            member.tenant.close()
-    return [member for member in members if member.job.id not in lost]
+    gone = [member for member in members if member.job.id in lost]
+    for member in gone:
+        member.tenant.close()
+    return gone
 
 
 def _tell(member: Member, trainer: Trainer, *, saved: bool = False) -> None:
