@@ -250,7 +250,7 @@ def to_markdown(found: ForgettingReport) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in found.settings.items())
     body = [f"| {' | '.join(_cells(line))} |" for line in best_of_each(found.rows)]
     head = [f"| {' | '.join(_HEADS)} |", f"| --- |{' ---: |' * (len(_HEADS) - 1)}"]
-    ratios = [f"- {name}: {value:.3f}" for name, value in found.ratios.items()]
+    ratios = [f"- {name}: {value:.3g}" for name, value in found.ratios.items()]
     return "\n".join([f"{found.machine}; {settings}", "", *head, *body, "", *ratios]) + "\n"
 
 
