@@ -140,7 +140,8 @@ def to_table(report: ConsolidationReport) -> Table:
 
 
 def to_markdown(report: ConsolidationReport) -> str:
-    lines = [f"| {' | '.join(_HEADS)} |", f"|{' --- |' * len(_HEADS)}"]
+    asked = f"{report.settings['n']} instances, {report.settings['tasks']} tasks each, base {report.settings['base']}"
+    lines = [f"{report.machine}; {asked}", "", f"| {' | '.join(_HEADS)} |", f"|{' --- |' * len(_HEADS)}"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in report.rows]
     lines += ["", *(f"- {name}: {value}" for name, value in report.ratios.items())]
     return "\n".join(lines) + "\n"

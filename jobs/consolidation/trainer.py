@@ -112,7 +112,7 @@ def run(
         while True:
             # Only the first worker's clock and catalog count, so that all do the same after the same pass.
             if _agreed(clock() - looked >= LOOK_S):
-                members = [*waiting, *(member for together in under_way for member in together.staying)]
+                members = _all(waiting, under_way)
                 if _agreed(stopped()):
                     _save(members, trainer)
                     return
@@ -139,8 +139,12 @@ def run(
                 waiting += _advance(under_way.pop(), trainer)
             busy = clock()
             if _agreed(busy - saved >= checkpoint_s):
-                _save([*waiting, *(member for together in under_way for member in together.staying)], trainer)
+                _save(_all(waiting, under_way), trainer)
                 saved = clock()
+
+
+def _all(waiting: Sequence[Member], under_way: Sequence[Together]) -> list[Member]:
+    return [*waiting, *(member for together in under_way for member in together.staying)]
 
 
 def _begin(waiting: list[Member], first: int, trainer: Trainer) -> Together:

@@ -223,6 +223,42 @@ def test_a_cancelled_training_is_dropped_and_the_others_go_on(trainer: Trainer) 
     assert checkpoint.has_candidate(trainer.store, blue.id)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_newcomer_steps_while_the_step_under_way_pauses(
+    new_trainer: Callable[[], Trainer], base_dir: Path, catalog: Catalog, store: ObjectStore, cancelled: bool
+) -> None:
+    passes_of_one_window = Device(torch.device("cpu"), torch.float32, tokens_at_once=16)
+    trainer = Trainer(SharedBase(base_dir, passes_of_one_window), catalog, store, owner="me", max_rank=16)
+    queue(trainer, "red")
+    queue(trainer, "blue", seed=1)
+    red, blue = claim(trainer)
+    looks = itertools.count(1)
+    red_when_blue: list[tuple[int, int]] = []
+
+    def step(job: Consolidation) -> int:
+        progress = catalog.consolidation(job.id).progress
+        return progress.step if progress else 0
+
+    def claim_in_turn(_: int) -> list[Consolidation]:
+        look = next(looks)
+        red_when_blue.append((step(red), step(blue)))
+        if look == 4 and cancelled:
+            catalog.cancel(red.id)
+        return {1: [red], 3: [blue]}.get(look, [])  # by the third look, red's first step has begun and not ended
+
+    limits = {"members_at_most": 8, "checkpoint_s": 0.0, "lease_s": 600, "idle_s": 0.0}
+    run(trainer, claim_in_turn, stopped=lambda: False, clock=clock(0, die), **limits)  # type: ignore[arg-type]
+
+    assert red_when_blue[2] == (0, 0)
+    assert (0, 1) in red_when_blue, "blue had stepped before red's step ended"
+    kept = [blue] if cancelled else [red, blue]
+    assert checkpoint.has_candidate(store, red.id) is not cancelled
+    paused = [weights(trainer, job) for job in kept]
+    for job, was in zip(again(trainer, kept), paused, strict=True):
+        train_cohort([job], new_trainer())
+        assert largest_difference(weights(trainer, job), was) < 1e-4
+
+
 def test_progress_is_seen_in_the_catalog(trainer: Trainer) -> None:
     queue(trainer, "red")
     (job,) = claim(trainer)
