@@ -22,6 +22,8 @@ class ClusterState(BaseModel):
     url: str | None = None
     starts: int = 0
     """How often the head process was started."""
+    engines: dict[int, str] = {}
+    """By the largest rank that it serves, what an engine holds, for people."""
 
     @property
     def alive(self) -> bool:

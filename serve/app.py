@@ -4,9 +4,10 @@ The classes here are what Ray starts in processes of their own. This module, and
 that deploys, imports neither torch nor vLLM.
 """
 
+import logging
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,28 @@ import httpx
 import ray
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayActorError, RayError
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from looper.platform.api import control_plane
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import LooperError
 from looper.platform.objectstore import ObjectStore
-from looper.platform.settings import Settings
+from looper.platform.settings import PoolSettings, Settings
 from looper.serve.engine import Device, engine_settings
 from looper.serve.gateway import gateway
-from looper.serve.protocol import Body, Call, Reply
+from looper.serve.protocol import Ask, EngineGone, Opening, Reply
+from looper.serve.request_log import log_as_json
+from looper.serve.tiers import tiers
+from looper.serve.tracing import send_traces
+
+log = logging.getLogger(__name__)
 
 NAME = "looper"
 """Of the Ray Serve application."""
+
+TRIES = 3
+"""Replicas that a request is given to, one after another, while they die before they say anything."""
 
 QUEUE = 4096
 """Requests that one process takes at a time. The engine's own scheduler does the queueing."""
@@ -36,53 +46,85 @@ QUEUE = 4096
 class SkillReplica:
     """A skill server, imported where it runs."""
 
-    async def __init__(self, settings: Settings, model_dir: Path, device: Device) -> None:  # type: ignore[misc]
-        engine = engine_settings(settings.serve, device, len(os.sched_getaffinity(0)))
+    async def __init__(  # type: ignore[misc]
+        self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device
+    ) -> None:
+        room = tiers(settings.serve, pool, model_dir, device)
+        engine = engine_settings(settings.serve, pool, room.slots, device, len(os.sched_getaffinity(0)))
         os.environ.update(engine.environment)
+        send_traces("looper-engine")
         from looper.serve.skill_server import SkillServer
 
-        self._server = await SkillServer.open(settings, model_dir, device, engine)
+        self._server = await SkillServer.open(settings, pool, room, model_dir, device, engine)
 
-    async def answer(self, call: Call, body: Body) -> AsyncGenerator[Reply, None]:
-        async with aclosing(self._server.answer(call, body)) as replies:
+    async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
+        async with aclosing(self._server.answer(ask)) as replies:
             async for reply in replies:
                 yield reply
+
+    async def prefetch(self, digest: str, hold_s: float) -> None:
+        await self._server.prefetch(digest, hold_s)
 
     async def check_health(self) -> None:
         await self._server.check_health()
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        return await self._server.record_autoscaling_stats()
+
 
 class Skills:
-    """The skill servers, as the gateway sees them: an Engine over a handle of Ray Serve."""
+    """The skill servers, as the gateway sees them: an Engine over a handle of Ray Serve for each pool."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle.options(method_name="answer", stream=True)
+    def __init__(self, pools: Mapping[int, DeploymentHandle[Any]]) -> None:
+        """``pools`` by the largest rank that each serves."""
+        self._pools = [(rank, pools[rank]) for rank in sorted(pools)]
 
-    async def answer(self, call: Call, body: Body, digest: str | None) -> AsyncGenerator[Reply, None]:
-        replies: Any = self._handle.options(multiplexed_model_id=digest or "").remote(call, body)
+    def _pool(self, rank: int) -> DeploymentHandle[Any]:
+        """The smallest that serves ``rank``. The largest refuses what even it cannot serve."""
+        return next((pool for largest, pool in self._pools if rank <= largest), self._pools[-1][1])
+
+    async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
         try:
-            async for reply in replies:
-                yield reply
-        finally:
-            replies.cancel()  # a client that has gone must not keep the engine busy; no effect on what is complete
+            await self._pool(rank).options(method_name="prefetch", multiplexed_model_id=digest).remote(digest, hold_s)
+        except RayError as died:
+            log.warning("version %s was not prefetched: %s", digest, died)
+
+    async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
+        pool = self._pool(ask.rank).options(method_name="answer", stream=True)
+        opened = said = False
+        for _ in range(TRIES):
+            replies: Any = pool.options(multiplexed_model_id=ask.digest or "").remote(ask)
+            try:
+                async for reply in replies:
+                    if not isinstance(reply, Opening):
+                        said = True
+                    elif opened:
+                        continue  # another replica opened it, and died
+                    else:
+                        opened = True
+                    yield reply
+                return
+            except RayActorError:
+                if said:
+                    raise
+            finally:
+                replies.cancel()  # a client that has gone must not keep the engine busy; no effect on what is complete
+        raise EngineGone("the engine that was to answer died: ask again")
 
 
 @serve.ingress()
 class Gateway:
     """The gateway on Ray Serve's HTTP proxy."""
 
-    def __init__(self, settings: Settings, skills: DeploymentHandle[Any]) -> None:
+    def __init__(self, settings: Settings, skills: Mapping[int, DeploymentHandle[Any]]) -> None:
         self._settings = settings
         self._skills = Skills(skills)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
+        log_as_json()
+        send_traces("looper-gateway")
         catalog, store = Catalog.open(self._settings), ObjectStore.open(self._settings)
-        return gateway(
-            base=self._settings.base,
-            catalog=catalog,
-            engine=self._skills,
-            control_plane=control_plane(self._settings, catalog, store),
-        )
+        return gateway(self._settings, catalog, store, self._skills)
 
 
 def pick_device() -> Device:
@@ -93,16 +135,37 @@ def pick_device() -> Device:
 
 def build_app(settings: Settings, model_dir: Path, device: Device) -> serve.Application:
     """The application serving the base model in ``model_dir``, a folder that all machines of the cluster see."""
-    skills = serve.deployment(
-        name="skills",
-        num_replicas=settings.serve.replicas,
+    skills = {pool.max_lora_rank: _pool(settings, pool, model_dir, device) for pool in settings.serve.all_pools}
+    front = serve.deployment(name="gateway", max_ongoing_requests=QUEUE, ray_actor_options={"num_cpus": 0})
+    return front(Gateway).bind(settings, skills)
+
+
+def _pool(settings: Settings, pool: PoolSettings, model_dir: Path, device: Device) -> serve.Application:
+    scaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
+    return serve.deployment(
+        name=f"skills-r{pool.max_lora_rank}",
+        num_replicas=None if scaled else pool.replicas,
+        autoscaling_config=_autoscaling(pool) if scaled else None,
         max_ongoing_requests=QUEUE,
         placement_group_bundles=[{"CPU": 1, "GPU": 1} if device == "gpu" else {"CPU": 1}],
         ray_actor_options={"num_cpus": 1},
         health_check_timeout_s=60,
-    )(SkillReplica).bind(settings, model_dir.resolve(), device)
-    front = serve.deployment(name="gateway", max_ongoing_requests=QUEUE, ray_actor_options={"num_cpus": 0})
-    return front(Gateway).bind(settings, skills)
+        request_router_config=RequestRouterConfig(
+            request_router_class="looper.serve.router.AdapterAffinity",  # type: ignore[arg-type]  # Ray's is wrong
+            request_router_kwargs={"seats": settings.serve.max_num_seqs},
+        ),
+    )(SkillReplica).bind(settings, pool, model_dir.resolve(), device)
+
+
+def _autoscaling(pool: PoolSettings) -> AutoscalingConfig:
+    return AutoscalingConfig(
+        min_replicas=pool.replicas,
+        max_replicas=pool.max_replicas,
+        upscale_delay_s=2,
+        downscale_delay_s=60,
+        downscale_to_zero_delay_s=300,
+        policy=AutoscalingPolicy(policy_function="looper.serve.scaling:policy"),  # type: ignore[no-untyped-call]
+    )
 
 
 def deploy(settings: Settings, model_dir: Path) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.settings import ServeSettings
+from looper.platform.settings import PoolSettings, ServeSettings
 
 Device = Literal["cpu", "gpu"]
 
@@ -22,19 +22,21 @@ class EngineSettings:
     """For the engine's processes; must be in place before torch is imported."""
 
 
-def engine_settings(serve: ServeSettings, device: Device, cores: int) -> EngineSettings:
-    """The engine that serves with ``serve`` on ``device``; ``cores`` is how many a CPU engine computes on."""
-    rank = next((rank for rank in RANKS if rank >= serve.max_lora_rank), None)
+def engine_settings(serve: ServeSettings, pool: PoolSettings, slots: int, device: Device, cores: int) -> EngineSettings:
+    """An engine of ``pool`` on ``device``, with so many slots; ``cores`` is how many a CPU engine computes on."""
+    engines = sum(max(each.replicas, each.max_replicas or 0) for each in serve.all_pools)
+    rank = next((rank for rank in RANKS if rank >= pool.max_lora_rank), None)
     if rank is None:
         raise InvalidInput(
-            f"serve.max_lora_rank {serve.max_lora_rank} is above {RANKS[-1]}, vLLM's largest: lower "
+            f"serve.max_lora_rank {pool.max_lora_rank} is above {RANKS[-1]}, vLLM's largest: lower "
             "LOOPER_SERVE__MAX_LORA_RANK"
         )
     arguments: dict[str, Any] = {
         "enable_lora": True,
         "max_lora_rank": rank,
-        "max_loras": serve.slots,
-        "max_cpu_loras": max(serve.slots, serve.host_adapters),
+        "max_loras": slots,
+        "max_cpu_loras": slots,  # what else is in memory, the pager has staged
+        "worker_extension_cls": "looper.serve.staging.Staging",
         "max_model_len": serve.max_model_len,
         "max_num_seqs": serve.max_num_seqs,
         "enable_auto_tool_choice": True,
@@ -51,9 +53,9 @@ def engine_settings(serve: ServeSettings, device: Device, cores: int) -> EngineS
     environment = {
         # Ray would set one thread per CPU that the replica asked for.
         "OMP_NUM_THREADS": str(cores),
-        # Threads that spin while they wait take the core from whom they wait for: beside another busy process, a step
-        # takes 20 times as long.
-        "OMP_WAIT_POLICY": "PASSIVE",
+        # An engine alone is nearly twice as fast if its threads spin for a moment before they sleep. Beside another
+        # engine on the same cores, threads that spin take the core from whom they wait for.
+        **({"GOMP_SPINCOUNT": "100000"} if engines == 1 else {"OMP_WAIT_POLICY": "PASSIVE"}),
         # vLLM compiles its sampler in the step loop, at the first request that samples: it takes a C++ compiler, and
         # seconds in which everyone waits.
         "TORCHDYNAMO_DISABLE": "1",

@@ -5,31 +5,61 @@ a version takes effect with the next request), and handed to the engine. vLLM's 
 ``model`` says again what the client asked for.
 """
 
+import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from math import ceil, inf
+from typing import Annotated, Any
 
+import anyio
+import anyio.from_thread
 import orjson
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from looper.platform.api import control_plane
 from looper.platform.api.errors import answer_errors
-from looper.platform.catalog import Catalog
+from looper.platform.api.models import VersionTraffic
+from looper.platform.catalog import Catalog, Quota, Target
+from looper.platform.domain.consolidation import Version
 from looper.platform.domain.errors import InvalidInput, NotFound
-from looper.platform.domain.names import InstanceName, ModelName
+from looper.platform.domain.names import InstanceName, ModelName, check_name
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import Settings
 from looper.platform.tenancy import authenticate
+from looper.serve.foresight import Foresight
+from looper.serve.limits import Limits
 from looper.serve.metrics import Metered, Metrics
-from looper.serve.protocol import Body, Call, Engine, Reply, Whole, error
+from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Body, Call, Engine, EngineGone, Whole, error
+from looper.serve.relay import Relay
+from looper.serve.request_log import Request as Seen
+from looper.serve.revoked import Revoked
+from looper.serve.split import Split
+from looper.serve.watch import Traffic, Watch
 
 MAX_BODY = 8 * 2**20
 """Bytes of one request."""
 
 VERSION_HEADER = "x-looper-version"
 """Carries the digest of the version that answered. Absent from the base model's answers."""
+
+BRING_S = 10.0
+"""Longest that a promotion waits for its adapter: an engine may have to be started first."""
+
+ADAPTER_HEADER = "x-looper-adapter"
+"""Says where the adapter was found: "memory", "disk" or "store"."""
+
+WITHIN_HEADER = "x-looper-within-s"
+"""A client's: refuse the request at once, with 503, if its answer would begin later than in so many seconds."""
+
+CHANNELS = ("base", "version", "prod", "canary")
+"""Labels of metrics; a tenant's other channels are "other"."""
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +72,38 @@ class Refused(Exception):
         self.answer = answer
 
 
-def gateway(*, base: str, catalog: Catalog, engine: Engine, control_plane: APIRouter) -> FastAPI:
+def gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engine: Engine) -> FastAPI:
     """The HTTP application: ``/v1`` in OpenAI's protocol, ``/api/v1``, ``/healthz`` and ``/metrics``.
 
-    ``base`` is the base model's name on ``/v1``; it comes before a tenant's instance of the same name.
+    The base model's name comes before a tenant's instance of the same name.
     """
-    metrics = Metrics()
-    app = FastAPI(title="Looper", summary="Control plane: instances, consolidations, skills")
+    serve = settings.serve
+    metrics, traffic, revoked = Metrics(), Traffic(), Revoked(catalog)
+    foresight = Foresight(catalog, engine, pinned=serve.pinned)
+    limits = Limits(Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute))
+
+    @asynccontextmanager
+    async def watching(_: FastAPI) -> AsyncIterator[None]:
+        async with revoked.watched(), foresight.watching():
+            yield
+
+    async def prefetch(version: Version) -> None:
+        with anyio.move_on_after(BRING_S):
+            await engine.prefetch(version.digest, version.rank, 0.0)
+
+    def bring(version: Version) -> None:
+        """Called in a worker thread of the application, before a channel is pointed to the version."""
+        anyio.from_thread.run(prefetch, version)
+
+    app = FastAPI(title="Looper", summary="Control plane: instances, consolidations, skills", lifespan=watching)
     answer_errors(app)
-    app.include_router(control_plane)
-    app.mount("/v1", Metered(_openai(base, catalog, engine), metrics))
+    app.include_router(control_plane(settings, catalog, store, bring))
+    openai = _openai(settings.base, catalog, engine, limits, metrics, traffic, revoked, foresight)
+    app.mount("/v1", Metered(openai, metrics))
+
+    @app.get("/api/v1/skills/{instance}/traffic", summary="The versions of a skill with a canary, side by side")
+    def show_traffic(request: Request, instance: str) -> dict[str, VersionTraffic]:
+        return traffic.of(str(InstanceName(tenant_of(request, catalog), check_name(instance, "instance"))))
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, str]:
@@ -64,54 +116,82 @@ def gateway(*, base: str, catalog: Catalog, engine: Engine, control_plane: APIRo
     return app
 
 
-def _openai(base: str, catalog: Catalog, engine: Engine) -> FastAPI:
+def tenant_of(request: Request, catalog: Catalog) -> str:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return authenticate(catalog, key.strip() if scheme.lower() == "bearer" else None)
+
+
+def _openai(
+    base: str,
+    catalog: Catalog,
+    engine: Engine,
+    limits: Limits,
+    metrics: Metrics,
+    traffic: Traffic,
+    revoked: Revoked,
+    foresight: Foresight,
+) -> FastAPI:
     # An application of its own, so that even a wrong path is answered in OpenAI's form.
     app = FastAPI(openapi_url=None)
     answer_errors(app)
     app.add_exception_handler(Refused, _on_refused)
     app.add_exception_handler(HTTPException, _on_http_exception)
+    split = Split()
 
-    def tenant_of(request: Request) -> str:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        return authenticate(catalog, key.strip() if scheme.lower() == "bearer" else None)
+    def admitted(request: Request) -> str:
+        """The tenant, within its limits."""
+        tenant = tenant_of(request, catalog)
+        limits.admit(tenant, catalog.quota(tenant), time.monotonic())
+        return tenant
 
-    def resolve(tenant: str, model: str) -> str | None:
-        """The digest that ``model`` means to ``tenant``, or None for the base model."""
+    def targets(tenant: str, model: str) -> list[Target]:
+        """The versions that may answer ``model`` to ``tenant``; none for the base model."""
         if model == base:
-            return None
+            return []
         try:
             name = ModelName.parse(model)
             if name.instance.tenant != tenant:
                 raise NotFound(f"model {model} belongs to another tenant")
-            return catalog.resolve(name)
+            return catalog.targets(name)
         except (InvalidInput, NotFound) as missing:
             # One answer, whatever the reason: a name tells nothing about other tenants.
             raise Refused(_no_such_model(model)) from missing
 
-    def skills(tenant: str) -> list[InstanceName]:
-        return [instance for instance in catalog.instances(tenant) if catalog.channel(instance, "prod")]
-
     async def answer(call: Call, request: Request) -> Response:
-        tenant = await run_in_threadpool(tenant_of, request)
-        body = _parse(await _read(request))
+        seen: Seen = request.state.seen
+        seen.tenant = tenant = await run_in_threadpool(admitted, request)
+        content = await _read(request)
+        body = _parse(content)
         model = body.get("model")
         if not isinstance(model, str) or not model:
             raise Refused(error(400, "the request names no model: set model to tenant/instance", param="model"))
-        digest = await run_in_threadpool(resolve, tenant, model)
-        # Ids are the server's to give: one chosen by a client could be that of another tenant's request.
-        body.pop("request_id", None)
-        replies = engine.answer(call, body | {"model": digest or base}, digest)
-        headers = {VERSION_HEADER: digest} if digest else {}
+        seen.model = model[:256]
+        versions = await run_in_threadpool(targets, tenant, model)
+        target = split.pick(model, versions) if versions else None
+        if target:
+            foresight.asked(target)
+        digest, channel = (target.digest, target.channel or "version") if target else (None, "base")
+        seen.version, seen.channel = digest, channel
+        rank = target.rank if target else 0
+        for_engine = body | {"model": digest or base, "request_id": seen.id}
+        ask = Ask(call, for_engine, digest, rank, _opaque(tenant), _within_s(request), seen.trace)
+        tally = traffic.tally(model, digest) if digest and len(versions) > 1 else None
+        label = channel if channel in CHANNELS else "other"
+        watch = Watch(metrics, seen, label, tally, len(content) // BYTES_PER_TOKEN, partial(limits.pay, tenant))
+        relay = Relay(engine.answer(ask), model, digest, watch, revoked)
         try:
-            first = await anext(replies)
+            first = await relay.first()
+        except EngineGone as gone:
+            raise Refused(error(503, str(gone), code="engine_gone", retry_after_s=1)) from gone
         except Exception as failure:
             log.exception("the engine failed on a request for %s", digest or model)
             raise Refused(error(500, "the engine failed on this request", code="engine_failed")) from failure
+        headers = {VERSION_HEADER: digest} if digest else {}
+        if relay.opening and relay.opening.tier:
+            headers[ADAPTER_HEADER] = relay.opening.tier
         if isinstance(first, Whole):
-            content = first.body if digest is None else _say(model, digest, first.body.decode())
-            return Response(content, first.status, headers, media_type="application/json")
-        events = _events(first, replies, model, digest)
-        return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+            return _respond(first, headers)
+        return StreamingResponse(relay.events(first), headers=headers, media_type="text/event-stream")
 
     @app.post("/chat/completions")
     async def chat(request: Request) -> Response:
@@ -122,17 +202,39 @@ def _openai(base: str, catalog: Catalog, engine: Engine) -> FastAPI:
         return await answer("completions", request)
 
     @app.get("/models")
-    def models(request: Request) -> dict[str, Any]:
-        tenant = tenant_of(request)
-        names = [base, *(str(instance) for instance in skills(tenant))]
-        return {"object": "list", "data": [_model(name) for name in names]}
+    def models(
+        request: Request, limit: Annotated[int, Query(ge=1, le=1000)] = 1000, after: str | None = None
+    ) -> dict[str, Any]:
+        """The base model, then the tenant's skills by name: at most ``limit`` of those ``after`` the one of that id."""
+        tenant = tenant_of(request, catalog)
+        last = _instance_after(tenant, after) if after and after != base else None
+        names = [base] if after is None else []
+        names += map(str, catalog.skill_names(tenant, after=last, limit=limit + 1 - len(names)))
+        page = names[:limit]
+        return {
+            "object": "list",
+            "data": [_model(name) for name in page],
+            "first_id": next(iter(page), None),
+            "last_id": next(reversed(page), None),
+            "has_more": len(names) > limit,
+        }
 
     @app.get("/models/{model:path}")
     def model(request: Request, model: str) -> dict[str, Any]:
-        resolve(tenant_of(request), model)
+        targets(tenant_of(request, catalog), model)
         return _model(model)
 
     return app
+
+
+def _instance_after(tenant: str, after: str) -> str:
+    try:
+        name = InstanceName.parse(after)
+        if name.tenant == tenant:
+            return name.instance
+    except InvalidInput:
+        pass
+    raise Refused(error(400, f"after is {after[:256]!r}: give an id of this list", param="after"))
 
 
 async def _read(request: Request) -> bytes:
@@ -154,28 +256,23 @@ def _parse(content: bytes) -> Body:
     return body
 
 
-async def _events(first: str, rest: AsyncGenerator[Reply, None], model: str, digest: str | None) -> AsyncIterator[str]:
-    yield _say(model, digest, first)
+def _opaque(tenant: str) -> str:
+    """The same for the same tenant, and no name."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:16]
+
+
+def _within_s(request: Request) -> float | None:
+    given = request.headers.get(WITHIN_HEADER)
+    if given is None:
+        return None
     try:
-        async with aclosing(rest):
-            async for reply in rest:
-                # The status is out, so a failure on the way is told as an event, as vLLM does.
-                text = reply if isinstance(reply, str) else f"data: {reply.body.decode()}\n\n"
-                yield _say(model, digest, text)
-    except Exception:
-        log.exception("the engine failed while it streamed an answer of %s", digest or model)
-        yield f"data: {error(500, 'the answer broke off: the engine failed', code='engine_failed').body.decode()}\n\n"
-        yield "data: [DONE]\n\n"
-
-
-def _say(model: str, digest: str | None, text: str) -> str:
-    """``text``, vLLM's compact JSON, naming ``model`` where it names ``digest``.
-
-    Unescaped quotes around ``model`` are JSON's own, so this cannot touch what the model wrote.
-    """
-    if digest is None:
-        return text
-    return text.replace(f'"model":"{digest}"', f'"model":{orjson.dumps(model).decode()}')
+        within_s = float(given)
+    except ValueError:
+        within_s = 0
+    if not 0 < within_s < inf:
+        message = f"{WITHIN_HEADER} is {given[:64]!r}: give a number of seconds above 0"
+        raise Refused(error(400, message, param=WITHIN_HEADER))
+    return within_s
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -187,8 +284,9 @@ def _no_such_model(model: str) -> Whole:
     return error(404, message, code="model_not_found")
 
 
-def _respond(answer: Whole) -> Response:
-    return Response(answer.body, answer.status, media_type="application/json")
+def _respond(answer: Whole, headers: Mapping[str, str] | None = None) -> Response:
+    again = {} if answer.retry_after_s is None else {"retry-after": str(max(1, ceil(answer.retry_after_s)))}
+    return Response(answer.body, answer.status, {**(headers or {}), **again}, media_type="application/json")
 
 
 async def _on_refused(_: Request, raised: Exception) -> Response:

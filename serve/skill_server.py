@@ -4,32 +4,43 @@ vLLM's validation, templates, tool parsing and streaming stay vLLM's. The engine
 nothing of tenants. Imports vLLM: loaded in a replica's own process only.
 """
 
-import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
-from contextlib import nullcontext
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import IO, Any, Self
 
 import orjson
 from pydantic import BaseModel, ValidationError
-from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
-from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.lora.request import LoRARequest
 
 from looper.platform.adapters import AdapterFiles, fetch
 from looper.platform.catalog import Catalog
-from looper.platform.domain.errors import CorruptAdapter, InvalidInput, LooperError, NotFound, StoreUnavailable
+from looper.platform.domain.errors import (
+    CorruptAdapter,
+    InvalidInput,
+    LooperError,
+    NotFound,
+    Overloaded,
+    StoreUnavailable,
+)
 from looper.platform.objectstore import ObjectStore
-from looper.platform.settings import Settings
+from looper.platform.settings import PoolSettings, Settings
+from looper.serve.admission import Admission
+from looper.serve.disk import Disk, Fetch, claim_folder
 from looper.serve.engine import Device, EngineSettings
-from looper.serve.pager import Fetch, Pager, claim_folder
-from looper.serve.protocol import Body, Call, Reply, Whole, error
+from looper.serve.pager import Pager
+from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Call, Opening, Reply, Whole, error
+from looper.serve.staging import Staged
+from looper.serve.tiers import Tiers
+from looper.serve.tracing import span
 
 log = logging.getLogger(__name__)
 
@@ -40,12 +51,20 @@ class SkillServer(LLMServer):
     """One vLLM engine and the pager of its adapters. Make it with ``open``."""
 
     engine: Any
-    _pager: Pager
-    _registering: asyncio.Lock
+    _pager: Pager[LoRARequest]
+    _admission: Admission
     _folder_lock: IO[bytes]
 
     @classmethod
-    async def open(cls, settings: Settings, model_dir: Path, device: Device, engine: EngineSettings) -> Self:
+    async def open(
+        cls,
+        settings: Settings,
+        pool: PoolSettings,
+        room: Tiers,
+        model_dir: Path,
+        device: Device,
+        engine: EngineSettings,
+    ) -> Self:
         """Start an engine on the base model in ``model_dir``; takes as long as vLLM takes to start."""
         config = LLMConfig(
             model_loading_config={"model_id": settings.base, "model_source": str(model_dir)},
@@ -57,52 +76,67 @@ class SkillServer(LLMServer):
         assert isinstance(server, cls)
         # The lock is the server's for life: another replica on this machine takes another folder.
         folder, server._folder_lock = claim_folder(settings.home / "adapters")
-        server._pager = Pager(servable(settings, model_dir), folder, settings.serve.disk_adapters)
-        server._registering = asyncio.Lock()
         await server.start()  # type: ignore[no-untyped-call]
+        server._pager = Pager(
+            Disk(servable(settings, pool, model_dir), folder),
+            Staged(server.engine._engine_client, server.engine._oai_models.lora_requests),
+            on_disk=room.on_disk,
+            in_memory=room.in_memory,
+        )
+        server._admission = Admission(settings.serve.max_num_seqs, room.slots)
         return server
 
-    async def answer(self, call: Call, body: Body) -> AsyncGenerator[Reply, None]:
-        """Answer one request; the handle's multiplexed model id says with which version, empty for the base."""
-        digest = serve.get_multiplexed_model_id()
+    async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
+        """Answer one request, when its turn has come."""
         try:
-            request: Any = _REQUESTS[call].model_validate(body)
+            request: Any = _REQUESTS[ask.call].model_validate(ask.body)
         except ValidationError as invalid:
             yield _invalid(invalid)
             return
+        pager, line, now = self._pager, self._admission, time.perf_counter
+        reads = len(str(ask.body)) // BYTES_PER_TOKEN
+        tier, came = pager.tier(ask.digest) if ask.digest else None, now()
         try:
-            async with self._pager.pin(digest) if digest else nullcontext():
-                replies = await (self.chat(request) if call == "chat" else self.completions(request))
+            async with AsyncExitStack() as held:
+                with span("adapter", ask.trace, tier=tier):
+                    if ask.digest:
+                        await held.enter_async_context(pager.memory.pin(ask.digest))
+                loaded = now()
+                with span("queue", ask.trace):
+                    place = line.turn(ask.tenant, ask.digest, reads, within_s=ask.within_s)
+                    turn = await held.enter_async_context(place)
+                yield Opening(tier, loaded - came, now() - loaded, line.slots_taken, pager.newly_evicted())
+                held.enter_context(span("engine", ask.trace))
+                replies = await (self.chat(request) if ask.call == "chat" else self.completions(request))
                 async for reply in replies:
                     # Streamed answers come in batches: lists of events, or of the one error there is.
                     for item in reply if isinstance(reply, list) else [reply]:
+                        line.generated(turn, _tokens(item))
                         yield item if isinstance(item, str) else _whole(item)
+        except Overloaded as full:
+            yield error(503, str(full), code="overloaded", retry_after_s=full.retry_after_s)
         except LooperError as fault:
             log.error("%s", fault)
-            yield _fault(digest, fault)
+            yield _fault(ask.digest, fault)
+
+    async def prefetch(self, digest: str, hold_s: float) -> None:
+        try:
+            await self._pager.prefetch(digest, hold_s)
+        except LooperError as fault:
+            log.warning("%s", fault)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        return self._admission.report()
 
     async def _maybe_resolve_lora_from_multiplex(self) -> None:
-        digest = serve.get_multiplexed_model_id()
-        if not digest:
-            return
-        folder = await self._pager.ensure(digest)
-        # The engine loads adapters one after the other in any case, and refuses to be told of one twice.
-        async with self._registering:
-            try:
-                await self.engine.resolve_lora(
-                    DiskMultiplexConfig(
-                        model_id=digest, local_path=str(folder), max_total_tokens=None, lora_assigned_int_id=0
-                    )
-                )
-            except ValueError as refusal:
-                raise InvalidInput(f"adapter {digest}: {refusal}") from refusal
+        """Nothing: ``answer`` has seen to the adapter."""
 
     async def _start_engine(self) -> None:
         # Without Ray's telemetry, whose actor is one more process that imports vLLM before the first request.
         await self.engine.start()
 
 
-def servable(settings: Settings, model_dir: Path) -> Fetch:
+def servable(settings: Settings, pool: PoolSettings, model_dir: Path) -> Fetch:
     """How this server fetches an adapter: verified, and refused here if the engine could not serve it.
 
     The engine would find out in its step loop, where everyone's requests are.
@@ -118,9 +152,9 @@ def servable(settings: Settings, model_dir: Path) -> Fetch:
                 f"adapter {digest} was trained on base revision {trained_on}, but {settings.base} is served at "
                 f"{revision}: consolidate again on this base"
             )
-        if files.rank > settings.serve.max_lora_rank:
+        if files.rank > pool.max_lora_rank:
             raise InvalidInput(
-                f"adapter {digest} has rank {files.rank}, above serve.max_lora_rank {settings.serve.max_lora_rank}: "
+                f"adapter {digest} has rank {files.rank}, above serve.max_lora_rank {pool.max_lora_rank}: "
                 "raise LOOPER_SERVE__MAX_LORA_RANK and restart the server"
             )
         return files
@@ -147,6 +181,14 @@ class _OneProcess(VLLMEngine):
         return super()._start_async_llm_engine(engine_args, engine_config, placement_group)
 
 
+def _tokens(reply: Any) -> int:
+    """About how many were generated for it: one for each event, or what vLLM counted."""
+    if isinstance(reply, str):
+        return reply.count("data: ")
+    usage = getattr(reply, "usage", None)
+    return usage.completion_tokens or 0 if usage else 0
+
+
 def _whole(answer: Any) -> Whole:
     status = answer.error.code if isinstance(answer, ErrorResponse) else 200
     return Whole(status, answer.model_dump_json().encode())
@@ -158,7 +200,7 @@ def _invalid(invalid: ValidationError) -> Whole:
     return error(400, f"{where}: {first['msg']}" if where else first["msg"], param=where or None)
 
 
-def _fault(digest: str, fault: LooperError) -> Whole:
+def _fault(digest: str | None, fault: LooperError) -> Whole:
     """What the client hears when a version cannot be served: the digest, and none of the store's addresses."""
     match fault:
         case CorruptAdapter():

@@ -149,7 +149,7 @@ def _work(config: dict[str, Any]) -> None:
             catalog=catalog,
             store=ObjectStore.open(run.settings),
             owner=run.owner,
-            max_rank=run.settings.serve.max_lora_rank,
+            max_rank=run.settings.serve.largest_rank,
         )
         run.ready.touch()
         trainer.run(

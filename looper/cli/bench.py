@@ -60,7 +60,7 @@ def forgetting(
     with progress() as display, alone():
         line = display.add_task("base model", total=None, note="")
         use_cores(sharing)
-        learner = Trained(prepare(settings.base, settings.models_dir), settings.serve.max_lora_rank)
+        learner = Trained(prepare(settings.base, settings.models_dir), settings.serve.largest_rank)
 
         def notify(at: "Progress") -> None:
             name = f"{at.place} of {at.runs}: {at.run.name}"
@@ -107,3 +107,76 @@ def consolidation(
         console = Console(width=None if sys.stdout.isatty() else 200)
         console.print(to_table(found))
         console.print("   ".join(f"{name}: {value}" for name, value in found.ratios.items()))
+
+
+@app.command()
+def capacity(
+    adapters: Annotated[str, typer.Option(help="How many there are, one load after another.")] = "1,5,8,64,512,2000",
+    peers: Annotated[str, typer.Option(help="Who is asked.")] = "looper,ray serve llm,vllm,peft",
+    seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 60.0,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Predict instead: calibrate in two minutes, then ask the model.")
+    ] = False,
+    rates: Annotated[str, typer.Option(help="With --simulate: requests a second that are to be carried.")] = "1,2,4,8",
+    replicas: Annotated[str, typer.Option(help="With --simulate: engines, on a machine each.")] = "1,2,4",
+    out: Annotated[Path, typer.Option(help="Folder for each load's numbers and for the report.")] = Path("capacity"),
+    json: Json = False,
+) -> None:
+    """Put the same load on many adapters to Looper, stock Ray Serve LLM, stock vLLM, and PEFT that switches them.
+
+    Two loads for each number of adapters: one that nobody keeps up with, for throughput, and a steady one of 0.6 times
+    what Looper answers of that, for times to the first token. Then 32 adapters that nobody asked for before, at once.
+
+    With --simulate a model of the engine, calibrated on this machine, says how many adapters a cluster carries at a
+    load, and how far it is off on the loads that --out holds.
+
+    Example: `looper bench capacity --adapters 8,512 --peers looper,vllm --out capacity`
+    """
+    from rich.console import Console
+
+    from looper.benchmarks.capacity.bench import bench, simulate_capacity
+    from looper.benchmarks.capacity.predict import to_tables
+    from looper.benchmarks.capacity.report import to_table
+    from looper.benchmarks.machine import describe
+    from looper.jobs.basemodel.prepare import prepare
+    from looper.platform.settings import load_settings
+
+    settings = load_settings()
+    counts, names = [int(each) for each in adapters.split(",")], [each.strip() for each in peers.split(",")]
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    with progress() as display:
+        line = display.add_task("base model", total=None, note="")
+        model_dir = prepare(settings.base, settings.models_dir)
+
+        def notify(what: str) -> None:
+            display.update(line, description=what)
+
+        if simulate:
+            simulated = simulate_capacity(
+                out,
+                settings.base,
+                model_dir,
+                seconds=seconds,
+                rates=[float(each) for each in rates.split(",")],
+                replicas=[int(each) for each in replicas.split(",")],
+                notify=notify,
+            )
+        else:
+            found = bench(
+                out,
+                settings.base,
+                model_dir,
+                peers=names,
+                counts=counts,
+                seconds=seconds,
+                machine=describe(),
+                notify=notify,
+            )
+    if json:
+        emit_json(simulated if simulate else found)
+    elif simulate:
+        for each in to_tables(simulated):
+            console.print(each, "")
+    else:
+        console.print(to_table(found))
+        console.print("\n".join(f"{name}: {value}" for name, value in found.ratios.items()))

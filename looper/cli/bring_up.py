@@ -1,10 +1,13 @@
 """``looper up``, ``status`` and ``down``"""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from looper.cli.output import Json, emit_json, progress
+
+if TYPE_CHECKING:
+    from looper.cluster.state import ClusterState
 
 
 def up(
@@ -16,6 +19,7 @@ def up(
     Example: `looper up --port 8000`
     """
     from looper.cluster import control
+    from looper.cluster.state import read_state
     from looper.platform.settings import load_settings
 
     settings = load_settings()
@@ -28,6 +32,12 @@ def up(
         emit_json({"url": url})
     else:
         typer.echo(f"Looper is up at {url} (OpenAI's API at {url}/v1, the control plane's document at {url}/docs)")
+        _show_engines(read_state(settings))
+
+
+def _show_engines(state: "ClusterState | None") -> None:
+    for rank, holds in state.engines.items() if state else ():
+        typer.echo(f"each engine for ranks up to {rank}: {holds}")
 
 
 def status(json: Json = False) -> None:
@@ -53,6 +63,7 @@ def status(json: Json = False) -> None:
         typer.echo("no cluster is up: looper up")
     else:
         typer.echo(f"{state.phase} at {state.url or '-'}, {'healthy' if answers else 'not answering'}, pid {state.pid}")
+        _show_engines(state)
     typer.echo(", ".join(f"{count} {name}" for name, count in sorted(jobs.items())) or "no consolidations yet")
 
 

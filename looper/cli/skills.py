@@ -8,6 +8,7 @@ import typer
 from looper.cli.output import Json, emit_json, table
 
 if TYPE_CHECKING:
+    from looper.platform.api.models import SkillInfo
     from looper.platform.catalog import Catalog
     from looper.platform.domain.consolidation import Scores, Verdict
     from looper.platform.domain.names import InstanceName
@@ -40,7 +41,7 @@ def list_(json: Json = False) -> None:
                 (
                     skill.model,
                     len(skill.versions),
-                    ", ".join(f"{name} -> {digest[:12]}" for name, digest in skill.channels.items()),
+                    ", ".join(_pointed(skill, name, short=True) for name in skill.channels),
                 )
                 for skill in skills
             ],
@@ -67,8 +68,11 @@ def show(instance: Instance, json: Json = False) -> None:
     if json:
         emit_json(skill)
         return
-    for name, digest in skill.channels.items():
-        typer.echo(f"{name} -> {digest}")
+    for name in skill.channels:
+        typer.echo(_pointed(skill, name))
+    for one in skill.versions:
+        if one.revoked_at:
+            typer.echo(f"{one.digest[:12]} was revoked at {one.revoked_at:%F %T}")
     table(
         ["version", "made", "rank", "starts from", *_NUMBERS],
         [
@@ -83,6 +87,11 @@ def show(instance: Instance, json: Json = False) -> None:
         ],
         empty=f"{instance} has no version yet: looper consolidate {instance} --wait",
     )
+
+
+def _pointed(skill: "SkillInfo", channel: str, *, short: bool = False) -> str:
+    digest, share = skill.channels[channel], skill.shares.get(channel)
+    return f"{channel} -> {digest[:12] if short else digest}" + (f" for {share:.0%}" if share else "")
 
 
 _NUMBERS = ("new", "earlier", "control", "loops", "tool errors", "canary", "conversion error")
@@ -112,10 +121,19 @@ def _shares(before: float | None, after: float | None) -> str | None:
 
 
 @app.command()
-def promote(instance: Instance, digest: Digest, channel: Channel = "prod") -> None:
+def promote(
+    instance: Instance,
+    digest: Digest,
+    channel: Channel = "prod",
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the requests for the plain name, what this channel answers.")
+    ] = 0.0,
+) -> None:
     """Point a channel to a version. The next request is answered by it.
 
-    Example: `looper skills promote acme/helpdesk 4be1d2 --channel canary`
+    With a share it is a canary: `acme/helpdesk` is answered by it as often as that, and by prod otherwise.
+
+    Example: `looper skills promote acme/helpdesk 4be1d2 --channel canary --share 0.1`
     """
     from looper.platform import adapters
     from looper.platform.catalog import Catalog
@@ -126,8 +144,8 @@ def promote(instance: Instance, digest: Digest, channel: Channel = "prod") -> No
     settings, name = load_settings(), InstanceName.parse(instance)
     catalog = Catalog.open(settings)
     whole = _whole(catalog, name, digest)
-    adapters.promote(catalog, ObjectStore.open(settings), name, channel, whole)
-    typer.echo(f"{name}@{channel} -> {whole}")
+    adapters.promote(catalog, ObjectStore.open(settings), name, channel, whole, share)
+    typer.echo(f"{name}@{channel} -> {whole}" + (f" for {share:.0%}" if share else ""))
 
 
 @app.command()
@@ -145,6 +163,41 @@ def rollback(instance: Instance, channel: Channel = "prod") -> None:
     settings, name = load_settings(), InstanceName.parse(instance)
     digest = adapters.rollback(Catalog.open(settings), ObjectStore.open(settings), name, channel)
     typer.echo(f"{name}@{channel} -> {digest}")
+
+
+@app.command()
+def drop(instance: Instance, channel: Annotated[str, typer.Argument(help="such as canary")]) -> None:
+    """Take a channel away. What it answered of the plain name's requests, prod answers again.
+
+    Example: `looper skills drop acme/helpdesk canary`
+    """
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.names import InstanceName
+    from looper.platform.settings import load_settings
+
+    name = InstanceName.parse(instance)
+    Catalog.open(load_settings()).drop(name, channel)
+    typer.echo(f"{name}@{channel} is gone")
+
+
+@app.command()
+def revoke(instance: Instance, digest: Digest) -> None:
+    """Serve a version no more, by any name. Answers that are under way stop.
+
+    Where prod pointed to it, it falls back to the newest version before it; other channels go.
+
+    Example: `looper skills revoke acme/helpdesk 4be1d2`
+    """
+    from looper.platform.catalog import Catalog
+    from looper.platform.domain.names import InstanceName
+    from looper.platform.settings import load_settings
+
+    name, catalog = InstanceName.parse(instance), Catalog.open(load_settings())
+    whole = _whole(catalog, name, digest)
+    moved = catalog.revoke(name, whole)
+    typer.echo(f"{whole} is revoked")
+    for channel, now in moved.items():
+        typer.echo(f"{name}@{channel} -> {now or 'nothing: it is not served until a version is promoted'}")
 
 
 @app.command()

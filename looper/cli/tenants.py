@@ -79,6 +79,44 @@ def revoke(key: Annotated[str, typer.Argument(help="the key, or the id in its mi
     typer.echo(f"key {id} is revoked")
 
 
+@app.command()
+def limit(
+    name: Annotated[str, typer.Argument(help="an existing tenant")],
+    requests: Annotated[int | None, typer.Option(min=0, help="A minute; 0: as the settings say.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=0, help="Read and generated a minute; 0: as the settings say.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Limit what a tenant may ask of the endpoint, from the next request on; without options, show its limits.
+
+    Whoever asks for more gets 429 with the seconds to wait. A tenant without a limit of its own has that of the
+    settings, LOOPER_SERVE__REQUESTS_PER_MINUTE and LOOPER_SERVE__TOKENS_PER_MINUTE.
+
+    Example: `looper tenant limit acme --requests 600 --tokens 100000`
+    """
+    from looper.platform.catalog import Catalog, Quota
+    from looper.platform.settings import load_settings
+
+    settings = load_settings()
+    catalog = Catalog.open(settings)
+    quota = catalog.quota(name)
+    if requests is not None or tokens is not None:
+        quota = Quota(
+            requests_per_minute=quota.requests_per_minute if requests is None else requests or None,
+            tokens_per_minute=quota.tokens_per_minute if tokens is None else tokens or None,
+        )
+        catalog.set_quota(name, quota)
+    if json:
+        emit_json(quota)
+        return
+    for what, own, default in (
+        ("requests", quota.requests_per_minute, settings.serve.requests_per_minute),
+        ("tokens", quota.tokens_per_minute, settings.serve.tokens_per_minute),
+    ):
+        typer.echo(f"{what} a minute: " + (f"{own:,}" if own else f"{default:,} (settings)" if default else "no limit"))
+
+
 def _show_key(tenant: str, key: str, json: bool) -> None:
     if json:
         emit_json({"tenant": tenant, "key": key})

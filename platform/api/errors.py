@@ -1,5 +1,8 @@
 """From Looper's errors to HTTP's: one table, for the control plane and the gateway alike."""
 
+from collections.abc import Mapping
+from math import ceil
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 
@@ -10,6 +13,8 @@ from looper.platform.domain.errors import (
     InvalidInput,
     LooperError,
     NotFound,
+    OverLimit,
+    Overloaded,
     StoreUnavailable,
     Unauthorised,
 )
@@ -20,6 +25,7 @@ _STATUS: list[tuple[type[LooperError], int, str, str]] = [
     (NotFound, 404, "invalid_request_error", "not_found"),
     (Conflict, 409, "invalid_request_error", "conflict"),
     (CorruptAdapter, 500, "server_error", "corrupt_adapter"),
+    (OverLimit, 429, "rate_limit_error", "rate_limit_exceeded"),
     (StoreUnavailable, 503, "server_error", "store_unavailable"),
 ]
 
@@ -29,7 +35,10 @@ def answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(LooperError)
     async def on_looper_error(_: Request, error: LooperError) -> Response:
-        return _respond(*_to_http(error))
+        headers = {}
+        if isinstance(error, Overloaded):
+            headers["retry-after"] = str(max(1, ceil(error.retry_after_s)))
+        return _respond(*_to_http(error), headers)
 
     @app.exception_handler(RequestValidationError)
     async def on_wrong_shape(_: Request, error: RequestValidationError) -> Response:
@@ -41,9 +50,9 @@ def answer_errors(app: FastAPI) -> None:
         return _respond(422, ErrorBody(error=detail))
 
 
-def _respond(status: int, body: ErrorBody) -> Response:
-    headers = {"www-authenticate": "Bearer"} if status == 401 else None
-    return Response(body.model_dump_json(), status, headers, media_type="application/json")
+def _respond(status: int, body: ErrorBody, headers: Mapping[str, str] | None = None) -> Response:
+    asked = {"www-authenticate": "Bearer"} if status == 401 else {}
+    return Response(body.model_dump_json(), status, {**asked, **(headers or {})}, media_type="application/json")
 
 
 def _to_http(error: LooperError) -> tuple[int, ErrorBody]:

@@ -14,7 +14,7 @@ from looper.platform.domain.consolidation import (
     Verdict,
     Version,
 )
-from looper.platform.domain.names import InstanceName
+from looper.platform.domain.names import PROD, InstanceName
 
 
 class _Model(BaseModel):
@@ -36,7 +36,7 @@ class InstanceInfo(_Model):
             name=str(instance),
             batches=len(batches),
             trajectories=sum(batch.trajectories for batch in batches),
-            prod=catalog.channel(instance, "prod"),
+            prod=catalog.channel(instance, PROD),
         )
 
 
@@ -93,6 +93,7 @@ class VersionInfo(_Model):
     consolidation: str
     verdict: Verdict
     created_at: datetime
+    revoked_at: datetime | None = Field(description="since when it is served no more")
 
     @classmethod
     def of(cls, version: Version) -> "VersionInfo":
@@ -104,6 +105,7 @@ class SkillInfo(_Model):
 
     model: str = Field(description="the name an OpenAI client calls it by")
     channels: dict[str, str]
+    shares: dict[str, float] = Field(description="of the requests for the plain name, where a channel takes any")
     versions: list[VersionInfo]
 
     @classmethod
@@ -111,12 +113,26 @@ class SkillInfo(_Model):
         return cls(
             model=str(instance),
             channels=catalog.channels(instance),
+            shares=catalog.shares(instance),
             versions=[VersionInfo.of(version) for version in catalog.versions(instance)],
         )
 
 
 class Pointer(_Model):
     digest: str
+    share: float = Field(
+        0.0, ge=0, le=1, description="of the requests for the plain name, which it answers from now on"
+    )
+
+
+class VersionTraffic(_Model):
+    """What one version of a skill with a canary has answered since the gateway that was asked began."""
+
+    requests: int
+    failed: int
+    tokens: int = Field(description="generated")
+    first_token_s: dict[str, float] | None = Field(description="p50 and p95, of streamed answers")
+    seconds: dict[str, float] | None = Field(description="p50 and p95, until the answer was whole")
 
 
 class ErrorDetail(_Model):

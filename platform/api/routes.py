@@ -1,5 +1,6 @@
 """The routes of ``/api/v1``. All of them act for the tenant of the key that was sent, and see that tenant only."""
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, status
@@ -18,7 +19,7 @@ from looper.platform.api.models import (
 )
 from looper.platform.api.submission import submit
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.consolidation import Consolidation, Version
 from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.objectstore import ObjectStore
@@ -32,8 +33,13 @@ MAX_UPLOAD = 256 * 2**20
 _bearer = HTTPBearer(auto_error=False, description="a tenant's key: looper tenant key TENANT")
 
 
-def control_plane(settings: Settings, catalog: Catalog, store: ObjectStore) -> APIRouter:
-    """The router to mount at the root of an application, which takes ``answer_errors`` to answer its errors."""
+def control_plane(
+    settings: Settings, catalog: Catalog, store: ObjectStore, bring: Callable[[Version], None] = lambda version: None
+) -> APIRouter:
+    """The router to mount at the root of an application, which takes ``answer_errors`` to answer its errors.
+
+    ``bring`` is called with a version before a channel is pointed to it, so that it is where it will be asked for.
+    """
 
     def tenant_of(bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
         return authenticate(catalog, bearer.credentials if bearer else None)
@@ -121,13 +127,27 @@ def control_plane(settings: Settings, catalog: Catalog, store: ObjectStore) -> A
     @router.put("/skills/{instance}/channels/{channel}", summary="Promote: point a channel to a version")
     def promote(tenant: Tenant, instance: str, channel: str, pointer: Pointer) -> SkillInfo:
         target = named(tenant, instance)
-        adapters.promote(catalog, store, target, channel, pointer.digest)
+        adapters.promote(catalog, store, target, channel, pointer.digest, pointer.share, bring)
+        return SkillInfo.of(catalog, target)
+
+    @router.delete("/skills/{instance}/channels/{channel}", summary="Take a channel away")
+    def drop(tenant: Tenant, instance: str, channel: str) -> SkillInfo:
+        """Its requests are answered by ``prod`` again. A skill without ``prod`` is not served."""
+        target = named(tenant, instance)
+        catalog.drop(target, channel)
         return SkillInfo.of(catalog, target)
 
     @router.post("/skills/{instance}/channels/{channel}/rollback", summary="Point a channel to the version before")
     def rollback(tenant: Tenant, instance: str, channel: str) -> SkillInfo:
         target = named(tenant, instance)
-        adapters.rollback(catalog, store, target, channel)
+        adapters.rollback(catalog, store, target, channel, bring)
+        return SkillInfo.of(catalog, target)
+
+    @router.post("/skills/{instance}/versions/{digest}/revoke", summary="Serve a version no more")
+    def revoke(tenant: Tenant, instance: str, digest: str) -> SkillInfo:
+        """Answers that are under way stop, too. ``prod`` falls back to the version before; other channels go."""
+        target = named(tenant, instance)
+        catalog.revoke(target, digest)
         return SkillInfo.of(catalog, target)
 
     return router

@@ -32,6 +32,7 @@ from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import Demand
 from looper.platform.domain.consolidation import Consolidation, Progress, Stage, State, TrainerShape, Verdict
 from looper.platform.domain.errors import Conflict
+from looper.platform.domain.names import PROD
 
 _STAGES = (State.SYNTHESISING, State.TRAINING, State.EVALUATING)
 _CLAIM_LOCK = 0x6C6F6F71  # any fixed number: PostgreSQL's advisory locks are named by one
@@ -207,7 +208,7 @@ class Queue(Database):
                         created_at=rows.now(),
                     )
                 )
-            moved = rows.swap(sql, job.instance, "prod", job.parent, digest)
+            moved = rows.swap(sql, job.instance, PROD, job.parent, digest)
             rows.record(sql, job.instance, id, f"published {digest}")
             rows.record(sql, job.instance, id, f"prod -> {digest}" if moved else "prod left alone: it moved meanwhile")
             return moved
@@ -298,7 +299,7 @@ def _prod() -> ColumnElement[str | None]:
     channel = t.channels.c
     return (
         select(channel.digest)
-        .where(channel.tenant == c.tenant, channel.instance == c.instance, channel.name == "prod")
+        .where(channel.tenant == c.tenant, channel.instance == c.instance, channel.name == PROD)
         .correlate(t.consolidations)
         .scalar_subquery()
     )

@@ -31,6 +31,24 @@ class Key(_Record):
     revoked_at: datetime | None
 
 
+class Quota(_Record):
+    """What a tenant may ask of the endpoint; None: as the settings say."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
+class Target(_Record):
+    """A version that may answer a request."""
+
+    channel: str | None
+    """None: it was asked for by its digest."""
+    digest: str
+    rank: int
+    share: float
+    """Of the requests for the name that was asked for."""
+
+
 class Event(_Record):
     """Something that happened to a consolidation or a channel."""
 

@@ -49,19 +49,23 @@ def pointed(sql: Connection, instance: InstanceName, name: str) -> str | None:
     return found
 
 
-def swap(sql: Connection, instance: InstanceName, channel: str, expected: str | None, digest: str) -> bool:
+def swap(
+    sql: Connection, instance: InstanceName, channel: str, expected: str | None, digest: str, share: float = 0.0
+) -> bool:
     """Compare-and-swap of a channel; ``expected`` None means that it must not exist yet."""
     c = t.channels.c
     if expected is not None:
         done = sql.execute(
             update(t.channels)
             .where(belongs(t.channels, instance), c.name == channel, c.digest == expected)
-            .values(digest=digest, updated_at=now())
+            .values(digest=digest, share=share, updated_at=now())
         )
         return done.rowcount == 1
     try:
         with sql.begin_nested():
-            sql.execute(insert(t.channels).values(**of(instance), name=channel, digest=digest, updated_at=now()))
+            sql.execute(
+                insert(t.channels).values(**of(instance), name=channel, digest=digest, share=share, updated_at=now())
+            )
     except IntegrityError:
         return False
     return True

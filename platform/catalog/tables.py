@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -49,6 +50,8 @@ tenants = Table(
     "tenants",
     metadata,
     Column("name", NAME, primary_key=True),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
     Column("created_at", Instant, nullable=False),
 )
 
@@ -138,8 +141,10 @@ versions = Table(
     Column("consolidation", ID, ForeignKey("consolidations.id"), nullable=False),
     Column("verdict", JSON, nullable=False),
     Column("created_at", Instant, nullable=False),
+    Column("revoked_at", Instant),
     _of_instance(),
     Index("ix_versions_tenant_instance", "tenant", "instance"),
+    Index("ix_versions_revoked_at", "revoked_at"),
 )
 
 channels = Table(
@@ -149,6 +154,7 @@ channels = Table(
     Column("instance", NAME, primary_key=True),
     Column("name", NAME, primary_key=True),
     Column("digest", DIGEST, ForeignKey("versions.digest"), nullable=False),
+    Column("share", Float, nullable=False, server_default="0"),
     Column("updated_at", Instant, nullable=False),
     _of_instance(),
 )

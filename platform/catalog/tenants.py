@@ -6,7 +6,7 @@ from sqlalchemy.exc import IntegrityError
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import Key
+from looper.platform.catalog.records import Key, Quota
 from looper.platform.domain.errors import Conflict, NotFound
 from looper.platform.domain.names import check_name
 
@@ -24,6 +24,20 @@ class Tenants(Database):
     def tenants(self) -> list[str]:
         with self._read() as sql:
             return list(sql.scalars(select(t.tenants.c.name).order_by(t.tenants.c.name)))
+
+    def quota(self, tenant: str) -> Quota:
+        columns = t.tenants.c.requests_per_minute, t.tenants.c.tokens_per_minute
+        with self._read() as sql:
+            row = sql.execute(select(*columns).where(t.tenants.c.name == tenant)).one_or_none()
+        if row is None:
+            raise rows.no_tenant(tenant)
+        return Quota(**row._mapping)
+
+    def set_quota(self, tenant: str, quota: Quota) -> None:
+        with self._write() as sql:
+            done = sql.execute(update(t.tenants).where(t.tenants.c.name == tenant).values(**quota.model_dump()))
+            if done.rowcount == 0:
+                raise rows.no_tenant(tenant)
 
     def add_key(self, key: Key) -> None:
         with self._write() as sql:

@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from looper.platform.api.models import ConsolidationInfo, EventInfo, InstanceInfo, SkillInfo
+from looper.platform.api.models import ConsolidationInfo, EventInfo, InstanceInfo, SkillInfo, VersionTraffic
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.errors import (
     Conflict,
@@ -19,7 +19,7 @@ from looper.platform.domain.errors import (
     StoreUnavailable,
     Unauthorised,
 )
-from looper.platform.domain.names import check_name
+from looper.platform.domain.names import PROD, check_name, is_digest
 from looper.platform.trajectories.ingest import IngestReport
 
 T = TypeVar("T")
@@ -111,10 +111,24 @@ class Client:
     def skill(self, instance: str) -> SkillInfo:
         return self._get(f"/skills/{check_name(instance, 'instance')}", SkillInfo)
 
-    def promote(self, instance: str, digest: str, *, channel: str = "prod") -> SkillInfo:
-        return self._call("PUT", _channel(instance, channel), SkillInfo, json={"digest": digest})
+    def promote(self, instance: str, digest: str, *, channel: str = PROD, share: float = 0.0) -> SkillInfo:
+        """Point a channel to a version; it answers ``share`` of the requests for the plain name."""
+        return self._call("PUT", _channel(instance, channel), SkillInfo, json={"digest": digest, "share": share})
 
-    def rollback(self, instance: str, *, channel: str = "prod") -> SkillInfo:
+    def drop(self, instance: str, channel: str) -> SkillInfo:
+        return self._call("DELETE", _channel(instance, channel), SkillInfo)
+
+    def revoke(self, instance: str, digest: str) -> SkillInfo:
+        """Serve a version no more."""
+        if not is_digest(digest):
+            raise InvalidInput(f"version {digest!r} is not a whole digest: 64 of 0-9 and a-f")
+        return self._call("POST", f"/skills/{check_name(instance, 'instance')}/versions/{digest}/revoke", SkillInfo)
+
+    def traffic(self, instance: str) -> dict[str, VersionTraffic]:
+        """By digest, what each version of a skill with a canary has answered."""
+        return self._get(f"/skills/{check_name(instance, 'instance')}/traffic", dict[str, VersionTraffic])
+
+    def rollback(self, instance: str, *, channel: str = PROD) -> SkillInfo:
         return self._call("POST", f"{_channel(instance, channel)}/rollback", SkillInfo)
 
     def _get(self, path: str, kind: type[T]) -> T:

@@ -210,3 +210,5 @@ class Version(BaseModel):
     consolidation: str
     verdict: Verdict
     created_at: datetime
+    revoked_at: datetime | None = None
+    """Since when it is served no more."""

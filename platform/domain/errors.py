@@ -7,8 +7,10 @@
     ├── Unauthorised        no key, a wrong one, or an expired one
     ├── Conflict            the state moved under the caller: a lost compare-and-swap
     ├── CorruptAdapter      a published adapter's bytes are not what its digest says
-    └── StoreUnavailable    object store or catalog: down, slow, full
-        └── StoreFull       the object store has no room for what was to be written
+    ├── StoreUnavailable    object store or catalog: down, slow, full
+    │   └── StoreFull       the object store has no room for what was to be written
+    └── Overloaded          more is asked than can be served now, or than the tenant may ask
+        └── OverLimit       the tenant's own limit
 
 Every message names the thing, the value and the way out, in one line. Anything else that escapes is a bug.
 """
@@ -52,3 +54,15 @@ class StoreUnavailable(LooperError):
 
 class StoreFull(StoreUnavailable):
     """The object store has no room for what was to be written: by its disk or by a quota."""
+
+
+class Overloaded(LooperError):
+    """More is asked than can be served; it may be asked again after ``retry_after_s``."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class OverLimit(Overloaded):
+    """The tenant asks more than it may."""

@@ -9,6 +9,10 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
+PROD = "prod"
+"""The channel that a skill's plain name means."""
+
+
 def check_name(value: str, what: str) -> str:
     """Return ``value`` if it may name a tenant, an instance or a channel; raise InvalidInput otherwise."""
     if not _NAME.fullmatch(value):
@@ -45,7 +49,7 @@ class ModelName(NamedTuple):
     """A skill as an OpenAI client names it: ``tenant/instance``, ``tenant/instance@channel`` or ``...@<digest>``."""
 
     instance: InstanceName
-    selector: str = "prod"
+    selector: str = PROD
     """A channel, or the digest of a version."""
 
     @classmethod
@@ -57,4 +61,4 @@ class ModelName(NamedTuple):
         return cls(instance, selector if is_digest(selector) else check_name(selector, "channel"))
 
     def __str__(self) -> str:
-        return str(self.instance) if self.selector == "prod" else f"{self.instance}@{self.selector}"
+        return str(self.instance) if self.selector == PROD else f"{self.instance}@{self.selector}"

@@ -6,9 +6,9 @@ local Ray and the SmolLM2-135M that a package carries.
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -72,17 +72,48 @@ class ConsolidationSettings(_Section):
     gate: GateSettings = GateSettings()
 
 
-class ServeSettings(_Section):
+class PoolSettings(_Section):
+    """Engines for adapters up to one rank: every slot of an engine is as large as its largest adapter."""
+
+    max_lora_rank: int = Field(16, ge=1, description="largest rank served; every slot is allocated at this rank")
+    slots_gib: float = Field(1.0, gt=0, description="of device memory for the adapters that one batch mixes")
+    host_gib: float = Field(1.25, gt=0, description="of an engine's host memory for adapters")
+    disk_gib: float = Field(4.0, gt=0, description="of a replica's disk for adapters")
+    slots: int | None = Field(None, ge=1, description="adapters in one batch; default: as many as it will have and fit")
+    host_adapters: int | None = Field(None, ge=1, description="adapters in host memory; default: what host_gib holds")
+    disk_adapters: int | None = Field(
+        None, ge=1, description="adapters on a replica's disk; default: as disk_gib holds"
+    )
+    replicas: int = Field(1, ge=0, description="engines; the least of them where max_replicas is more")
+    max_replicas: int | None = Field(None, ge=1, description="most engines, as load wants; default: always replicas")
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
+        if self.replicas == 0 and self.max_replicas is None:
+            raise ValueError("replicas 0 needs a max_replicas, or there would never be any")
+        return self
+
+
+class ServeSettings(PoolSettings):
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    replicas: int = Field(1, ge=1)
-    max_lora_rank: int = Field(16, ge=1, description="largest rank served; every slot is allocated at this rank")
-    slots: int = Field(8, ge=1, description="adapters that one batch may mix (vLLM's max_loras)")
-    host_adapters: int = Field(64, ge=1, description="adapters kept in host memory (vLLM's max_cpu_loras)")
-    disk_adapters: int = Field(256, ge=1, description="adapters kept on a replica's local disk")
+    pools: tuple[PoolSettings, ...] = Field((), description="further engines, for larger ranks")
+    pinned: tuple[str, ...] = Field((), description="skills, tenant/instance, that are kept in engines' memory")
     max_model_len: int = Field(2048, ge=64, description="tokens of prompt and answer together")
     max_num_seqs: int = Field(16, ge=1, description="requests in one batch")
+    adapters: int = Field(1000, ge=1, description="about how many are asked for, with the popularity of Zipf's law")
+    requests_per_minute: int | None = Field(None, ge=1, description="of a tenant that has no limit of its own")
+    tokens_per_minute: int | None = Field(None, ge=1, description="read and generated, of such a tenant")
     kv_cache_gib: float = Field(1.0, gt=0, description="of a CPU engine; a GPU engine takes what is free")
+
+    @property
+    def all_pools(self) -> tuple[PoolSettings, ...]:
+        """This one and ``pools``, the smallest rank first."""
+        return tuple(sorted((self, *self.pools), key=lambda pool: pool.max_lora_rank))
+
+    @property
+    def largest_rank(self) -> int:
+        return self.all_pools[-1].max_lora_rank
 
 
 class Settings(BaseSettings):
@@ -134,10 +165,10 @@ class Settings(BaseSettings):
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise InvalidInput if the server would refuse what this recipe trains."""
-        if recipe.rank > self.serve.max_lora_rank:
+        if recipe.rank > self.serve.largest_rank:
             raise InvalidInput(
-                f"rank {recipe.rank} is above serve.max_lora_rank {self.serve.max_lora_rank}, so the adapter could not "
-                "be served: lower the recipe's rank or raise LOOPER_SERVE__MAX_LORA_RANK"
+                f"rank {recipe.rank} is above serve.max_lora_rank {self.serve.largest_rank}, so the adapter could not "
+                "be served: lower the recipe's rank, raise LOOPER_SERVE__MAX_LORA_RANK or add a pool for larger ranks"
             )
 
 

@@ -29,7 +29,7 @@ SECOND = Verdict(
 )
 
 
-def test_show_prints_the_gates_numbers(home: Home) -> None:
+def two_versions(home: Home) -> None:
     with closing(Catalog.open(load_settings(home=home.folder / "home"))) as catalog:
         catalog.create_tenant("acme")
         catalog.ensure_instance(DESK)
@@ -38,6 +38,10 @@ def test_show_prints_the_gates_numbers(home: Home) -> None:
             job = catalog.submit(DESK, base="b", recipe=Recipe())
             catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
             catalog.publish(job.id, "me", digest=digest, verdict=verdict, base_revision="r")
+
+
+def test_show_prints_the_gates_numbers(home: Home) -> None:
+    two_versions(home)
     pointed, head, second, first = home.ok("skills", "show", "acme/desk").splitlines()
     assert pointed == f"prod -> {'2' * 64}"
     assert head.split("  ")[-1].strip() == "conversion error"
@@ -58,3 +62,25 @@ def test_show_prints_the_gates_numbers(home: Home) -> None:
 
     shown = json.loads(home.ok("skills", "show", "acme/desk", "--json"))
     assert Verdict.model_validate(shown["versions"][0]["verdict"]) == SECOND
+
+
+def test_a_revoked_version_leaves_its_channels(home: Home) -> None:
+    two_versions(home)
+    told = home.ok("skills", "revoke", "acme/desk", "2222").splitlines()
+    assert told == [f"{'2' * 64} is revoked", f"acme/desk@prod -> {'1' * 64}"]
+    assert f"{'2' * 12} was revoked at" in home.ok("skills", "show", "acme/desk")
+    assert "has no version" in home.refused("skills", "revoke", "acme/desk", "2222")
+    assert home.ok("skills", "drop", "acme/desk", "prod") == "acme/desk@prod is gone\n"
+    assert "has no channel" in home.refused("skills", "drop", "acme/desk", "prod")
+
+
+def test_a_tenant_s_limits_are_set_and_shown(home: Home) -> None:
+    home.ok("tenant", "create", "acme")
+    assert home.ok("tenant", "limit", "acme") == "requests a minute: no limit\ntokens a minute: no limit\n"
+    shown = home.ok("tenant", "limit", "acme", "--requests", "600", "--tokens", "100000")
+    assert shown == "requests a minute: 600\ntokens a minute: 100,000\n"
+    assert json.loads(home.ok("tenant", "limit", "acme", "--requests", "0", "--json")) == {
+        "requests_per_minute": None,
+        "tokens_per_minute": 100000,
+    }
+    assert "nobody" in home.refused("tenant", "limit", "nobody")

@@ -124,7 +124,13 @@ def test_from_a_file_to_a_rolled_back_skill(platform: Platform, episodes: Path) 
         second = publish(platform, desk, job.id)
         assert client.skill("desk").channels == {"prod": second}
         assert client.rollback("desk").channels == {"prod": first}
-        assert client.promote("desk", second, channel="canary").channels == {"canary": second, "prod": first}
+        canary = client.promote("desk", second, channel="canary", share=0.1)
+        assert (canary.channels, canary.shares) == ({"canary": second, "prod": first}, {"canary": 0.1})
+        assert client.drop("desk", "canary").channels == {"prod": first}
+        client.promote("desk", second)
+        revoked = client.revoke("desk", second)
+        assert revoked.channels == {"prod": first}
+        assert [version.revoked_at is None for version in revoked.versions] == [False, True]
         assert [skill.model for skill in client.skills()] == ["acme/desk"]
 
 
@@ -140,6 +146,8 @@ def test_a_tenant_sees_nothing_of_another(platform: Platform, episodes: Path) ->
             lambda: rival.cancel(job.id),
             lambda: rival.events(job.id),
             lambda: rival.promote("desk", digest),
+            lambda: rival.drop("desk", "prod"),
+            lambda: rival.revoke("desk", digest),
         ]
         for look in hidden:
             with pytest.raises(NotFound):
@@ -191,5 +199,7 @@ def test_the_document_names_every_route(platform: Platform) -> None:
         "GET /api/v1/skills",
         "GET /api/v1/skills/{instance}",
         "PUT /api/v1/skills/{instance}/channels/{channel}",
+        "DELETE /api/v1/skills/{instance}/channels/{channel}",
         "POST /api/v1/skills/{instance}/channels/{channel}/rollback",
+        "POST /api/v1/skills/{instance}/versions/{digest}/revoke",
     }

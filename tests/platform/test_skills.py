@@ -11,7 +11,8 @@ from sqlalchemy import text
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.engine import connect
 from looper.platform.domain.consolidation import Comparison, Recipe, Scores, Stage, State, Verdict
-from looper.platform.domain.names import InstanceName
+from looper.platform.domain.errors import InvalidInput, NotFound
+from looper.platform.domain.names import InstanceName, ModelName
 from looper.platform.settings import Settings
 
 DESK = InstanceName("acme", "desk")
@@ -42,7 +43,7 @@ def claimed(catalog: Catalog, instance: InstanceName, batch: str, base: str = "b
 
 def publish(catalog: Catalog, digest: str, instance: InstanceName = DESK, base: str = "b") -> str:
     catalog.publish(
-        claimed(catalog, instance, f"batch-{digest}", base), "me", digest=digest, verdict=VERDICT, base_revision="r"
+        claimed(catalog, instance, f"batch-{digest[:8]}", base), "me", digest=digest, verdict=VERDICT, base_revision="r"
     )
     return digest
 
@@ -102,3 +103,73 @@ def test_a_verdict_from_before_there_were_more_numbers_is_read(catalog: Catalog,
     engine.dispose()
     verdict = catalog.version("1").verdict
     assert (verdict.reason, verdict.candidate.loops, verdict.earlier, verdict.canary) == ("better", None, None, None)
+
+
+def shares(catalog: Catalog, name: str = "acme/desk") -> list[tuple[str | None, str, float]]:
+    return [(each.channel, each.digest, each.share) for each in catalog.targets(ModelName.parse(name))]
+
+
+def test_a_canary_takes_its_share_of_the_plain_name_and_has_a_name_of_its_own(catalog: Catalog) -> None:
+    first, second = publish(catalog, "1" * 64), publish(catalog, "2" * 64)
+    assert shares(catalog) == [("prod", second, 1)]
+    catalog.point(DESK, "canary", first, 0.1)
+    catalog.point(DESK, "spare", first)
+    assert shares(catalog) == [("prod", second, 0.9), ("canary", first, 0.1)]
+    assert shares(catalog, "acme/desk@canary") == [("canary", first, 0.1)]
+    assert shares(catalog, "acme/desk@spare") == [("spare", first, 0)]
+    assert shares(catalog, f"acme/desk@{first}") == [(None, first, 1)]
+    catalog.point(DESK, "canary", first)
+    assert shares(catalog) == [("prod", second, 1)]
+    catalog.drop(DESK, "canary")
+    with pytest.raises(NotFound):
+        shares(catalog, "acme/desk@canary")
+    with pytest.raises(NotFound, match="has no channel canary"):
+        catalog.drop(DESK, "canary")
+
+
+@pytest.mark.parametrize(
+    ("channel", "share", "why"),
+    [
+        ("canary", -0.1, "give 0 to 1"),
+        ("canary", 1.1, "give 0 to 1"),
+        ("prod", 0.5, "none to prod"),
+        ("b", 0.7, "0.5 already"),
+    ],
+)
+def test_shares_are_of_one_whole(catalog: Catalog, channel: str, share: float, why: str) -> None:
+    one = publish(catalog, "1" * 64)
+    catalog.point(DESK, "a", one, 0.5)
+    with pytest.raises(InvalidInput, match=why):
+        catalog.point(DESK, channel, one, share)
+    assert shares(catalog) == [("prod", one, 0.5), ("a", one, 0.5)]
+
+
+def test_what_is_revoked_is_nobody_s_and_its_channels_fall_back(catalog: Catalog) -> None:
+    first, second, third = (publish(catalog, n * 64) for n in "123")
+    catalog.point(DESK, "canary", second, 0.1)
+    began = datetime.now(UTC)
+    assert catalog.revoke(DESK, second) == {"canary": None}
+    assert catalog.revoke(DESK, third) == {"prod": first}
+    assert shares(catalog) == [("prod", first, 1)]
+    assert sorted(catalog.revoked_since(began)) == [second, third]
+    for gone in (second, third):
+        with pytest.raises(NotFound):
+            catalog.targets(ModelName(DESK, gone))
+        for again in (
+            lambda gone=gone: catalog.revoke(DESK, gone),
+            lambda gone=gone: catalog.point(DESK, "prod", gone),
+        ):
+            with pytest.raises(NotFound, match="has no version"):
+                again()
+    assert catalog.revoke(DESK, first) == {"prod": None}
+    with pytest.raises(NotFound):
+        catalog.targets(ModelName(DESK))
+    assert catalog.revoked_since(datetime.now(UTC)) == []
+
+
+def test_one_cannot_revoke_another_s(catalog: Catalog) -> None:
+    theirs = publish(catalog, "1" * 64, InstanceName("umbrella", "mail"))
+    publish(catalog, "2" * 64)
+    with pytest.raises(NotFound, match="has no version"):
+        catalog.revoke(DESK, theirs)
+    assert catalog.version(theirs).revoked_at is None

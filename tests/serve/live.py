@@ -14,8 +14,8 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.serve.app import deploy
+from tests.serve.marks import marked_base
 from tests.serve.published import publish_version, random_adapter
-from tests.tiny import tiny_base
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,22 @@ class Live:
 
 
 @contextmanager
-def serving(home: Path) -> Iterator[Live]:
+def serving(home: Path, *, replicas: int = 1) -> Iterator[Live]:
     """Start the server on the Ray of this process, and end it."""
-    base = tiny_base(home / "base")
+    base = marked_base(home / "base")
     settings = load_settings(
         home=home / "home",
         base="tiny",
-        serve={"port": 0, "kv_cache_gib": 0.25, "max_num_seqs": 4, "slots": 4, "max_lora_rank": 8, "disk_adapters": 6},
+        serve={
+            "port": 0,
+            "kv_cache_gib": 0.25,
+            "max_num_seqs": 4,
+            "slots": 4,
+            "max_lora_rank": 8,
+            "host_adapters": 5,
+            "disk_adapters": 6,
+            "replicas": replicas,
+        },
     )
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     try:

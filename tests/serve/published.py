@@ -31,7 +31,15 @@ def random_adapter(base: Path, instance: InstanceName, seed: int, *, rank: int =
     return adapter_files(base, instance, save(weights), rank=rank, seed=seed)
 
 
-def adapter_files(base: Path, instance: InstanceName, weights: bytes, *, rank: int = 8, seed: int = 0) -> AdapterFiles:
+def adapter_files(
+    base: Path,
+    instance: InstanceName,
+    weights: bytes,
+    *,
+    rank: int = 8,
+    seed: int = 0,
+    modules: tuple[str, ...] = ("q_proj", "o_proj"),
+) -> AdapterFiles:
     peft = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -40,7 +48,7 @@ def adapter_files(base: Path, instance: InstanceName, weights: bytes, *, rank: i
         "lora_alpha": 2 * rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": ["q_proj", "o_proj"],
+        "target_modules": list(modules),
     }
     manifest = Manifest(
         instance=str(instance),

@@ -1,10 +1,12 @@
 """Skills through the real thing: Ray Serve, vLLM on CPU, and the official client over HTTP."""
 
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -208,3 +210,24 @@ def test_a_client_that_goes_away_frees_the_engine(live: Live, stream: bool) -> N
     began = time.perf_counter()
     ask(client, "leaves/agent")
     assert time.perf_counter() - began < 5
+
+
+def test_who_floods_the_door_harms_no_other(live: Live) -> None:
+    client, agent = live.tenant("floods"), InstanceName("floods", "agent")
+    live.publish(agent, 90)
+    expected = ask(client, "floods/agent")
+    host, port = live.url.removeprefix("http://").split(":")
+    idle = [socket.create_connection((host, int(port))) for _ in range(2000)]
+    try:
+        assert ask(client, "floods/agent") == expected
+        headers = {"authorization": f"Bearer {client.api_key}", "content-type": "application/json"}
+        content = (b"x" * 2**20 for _ in range(100))
+        refused = httpx.post(f"{live.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
+        for path in ("../../etc/passwd", "floods/../agent", "floods/agent@../x", "/", "\x00", "x" * 10_000):
+            with pytest.raises(openai.NotFoundError):
+                client.chat.completions.create(model=path, messages=HELLO)
+        assert ask(client, "floods/agent") == expected
+    finally:
+        for connection in idle:
+            connection.close()

@@ -1,0 +1,51 @@
+"""Which loads the capacity benchmark puts on whom. All peers get the same requests at the same moments."""
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+from looper.benchmarks.capacity.workload import Asked, Load
+
+COUNTS = (1, 5, 8, 64, 512, 2000)
+STEADY = 0.6
+"""Of the requests that Looper answers in a second of the load that it cannot keep up with, what the steady load has."""
+FULL = 3.0
+"""Times as many, in the load that nobody keeps up with."""
+COLD = 32
+"""Adapters that are asked for at once, none of which was asked for before."""
+COLD_ROUNDS = 3
+
+
+class Case(BaseModel):
+    """One load on one peer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    peer: str
+    load: Load
+    kind: str
+    """``full``: more than can be answered, cut off at the end; ``steady``; or ``cold``."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.peer}, {self.kind}, {self.load.adapters} adapters"
+
+    @property
+    def within_s(self) -> float:
+        """When clients leave who have no whole answer."""
+        return self.load.seconds if self.kind == "full" else 4 * self.load.seconds + 60
+
+
+def cases_of(peer: str, counts: Iterable[int], answered_per_s: float, seconds: float) -> list[Case]:
+    """Both kinds for each number of adapters; Looper answers so many requests of the full kind."""
+    rates = {"full": FULL * answered_per_s, "steady": STEADY * answered_per_s}
+    return [
+        Case(peer=peer, kind=kind, load=Load(adapters=count, rate=rate, seconds=seconds))
+        for count in counts
+        for kind, rate in rates.items()
+    ]
+
+
+def cold(first: int) -> list[Asked]:
+    """One request for each of ``COLD`` adapters from ``first`` on, all at once."""
+    return [Asked(at_s=0.0, adapter=first + number, prompt=32, answer=16) for number in range(COLD)]

@@ -1,0 +1,186 @@
+"""A discrete-event model of engines behind Looper's router: what a cluster that is not there would answer.
+
+An engine works in steps, as vLLM does: each step reads the prompts of the requests that have just been admitted, and
+generates one token for each of the others. How long a step lasts is linear in what it holds (``Costs``); adapters are
+brought to the engine's memory as the pager brings them, the least recently used making room. The queue is first come,
+first served among requests whose adapter has a slot: fairness between tenants changes whose turn it is, not how many
+turns there are.
+"""
+
+import heapq
+import itertools
+from collections import Counter, OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
+
+from looper.benchmarks.capacity.drive import Answered
+from looper.benchmarks.capacity.workload import Asked
+from looper.serve.placement import place
+
+
+class Costs(BaseModel):
+    """What an engine takes, in seconds: measured by ``calibrate``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: float
+    """Of any step."""
+    sequence: float
+    """More, for each sequence that is generated for."""
+    prompt_token: float
+    """More, for each token of a prompt that is read."""
+    adapter: float
+    """More, for each different adapter."""
+    request: float
+    """From the client to the engine and back, around a request's first token."""
+    load: float
+    """To bring an adapter from the store."""
+    reload: float
+    """To bring one from the disk."""
+
+
+class Cluster(BaseModel):
+    """What is there to serve."""
+
+    model_config = ConfigDict(frozen=True)
+
+    replicas: int = 1
+    """Engines, on a machine each."""
+    seats: int
+    slots: int
+    in_memory: int
+    on_disk: int
+
+
+@dataclass(eq=False)
+class _Request:
+    answered: Answered
+    left: int
+    ready_s: float = 0.0
+    """When its adapter is in the engine's memory."""
+
+
+class _Lru:
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._there: OrderedDict[int, None] = OrderedDict()
+
+    def touch(self, adapter: int) -> bool:
+        """Whether it was there; it is from now on."""
+        there = adapter in self._there
+        self._there[adapter] = None
+        self._there.move_to_end(adapter)
+        if len(self._there) > self._capacity:
+            self._there.popitem(last=False)
+        return there
+
+
+@dataclass(eq=False)
+class _Engine:
+    cluster: Cluster
+    costs: Costs
+    waiting: deque[_Request] = field(default_factory=deque)
+    reading: list[_Request] = field(default_factory=list)
+    generating: list[_Request] = field(default_factory=list)
+    adapters: Counter[int] = field(default_factory=Counter)
+    busy: bool = False
+    loader_free_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._memory, self._disk = _Lru(self.cluster.in_memory), _Lru(self.cluster.on_disk)
+
+    @property
+    def load(self) -> int:
+        return len(self.waiting) + len(self.reading) + len(self.generating)
+
+    def take(self, asked: Asked, now: float) -> _Request:
+        request = _Request(Answered(asked), asked.answer, now + self.costs.request / 2)
+        if asked.adapter is not None and not self._memory.touch(asked.adapter):
+            # One thread reads adapters; what is on its way delays the next.
+            seconds = self.costs.reload if self._disk.touch(asked.adapter) else self.costs.load
+            self.loader_free_s = max(self.loader_free_s, now) + seconds
+            request.ready_s = self.loader_free_s + self.costs.request / 2
+        self.waiting.append(request)
+        return request
+
+    def begin(self, now: float) -> float | None:
+        """Admit whom there is room for; return when the step ends, None if there is nothing to do."""
+        skipped: deque[_Request] = deque()
+        while self.waiting and len(self.reading) + len(self.generating) < self.cluster.seats:
+            request = self.waiting.popleft()
+            adapter = request.answered.asked.adapter
+            fits = adapter is None or adapter in self.adapters or len(self.adapters) < self.cluster.slots
+            if request.ready_s > now or not fits:
+                skipped.append(request)
+                continue
+            if adapter is not None:
+                self.adapters[adapter] += 1
+            self.reading.append(request)
+        self.waiting.extendleft(reversed(skipped))
+        if not self.reading and not self.generating:
+            return None
+        costs = self.costs
+        return (
+            now
+            + costs.step
+            + costs.adapter * len(self.adapters)
+            + costs.sequence * len(self.generating)
+            + costs.prompt_token * sum(request.answered.asked.prompt for request in self.reading)
+        )
+
+    def end(self, now: float) -> None:
+        """Everyone has one token more."""
+        going = []
+        for request in (*self.generating, *self.reading):
+            answered = request.answered
+            answered.tokens_s.append(now + self.costs.request / 2)
+            request.left -= 1
+            if request.left:
+                going.append(request)
+                continue
+            answered.done_s = answered.tokens_s[-1]
+            adapter = answered.asked.adapter
+            if adapter is not None:
+                self.adapters[adapter] -= 1
+                if not self.adapters[adapter]:
+                    del self.adapters[adapter]
+        self.generating, self.reading = going, []
+
+
+def simulate(asked: Sequence[Asked], cluster: Cluster, costs: Costs, *, within_s: float) -> list[Answered]:
+    """What ``cluster`` answers to ``asked`` until ``within_s``, as ``drive`` would have seen it."""
+    engines = {str(number): _Engine(cluster, costs) for number in range(cluster.replicas)}
+    order = itertools.count()
+    # A moment and what happens then: a request comes, or an engine may have something to do.
+    events: list[tuple[float, int, Asked | str]] = [(each.at_s, next(order), each) for each in asked]
+    heapq.heapify(events)
+    answers: list[Answered] = []
+
+    def go_on(name: str, now: float) -> None:
+        engine = engines[name]
+        ends = engine.begin(now)
+        engine.busy = ends is not None
+        if ends is not None:
+            heapq.heappush(events, (ends, next(order), name))
+        elif engine.waiting:
+            ready = min(request.ready_s for request in engine.waiting)
+            if ready > now:
+                heapq.heappush(events, (ready, next(order), f"wake {name}"))
+
+    while events and events[0][0] <= within_s:
+        now, _, what = heapq.heappop(events)
+        if isinstance(what, Asked):
+            digest = "" if what.adapter is None else str(what.adapter)
+            name = place(digest, {name: engine.load for name, engine in engines.items()}, cluster.seats)[0]
+            answers.append(engines[name].take(what, now).answered)
+            heapq.heappush(events, (engines[name].waiting[-1].ready_s, next(order), f"wake {name}"))
+        elif what.startswith("wake "):
+            name = what.removeprefix("wake ")
+            if not engines[name].busy:
+                go_on(name, now)
+        else:
+            engines[what].end(now)
+            go_on(what, now)
+    return answers

@@ -1,0 +1,70 @@
+"""Peers and their store, in processes of their own, for as long as they are measured."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from looper.benchmarks.capacity.peers import Endpoint
+from looper.benchmarks.capacity.world import World
+from looper.platform.domain.errors import LooperError
+
+
+class Started:
+    """A peer in a process of its own, started when it is needed first."""
+
+    def __init__(self, peer: str, world: World, store: str, notify: Callable[[str], None]) -> None:
+        self._command = [sys.executable, "-m", "looper.benchmarks.capacity.peers", peer]
+        self._command += [str(world.folder), str(world.model_dir), world.base, store]
+        self._peer = peer
+        self._log = world.folder / f"{peer.replace(' ', '-')}.log"
+        self._notify = notify
+        self._process: subprocess.Popen[str] | None = None
+        self._endpoint: Endpoint | None = None
+
+    def get(self) -> Endpoint:
+        if self._endpoint is None:
+            self._notify(f"{self._peer} starts")
+            with self._log.open("w") as log:
+                self._process = subprocess.Popen(
+                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                )
+            assert self._process.stdout
+            for line in self._process.stdout:  # libraries print there, too
+                if line.startswith('{"peer"'):
+                    self._endpoint = Endpoint(**json.loads(line))
+                    break
+            else:
+                raise LooperError(f"{self._peer} did not start: {self._log} says why")
+        return self._endpoint
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+            self._process = self._endpoint = None
+
+
+@contextmanager
+def s3(buckets: Path) -> Iterator[str]:
+    """The store of all peers, for as long as the ``with`` lasts."""
+    port = _free_port()
+    server = subprocess.Popen([sys.executable, "-m", "looper.benchmarks.capacity.s3", str(buckets), str(port)])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=20)) as client:
+            client.get(f"{url}/looper")
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

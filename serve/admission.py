@@ -1,0 +1,179 @@
+"""Who is next on an engine: fair between tenants, and never more adapters at once than the engine has slots for.
+
+Fair by virtual token counters (Sheng et al., 2024, arXiv 2401.00588): each tenant's counter grows by the tokens that
+it was served, and the tenant with the smallest is next; one that comes back after a pause starts where the least served
+of the others is, so that nobody saves up. Distinct adapters beyond its slots, the engine would serve in turns, everyone
+at half the speed; they wait here instead. In a long queue, requests of one adapter are served together, as far as
+that is fair to who has waited longer; who finds no slot is passed over only for a while, then the least busy adapter's
+is emptied for it.
+
+Pure asyncio: what is served is not known here.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from looper.platform.domain.errors import Overloaded
+
+COMPANY = 1.5
+"""A wait counts so many times if the adapter is being served already: fewer adapters at once are faster for all."""
+
+WEIGHT_OF_OUTPUT = 2.0
+"""Of a token that is generated, against one that is read: the paper's."""
+
+
+@dataclass(eq=False)
+class Turn:
+    """One request, waiting or being served."""
+
+    tenant: str
+    digest: str | None
+    """Its adapter, None for the base model."""
+    tokens: int
+    """About how many it has to read."""
+    since: float
+    """When it came; once it is served, when that began."""
+    begins: asyncio.Future[None]
+
+
+class Admission:
+    """The queue before one engine, which serves ``seats`` requests of ``slots`` different adapters at once."""
+
+    def __init__(self, seats: int, slots: int, *, queue: int = 4096, patience_s: float = 1.0) -> None:
+        """At most ``queue`` requests wait. One whose adapter has no slot is passed over for ``patience_s``."""
+        self._seats = seats
+        self._slots = slots
+        self._queue = queue
+        self._patience_s = patience_s
+        self._waiting: dict[str, deque[Turn]] = {}  # of each tenant that has any
+        self._seated: Counter[str] = Counter()  # of each tenant
+        self._adapters: Counter[str] = Counter()  # requests being served with each
+        self._served: dict[str, float] = {}  # tokens, of each tenant that was ever here
+        self._closing: str | None = None  # an adapter that nobody new is served with: its slot is wanted
+        self._lasts_s = 0.0  # being served, of late
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    @property
+    def serving(self) -> int:
+        return self._seated.total()
+
+    @property
+    def slots_taken(self) -> float:
+        """The share of the slots that requests are served with."""
+        return len(self._adapters) / self._slots
+
+    def report(self) -> dict[str, float]:
+        """What ``scaling`` goes by."""
+        wanted = {turn.digest for line in self._waiting.values() for turn in line if turn.digest}
+        return {
+            "asked": self.waiting + self.serving,
+            "adapters": len(wanted | self._adapters.keys()),
+            "seats": self._seats,
+            "slots": self._slots,
+        }
+
+    def expected_wait_s(self) -> float:
+        """Until one that comes now is served, as far as can be told: as if all lasted as long as they did of late."""
+        before = self.waiting + self.serving - self._seats + 1
+        return max(0, before) * self._lasts_s / self._seats
+
+    @asynccontextmanager
+    async def turn(
+        self, tenant: str, digest: str | None, tokens: int, *, within_s: float | None = None
+    ) -> AsyncIterator[Turn]:
+        """Inside, the engine has a seat for this request, and a slot for its adapter.
+
+        Raises Overloaded at once if too many wait, or if its turn would not come ``within_s``.
+        """
+        wait_s = self.expected_wait_s()
+        if self.waiting >= self._queue:
+            raise Overloaded(f"{self.waiting} requests wait for this base model already", retry_after_s=wait_s)
+        if within_s is not None and wait_s > within_s:
+            reason = f"it would take {wait_s:.1f} s until the answer begins, and the request gives it {within_s:g}"
+            raise Overloaded(reason, retry_after_s=wait_s - within_s)
+        loop = asyncio.get_running_loop()
+        turn = Turn(tenant, digest, tokens, loop.time(), loop.create_future())
+        self._greet(tenant)
+        self._waiting.setdefault(tenant, deque()).append(turn)
+        try:
+            self._admit(loop.time())
+            await turn.begins
+            yield turn
+        finally:
+            self._leave(turn, loop.time())
+
+    def generated(self, turn: Turn, tokens: int) -> None:
+        """So many more, for this request."""
+        self._served[turn.tenant] += WEIGHT_OF_OUTPUT * tokens
+
+    def _greet(self, tenant: str) -> None:
+        """One that has no request here starts at the least served of those that have."""
+        here = self._waiting.keys() | self._seated.keys()
+        if tenant not in here:
+            least = min((self._served[other] for other in here), default=0.0)
+            self._served[tenant] = max(self._served.get(tenant, 0.0), least)
+
+    def _leave(self, turn: Turn, now: float) -> None:
+        if turn in self._waiting.get(turn.tenant, ()):
+            self._dequeue(turn)
+        else:
+            self._lasts_s += (now - turn.since - self._lasts_s) * (0.1 if self._lasts_s else 1)
+            _less(self._seated, turn.tenant)
+            if turn.digest is not None:
+                _less(self._adapters, turn.digest)
+                if turn.digest == self._closing and turn.digest not in self._adapters:
+                    self._closing = None
+        self._admit(now)
+
+    def _admit(self, now: float) -> None:
+        """Give every free seat to the next in line."""
+        while self.serving < self._seats and (turn := self._next(now)):
+            self._dequeue(turn)
+            self._seated[turn.tenant] += 1
+            if turn.digest is not None:
+                self._adapters[turn.digest] += 1
+            self._served[turn.tenant] += turn.tokens
+            turn.since = now
+            turn.begins.set_result(None)
+
+    def _next(self, now: float) -> Turn | None:
+        """The least served tenant's that has waited longest. Sees to it that there will be a slot for who has none."""
+        for tenant in sorted(self._waiting, key=self._served.__getitem__):
+            chosen, most, passed_over = None, -1.0, 0.0
+            for turn in self._waiting[tenant]:
+                waited = now - turn.since
+                if not self._has_slot(turn.digest):
+                    passed_over = max(passed_over, waited)
+                    continue
+                waited *= COMPANY if turn.digest in self._adapters else 1
+                if waited > most:
+                    chosen, most = turn, waited
+            if self._closing is None and passed_over > max(self._patience_s, most):
+                self._closing = min(self._adapters, key=self._adapters.__getitem__)
+            if chosen:
+                return chosen
+        return None
+
+    def _has_slot(self, digest: str | None) -> bool:
+        if digest is None:
+            return True
+        if digest in self._adapters:
+            return digest != self._closing
+        return len(self._adapters) < self._slots
+
+    def _dequeue(self, turn: Turn) -> None:
+        self._waiting[turn.tenant].remove(turn)
+        if not self._waiting[turn.tenant]:
+            del self._waiting[turn.tenant]
+
+
+def _less(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

@@ -1,0 +1,74 @@
+"""Adapters on a replica's local disk: each in a folder that appears whole or not at all."""
+
+import asyncio
+import fcntl
+import itertools
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from looper.platform.adapters import AdapterFiles
+from looper.platform.domain.errors import StoreUnavailable
+
+Fetch = Callable[[str], AdapterFiles]
+"""Digest to verified files. Blocks; called from several threads at once."""
+
+
+class Disk:
+    """What a Shelf of folders does to the disk.
+
+    What an earlier process left in ``folder`` is dropped: verifying it costs as much reading as fetching it, and would
+    have to be right.
+    """
+
+    def __init__(self, fetch: Fetch, folder: Path) -> None:
+        self._fetch = fetch
+        self._folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+    async def bring(self, digest: str) -> Path:
+        """Fetch the adapter; return its folder. Raises what fetching raises; StoreUnavailable on a full disk."""
+        return await asyncio.to_thread(self._download, digest)
+
+    async def drop(self, digest: str, folder: Path) -> None:
+        # Renamed at once: it may be fetched again while its files are being removed.
+        gone = folder.rename(self._scratch())  # noqa: ASYNC240 (it takes no time)
+        await asyncio.to_thread(shutil.rmtree, gone)
+
+    def _download(self, digest: str) -> Path:
+        files = self._fetch(digest)
+        partial, folder = self._scratch(), self._folder / digest
+        try:
+            partial.mkdir()
+            for name, content in files.by_name().items():
+                (partial / name).write_bytes(content)
+            return partial.rename(folder)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"adapter {digest} could not be written to {self._folder}: {error}; free some space there"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _scratch(self) -> Path:
+        return self._folder / f".{uuid.uuid4().hex}"
+
+
+def claim_folder(root: Path) -> tuple[Path, IO[bytes]]:
+    """A folder below ``root`` that no other living process has, and the lock that keeps it so until it is closed.
+
+    Folders of processes that died are used again, so that they do not pile up.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count():
+        lock = (root / f"{number}.lock").open("wb")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return root / str(number), lock
+    raise AssertionError("unreachable")

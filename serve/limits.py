@@ -1,0 +1,64 @@
+"""What a tenant may ask: token buckets that fill within a minute.
+
+In a gateway's memory: several gateways each allow the whole. What a request costs in tokens is known when it has ended,
+so a bucket of tokens may go below nothing, and the next request waits until it is above again.
+"""
+
+from dataclasses import dataclass
+
+from looper.platform.catalog import Quota
+from looper.platform.domain.errors import OverLimit
+
+
+@dataclass
+class Bucket:
+    """Holds a minute's worth at most."""
+
+    per_minute: int
+    level: float
+    at: float
+
+    def fill(self, now: float) -> None:
+        self.level = min(self.per_minute, self.level + (now - self.at) * self.per_minute / 60)
+        self.at = now
+
+    def lacks_s(self, wanted: float) -> float:
+        """How long until there is as much as ``wanted``."""
+        return max(0.0, (wanted - self.level) * 60 / self.per_minute)
+
+
+class Limits:
+    """The buckets of all tenants."""
+
+    def __init__(self, default: Quota) -> None:
+        self._default = default
+        self._buckets: dict[tuple[str, str], Bucket] = {}
+
+    def admit(self, tenant: str, quota: Quota, now: float) -> None:
+        """Take one request from the tenant's bucket. Raises OverLimit if that, or the tokens', is empty.
+
+        ``now`` is in seconds of a clock that never goes back.
+        """
+        requests = self._bucket(tenant, "requests", quota.requests_per_minute or self._default.requests_per_minute, now)
+        tokens = self._bucket(tenant, "tokens", quota.tokens_per_minute or self._default.tokens_per_minute, now)
+        for what, bucket in (("requests", requests), ("tokens", tokens)):
+            if bucket is not None and (wait_s := bucket.lacks_s(1)):
+                reason = f"tenant {tenant} may use {bucket.per_minute} {what} a minute: ask again in {wait_s:.1f} s"
+                raise OverLimit(reason, retry_after_s=wait_s)
+        if requests is not None:
+            requests.level -= 1
+
+    def pay(self, tenant: str, tokens: int) -> None:
+        """So many tokens were read or generated for a request of the tenant."""
+        bucket = self._buckets.get((tenant, "tokens"))
+        if bucket is not None:
+            bucket.level -= tokens
+
+    def _bucket(self, tenant: str, what: str, per_minute: int | None, now: float) -> Bucket | None:
+        if per_minute is None:
+            self._buckets.pop((tenant, what), None)
+            return None
+        bucket = self._buckets.setdefault((tenant, what), Bucket(per_minute, per_minute, now))
+        bucket.per_minute = per_minute
+        bucket.fill(now)
+        return bucket

@@ -1,0 +1,83 @@
+"""An answer on its way from the engine to the client: renamed, watched, and cut off if its version is revoked."""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Container
+from contextlib import aclosing
+
+import orjson
+
+from looper.serve.protocol import Opening, Reply, Whole, error
+from looper.serve.watch import Watch
+
+log = logging.getLogger(__name__)
+
+
+class Relay:
+    """One answer of ``model``, given by the version ``digest``, or by the base model if that is None."""
+
+    def __init__(
+        self,
+        replies: AsyncGenerator[Reply, None],
+        model: str,
+        digest: str | None,
+        watch: Watch,
+        revoked: Container[str | None],
+    ) -> None:
+        """``revoked`` holds, at any time, the digests of what may speak no more."""
+        self._replies = replies
+        self._model = model
+        self._digest = digest
+        self._watch = watch
+        self._revoked = revoked
+        self.opening: Opening | None = None
+        """How the engine made ready, once there is a first reply; it refuses some requests before that."""
+
+    async def first(self) -> Whole | str:
+        """The whole answer or the first events of it. Raises whatever the engine raises."""
+        try:
+            reply = await anext(self._replies)
+            if isinstance(reply, Opening):
+                self.opening = reply
+                self._watch.opened(reply)
+                reply = await anext(self._replies)
+        except Exception:
+            self._watch.failed()
+            raise
+        assert not isinstance(reply, Opening)
+        if isinstance(reply, str):
+            self._watch.events(reply)
+            return self._say(reply)
+        self._watch.whole(reply)
+        return Whole(reply.status, self._say(reply.body.decode()).encode(), reply.retry_after_s)
+
+    async def events(self, first: str) -> AsyncIterator[str]:
+        """``first`` and all that follow it. The status is out, so a failure is told as an event, as vLLM does."""
+        yield first
+        try:
+            async with aclosing(self._replies):
+                async for reply in self._replies:
+                    if self._digest in self._revoked:
+                        self._watch.failed()
+                        yield _broken("this version was revoked", "version_revoked")
+                        return
+                    text = f"data: {reply.body.decode()}\n\n" if isinstance(reply, Whole) else str(reply)
+                    self._watch.events(text)
+                    yield self._say(text)
+            self._watch.ended()
+        except Exception:
+            log.exception("the engine failed while it streamed an answer of %s", self._digest or self._model)
+            self._watch.failed()
+            yield _broken("the engine failed: ask again", "engine_failed")
+
+    def _say(self, text: str) -> str:
+        """``text``, vLLM's compact JSON, naming the model where it names the digest.
+
+        Unescaped quotes around ``model`` are JSON's own, so this cannot touch what the model wrote.
+        """
+        if self._digest is None:
+            return text
+        return text.replace(f'"model":"{self._digest}"', f'"model":{orjson.dumps(self._model).decode()}')
+
+
+def _broken(why: str, code: str) -> str:
+    return f"data: {error(500, f'the answer broke off: {why}', code=code).body.decode()}\n\ndata: [DONE]\n\n"

@@ -1,0 +1,105 @@
+"""Adapters in the memory of vLLM's workers, read by a thread beside the engine's step loop.
+
+vLLM reads and parses an adapter's file in the loop, when the first request for it is scheduled or when it has dropped
+it meanwhile; all other requests wait. Here a request is scheduled only once its adapter has been staged, so that the
+loop moves ready tensors into a slot and no more.
+
+Two sides: ``StagedLoras`` and ``Staging`` in each worker, and ``Staged`` in the replica, which tells them.
+"""
+
+import asyncio
+import itertools
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+
+from looper.platform.domain.errors import InvalidInput
+
+POLL_S = 0.005
+"""Between two questions whether an adapter is there. The workers answer between two steps."""
+
+
+class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
+    """vLLM's manager of a worker's adapters, which finds what has been staged."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="stage")  # more would only take the loop's cores
+        self._staged: dict[int, Future[LoRAModel]] = {}
+
+    def stage(self, request: LoRARequest) -> None:
+        """Begin to read an adapter."""
+        self._staged[request.lora_int_id] = self._reader.submit(self._read, request)
+
+    def refusal(self, number: int) -> str | None:
+        """Why an adapter could not be read, empty if it was read, None while it is being read."""
+        reading = self._staged[number]
+        if not reading.done():
+            return None
+        if error := reading.exception():
+            del self._staged[number]
+            return str(error) or type(error).__name__
+        return ""
+
+    def unstage(self, number: int) -> None:
+        self._staged.pop(number, None)
+
+    def _read(self, request: LoRARequest) -> LoRAModel:
+        lora = super()._load_adapter(request)
+        # What the manager would do in the loop: the factors of q, k and v, and the like, are put together.
+        self._adapter_manager._create_merged_loras_inplace(lora)
+        return lora
+
+    def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
+        staged = self._staged.get(lora_request.lora_int_id)
+        return super()._load_adapter(lora_request) if staged is None else staged.result()
+
+
+class Staging:
+    """Methods that every worker of the engine gets, for ``Staged`` to call."""
+
+    model_runner: Any
+
+    def stage_adapter(self, name: str, number: int, path: str) -> None:
+        self.model_runner.lora_manager.stage(LoRARequest(name, number, path))
+
+    def adapter_refusal(self, number: int) -> str | None:
+        refusal: str | None = self.model_runner.lora_manager.refusal(number)
+        return refusal
+
+    def unstage_adapter(self, number: int) -> None:
+        self.model_runner.lora_manager.unstage(number)
+
+
+class Staged:
+    """The adapters in the memory of the workers of ``engine``, vLLM's asynchronous client.
+
+    ``known`` is where vLLM's OpenAI front end finds what a request's model means.
+    """
+
+    def __init__(self, engine: Any, known: dict[str, LoRARequest]) -> None:
+        self._engine = engine
+        self._known = known
+        self._numbers = itertools.count(1)
+
+    async def bring(self, digest: str, folder: Path) -> LoRARequest:
+        """Have every worker read the adapter in ``folder``; from then on, requests may name it.
+
+        Raises InvalidInput with vLLM's reason if it refuses the adapter.
+        """
+        number = next(self._numbers)
+        await self._engine.collective_rpc("stage_adapter", args=(digest, number, str(folder)))
+        while None in (answers := await self._engine.collective_rpc("adapter_refusal", args=(number,))):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+        if any(answers):
+            raise InvalidInput(f"adapter {digest}: {next(filter(None, answers))}")
+        self._known[digest] = LoRARequest(digest, number, str(folder))
+        return self._known[digest]
+
+    async def drop(self, digest: str, request: LoRARequest) -> None:
+        del self._known[digest]
+        await self._engine.collective_rpc("unstage_adapter", args=(request.lora_int_id,))

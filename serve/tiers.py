@@ -1,0 +1,90 @@
+"""How many adapters each tier holds: an engine's slots, its host memory, a replica's disk. Plain arithmetic.
+
+Importable without torch, Ray or vLLM: of the base model, only the header of its file of weights is read.
+"""
+
+import json
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.settings import PoolSettings, ServeSettings
+
+NUMBER_BYTES = {"cpu": 4, "gpu": 2}
+"""Of each of an adapter's numbers in an engine. On disk and in the store they have two."""
+
+POPULARITY = 1.0
+"""The exponent of Zipf's law, by which adapters are expected to be asked for."""
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """Of one engine."""
+
+    slots: int
+    in_memory: int
+    on_disk: int
+    loaded_bytes: int
+    """Of an adapter of the pool's largest rank in an engine."""
+    stored_bytes: int
+    """Of its file."""
+
+    def __str__(self) -> str:
+        """For people."""
+        slots, memory, disk = (
+            self.slots * self.loaded_bytes,
+            self.in_memory * self.loaded_bytes,
+            self.on_disk * self.stored_bytes,
+        )
+        return (
+            f"{self.slots} slots ({_size(slots)}), {self.in_memory} adapters in memory ({_size(memory)}), "
+            f"{self.on_disk} on disk ({_size(disk)})"
+        )
+
+
+def tiers(serve: ServeSettings, pool: PoolSettings, model_dir: Path, device: str) -> Tiers:
+    """What the budgets of ``pool`` hold, unless its settings say it in adapters."""
+    numbers = pool.max_lora_rank * numbers_per_rank(model_dir)
+    loaded, stored = numbers * NUMBER_BYTES[device], numbers * 2
+    together = ceil(expected_different(serve.max_num_seqs, serve.adapters))
+    slots = pool.slots or max(1, min(together, int(pool.slots_gib * 2**30 / loaded)))
+    return Tiers(
+        slots=slots,
+        in_memory=max(slots, pool.host_adapters or int(pool.host_gib * 2**30 / loaded)),
+        on_disk=max(1, pool.disk_adapters or int(pool.disk_gib * 2**30 / stored)),
+        loaded_bytes=loaded,
+        stored_bytes=stored,
+    )
+
+
+def expected_different(requests: int, adapters: int) -> float:
+    """How many different adapters that many requests have, on average, where popularity follows Zipf's law."""
+    weights = [float(rank) ** -POPULARITY for rank in range(1, adapters + 1)]
+    total = sum(weights)
+    return float(sum(1 - (1 - weight / total) ** requests for weight in weights))
+
+
+def numbers_per_rank(model_dir: Path) -> int:
+    """In and out features of all linear layers in the blocks of the base model: the numbers that a rank of LoRA has.
+
+    Raises InvalidInput if the folder holds no safetensors.
+    """
+    shapes = [shape for file in sorted(model_dir.glob("*.safetensors")) for shape in _linear(file)]
+    if not shapes:
+        raise InvalidInput(f"{model_dir} holds no weights of linear layers in *.safetensors")
+    return sum(map(sum, shapes))
+
+
+def _linear(file: Path) -> list[tuple[int, int]]:
+    with file.open("rb") as content:
+        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+    return [
+        tuple(entry["shape"])
+        for name, entry in header.items()
+        if ".layers." in name and name.endswith(".weight") and len(entry["shape"]) == 2
+    ]
+
+
+def _size(bytes: int) -> str:
+    return f"{bytes / 2**30:.1f} GiB" if bytes >= 2**30 else f"{bytes / 2**20:.0f} MiB"

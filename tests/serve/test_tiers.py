@@ -1,0 +1,62 @@
+"""What budgets hold, on the header of a file of weights written by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.settings import PoolSettings, ServeSettings
+from looper.serve.tiers import expected_different, numbers_per_rank, tiers
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    save_file(
+        {
+            "model.embed_tokens.weight": torch.zeros(100, 8),
+            "model.layers.0.self_attn.q_proj.weight": torch.zeros(8, 8),
+            "model.layers.0.mlp.down_proj.weight": torch.zeros(8, 24),
+            "model.layers.0.input_layernorm.weight": torch.zeros(8),
+        },
+        tmp_path / "model.safetensors",
+    )
+    return tmp_path
+
+
+def test_a_rank_has_a_number_for_each_feature_of_the_blocks_linear_layers(model_dir: Path) -> None:
+    assert numbers_per_rank(model_dir) == (8 + 8) + (8 + 24)
+
+
+def test_a_base_without_weights_that_can_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="holds no weights"):
+        numbers_per_rank(tmp_path)
+
+
+def test_requests_share_what_is_popular() -> None:
+    assert expected_different(16, 1) == pytest.approx(1)
+    assert expected_different(1, 50) == pytest.approx(1)
+    assert expected_different(2, 2) == pytest.approx(1 + 2 * (2 / 3) * (1 / 3))
+    assert 13 < expected_different(16, 1000) < 14
+
+
+def test_budgets_are_filled_with_adapters_of_the_largest_rank(model_dir: Path) -> None:
+    pool = PoolSettings(
+        max_lora_rank=16, slots_gib=3 * 3072 / 2**30, host_gib=10.5 * 3072 / 2**30, disk_gib=20 * 1536 / 2**30
+    )
+    room = tiers(ServeSettings(), pool, model_dir, "cpu")
+    assert (room.loaded_bytes, room.stored_bytes) == (16 * 48 * 4, 16 * 48 * 2)
+    assert (room.slots, room.in_memory, room.on_disk) == (3, 10, 20)
+    assert tiers(ServeSettings(), pool, model_dir, "gpu").slots == 6
+    assert str(room) == "3 slots (0 MiB), 10 adapters in memory (0 MiB), 20 on disk (0 MiB)"
+
+
+def test_there_are_no_more_slots_than_a_batch_has_adapters(model_dir: Path) -> None:
+    assert tiers(ServeSettings(max_num_seqs=16, adapters=1000), PoolSettings(), model_dir, "cpu").slots == 14
+    assert tiers(ServeSettings(adapters=1), PoolSettings(), model_dir, "cpu").slots == 1
+
+
+def test_numbers_that_are_given_stand(model_dir: Path) -> None:
+    room = tiers(ServeSettings(), PoolSettings(slots=4, host_adapters=2, disk_adapters=6), model_dir, "cpu")
+    assert (room.slots, room.in_memory, room.on_disk) == (4, 4, 6), "memory holds what the slots hold at least"
