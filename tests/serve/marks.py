@@ -36,7 +36,12 @@ def marks(base: Path) -> list[int]:
     texts = {
         tokenizer.decode([token]): token for token in range(len(tokenizer)) if token not in tokenizer.all_special_ids
     }
-    return sorted(token for text, token in texts.items() if text.isprintable() and text.strip() == text and text)
+    # A part of a character is no text before the rest of it comes.
+    return sorted(
+        token
+        for text, token in texts.items()
+        if text.isprintable() and text.strip() == text and text and "\ufffd" not in text
+    )
 
 
 def mark_adapter(base: Path, instance: InstanceName, token: int, *, rank: int = 8) -> AdapterFiles:
