@@ -173,7 +173,7 @@ def deploy(settings: Settings, model_dir: Path) -> str:
 
     Raises LooperError with Ray's reason if it does not start.
     """
-    host, port = settings.serve.host, settings.serve.port or _free_port(settings.serve.host)
+    host, port = settings.serve.host, settings.serve.port or free_port(settings.serve.host)
     url = f"http://{host}:{port}"
     try:
         serve.start(http_options={"host": host, "port": port})
@@ -184,7 +184,8 @@ def deploy(settings: Settings, model_dir: Path) -> str:
     return url
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str = "127.0.0.1") -> int:
+    """One that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -67,13 +67,13 @@ class Bench:
         self._vocabulary = json.loads((world.model_dir / "config.json").read_bytes())["vocab_size"]
 
     def run(self, peers: Sequence[str], counts: Sequence[int]) -> list[Row]:
-        """Looper first: what it answers is what all loads are made from."""
+        """Looper first, if it is asked: what the first answers is what all loads are made from."""
         most = max(counts)
         self._notify(f"{most + COLD * COLD_ROUNDS} adapters")
         self._world.prepare(most + COLD * COLD_ROUNDS)
         rows: list[Row] = []
         with s3(self._world.buckets) as store:
-            for peer in peers:
+            for peer in sorted(peers, key=lambda peer: peer != "looper"):
                 with self._started(peer, store) as endpoint:
                     per_s = self._answered_per_s(endpoint)
                     rows += [self._measured(case, endpoint) for case in cases_of(peer, counts, per_s, self._seconds)]
@@ -123,7 +123,7 @@ class Bench:
         return found
 
     def _answered_per_s(self, endpoint: Started) -> float:
-        """Requests for 8 adapters in a second, by Looper at full load."""
+        """Requests for 8 adapters in a second, at full load, by whom is measured first in this folder."""
         file = self._out / "rate.json"
         if not file.exists():
             load = Load(adapters=8, rate=GUESS_PER_S, seconds=self._seconds)

@@ -169,10 +169,6 @@ EXPERIMENTS: dict[str, Callable[[Scene], Coroutine[Any, Any, Figures]]] = {
 }
 
 
-def _p99(values: Sequence[float]) -> float:
-    return float(np.percentile(values, 99))
-
-
 def _evenly(rate: float, seconds: float, *, adapters: int) -> list[Asked]:
     count = round(rate * seconds)
     return [

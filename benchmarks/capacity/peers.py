@@ -22,6 +22,7 @@ from looper.benchmarks.capacity.drive import Ready
 from looper.benchmarks.capacity.simulator import Cluster
 from looper.benchmarks.capacity.world import World, instance, peer_name
 from looper.platform.settings import ServeSettings
+from looper.serve.app import free_port
 from looper.serve.engine import engine_settings
 
 CLUSTER = Cluster(seats=16, slots=6, in_memory=128, on_disk=2500)
@@ -87,7 +88,7 @@ def ray_serve_llm(world: World, s3: str) -> Iterator[Endpoint]:
         runtime_env={"env_vars": _environment(s3)},
     )
     with local_ray():
-        serve.start(http_options={"host": "127.0.0.1", "port": (port := _free_port())})
+        serve.start(http_options={"host": "127.0.0.1", "port": (port := free_port())})
         serve.run(build_openai_app({"llm_configs": [config]}))
         yield Endpoint("ray serve llm", f"http://127.0.0.1:{port}", {}, world.base, f"{world.base}:{{peer}}")
 
@@ -95,44 +96,25 @@ def ray_serve_llm(world: World, s3: str) -> Iterator[Endpoint]:
 @contextmanager
 def vllm(world: World, s3: str) -> Iterator[Endpoint]:
     """Stock vLLM with adapters loaded at runtime, from local folders: it has no store."""
-    arguments = _arguments() | {"host": "127.0.0.1", "port": (port := _free_port()), "served_model_name": world.base}
+    arguments = _arguments() | {"host": "127.0.0.1", "port": (port := free_port()), "served_model_name": world.base}
     flags = [
         part
         for name, value in arguments.items()
         for part in ([f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)]))
     ]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(world.model_dir), *flags]
-    environment = os.environ | _environment(s3) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
-    server = subprocess.Popen(command, env=environment, stdout=sys.stderr)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(url, server)
+    command = ["vllm.entrypoints.openai.api_server", "--model", str(world.model_dir), *flags]
+    environment = _environment(s3) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    with _server(command, environment, port) as url:
         yield Endpoint("vllm", url, {}, world.base, "{peer}")
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @contextmanager
 def peft(world: World, s3: str) -> Iterator[Endpoint]:
     """PEFT, switching adapters for each request, from local folders."""
-    folders = str(world.buckets / "peers")
-    command = [
-        sys.executable,
-        "-m",
-        "looper.benchmarks.capacity.peft_server",
-        str(world.model_dir),
-        world.base,
-        folders,
-    ]
-    server = subprocess.Popen([*command, str(port := _free_port())], stdout=sys.stderr)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait(url, server)
+    command = ["looper.benchmarks.capacity.peft_server", str(world.model_dir), world.base]
+    command += [str(world.buckets / "peers"), str(CLUSTER.in_memory), str(port := free_port())]
+    with _server(command, {}, port) as url:
         yield Endpoint("peft", url, {}, world.base, "{peer}")
-    finally:
-        server.terminate()
-        server.wait()
 
 
 PEERS = {"looper": looper, "ray serve llm": ray_serve_llm, "vllm": vllm, "peft": peft}
@@ -168,22 +150,27 @@ def _environment(s3: str) -> dict[str, str]:
     return keys | {"AWS_ENDPOINT_URL": s3, "VLLM_PLUGINS": "", "TORCHDYNAMO_DISABLE": "1"}
 
 
-def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
+@contextmanager
+def _server(command: list[str], environment: dict[str, str], port: int) -> Iterator[str]:
+    """A module of Python that serves on ``port``, for as long as the ``with`` lasts; its URL, once it answers."""
+    server = subprocess.Popen([sys.executable, "-m", *command], env=os.environ | environment, stdout=sys.stderr)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait(url, server, command[0])
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait(url: str, server: subprocess.Popen[bytes], name: str) -> None:
     end = time.monotonic() + READY_S
     while time.monotonic() < end and server.poll() is None:
         with suppress(httpx.HTTPError):
             if httpx.get(f"{url}/health").is_success:
                 return
         time.sleep(0.5)
-    raise RuntimeError(f"vLLM did not start; it ended with {server.poll()}")
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    raise RuntimeError(f"{name} did not start; it ended with {server.poll()}")
 
 
 def main() -> None:

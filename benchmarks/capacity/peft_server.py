@@ -1,16 +1,16 @@
 """PEFT as a server, in the plainest way: one request at a time, its adapter switched on before it is answered.
 
-``python -m looper.benchmarks.capacity.peft_server MODEL_DIR BASE ADAPTERS PORT``: of OpenAI's protocol, streamed
-completions of token ids, which is what the benchmark's clients ask for. As many adapters stay loaded as Looper keeps
-in memory, the least recently used making room.
+``python -m looper.benchmarks.capacity.peft_server MODEL_DIR BASE ADAPTERS LOADED PORT``: of OpenAI's protocol, streamed
+completions of token ids, which is what the benchmark's clients ask for. At most LOADED adapters stay loaded, the least
+recently used making room.
 """
 
 import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import orjson
@@ -24,18 +24,16 @@ from transformers.generation.streamers import BaseStreamer
 
 from looper.platform.domain.names import check_name
 
-MOST_LOADED = 64
-"""As many as the other peers keep in memory."""
-
 
 class Model:
     """The base and what is loaded of its adapters."""
 
-    def __init__(self, model_dir: Path, base: str, adapters: Path) -> None:
+    def __init__(self, model_dir: Path, base: str, adapters: Path, most_loaded: int) -> None:
         self._plain = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
         self._peft: PeftModel | None = None
         self._base = base
         self._adapters = adapters
+        self._most_loaded = most_loaded
         self._loaded: OrderedDict[str, None] = OrderedDict()
 
     def generate(self, name: str, prompt: list[int], tokens: int, streamer: BaseStreamer) -> None:
@@ -56,7 +54,7 @@ class Model:
         if self._peft is None:
             self._peft = PeftModel.from_pretrained(self._plain, folder, adapter_name=name)
         elif name not in self._loaded:
-            if len(self._loaded) >= MOST_LOADED:
+            if len(self._loaded) >= self._most_loaded:
                 self._peft.delete_adapter(self._loaded.popitem(last=False)[0])
             self._peft.load_adapter(folder, adapter_name=name)
         self._loaded[name] = None
@@ -85,7 +83,8 @@ class Tokens(BaseStreamer):  # type: ignore[misc]
 
 
 def app(model: Model) -> FastAPI:
-    server, turn = FastAPI(), asyncio.Lock()
+    # One thread: a request whose client has left is generated to its end before the adapter is switched.
+    server, turns = FastAPI(), ThreadPoolExecutor(1)
 
     @server.get("/health")
     def health() -> dict[str, str]:
@@ -94,12 +93,12 @@ def app(model: Model) -> FastAPI:
     @server.post("/v1/completions")
     async def completions(body: dict[str, Any]) -> StreamingResponse:
         async def events() -> AsyncIterator[bytes]:
-            async with turn:
-                tokens = Tokens()
-                arguments = (body["model"], body["prompt"], body["max_tokens"], tokens)
-                Thread(target=model.generate, args=arguments, daemon=True).start()
-                while (token := await tokens.queue.get()) is not None:
-                    yield b"data: " + orjson.dumps({"choices": [{"text": str(token)}]}) + b"\n\n"
+            tokens = Tokens()
+            done = turns.submit(model.generate, body["model"], body["prompt"], body["max_tokens"], tokens)
+            done.add_done_callback(lambda _: tokens.end())  # should it fail
+            while (token := await tokens.queue.get()) is not None:
+                yield b"data: " + orjson.dumps({"choices": [{"text": str(token)}]}) + b"\n\n"
+            await asyncio.wrap_future(done)
             yield b"data: [DONE]\n\n"
 
         return StreamingResponse(events(), media_type="text/event-stream")
@@ -108,10 +107,9 @@ def app(model: Model) -> FastAPI:
 
 
 def main() -> None:
-    model_dir, base, adapters, port = sys.argv[1:]
-    uvicorn.run(
-        app(Model(Path(model_dir), base, Path(adapters))), host="127.0.0.1", port=int(port), log_level="warning"
-    )
+    model_dir, base, adapters, loaded, port = sys.argv[1:]
+    model = Model(Path(model_dir), base, Path(adapters), int(loaded))
+    uvicorn.run(app(model), host="127.0.0.1", port=int(port), log_level="warning")
 
 
 if __name__ == "__main__":

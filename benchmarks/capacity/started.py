@@ -1,7 +1,6 @@
 """Peers and their store, in processes of their own, for as long as they are measured."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import httpx
 from looper.benchmarks.capacity.peers import Endpoint
 from looper.benchmarks.capacity.world import World
 from looper.platform.domain.errors import LooperError
+from looper.serve.app import free_port
 
 
 class Started:
@@ -52,7 +52,7 @@ class Started:
 @contextmanager
 def s3(buckets: Path) -> Iterator[str]:
     """The store of all peers, for as long as the ``with`` lasts."""
-    port = _free_port()
+    port = free_port()
     server = subprocess.Popen([sys.executable, "-m", "looper.benchmarks.capacity.s3", str(buckets), str(port)])
     url = f"http://127.0.0.1:{port}"
     try:
@@ -62,9 +62,3 @@ def s3(buckets: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

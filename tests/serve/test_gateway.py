@@ -1,7 +1,7 @@
 """The gateway over HTTP, on a real catalog, with an engine made of a list of replies."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ class Scripted:
         self.usage: dict[str, int] | None = None
         self.pause_s = 0.0
         self.finished = 0
-        self.prefetched: list[str] = []
+        self.on_prefetch: Callable[[str], None] = lambda _: None
 
     async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
-        self.prefetched.append(digest)
+        self.on_prefetch(digest)
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
         self.asked.append(ask)
@@ -411,11 +411,13 @@ def test_how_the_engine_made_ready_is_counted_and_told(served: Served) -> None:
 
 
 def test_a_promotion_brings_the_adapter_before_it_counts(served: Served) -> None:
+    seen: list[tuple[str, dict[str, float]]] = []
+    served.engine.on_prefetch = lambda digest: seen.append((digest, served.catalog.shares(DESK)))
     path = "/api/v1/skills/desk/channels/canary"
-    served.engine.prefetched.clear()
     answer = served.client.put(path, json={"digest": served.digest, "share": 0.25})
     assert answer.json()["shares"] == {"canary": 0.25}
-    assert served.engine.prefetched[0] == served.digest
+    # Foresight brings what the fixture has published, whenever its first look comes.
+    assert (served.digest, {}) in seen
 
 
 def test_each_request_is_logged_once_with_the_id_that_its_answer_carries(served: Served) -> None:
