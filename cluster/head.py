@@ -19,7 +19,7 @@ from looper.jobs.basemodel.prepare import prepare
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
-from looper.serve.app import deploy, pick_device
+from looper.serve.app import deploy
 from looper.serve.tiers import tiers
 
 
@@ -32,10 +32,7 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
         url = deploy(settings, model_dir)
         state = read_state(settings)
         if state is not None:
-            device = pick_device()
-            engines = {
-                p.max_lora_rank: str(tiers(settings.serve, p, model_dir, device)) for p in settings.serve.all_pools
-            }
+            engines = {p.max_lora_rank: str(tiers(settings.serve, p, model_dir)) for p in settings.serve.all_pools}
             write_state(settings, state.model_copy(update={"phase": "up", "url": url, "engines": engines}))
         foreman.work(catalog, store, settings, model_dir, stop.is_set)
 

@@ -49,7 +49,7 @@ class SkillReplica:
     async def __init__(  # type: ignore[misc]
         self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device
     ) -> None:
-        room = tiers(settings.serve, pool, model_dir, device)
+        room = tiers(settings.serve, pool, model_dir)
         engine = engine_settings(settings.serve, pool, room.slots, device, len(os.sched_getaffinity(0)))
         os.environ.update(engine.environment)
         send_traces("looper-engine")

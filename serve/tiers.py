@@ -11,8 +11,8 @@ from pathlib import Path
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
 
-NUMBER_BYTES = {"cpu": 4, "gpu": 2}
-"""Of each of an adapter's numbers in an engine. On disk and in the store they have two."""
+NUMBER_BYTES = 2
+"""Of each of an adapter's numbers: bfloat16 in the store, on disk and in an engine."""
 
 POPULARITY = 1.0
 """The exponent of Zipf's law, by which adapters are expected to be asked for."""
@@ -25,36 +25,30 @@ class Tiers:
     slots: int
     in_memory: int
     on_disk: int
-    loaded_bytes: int
-    """Of an adapter of the pool's largest rank in an engine."""
-    stored_bytes: int
-    """Of its file."""
+    adapter_bytes: int
+    """Of an adapter of the pool's largest rank, wherever it lies."""
 
     def __str__(self) -> str:
         """For people."""
         slots, memory, disk = (
-            self.slots * self.loaded_bytes,
-            self.in_memory * self.loaded_bytes,
-            self.on_disk * self.stored_bytes,
+            _size(count * self.adapter_bytes) for count in (self.slots, self.in_memory, self.on_disk)
         )
         return (
-            f"{self.slots} slots ({_size(slots)}), {self.in_memory} adapters in memory ({_size(memory)}), "
-            f"{self.on_disk} on disk ({_size(disk)})"
+            f"{self.slots} slots ({slots}), {self.in_memory} adapters in memory ({memory}), "
+            f"{self.on_disk} on disk ({disk})"
         )
 
 
-def tiers(serve: ServeSettings, pool: PoolSettings, model_dir: Path, device: str) -> Tiers:
+def tiers(serve: ServeSettings, pool: PoolSettings, model_dir: Path) -> Tiers:
     """What the budgets of ``pool`` hold, unless its settings say it in adapters."""
-    numbers = pool.max_lora_rank * numbers_per_rank(model_dir)
-    loaded, stored = numbers * NUMBER_BYTES[device], numbers * 2
+    each = pool.max_lora_rank * numbers_per_rank(model_dir) * NUMBER_BYTES
     together = ceil(expected_different(serve.max_num_seqs, serve.adapters))
-    slots = pool.slots or max(1, min(together, int(pool.slots_gib * 2**30 / loaded)))
+    slots = pool.slots or max(1, min(together, int(pool.slots_gib * 2**30 / each)))
     return Tiers(
         slots=slots,
-        in_memory=max(slots, pool.host_adapters or int(pool.host_gib * 2**30 / loaded)),
-        on_disk=max(1, pool.disk_adapters or int(pool.disk_gib * 2**30 / stored)),
-        loaded_bytes=loaded,
-        stored_bytes=stored,
+        in_memory=max(slots, pool.host_adapters or int(pool.host_gib * 2**30 / each)),
+        on_disk=max(1, pool.disk_adapters or int(pool.disk_gib * 2**30 / each)),
+        adapter_bytes=each,
     )
 
 

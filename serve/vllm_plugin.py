@@ -7,5 +7,5 @@ def register() -> None:
 
     from looper.serve.staging import StagedLoras
 
-    CpuPlatform.get_punica_wrapper = classmethod(lambda _: "looper.serve.cpu_lora.WideLora")
+    CpuPlatform.get_punica_wrapper = classmethod(lambda _: "looper.serve.cpu_lora.TiledLora")
     lora_model_runner_mixin.LRUCacheWorkerLoRAManager = StagedLoras

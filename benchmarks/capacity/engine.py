@@ -17,7 +17,7 @@ from looper.platform.settings import load_settings
 from looper.serve.engine import engine_settings
 
 SEQUENCES = 16
-PROMPT, ANSWER = 64, 32
+PROMPT, ANSWER = 16, 32
 CASES = {"base": 0, "1 adapter": 1, "8 adapters": 8, "16 adapters over 8 slots": 16}
 """How many adapters the sequences of one batch have."""
 ROUNDS = 3

@@ -25,7 +25,7 @@ from looper.platform.settings import ServeSettings
 from looper.serve.app import free_port
 from looper.serve.engine import engine_settings
 
-CLUSTER = Cluster(seats=16, slots=6, in_memory=128, on_disk=2500)
+CLUSTER = Cluster(seats=16, slots=16, in_memory=128, on_disk=2500)
 """Of every peer: one engine, with so many requests in a batch and so many adapters."""
 
 SERVE = ServeSettings(

@@ -6,7 +6,7 @@ from torch import Tensor
 from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from looper.serve.cpu_lora import WideLora
+from looper.serve.cpu_lora import TiledLora
 
 SLOTS, RANK, IN, OUT = 4, 8, 24, (32, 16)
 IDS = [7, None, 5, 9]
@@ -24,9 +24,13 @@ def weights(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def factors(*shape: int, seed: int) -> Tensor:
+    return weights(*shape, seed=seed).bfloat16()
+
+
 def stacks() -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    a = tuple(weights(SLOTS, 1, RANK, IN, seed=i) for i in range(len(OUT)))
-    return a, tuple(weights(SLOTS, 1, out, RANK, seed=9 + i) for i, out in enumerate(OUT))
+    a = tuple(factors(SLOTS, 1, RANK, IN, seed=i) for i in range(len(OUT)))
+    return a, tuple(factors(SLOTS, 1, out, RANK, seed=9 + i) for i, out in enumerate(OUT))
 
 
 def row_by_row(x: Tensor, y: Tensor, tokens: tuple[int, ...], scale: float) -> Tensor:
@@ -35,7 +39,7 @@ def row_by_row(x: Tensor, y: Tensor, tokens: tuple[int, ...], scale: float) -> T
     for row, adapter in enumerate(tokens):
         if adapter:
             slot = IDS.index(adapter)
-            update = [scale * b[i][slot, 0] @ (a[i][slot, 0] @ x[row]) for i in range(len(OUT))]
+            update = [scale * b[i][slot, 0].float() @ (a[i][slot, 0].float() @ x[row]) for i in range(len(OUT))]
             expected[row] += torch.cat(update)
     return expected
 
@@ -59,7 +63,7 @@ def test_each_token_gets_its_own_adapter_and_no_other(tokens: tuple[int, ...], s
     x, y = weights(len(tokens), IN, seed=20), weights(len(tokens), sum(OUT), seed=21)
     a, b = stacks()
     ours = y.clone()
-    engine(WideLora, tokens).add_lora_linear(ours, x, a, b, scale, OUT)
+    engine(TiledLora, tokens).add_lora_linear(ours, x, a, b, scale, OUT)
     torch.testing.assert_close(ours, row_by_row(x, y, tokens, scale))
     if 0 not in tokens:
         theirs = y.clone()
@@ -70,20 +74,20 @@ def test_each_token_gets_its_own_adapter_and_no_other(tokens: tuple[int, ...], s
 def test_what_vllm_writes_into_a_slot_counts_from_then_on() -> None:
     x = weights(1, IN, seed=20)
     a, b = stacks()
-    wrapper = engine(WideLora, (9,))
+    wrapper = engine(TiledLora, (9,))
     wrapper.add_lora_linear(torch.zeros(1, sum(OUT)), x, a, b, 1.0, OUT)
     slot = IDS.index(9)
     for i, out in enumerate(OUT):  # as set_lora does
         b[i][slot, 0, :out, :RANK].copy_(torch.ones(out, RANK))
     y = torch.zeros(1, sum(OUT))
     wrapper.add_lora_linear(y, x, a, b, 1.0, OUT)
-    shrunk = [(a[i][slot, 0] @ x[0]).sum() for i in range(len(OUT))]
+    shrunk = [(a[i][slot, 0].float() @ x[0]).sum() for i in range(len(OUT))]
     torch.testing.assert_close(y[0], torch.cat([each.expand(out) for each, out in zip(shrunk, OUT, strict=True)]))
 
 
 def test_rows_that_fill_a_batch_up_are_left_alone() -> None:
     x, y = weights(5, IN, seed=20), torch.zeros(5, sum(OUT))
-    engine(WideLora, (7, 5)).add_lora_linear(y, x, *stacks(), 1.0, OUT)
+    engine(TiledLora, (7, 5)).add_lora_linear(y, x, *stacks(), 1.0, OUT)
     assert y[:2].any()
     assert not y[2:].any()
 
@@ -91,10 +95,10 @@ def test_rows_that_fill_a_batch_up_are_left_alone() -> None:
 @pytest.mark.parametrize("last", [5, 0])
 def test_logits_are_those_of_the_sampled_row_s_adapter(last: int) -> None:
     x, y = weights(1, IN, seed=20), weights(1, 40, seed=21)
-    a, b = weights(SLOTS, 1, RANK, IN, seed=1), weights(SLOTS, 1, 32, RANK, seed=2)
+    a, b = factors(SLOTS, 1, RANK, IN, seed=1), factors(SLOTS, 1, 32, RANK, seed=2)
     ours = y.clone()
-    engine(WideLora, (7, last)).add_lora_logits(ours, x, a, b, 1.0)
+    engine(TiledLora, (7, last)).add_lora_logits(ours, x, a, b, 1.0)
     expected = y.clone()
     if last:
-        expected[0, :32] += b[IDS.index(last), 0] @ (a[IDS.index(last), 0] @ x[0])
+        expected[0, :32] += b[IDS.index(last), 0].float() @ (a[IDS.index(last), 0].float() @ x[0])
     torch.testing.assert_close(ours, expected)

@@ -42,21 +42,19 @@ def test_requests_share_what_is_popular() -> None:
 
 
 def test_budgets_are_filled_with_adapters_of_the_largest_rank(model_dir: Path) -> None:
-    pool = PoolSettings(
-        max_lora_rank=16, slots_gib=3 * 3072 / 2**30, host_gib=10.5 * 3072 / 2**30, disk_gib=20 * 1536 / 2**30
-    )
-    room = tiers(ServeSettings(), pool, model_dir, "cpu")
-    assert (room.loaded_bytes, room.stored_bytes) == (16 * 48 * 4, 16 * 48 * 2)
+    gib = 1536 / 2**30
+    pool = PoolSettings(max_lora_rank=16, slots_gib=3 * gib, host_gib=10.5 * gib, disk_gib=20 * gib)
+    room = tiers(ServeSettings(), pool, model_dir)
+    assert room.adapter_bytes == 16 * 48 * 2
     assert (room.slots, room.in_memory, room.on_disk) == (3, 10, 20)
-    assert tiers(ServeSettings(), pool, model_dir, "gpu").slots == 6
     assert str(room) == "3 slots (0 MiB), 10 adapters in memory (0 MiB), 20 on disk (0 MiB)"
 
 
 def test_there_are_no_more_slots_than_a_batch_has_adapters(model_dir: Path) -> None:
-    assert tiers(ServeSettings(max_num_seqs=16, adapters=1000), PoolSettings(), model_dir, "cpu").slots == 14
-    assert tiers(ServeSettings(adapters=1), PoolSettings(), model_dir, "cpu").slots == 1
+    assert tiers(ServeSettings(max_num_seqs=16, adapters=1000), PoolSettings(), model_dir).slots == 14
+    assert tiers(ServeSettings(adapters=1), PoolSettings(), model_dir).slots == 1
 
 
 def test_numbers_that_are_given_stand(model_dir: Path) -> None:
-    room = tiers(ServeSettings(), PoolSettings(slots=4, host_adapters=2, disk_adapters=6), model_dir, "cpu")
+    room = tiers(ServeSettings(), PoolSettings(slots=4, host_adapters=2, disk_adapters=6), model_dir)
     assert (room.slots, room.in_memory, room.on_disk) == (4, 4, 6), "memory holds what the slots hold at least"

@@ -1,0 +1,286 @@
+"""LoRA of a batch whose rows belong to many adapters: each adapter is read once, as it lies. Compiled by Numba.
+
+A step of the engine calls this once for each linear layer, more than a hundred times, so what a call costs beside its
+work counts. It is one region on the threads that PyTorch has anyway, entered through their OpenMP itself; Numba's own
+threads would fight with those for the cores. Factors are bfloat16, as adapters' files are; sums are float32.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, cfunc, from_dtype, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+from torch import Tensor
+
+TILE = 4
+"""Rows of one adapter, at most, for which a factor is widened once."""
+
+STEP = 8
+"""Ranks that are expanded together, and by which the rank of slots is divisible."""
+
+PARTS = 3
+"""Layers that vLLM puts together, at most: q, k and v."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Call(ctypes.Structure):
+    """What the threads of one call share: addresses and lengths. ``outputs``, ``a`` and ``b`` are of each part."""
+
+    _fields_ = (
+        ("taken", ctypes.c_int64),  # tiles that threads have taken
+        ("address", ctypes.c_int64),  # of this, and so of ``taken``
+        ("tiles", ctypes.c_int64),
+        ("bounds", ctypes.c_int64),  # [tiles + 1] int64: a tile is of the sorted rows from bounds[tile] to the next
+        ("rows", ctypes.c_int64),  # int64, sorted by slot: where each is in x and y
+        ("slots", ctypes.c_int64),  # int64
+        ("x", ctypes.c_int64),  # float32 [T, inputs]
+        ("y", ctypes.c_int64),  # float32 [T, sum of outputs, or more]
+        ("x_stride", ctypes.c_int64),
+        ("y_stride", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("rank", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("parts", ctypes.c_int64),
+        ("outputs", ctypes.c_int64 * PARTS),
+        ("a", ctypes.c_int64 * PARTS),  # bfloat16 [slots, rank, inputs]
+        ("b", ctypes.c_int64 * PARTS),  # bfloat16 [slots, rank, outputs]
+    )
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pointer(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _float(context: Any, bits: Any) -> Any:
+    """Of a bfloat16's bits, its value as a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide = builder.zext(arguments[0], context.get_value_type(types.uint32))
+        shifted = builder.shl(wide, context.get_constant(types.uint32, 16))
+        return builder.bitcast(shifted, context.get_value_type(types.float32))
+
+    return types.float32(types.uint16), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _take(context: Any, counter: Any) -> Any:
+    """Of the int64 at an address, the value; it is one more for all threads afterwards."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = context.get_value_type(types.int64)
+        return builder.atomic_rmw(
+            "add", builder.inttoptr(arguments[0], number.as_pointer()), number(1), ordering="monotonic"
+        )
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _prefetch_line(context: Any, address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        to_read, into_l2, data = number(0), number(2), number(1)
+        builder.call(prefetch, [builder.inttoptr(arguments[0], pointer), to_read, into_l2, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+_compiled: Callable[[Function], Function] = njit(fastmath=True, boundscheck=False, error_model="numpy")
+
+
+@_compiled
+def _prefetch(address: int, bytes: int) -> None:
+    """Factors are short: they would be over before the processor has seen that they are read in order."""
+    for offset in range(0, bytes, 64):
+        _prefetch_line(address + offset)
+
+
+@_compiled
+def _shrink(x: Any, a: Any, shrunk: Any, a_at: int, b_at: int) -> None:
+    """``shrunk[rank] = a[rank, inputs] x[inputs]``; ``b`` comes next."""
+    ranks, inputs = a.shape
+    for rank in range(0, ranks, 4):
+        _prefetch(a_at + (rank + 4) * inputs * 2 if rank + 4 < ranks else b_at, 8 * inputs)
+        s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for i in range(inputs):
+            s0 += x[i] * _float(a[rank, i])
+            s1 += x[i] * _float(a[rank + 1, i])
+            s2 += x[i] * _float(a[rank + 2, i])
+            s3 += x[i] * _float(a[rank + 3, i])
+        shrunk[rank], shrunk[rank + 1], shrunk[rank + 2], shrunk[rank + 3] = s0, s1, s2, s3
+
+
+@_compiled
+def _shrink_tile(x0: Any, x1: Any, x2: Any, x3: Any, a: Any, shrunk: Any) -> None:
+    """The same of four rows: ``shrunk[4, rank]``."""
+    ranks, inputs = a.shape
+    for rank in range(ranks):
+        s0, s1, s2, s3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for i in range(inputs):
+            factor = _float(a[rank, i])
+            s0 += x0[i] * factor
+            s1 += x1[i] * factor
+            s2 += x2[i] * factor
+            s3 += x3[i] * factor
+        shrunk[0, rank], shrunk[1, rank], shrunk[2, rank], shrunk[3, rank] = s0, s1, s2, s3
+
+
+@_compiled
+def _expand(y: Any, shrunk: Any, b: Any, scale: float, b_at: int) -> None:
+    """``y[outputs] += scale * shrunk[rank] b[rank, outputs]``."""
+    ranks, outputs = b.shape
+    for r in range(0, ranks, STEP):
+        # What an adapter leaves alone, and what a slot has of rank above the adapter's, is zeros.
+        if not shrunk[r : r + STEP].any():
+            continue
+        if r + STEP < ranks:
+            _prefetch(b_at + (r + STEP) * outputs * 2, STEP * outputs * 2)
+        s0, s1, s2, s3 = scale * shrunk[r], scale * shrunk[r + 1], scale * shrunk[r + 2], scale * shrunk[r + 3]
+        s4, s5, s6, s7 = scale * shrunk[r + 4], scale * shrunk[r + 5], scale * shrunk[r + 6], scale * shrunk[r + 7]
+        for o in range(outputs):
+            y[o] += (
+                s0 * _float(b[r, o])
+                + s1 * _float(b[r + 1, o])
+                + s2 * _float(b[r + 2, o])
+                + s3 * _float(b[r + 3, o])
+                + s4 * _float(b[r + 4, o])
+                + s5 * _float(b[r + 5, o])
+                + s6 * _float(b[r + 6, o])
+                + s7 * _float(b[r + 7, o])
+            )
+
+
+@_compiled
+def _row(address: int, row: int, stride: int, length: int) -> Any:
+    return carray(_pointer(address + 4 * row * stride), length, np.float32)
+
+
+@cfunc(types.void(types.CPointer(from_dtype(np.dtype(Call)))), cache=True)  # type: ignore[untyped-decorator]
+def _work(calls: Any) -> None:
+    """What each thread does: take a tile, until there is none."""
+    call = carray(calls, 1)[0]
+    bounds = carray(_pointer(call.bounds), call.tiles + 1, np.int64)
+    count = bounds[call.tiles]
+    rows, slots = carray(_pointer(call.rows), count, np.int64), carray(_pointer(call.slots), count, np.int64)
+    shrunk = np.empty((TILE, call.rank), np.float32)
+    tile = _take(call.address)
+    while tile < call.tiles:
+        first, size, slot, begin = bounds[tile], bounds[tile + 1] - bounds[tile], slots[bounds[tile]], 0
+        for part in range(call.parts):
+            outputs = call.outputs[part]
+            a_at = call.a[part] + 2 * slot * call.rank * call.inputs
+            b_at = call.b[part] + 2 * slot * call.rank * outputs
+            a = carray(_pointer(a_at), (call.rank, call.inputs), np.uint16)
+            b = carray(_pointer(b_at), (call.rank, outputs), np.uint16)
+            if size == TILE:
+                _shrink_tile(
+                    _row(call.x, rows[first], call.x_stride, call.inputs),
+                    _row(call.x, rows[first + 1], call.x_stride, call.inputs),
+                    _row(call.x, rows[first + 2], call.x_stride, call.inputs),
+                    _row(call.x, rows[first + 3], call.x_stride, call.inputs),
+                    a,
+                    shrunk,
+                )
+            else:
+                for i in range(size):
+                    _shrink(_row(call.x, rows[first + i], call.x_stride, call.inputs), a, shrunk[i], a_at, b_at)
+            for i in range(size):
+                y = _row(call.y + 4 * begin, rows[first + i], call.y_stride, outputs)
+                _expand(y, shrunk[i], b, call.scale, b_at)
+            begin += outputs
+        tile = _take(call.address)
+
+
+def _openmp_parallel() -> Any:
+    """OpenMP's own way into a region, of the library that PyTorch has bound: ``(function, data, threads, flags)``."""
+    for library in (None, str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")):  # None: if one was preloaded
+        try:
+            parallel = ctypes.CDLL(library).GOMP_parallel
+        except (OSError, AttributeError):
+            continue
+        parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+        return parallel
+    return None
+
+
+_parallel = _openmp_parallel()
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Which rows of a batch have which slot, sorted by slot, in tiles of at most ``TILE`` rows of one slot.
+
+    ``rows`` and ``slots`` are ``[R]``, ``bounds`` ``[tiles + 1]``, all int64.
+    """
+
+    rows: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+
+
+def tiles(slots: NDArray[np.int64]) -> Tiles | None:
+    """Of each row's slot, or -1; None if no row has any."""
+    rows = np.argsort(slots, kind="stable")
+    rows = rows[np.searchsorted(slots[rows], 0) :]
+    if not rows.size:
+        return None
+    found, index = slots[rows], np.arange(rows.size)
+    begins = np.flatnonzero(np.diff(found, prepend=-1))  # of each slot
+    lengths = np.diff(begins, append=rows.size)
+    within = index - np.repeat(begins, lengths)
+    return Tiles(rows, found, np.append(np.flatnonzero(within % TILE == 0), rows.size))
+
+
+class Layer:
+    """The factors of one linear layer, or of several that have the same input, in all slots."""
+
+    def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+        """``a`` are bfloat16 ``[slots, 1, rank, inputs]``, ``b`` ``[slots, 1, outputs, rank]``, as vLLM makes them.
+
+        The storage of each of ``b`` is laid out anew, ranks outside. vLLM writes adapters in place, and goes on to see
+        ``b`` as it made it.
+        """
+        rank, types = a[0].shape[2], {each.dtype for each in (*a, *b)}
+        if len(a) > PARTS or rank % STEP or types != {torch.bfloat16}:
+            raise ValueError(f"no kernel for {len(a)} layers of rank {rank} in {types}")
+        for each in b:
+            each.data = each.transpose(2, 3).contiguous().transpose(2, 3)
+        self._held = (*a, *b)
+        self._call = call = Call(rank=rank, inputs=a[0].shape[3], parts=len(a))
+        call.address = ctypes.addressof(call)
+        for part in range(len(a)):
+            call.outputs[part] = b[part].shape[2]
+            call.a[part], call.b[part] = a[part].data_ptr(), b[part].data_ptr()
+
+    def add(self, y: Tensor, x: Tensor, scale: float, tiles: Tiles) -> None:
+        """y += scale * x a^T b^T of each row's own slot, in place; of several layers, side by side.
+
+        ``y`` is ``[T, outputs]``, ``x`` ``[T, inputs]``, both float32 with whole rows.
+        """
+        if not (x.dtype == y.dtype == torch.float32 and x.stride(1) == y.stride(1) == 1):
+            raise ValueError(f"{x.dtype} {x.stride()} and {y.dtype} {y.stride()}")
+        call = self._call
+        call.taken, call.tiles, call.scale = 0, len(tiles.bounds) - 1, scale
+        call.bounds, call.rows, call.slots = (each.ctypes.data for each in (tiles.bounds, tiles.rows, tiles.slots))
+        call.x, call.x_stride, call.y, call.y_stride = x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0)
+        if _parallel is None:
+            _work.ctypes(ctypes.byref(call))
+        else:
+            _parallel(_work.address, call.address, min(torch.get_num_threads(), call.tiles), 0)
