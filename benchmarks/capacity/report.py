@@ -19,6 +19,7 @@ _HEADS = (
     "p99",
     "in SLO",
     "found",
+    "stolen",
 )
 
 
@@ -36,6 +37,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         *((f"{1000 * between.p50:.0f} ms", f"{1000 * between.p99:.0f} ms") if between else ("", "")),
         f"{figures.slo:.0%}",
         ", ".join(f"{where} {count}" for where, count in sorted(figures.found.items())),
+        f"{row.stolen:.0%}",
     )
 
 
