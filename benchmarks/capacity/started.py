@@ -1,11 +1,13 @@
 """Peers and their store, in processes of their own, for as long as they are measured."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -13,6 +15,10 @@ from looper.benchmarks.capacity.peers import Endpoint
 from looper.benchmarks.capacity.world import World
 from looper.platform.domain.errors import LooperError
 from looper.serve.app import free_port
+
+
+EVEN = {"RAY_worker_niceness": "0"}
+"""Ray gives its workers a lower priority than the load's clients and other peers have, on the same cores."""
 
 
 class Started:
@@ -31,9 +37,8 @@ class Started:
         if self._endpoint is None:
             self._notify(f"{self._peer} starts")
             with self._log.open("w") as log:
-                self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-                )
+                pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
+                self._process = subprocess.Popen(self._command, env=os.environ | EVEN, text=True, **pipes)
             assert self._process.stdout
             for line in self._process.stdout:  # libraries print there, too
                 if line.startswith('{"peer"'):
