@@ -45,8 +45,8 @@ class TiledLora(PunicaWrapperCPU):  # type: ignore[misc]
 
         Rows beyond those of the batch have no adapter: the engine fills batches up.
         """
+        layer = self._layer(lora_a_stacked, lora_b_stacked)  # made in vLLM's dry run, before anybody waits for it
         if self._tokens is not None:
-            layer = self._layer(lora_a_stacked, lora_b_stacked)
             layer.add(y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), scale, self._tokens)
 
     def add_lora_logits(
@@ -61,8 +61,8 @@ class TiledLora(PunicaWrapperCPU):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         """Add to the logits ``y`` ``[M, vocabulary]`` the head's LoRA of ``x`` ``[M, in]``."""
+        layer = self._layer((lora_a_stacked,), (lora_b_stacked,))
         if self._samples is not None:
-            layer = self._layer((lora_a_stacked,), (lora_b_stacked,))
             layer.add(y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), scale, self._samples)
 
     def _layer(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Layer:

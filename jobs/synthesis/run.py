@@ -1,161 +1,304 @@
 """Turns the batches of many instances into examples, with Ray Data over all of them at once.
 
-A row is a batch first, then a trajectory with its fate, then a consolidation with its report. Batches are read, and
-examples written, in the workers; the driver sees reports only. Running it again writes the same bytes.
+Rows are sources first, then drafts that the stages of one episode have seen, then groups of whole tasks; the driver sees
+counts only. A group's results are written as they come, and the report last, so that a job that was killed goes on where
+it was. Running it again writes the same bytes.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import pickle
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
+from io import BytesIO
+from math import ceil
 from typing import Any
 
+import orjson
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray.data
-from pydantic import BaseModel, ConfigDict
 
-from looper.jobs.synthesis import stages
+from looper.jobs.synthesis.credit import Habits, worked
+from looper.jobs.synthesis.draft import Draft
+from looper.jobs.synthesis.leaks import asked, one_name
+from looper.jobs.synthesis.page import to_html
+from looper.jobs.synthesis.pipeline import Task, each, together
+from looper.jobs.synthesis.render import render
+from looper.jobs.synthesis.report import Report, Tally, tally
 from looper.jobs.synthesis.split import holdout_tasks
-from looper.jobs.synthesis.table import EXAMPLES, REJECTED, to_row, write_rows
+from looper.jobs.synthesis.table import EXAMPLES, PAIRS, REJECTED, pair_to_row, to_row, write_rows
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
-from looper.platform.domain.trajectory import Trajectory
 from looper.platform.objectstore import ObjectStore, keys
-from looper.platform.trajectories.table import from_parquet
-
-_TRAJECTORIES = pa.schema(
-    [
-        ("consolidation", pa.string()),
-        *EXAMPLES,
-        ("fingerprint", pa.string()),
-        ("reason", pa.string()),  # why it is no example, or null
-        ("failure", pa.string()),  # why its batch could not be read, or null
-    ]
-)
-_REPORTS = pa.schema([("consolidation", pa.string()), ("report", pa.string())])
+from looper.platform.trajectories.table import from_table
 
 MOST_TASKS = 32
 """Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
 
+GROUP = 4096
+"""About how many trajectories are worked on together: whole tasks, in memory at once."""
+
+AT_ONCE = 256
+"""Trajectories that are read and passed on together."""
+
+_DRAFTS = pa.schema(
+    [
+        ("consolidation", pa.string()),
+        ("task", pa.string()),
+        ("asked", pa.string()),
+        ("worked", pa.list_(pa.string())),  # the tools of an episode that succeeded
+        ("draft", pa.binary()),
+        ("failure", pa.string()),  # why its batch could not be read, or null
+    ]
+)
+_PARTS = ("examples.parquet", "rejected.parquet", "pairs.parquet", "tally.json")
+"""What is written of each group, the last as the sign that it is whole."""
+
 Row = dict[str, Any]
-"""A row of the schema _TRAJECTORIES; absent columns are null."""
 
 
-class Report(BaseModel):
-    """What became of a consolidation's trajectories: ``trajectories == train + holdout + sum(rejected.values())``."""
+@dataclass(frozen=True)
+class Known:
+    """What the whole of an instance's episodes says: about each of them, and how they are divided."""
 
-    model_config = ConfigDict(frozen=True)
-
-    trajectories: int
-    train: int
-    holdout: int
-    rejected: dict[str, int]
+    habits: Habits
+    names: Mapping[str, str]
+    groups: int
     failure: str | None
-    """Why there is nothing to train on, in one line, or None."""
+
+    def group_of(self, task: str) -> int:
+        name = self.names.get(task, task)
+        return int(sha256(name.encode()).hexdigest()[:8], 16) % self.groups
 
 
-def synthesise(cohort: Sequence[Consolidation], store: ObjectStore, holdout: float) -> dict[str, Report]:
+def synthesise(
+    cohort: Sequence[Consolidation], store: ObjectStore, holdout: float, without: Collection[str] = ()
+) -> dict[str, Report]:
     """The report of each of ``cohort`` by its id, its examples and report being in the store.
 
-    ``holdout`` is the share of tasks that is kept from training. A consolidation whose report is there already is not
-    done again. Raises StoreUnavailable if the store fails.
+    ``holdout`` is the share of tasks that is kept from training; the stages ``without`` are left out. A consolidation
+    whose report is there already is not done again. Raises StoreUnavailable if the store fails.
     """
     todo = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
     if todo:
-        _run(todo, store, holdout)
+        _run(todo, store, holdout, tuple(without))
     return {job.id: Report.model_validate_json(store.get(keys.examples(job.id, "report.json"))) for job in cohort}
 
 
-def _run(cohort: Sequence[Consolidation], store: ObjectStore, holdout: float) -> None:
+def _run(cohort: Sequence[Consolidation], store: ObjectStore, holdout: float, without: tuple[str, ...]) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     sources = [
         {"consolidation": job.id, "key": keys.trajectories(job.instance, batch)}
         for job in cohort
         for batch in job.batches
     ]
-    (
+    drafts = (
         ray.data.from_items(sources, override_num_blocks=min(len(sources), MOST_TASKS))
-        .map_batches(partial(_read, store=store), batch_format="pyarrow")
-        .groupby("consolidation", num_partitions=min(len(cohort), MOST_TASKS))
-        .map_groups(partial(_write, store=store, holdout=holdout), batch_format="pyarrow")
+        .map_batches(partial(_read, store=store, without=without), batch_format="pyarrow", batch_size=1)
+        .materialize()
+    )
+    known = _known(drafts)
+    groups = sum(each.groups for each in known.values())
+    shared = ray.put(known)
+    (
+        drafts.map_batches(partial(_assign, known=shared), batch_format="pyarrow")
+        .groupby("group", num_partitions=min(groups, MOST_TASKS))
+        .map_groups(partial(_write_group, store=store, known=shared, without=without), batch_format="pyarrow")
+        .materialize()
+    )
+    jobs = [{"id": job.id, "groups": known[job.id].groups, "failure": known[job.id].failure} for job in cohort]
+    (
+        ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_TASKS))
+        .map(partial(_finish, store=store, holdout=holdout))
         .materialize()
     )
 
 
-def _read(sources: pa.Table, store: ObjectStore) -> pa.Table:
-    rows: list[Row] = []
+def _read(sources: pa.Table, store: ObjectStore, without: tuple[str, ...]) -> Iterator[pa.Table]:
+    """What the stages of one episode make of each, and what all episodes together will be asked for."""
+    yield pa.Table.from_pylist([], schema=_DRAFTS)  # so that a batch without any has columns, too
     for source in sources.to_pylist():
         try:
-            batch = from_parquet(store.get(source["key"]))
+            content = store.get(source["key"])
+            labelled = _labelled(content)
+            for some in pq.ParquetFile(BytesIO(content)).iter_batches(AT_ONCE):
+                drafts = [each(Draft.of(t, labelled=labelled), without) for t in from_table(pa.table(some))]
+                rows = [_draft_row(source["consolidation"], draft) for draft in drafts]
+                yield pa.Table.from_pylist(rows, schema=_DRAFTS)
         except StoreUnavailable:
             raise
         except (LooperError, pa.ArrowInvalid) as error:
-            rows.append({"consolidation": source["consolidation"], "failure": f"{source['key']}: {error}"})
-        else:
-            rows += [{**row, "consolidation": source["consolidation"]} for row in rows_of(batch)]
-    return pa.Table.from_pylist(rows, schema=_TRAJECTORIES)
+            row = {"consolidation": source["consolidation"], "failure": f"{source['key']}: {error}"}
+            yield pa.Table.from_pylist([row], schema=_DRAFTS)
 
 
-def rows_of(batch: Sequence[Trajectory]) -> list[Row]:
-    """Each trajectory of one batch as an example, or with the reason why it is none."""
-    rows: list[Row] = []
-    for trajectory, reason in zip(batch, stages.judge_outcomes(batch), strict=True):
-        example = stages.render(trajectory)
-        if example is None:
-            reason = reason or stages.NO_AGENT_TURN
-        row: Row = {"trajectory_id": trajectory.id, "task_id": trajectory.task_id, "reason": reason}
-        if example is not None and reason is None:
-            row |= {**to_row(example), "fingerprint": stages.fingerprint(example)}
-        rows.append(row)
-    return rows
+def _labelled(content: bytes) -> bool:
+    success = pq.read_table(BytesIO(content), columns=["success"])["success"]
+    return bool(success.null_count < len(success))
 
 
-def _write(group: pa.Table, store: ObjectStore, holdout: float) -> pa.Table:
-    rows = group.to_pylist()
-    id = rows[0]["consolidation"]
-    report, parts = divide(rows, holdout)
-    for part, content in parts.items():
-        store.put(keys.examples(id, part), content)
-    encoded = report.model_dump_json().encode()
-    store.put(keys.examples(id, "report.json"), encoded)
-    return pa.Table.from_pylist([{"consolidation": id, "report": encoded.decode()}], schema=_REPORTS)
-
-
-def divide(rows: Sequence[Row], holdout: float) -> tuple[Report, dict[str, bytes]]:
-    """Drop repeats, split by task; return the report and the content of ``train``, ``holdout`` and ``rejected``.
-
-    The order of ``rows``, which a shuffle leaves to chance, does not matter.
-    """
-    unreadable = sorted(row["failure"] for row in rows if row.get("failure"))
-    found = sorted(
-        (row for row in rows if not row.get("failure")), key=lambda row: (row["task_id"], row["trajectory_id"])
-    )
-    candidates = [row for row in found if row["reason"] is None]
-    repeated = stages.drop_repeats(row["fingerprint"] for row in candidates)
-    kept = [row for row, reason in zip(candidates, repeated, strict=True) if reason is None]
-    rejected = [row for row in found if row["reason"] is not None]
-    rejected += [{**row, "reason": reason} for row, reason in zip(candidates, repeated, strict=True) if reason]
-    held = holdout_tasks({row["task_id"] for row in kept}, holdout)
-    train = [row for row in kept if row["task_id"] not in held]
-    heldout = [row for row in kept if row["task_id"] in held]
-    reasons = Counter(row["reason"] for row in rejected)
-    report = Report(
-        trajectories=len(found),
-        train=len(train),
-        holdout=len(heldout),
-        rejected=dict(sorted(reasons.items())),
-        failure=unreadable[0] if unreadable else _failure(len(found), len(train), len(heldout), reasons),
-    )
-    return report, {
-        "train.parquet": write_rows(train, EXAMPLES),
-        "holdout.parquet": write_rows(heldout, EXAMPLES),
-        "rejected.parquet": write_rows(rejected, REJECTED),
+def _draft_row(consolidation: str, draft: Draft) -> Row:
+    return {
+        "consolidation": consolidation,
+        "task": draft.source.task_id,
+        "asked": asked(draft),
+        "worked": worked(draft),
+        "draft": pickle.dumps(draft),  # from worker to worker of this job alone
     }
 
 
-def _failure(found: int, train: int, heldout: int, reasons: Counter[str]) -> str | None:
+def _known(drafts: ray.data.Dataset) -> dict[str, Known]:
+    """Of each consolidation, from sums over the blocks of its rows."""
+    light = drafts.select_columns(["consolidation", "task", "asked", "worked", "failure"])
+    sums: defaultdict[str, Habits] = defaultdict(Habits.none)
+    tasks: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    counts: Counter[str] = Counter()
+    failures: defaultdict[str, list[str]] = defaultdict(list)
+    for row in light.map_batches(_sum_up, batch_format="pyarrow", batch_size=None).iter_rows():
+        found = orjson.loads(row["sums"])
+        id = found["consolidation"]
+        sums[id] += Habits.from_json(found["habits"])
+        tasks[id].update((task, what) for task, what in found["tasks"])
+        counts[id] += found["count"]
+        failures[id] += found["failures"]
+    return {
+        id: Known(
+            sums[id],
+            one_name(sorted(tasks[id])),
+            max(1, ceil(counts[id] / GROUP)),
+            min(failures[id], default=None),
+        )
+        for id in {*counts, *failures}
+    }
+
+
+def _sum_up(rows: pa.Table) -> pa.Table:
+    by: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows.to_pylist():
+        by[row["consolidation"]].append(row)
+    sums = [
+        {
+            "consolidation": id,
+            "habits": Habits.of(row["worked"] for row in some if row["worked"]).to_json(),
+            "tasks": sorted({(row["task"], row["asked"]) for row in some if row["task"]}),
+            "count": sum(row["task"] is not None for row in some),
+            "failures": [row["failure"] for row in some if row["failure"]],
+        }
+        for id, some in by.items()
+    ]
+    return pa.table({"sums": pa.array([orjson.dumps(each) for each in sums], pa.binary())})
+
+
+def _assign(rows: pa.Table, known: Any) -> pa.Table:
+    """The group of each draft: a name that sorts, and says whose it is."""
+    found: dict[str, Known] = ray.get(known)
+    kept = rows.filter(pa.compute.is_valid(rows["draft"]))
+    groups = [
+        _group_name(id, found[id].group_of(task))
+        for id, task in zip(kept["consolidation"].to_pylist(), kept["task"].to_pylist(), strict=True)
+    ]
+    return kept.select(["draft"]).append_column("group", pa.array(groups, pa.string()))
+
+
+def _group_name(consolidation: str, group: int) -> str:
+    return f"{consolidation}/{group:05d}"
+
+
+def _part(group: str, what: str) -> str:
+    consolidation, _, number = group.partition("/")
+    return keys.examples(consolidation, f"parts/{number}.{what}")
+
+
+def _write_group(rows: pa.Table, store: ObjectStore, known: Any, without: tuple[str, ...]) -> pa.Table:
+    """The stages that see whole tasks; what comes of them goes into the store."""
+    group = rows["group"][0].as_py()
+    if not store.exists(_part(group, _PARTS[-1])):
+        of: Known = ray.get(known)[group.partition("/")[0]]
+        by_task: defaultdict[str, list[Draft]] = defaultdict(list)
+        for content in rows["draft"]:
+            draft: Draft = pickle.loads(content.as_py())
+            by_task[of.names.get(draft.source.task_id, draft.source.task_id)].append(draft)
+        tasks = [together(name, by_task[name], of.habits, of.names, without) for name in sorted(by_task)]
+        for what, part in zip(_PARTS, _contents(tasks), strict=True):
+            store.put(_part(group, what), part)
+    return pa.table({"group": pa.array([group], pa.string())})
+
+
+def _contents(tasks: Sequence[Task]) -> Iterator[bytes]:
+    kept = [(task.name, draft) for task in tasks for draft in task.drafts if not draft.rejected]
+    gone = [(task.name, draft) for task in tasks for draft in task.drafts if draft.rejected]
+    examples = ({**to_row(render(draft)), "task_id": name} for name, draft in kept)
+    yield write_rows(examples, EXAMPLES)
+    rejected = (
+        {
+            "trajectory_id": draft.source.id,
+            "task_id": name,
+            "reason": draft.rejected,
+            "detail": next(verdict.detail for verdict in draft.verdicts if verdict.what == draft.rejected),
+        }
+        for name, draft in gone
+    )
+    yield write_rows(rejected, REJECTED)
+    yield write_rows((pair_to_row(pair) for task in tasks for pair in task.pairs), PAIRS)
+    yield tally(tasks).model_dump_json().encode()
+
+
+def _finish(job: Row, store: ObjectStore, holdout: float) -> Row:
+    """Divide the examples of all groups by task, write them together, the report last."""
+    id = job["id"]
+    groups = [_group_name(id, group) for group in range(job["groups"])]
+    groups = [group for group in groups if store.exists(_part(group, _PARTS[-1]))]
+
+    def tables(what: str) -> Iterator[pa.Table]:
+        return (pq.read_table(BytesIO(store.get(_part(group, what)))) for group in groups)
+
+    tasks = [set(table["task_id"].to_pylist()) for table in tables("examples.parquet")]
+    held = holdout_tasks(set().union(*tasks), holdout)
+    sizes = {}
+    for name, inside in (("train", False), ("holdout", True)):
+        some = (table.filter(_in(table["task_id"], held, inside)) for table in tables("examples.parquet"))
+        sizes[name] = _put(store, id, name, some, EXAMPLES)
+    outside = (table.filter(_in(table["task_id"], held, False)) for table in tables("pairs.parquet"))
+    _put(store, id, "pairs", outside, PAIRS)
+    _put(store, id, "rejected", tables("rejected.parquet"), REJECTED)
+    whole = sum((Tally.model_validate_json(store.get(_part(group, "tally.json"))) for group in groups), Tally())
+    report = Report(
+        trajectories=whole.trajectories,
+        **sizes,
+        rejected=dict(sorted(whole.rejected.items())),
+        failure=job["failure"] or _failure(whole, **sizes),
+        tally=whole,
+    )
+    store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
+    store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
+    store.delete(keys.examples(id, "parts"))
+    return {"id": id}
+
+
+def _in(tasks: pa.ChunkedArray, held: Collection[str], inside: bool) -> pa.Array:
+    return pa.array([(task in held) is inside for task in tasks.to_pylist()], pa.bool_())
+
+
+def _put(store: ObjectStore, id: str, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
+    """One table after another, so that only one is in memory; returns how many rows there were."""
+    file, rows = BytesIO(), 0
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
+            rows += len(table)
+    store.put(keys.examples(id, f"{name}.parquet"), file.getvalue())
+    return rows
+
+
+def _failure(whole: Tally, train: int, holdout: int) -> str | None:
     if not train:
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        return f"no examples left after filtering: of {found} trajectories, {why or 'none'}; ingest successful episodes"
-    if not heldout:
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(whole.rejected.items()))
+        return (
+            f"no examples left after filtering: of {whole.trajectories} trajectories, {why or 'none'}; ingest "
+            "successful episodes"
+        )
+    if not holdout:
         return f"the {train} examples are of one task, so that none can be held out for the gate: ingest a second task"
     return None

@@ -7,6 +7,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from looper.jobs.synthesis.pairs import Pair
 from looper.platform.domain.example import Example
 
 EXAMPLES = pa.schema(
@@ -18,7 +19,20 @@ EXAMPLES = pa.schema(
         ("tools", pa.string()),
     ]
 )
-REJECTED = pa.schema([("trajectory_id", pa.string()), ("task_id", pa.string()), ("reason", pa.string())])
+REJECTED = pa.schema(
+    [("trajectory_id", pa.string()), ("task_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+)
+PAIRS = pa.schema(
+    [
+        ("task_id", pa.string()),
+        ("chosen_from", pa.string()),
+        ("rejected_from", pa.string()),
+        ("prefix", pa.string()),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("tools", pa.string()),
+    ]
+)
 
 
 def write_rows(rows: Iterable[dict[str, str | None]], schema: pa.Schema) -> bytes:
@@ -32,6 +46,18 @@ def write_rows(rows: Iterable[dict[str, str | None]], schema: pa.Schema) -> byte
 def to_row(example: Example) -> dict[str, str | None]:
     row = example.model_dump(mode="json")
     return {**row, "turns": orjson.dumps(row["turns"]).decode()}
+
+
+def pair_to_row(pair: Pair) -> dict[str, str | None]:
+    row = pair.model_dump(mode="json")
+    return {**row, **{name: orjson.dumps(row[name]).decode() for name in ("prefix", "chosen", "rejected")}}
+
+
+def read_pairs(content: bytes) -> list[Pair]:
+    """The pairs of a file that was written with the schema PAIRS."""
+    rows = pq.read_table(BytesIO(content), schema=PAIRS).to_pylist()
+    nested = ("prefix", "chosen", "rejected")
+    return [Pair.model_validate({**row, **{name: orjson.loads(row[name]) for name in nested}}) for row in rows]
 
 
 def read_examples(content: bytes) -> list[Example]:

@@ -24,3 +24,8 @@ def memory(instance: InstanceName, version: str) -> str:
 
 def checkpoints(consolidation: str) -> str:
     return f"{CHECKPOINTS}/{consolidation}"
+
+
+def answer(tenant: str, digest: str) -> str:
+    """What a language model answered in synthesis; ``digest`` is of all that decided the answer."""
+    return f"answers/{tenant}/{digest}.json"

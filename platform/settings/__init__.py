@@ -6,9 +6,18 @@ local Ray and the SmolLM2-135M that a package carries.
 
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -72,6 +81,35 @@ class ConsolidationSettings(_Section):
     gate: GateSettings = GateSettings()
 
 
+ModelStage = Literal["judge", "hindsight", "distillation", "critique", "variants", "rules"]
+
+
+class ModelSettings(_Section):
+    """The language model that some stages of synthesis ask."""
+
+    stages: tuple[ModelStage, ...] = Field((), description="of synthesis that ask a language model; default: none")
+    endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="of OpenAI's protocol, http://host:port/v1; default: the base model itself, in the worker",
+    )
+    name: str | None = Field(None, description="of the model at the endpoint")
+    api_key: SecretStr | None = Field(None, description="of the endpoint; best told by the environment")
+    timeout_s: float = Field(60.0, gt=0, description="for one try of a request")
+    attempts: int = Field(5, ge=1, description="tries of a request that was refused for the moment or broke off")
+    deadline_s: float = Field(600.0, gt=0, description="for all requests of one batch together")
+    concurrency: int = Field(8, ge=1, description="requests at the endpoint at once")
+
+    @field_serializer("api_key", when_used="json-unless-none")
+    def _whole_key(self, key: SecretStr) -> str:
+        """Settings are told as JSON to the processes that use them. Printed or logged, they show no key."""
+        return key.get_secret_value()
+
+
+class SynthesisSettings(_Section):
+    model: ModelSettings = ModelSettings()
+
+
 class PoolSettings(_Section):
     """Engines for adapters up to one rank: every slot of an engine is as large as its largest adapter."""
 
@@ -118,7 +156,12 @@ class ServeSettings(PoolSettings):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="LOOPER_", env_nested_delimiter="__", frozen=True, extra="forbid", yaml_file="looper.yaml"
+        env_prefix="LOOPER_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        yaml_file="looper.yaml",
+        hide_input_in_errors=True,
     )
 
     home: Path = Field(
@@ -129,6 +172,7 @@ class Settings(BaseSettings):
     base: str = Field("smollm2-135m", description="base model: the bundled smollm2-135m, a folder, or a hub's name")
     store: StoreSettings = StoreSettings()
     catalog: CatalogSettings = CatalogSettings()
+    synthesis: SynthesisSettings = SynthesisSettings()
     consolidation: ConsolidationSettings = ConsolidationSettings()
     serve: ServeSettings = ServeSettings()
 
@@ -179,4 +223,5 @@ def load_settings(**flags: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InvalidInput(f"setting {where} = {first.get('input')!r}: {first['msg']}") from error
+        value = "***" if "api_key" in where else repr(first.get("input"))
+        raise InvalidInput(f"setting {where} = {value}: {first['msg']}") from error
