@@ -209,10 +209,13 @@ def _work(calls: Any) -> None:
 
 
 def _openmp_parallel() -> Any:
-    """OpenMP's own way into a region, of the library that PyTorch has bound: ``(function, data, threads, flags)``."""
+    """OpenMP's own way into a region, of the library that PyTorch has bound: ``(function, data, threads, flags)``.
+
+    The interpreter's lock is kept: whoever took it meanwhile would keep it for longer than a call lasts.
+    """
     for library in (None, str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")):  # None: if one was preloaded
         try:
-            parallel = ctypes.CDLL(library).GOMP_parallel
+            parallel = ctypes.PyDLL(library).GOMP_parallel
         except (OSError, AttributeError):
             continue
         parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None

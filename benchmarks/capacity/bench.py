@@ -5,6 +5,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ TRIES = 3
 """A load that a virtual machine's host took more than this share of the cores from is put again, at most so many times
 in all; the run that lost the least counts."""
 
-GUESS_PER_S = 20.0
-"""More requests in a second than a first full load, which measures how many there are, answers on two cores."""
+GUESS_PER_S = 2.0
+"""Requests in a second of the first load that looks for how many are answered. It is doubled until that is less than
+``ANSWERED`` of them; many more than that would cost clients and gateway the cores that the engine computes on."""
+ANSWERED = 0.7
 
 
 class Row(BaseModel):
@@ -74,19 +77,24 @@ class Bench:
         self._notify = notify
         self._vocabulary = json.loads((world.model_dir / "config.json").read_bytes())["vocab_size"]
 
-    def run(self, peers: Sequence[str], counts: Sequence[int]) -> list[Row]:
+    def run(self, peers: Sequence[str], counts: Sequence[int]) -> None:
         """Looper first, if it is asked: what the first answers is what all loads are made from."""
         most = max(counts)
         self._notify(f"{most + COLD * COLD_ROUNDS} adapters")
         self._world.prepare(most + COLD * COLD_ROUNDS)
-        rows: list[Row] = []
         with s3(self._world.buckets) as store:
             for peer in sorted(peers, key=lambda peer: peer != "looper"):
                 with self._started(peer, store) as endpoint:
                     per_s = self._answered_per_s(endpoint)
-                    rows += [self._measured(case, endpoint) for case in cases_of(peer, counts, per_s, self._seconds)]
-                    rows.append(self._cold(peer, most, endpoint))
-        return rows
+                    for case in cases_of(peer, counts, per_s, self._seconds):
+                        self._measured(case, endpoint)
+                    self._cold(peer, most, endpoint)
+
+    def rows(self) -> list[Row]:
+        """All that this folder holds, whichever run it is from."""
+        files = [*self._out.glob("*-adapters.json"), *self._out.glob("*-cold.json")]
+        found = [Row.model_validate_json(file.read_bytes()) for file in files]
+        return sorted(found, key=lambda row: (row.peer != "looper", row.peer, row.kind, row.adapters))
 
     def costs(self, cluster: Cluster, fresh: int) -> Costs:
         """What Looper's engine takes, calibrated with adapters from ``fresh`` on."""
@@ -134,11 +142,15 @@ class Bench:
         """Requests for 8 adapters in a second, at full load, by whom is measured first in this folder."""
         file = self._out / "rate.json"
         if not file.exists():
-            load = Load(adapters=8, rate=GUESS_PER_S, seconds=self._seconds)
             self._notify("how much Looper answers")
-            self._drive(endpoint, draw(load), self._seconds / 4)
-            figures, _ = _undisturbed(lambda: self._drive(endpoint, draw(load), self._seconds))
-            file.write_text(json.dumps({"requests_per_s": figures.requests_per_s}))
+            rate, answered = GUESS_PER_S / 2, GUESS_PER_S
+            while answered > ANSWERED * rate:
+                rate *= 2
+                load = Load(adapters=8, rate=rate, seconds=self._seconds)
+                self._drive(endpoint, draw(load), self._seconds / 4)
+                figures, _ = _undisturbed(partial(self._drive, endpoint, draw(load), self._seconds))
+                answered = figures.requests_per_s
+            file.write_text(json.dumps({"requests_per_s": answered}))
         return float(json.loads(file.read_text())["requests_per_s"])
 
     def _measured(self, case: Case, endpoint: Started) -> Row:
@@ -289,10 +301,11 @@ def bench(
 
     out.mkdir(parents=True, exist_ok=True)
     measured = Bench(out, World(out / "world", model_dir, base), seconds, notify)
-    rows = measured.run(peers, counts)
+    measured.run(peers, counts)
+    rows = measured.rows()
     report = CapacityReport(
         machine=machine,
-        settings={"base": base, "seconds": seconds, "counts": list(counts)},
+        settings={"base": base, "seconds": seconds},
         rows=tuple(rows),
         ratios=ratios(rows),
         promises=measured.experiments(max(counts) + COLD * COLD_ROUNDS) if "looper" in peers else {},

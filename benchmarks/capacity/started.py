@@ -16,7 +16,6 @@ from looper.benchmarks.capacity.world import World
 from looper.platform.domain.errors import LooperError
 from looper.serve.app import free_port
 
-
 EVEN = {"RAY_worker_niceness": "0"}
 """Ray gives its workers a lower priority than the load's clients and other peers have, on the same cores."""
 
