@@ -182,7 +182,8 @@ class Foreman:
         if not jobs:
             return
         try:
-            reports = synthesise(jobs, self.store, self.settings.consolidation.holdout)
+            holdout = self.settings.consolidation.holdout
+            reports = synthesise(jobs, self.store, holdout, self.settings.synthesis, self.model_dir)
         except StoreUnavailable:
             raise
         except Exception as error:

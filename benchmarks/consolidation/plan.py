@@ -5,7 +5,8 @@ from pathlib import Path
 
 from looper.benchmarks.gym.generate import record
 from looper.benchmarks.gym.workplaces import WORKPLACES
-from looper.jobs.synthesis.run import divide, rows_of
+from looper.jobs.synthesis.parts import in_memory
+from looper.jobs.synthesis.pipeline import STAGES
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.trajectories.ingest import read_path
 
@@ -38,7 +39,7 @@ def prepare_work(n: int, folder: Path, tasks: int = TASKS) -> list[Work]:
         file = work.folder / "trajectories.jsonl"
         file.write_bytes(b"".join(one.line() for one in record(place, seed, tasks)))
         ((_, trajectories),) = read_path(file)
-        _, parts = divide(rows_of(trajectories), HOLDOUT)
+        _, parts = in_memory([trajectories], HOLDOUT, without=STAGES)
         for part in ("train.parquet", "holdout.parquet"):
             (work.folder / part).write_bytes(parts[part])
     return works

@@ -21,7 +21,7 @@ from looper.benchmarks.memory import PeakMemory
 from looper.cluster.local_ray import local_ray
 from looper.cluster.work import work_until_done
 from looper.jobs.basemodel.prepare import prepare
-from looper.jobs.synthesis.run import Report
+from looper.jobs.synthesis.report import Report
 from looper.jobs.synthesis.table import read_examples
 from looper.platform.api.submission import submit
 from looper.platform.catalog import Catalog

@@ -22,7 +22,8 @@ from looper.benchmarks.gym.policies import run_expert
 from looper.benchmarks.gym.sessions import HOLDOUT, TASKS, sessions
 from looper.benchmarks.gym.workplace import Workplace
 from looper.benchmarks.gym.workplaces import WORKPLACES
-from looper.jobs.synthesis.run import Row, divide, rows_of
+from looper.jobs.synthesis.parts import in_memory
+from looper.jobs.synthesis.pipeline import STAGES
 from looper.jobs.synthesis.table import read_examples
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
@@ -49,7 +50,7 @@ def gym_sessions(instance: str, seed: int) -> list[Session]:
     """
     if instance not in WORKPLACES:
         raise InvalidInput(f"there is no work place {instance!r}: choose one of {', '.join(WORKPLACES)}")
-    return [_session(place.since, rows_of(_played(place, seed))) for place in sessions(WORKPLACES[instance])]
+    return [_session(place.since, [_played(place, seed)]) for place in sessions(WORKPLACES[instance])]
 
 
 def tenant_sessions(folder: Path) -> list[Session]:
@@ -59,7 +60,7 @@ def tenant_sessions(folder: Path) -> list[Session]:
     too few are left.
     """
     tenants = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    lived = [_session(tenant.name, _rows_of_tenant(tenant)) for tenant in tenants]
+    lived = [_session(tenant.name, _batches(tenant)) for tenant in tenants]
     usable = sorted(filter(_has_actions, lived), key=lambda session: -_size(session))[:TENANTS]
     if len(usable) < TENANTS:
         raise InvalidInput(
@@ -73,17 +74,18 @@ def _played(place: Workplace, seed: int) -> list[Trajectory]:
     return [READER.trajectory(orjson.loads(Recorded(task, None, run_expert(task)).line())) for task in tasks]
 
 
-def _rows_of_tenant(tenant: Path) -> list[Row]:
+def _batches(tenant: Path) -> list[list[Trajectory]]:
     """Task ids are unique within a tenant only: they get its name before them."""
-    return [row for _, batch in read_path(tenant) for row in rows_of(_of_tenant(tenant.name, batch))]
+    return [_of_tenant(tenant.name, batch) for _, batch in read_path(tenant)]
 
 
 def _of_tenant(tenant: str, batch: Iterable[Trajectory]) -> list[Trajectory]:
     return [trajectory.model_copy(update={"task_id": f"{tenant}/{trajectory.task_id}"}) for trajectory in batch]
 
 
-def _session(name: str, rows: Sequence[Row]) -> Session:
-    _, parts = divide(rows, HOLDOUT)
+def _session(name: str, batches: Sequence[Sequence[Trajectory]]) -> Session:
+    """All that succeeded, as it is: what is measured here is training."""
+    _, parts = in_memory(batches, HOLDOUT, without=STAGES)
     train, holdout = (tuple(read_examples(parts[part])) for part in ("train.parquet", "holdout.parquet"))
     return Session(name, train, holdout)
 

@@ -1,18 +1,19 @@
 """Turns the batches of many instances into examples, with Ray Data over all of them at once.
 
-Rows are sources first, then drafts that the stages of one episode have seen, then groups of whole tasks; the driver sees
-counts only. A group's results are written as they come, and the report last, so that a job that was killed goes on where
-it was. Running it again writes the same bytes.
+Rows are sources first, then drafts that the stages of one episode have seen, then groups of whole tasks; the driver
+sees counts only. A group's parts are written as they come, and the report last, so that a job that was killed goes on
+where it was. Running it again writes the same bytes.
 """
 
 import pickle
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -23,15 +24,17 @@ import ray.data
 from looper.jobs.synthesis.credit import Habits, worked
 from looper.jobs.synthesis.draft import Draft
 from looper.jobs.synthesis.leaks import asked, one_name
+from looper.jobs.synthesis.model.improve import improve
+from looper.jobs.synthesis.model.offline import ENVIRONMENT
+from looper.jobs.synthesis.model.opened import open_model
 from looper.jobs.synthesis.page import to_html
-from looper.jobs.synthesis.pipeline import Task, each, together
-from looper.jobs.synthesis.render import render
-from looper.jobs.synthesis.report import Report, Tally, tally
-from looper.jobs.synthesis.split import holdout_tasks
-from looper.jobs.synthesis.table import EXAMPLES, PAIRS, REJECTED, pair_to_row, to_row, write_rows
+from looper.jobs.synthesis.parts import PARTS, contents, divide
+from looper.jobs.synthesis.pipeline import each, together
+from looper.jobs.synthesis.report import Report
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.settings import ModelSettings, SynthesisSettings
 from looper.platform.trajectories.table import from_table
 
 MOST_TASKS = 32
@@ -53,9 +56,6 @@ _DRAFTS = pa.schema(
         ("failure", pa.string()),  # why its batch could not be read, or null
     ]
 )
-_PARTS = ("examples.parquet", "rejected.parquet", "pairs.parquet", "tally.json")
-"""What is written of each group, the last as the sign that it is whole."""
-
 Row = dict[str, Any]
 
 
@@ -74,31 +74,52 @@ class Known:
 
 
 def synthesise(
-    cohort: Sequence[Consolidation], store: ObjectStore, holdout: float, without: Collection[str] = ()
+    cohort: Sequence[Consolidation],
+    store: ObjectStore,
+    holdout: float,
+    settings: SynthesisSettings = SynthesisSettings(),  # noqa: B008 (frozen)
+    model_dir: Path | None = None,
 ) -> dict[str, Report]:
     """The report of each of ``cohort`` by its id, its examples and report being in the store.
 
-    ``holdout`` is the share of tasks that is kept from training; the stages ``without`` are left out. A consolidation
-    whose report is there already is not done again. Raises StoreUnavailable if the store fails.
+    ``holdout`` is the share of tasks that is kept from training. ``model_dir`` is the base's, for stages that ask a
+    model and have no endpoint. A consolidation whose report is there already is not done again. Raises
+    StoreUnavailable if the store fails.
     """
     todo = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
     if todo:
-        _run(todo, store, holdout, tuple(without))
+        _run(todo, store, holdout, settings, model_dir)
     return {job.id: Report.model_validate_json(store.get(keys.examples(job.id, "report.json"))) for job in cohort}
 
 
-def _run(cohort: Sequence[Consolidation], store: ObjectStore, holdout: float, without: tuple[str, ...]) -> None:
+def _run(
+    cohort: Sequence[Consolidation],
+    store: ObjectStore,
+    holdout: float,
+    settings: SynthesisSettings,
+    model_dir: Path | None,
+) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
+    without = settings.without
     sources = [
         {"consolidation": job.id, "key": keys.trajectories(job.instance, batch)}
         for job in cohort
         for batch in job.batches
     ]
-    drafts = (
-        ray.data.from_items(sources, override_num_blocks=min(len(sources), MOST_TASKS))
-        .map_batches(partial(_read, store=store, without=without), batch_format="pyarrow", batch_size=1)
-        .materialize()
+    drafts = ray.data.from_items(sources, override_num_blocks=min(len(sources), MOST_TASKS)).map_batches(
+        partial(_read, store=store, without=without), batch_format="pyarrow", batch_size=1
     )
+    if settings.model.stages:
+        tenants = {job.id: job.instance.tenant for job in cohort}
+        drafts = drafts.map_batches(
+            Improve,
+            fn_constructor_args=(settings.model, model_dir, store, tenants),
+            batch_format="pyarrow",
+            batch_size=AT_ONCE,
+            compute=ray.data.ActorPoolStrategy(size=1),
+            runtime_env={"env_vars": ENVIRONMENT},
+        )
+    drafts = drafts.materialize()
     known = _known(drafts)
     groups = sum(each.groups for each in known.values())
     shared = ray.put(known)
@@ -147,6 +168,31 @@ def _draft_row(consolidation: str, draft: Draft) -> Row:
         "worked": worked(draft),
         "draft": pickle.dumps(draft),  # from worker to worker of this job alone
     }
+
+
+class Improve:
+    """The stages that ask a model, in a process that keeps it."""
+
+    def __init__(
+        self, settings: ModelSettings, model_dir: Path | None, store: ObjectStore, tenants: Mapping[str, str]
+    ) -> None:
+        self._model = open_model(settings, model_dir or Path())
+        self._stages = settings.stages
+        self._store = store
+        self._tenants = tenants
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        found = rows.to_pylist()
+        by_tenant: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in found:
+            if row["draft"] is not None:
+                by_tenant[self._tenants[row["consolidation"]]].append(row)
+        for tenant, some in by_tenant.items():
+            ask = self._model.remembering(self._store, tenant)
+            drafts = improve([pickle.loads(row["draft"]) for row in some], ask, self._stages)  # noqa: S301 (as below)
+            for row, draft in zip(some, drafts, strict=True):
+                row.update(_draft_row(row["consolidation"], draft))
+        return pa.Table.from_pylist(found, schema=_DRAFTS)
 
 
 def _known(drafts: ray.data.Dataset) -> dict[str, Known]:
@@ -214,91 +260,31 @@ def _part(group: str, what: str) -> str:
 def _write_group(rows: pa.Table, store: ObjectStore, known: Any, without: tuple[str, ...]) -> pa.Table:
     """The stages that see whole tasks; what comes of them goes into the store."""
     group = rows["group"][0].as_py()
-    if not store.exists(_part(group, _PARTS[-1])):
+    if not store.exists(_part(group, PARTS[-1])):
         of: Known = ray.get(known)[group.partition("/")[0]]
         by_task: defaultdict[str, list[Draft]] = defaultdict(list)
         for content in rows["draft"]:
-            draft: Draft = pickle.loads(content.as_py())
+            draft: Draft = pickle.loads(content.as_py())  # noqa: S301 (this job's own)
             by_task[of.names.get(draft.source.task_id, draft.source.task_id)].append(draft)
         tasks = [together(name, by_task[name], of.habits, of.names, without) for name in sorted(by_task)]
-        for what, part in zip(_PARTS, _contents(tasks), strict=True):
+        for what, part in zip(PARTS, contents(tasks), strict=True):
             store.put(_part(group, what), part)
     return pa.table({"group": pa.array([group], pa.string())})
 
 
-def _contents(tasks: Sequence[Task]) -> Iterator[bytes]:
-    kept = [(task.name, draft) for task in tasks for draft in task.drafts if not draft.rejected]
-    gone = [(task.name, draft) for task in tasks for draft in task.drafts if draft.rejected]
-    examples = ({**to_row(render(draft)), "task_id": name} for name, draft in kept)
-    yield write_rows(examples, EXAMPLES)
-    rejected = (
-        {
-            "trajectory_id": draft.source.id,
-            "task_id": name,
-            "reason": draft.rejected,
-            "detail": next(verdict.detail for verdict in draft.verdicts if verdict.what == draft.rejected),
-        }
-        for name, draft in gone
-    )
-    yield write_rows(rejected, REJECTED)
-    yield write_rows((pair_to_row(pair) for task in tasks for pair in task.pairs), PAIRS)
-    yield tally(tasks).model_dump_json().encode()
-
-
 def _finish(job: Row, store: ObjectStore, holdout: float) -> Row:
-    """Divide the examples of all groups by task, write them together, the report last."""
+    """Put the parts of all groups together, the report last."""
     id = job["id"]
     groups = [_group_name(id, group) for group in range(job["groups"])]
-    groups = [group for group in groups if store.exists(_part(group, _PARTS[-1]))]
-
-    def tables(what: str) -> Iterator[pa.Table]:
-        return (pq.read_table(BytesIO(store.get(_part(group, what)))) for group in groups)
-
-    tasks = [set(table["task_id"].to_pylist()) for table in tables("examples.parquet")]
-    held = holdout_tasks(set().union(*tasks), holdout)
-    sizes = {}
-    for name, inside in (("train", False), ("holdout", True)):
-        some = (table.filter(_in(table["task_id"], held, inside)) for table in tables("examples.parquet"))
-        sizes[name] = _put(store, id, name, some, EXAMPLES)
-    outside = (table.filter(_in(table["task_id"], held, False)) for table in tables("pairs.parquet"))
-    _put(store, id, "pairs", outside, PAIRS)
-    _put(store, id, "rejected", tables("rejected.parquet"), REJECTED)
-    whole = sum((Tally.model_validate_json(store.get(_part(group, "tally.json"))) for group in groups), Tally())
-    report = Report(
-        trajectories=whole.trajectories,
-        **sizes,
-        rejected=dict(sorted(whole.rejected.items())),
-        failure=job["failure"] or _failure(whole, **sizes),
-        tally=whole,
-    )
+    parts = [
+        lambda what, group=group: store.get(_part(group, what))
+        for group in groups
+        if store.exists(_part(group, PARTS[-1]))
+    ]
+    report, files = divide(parts, holdout, job["failure"])
+    for name, content in files:
+        store.put(keys.examples(id, name), content)
     store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
     store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
     store.delete(keys.examples(id, "parts"))
     return {"id": id}
-
-
-def _in(tasks: pa.ChunkedArray, held: Collection[str], inside: bool) -> pa.Array:
-    return pa.array([(task in held) is inside for task in tasks.to_pylist()], pa.bool_())
-
-
-def _put(store: ObjectStore, id: str, name: str, tables: Iterable[pa.Table], schema: pa.Schema) -> int:
-    """One table after another, so that only one is in memory; returns how many rows there were."""
-    file, rows = BytesIO(), 0
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table)
-            rows += len(table)
-    store.put(keys.examples(id, f"{name}.parquet"), file.getvalue())
-    return rows
-
-
-def _failure(whole: Tally, train: int, holdout: int) -> str | None:
-    if not train:
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(whole.rejected.items()))
-        return (
-            f"no examples left after filtering: of {whole.trajectories} trajectories, {why or 'none'}; ingest "
-            "successful episodes"
-        )
-    if not holdout:
-        return f"the {train} examples are of one task, so that none can be held out for the gate: ingest a second task"
-    return None

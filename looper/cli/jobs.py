@@ -66,7 +66,16 @@ def show(id: Id, json: Json = False) -> None:
             accuracy = "-" if scores.accuracy is None else f"{scores.accuracy:.3f}"
             judged = f"accuracy {accuracy} of {scores.actions} actions"
             rows.append((name, f"{judged}, loss {scores.loss:.4f} of {scores.tokens} tokens"))
-    table(["", ""], rows, empty="")
+    table(["", ""], [*rows, *_report_of(info.id)], empty="")
+
+
+def _report_of(id: str) -> list[tuple[str, object]]:
+    """Where the page on its data is, if there is one yet."""
+    from looper.platform.objectstore import ObjectStore, keys
+    from looper.platform.settings import load_settings
+
+    store, page = ObjectStore.open(load_settings()), keys.examples(id, "report.html")
+    return [("report", f"{store.url}/{page}")] if store.exists(page) else []
 
 
 @app.command()

@@ -10,7 +10,7 @@ def trajectories(instance: InstanceName, batch: str) -> str:
 
 
 def examples(consolidation: str, part: str) -> str:
-    """``part``: ``train.parquet``, ``holdout.parquet``, ``rejected.parquet`` or ``report.json``."""
+    """``part``: ``train``, ``holdout``, ``pairs`` or ``rejected.parquet``, ``report.json`` or ``report.html``."""
     return f"examples/{consolidation}/{part}"
 
 

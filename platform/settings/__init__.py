@@ -81,6 +81,7 @@ class ConsolidationSettings(_Section):
     gate: GateSettings = GateSettings()
 
 
+SynthesisStage = Literal["errors", "grade", "segment", "prune", "scrub", "credit", "duplicates", "pairs"]
 ModelStage = Literal["judge", "hindsight", "distillation", "critique", "variants", "rules"]
 
 
@@ -107,6 +108,7 @@ class ModelSettings(_Section):
 
 
 class SynthesisSettings(_Section):
+    without: tuple[SynthesisStage, ...] = Field((), description="stages that are left out; default: none")
     model: ModelSettings = ModelSettings()
 
 

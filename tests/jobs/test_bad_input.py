@@ -17,13 +17,12 @@ from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.train import TrainingRun, claim
 from looper.jobs.consolidation.trainer import Trainer, run
 from looper.jobs.foreman import Foreman
-from looper.jobs.synthesis.run import divide, rows_of
+from looper.jobs.synthesis.parts import in_memory
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Recipe, Stage, State, TrainerShape
 from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
-from looper.platform.trajectories.table import from_parquet
 from tests.jobs.episodes import RECIPE, episode, submit
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -66,8 +65,7 @@ class Place:
             self.catalog, self.store, f"acme/{name}", batch, base=BASE, recipe=RECIPE.model_copy(update=recipe), id=id
         )
         self.catalog.claim("synthesis", Stage.SYNTHESIS, limit=1, lease_s=600)
-        rows = rows_of(from_parquet(self.store.get(keys.trajectories(job.instance, id))))
-        for part, content in divide(rows, 0.2)[1].items():
+        for part, content in in_memory([batch], 0.2)[1].items():
             self.store.put(keys.examples(job.id, part), content)
         self.catalog.hand_over(job.id, "synthesis", State.TRAINING)
         return job

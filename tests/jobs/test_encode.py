@@ -5,7 +5,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from looper.jobs.consolidation.encode import Window, call_spans, encode
-from looper.jobs.synthesis.stages import render
+from looper.jobs.synthesis.draft import Draft
+from looper.jobs.synthesis.render import render
+from looper.jobs.synthesis.weigh import weigh
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example, Turn
 from looper.platform.domain.trajectory import ToolCall
@@ -44,7 +46,7 @@ def long_example(turns: int) -> Example:
 
 
 def test_the_mask_covers_the_agents_turns_and_nothing_else(tokenizer: PreTrainedTokenizerBase) -> None:
-    example = render(episode(3))
+    example = render(weigh(Draft.of(episode(3), labelled=True)))
     assert example is not None
     (window,) = encode(example, tokenizer, 256)
     assert targets(window, tokenizer) == (
@@ -57,7 +59,7 @@ def test_the_mask_covers_the_agents_turns_and_nothing_else(tokenizer: PreTrained
 
 
 def test_a_window_is_what_the_template_renders(tokenizer: PreTrainedTokenizerBase) -> None:
-    example = render(episode(3))
+    example = render(weigh(Draft.of(episode(3), labelled=True)))
     assert example is not None
     (window,) = encode(example, tokenizer, 256)
     call = {"name": "book", "arguments": {"room": "blue", "day": "3"}}

@@ -13,7 +13,9 @@ from looper.jobs.consolidation.examine import examine, score
 from looper.jobs.consolidation.heldout import Encode, HeldOut, Questions, draw
 from looper.jobs.consolidation.lora import Factors, Lora
 from looper.jobs.consolidation.shared_base import SharedBase
-from looper.jobs.synthesis.stages import render
+from looper.jobs.synthesis.draft import Draft
+from looper.jobs.synthesis.render import render
+from looper.jobs.synthesis.weigh import weigh
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example, Turn
 from looper.platform.domain.trajectory import ToolCall
@@ -32,7 +34,7 @@ def encoder(base: SharedBase) -> Encode:
 
 
 def asked(base: SharedBase, *tasks: int) -> list[HeldOut]:
-    examples = [example for task in tasks if (example := render(episode(task))) is not None]
+    examples = [render(weigh(Draft.of(episode(task), labelled=True))) for task in tasks]
     return draw([examples], encoder(base), 10_000)
 
 

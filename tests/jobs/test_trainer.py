@@ -18,7 +18,7 @@ from looper.jobs.consolidation.device import Device
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.trainer import Trainer, run
 from looper.jobs.gate import judge
-from looper.jobs.synthesis.run import divide, rows_of
+from looper.jobs.synthesis.parts import in_memory
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
@@ -66,7 +66,7 @@ def claim(trainer: Trainer) -> list[Consolidation]:
     for job in cohort:
         trainer.catalog.advance(job.id, trainer.owner, State.TRAINING)
         (batch,) = job.batches
-        _, parts = divide(rows_of(from_parquet(trainer.store.get(keys.trajectories(job.instance, batch)))), 0.2)
+        _, parts = in_memory([from_parquet(trainer.store.get(keys.trajectories(job.instance, batch)))], 0.2)
         for part, content in parts.items():
             trainer.store.put(keys.examples(job.id, part), content)
     return cohort

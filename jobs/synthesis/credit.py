@@ -1,0 +1,139 @@
+"""Which steps mattered, told from the episode itself, from others of its task, and from all of its instance."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from looper.jobs.synthesis.actions import Action, actions, parsed, reads
+from looper.jobs.synthesis.draft import Draft, Error, Grade, Verdict
+
+STAGE = "credit"
+
+MINOR = 0.5
+"""Weight of an action that made no difference: failed episodes of the task have it too, and no change came after."""
+
+LUCKY = 0.1
+"""Weight of a success that left out what nearly all others did."""
+
+USUAL = 0.9
+FEWEST = 10
+"""What that share of successes with the same last action did, of so many at least, is the way of the house."""
+
+
+@dataclass(frozen=True)
+class Habits:
+    """Of an instance's successes: which tools were used before the one that ended the work.
+
+    ``ended`` counts episodes by their last tool, ``before`` those in which another was used before it. Habits of parts
+    of an instance's episodes add up.
+    """
+
+    ended: Counter[str]
+    before: Counter[tuple[str, str]]
+
+    @classmethod
+    def none(cls) -> Self:
+        return cls(Counter(), Counter())
+
+    @classmethod
+    def of(cls, episodes: Iterable[Sequence[str]]) -> Self:
+        """Of what ``worked`` in each."""
+        found = cls.none()
+        for tools in episodes:
+            found.ended[tools[-1]] += 1
+            found.before.update((tools[-1], tool) for tool in set(tools[:-1]) - {tools[-1]})
+        return found
+
+    def to_json(self) -> list[Any]:
+        return [[*self.ended.items()], [(end, tool, times) for (end, tool), times in self.before.items()]]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        ended, before = value
+        return cls(Counter(dict(ended)), Counter({(end, tool): times for end, tool, times in before}))
+
+    def __add__(self, other: "Habits") -> "Habits":
+        return Habits(self.ended + other.ended, self.before + other.before)
+
+    def usual(self, last: str) -> frozenset[str]:
+        """What nearly all who ended with ``last`` had used before it."""
+        count = self.ended[last]
+        if count < FEWEST:
+            return frozenset()
+        return frozenset(tool for (end, tool), times in self.before.items() if end == last and times >= USUAL * count)
+
+
+def worked(draft: Draft) -> tuple[str, ...]:
+    """The tools that an episode used without an error, in order; none of one that did not succeed."""
+    if not draft.source.outcome.success:
+        return ()
+    return tuple(
+        call.name
+        for action in actions(draft.steps)
+        for call, error in zip(action.calls, action.errors, strict=False)
+        if error is None
+    )
+
+
+def discount_luck(draft: Draft, of: Habits) -> Draft:
+    """A success that left out what the house asks for, and was lucky, weighs little."""
+    tools = worked(draft)
+    if draft.rejected or not tools:
+        return draft
+    left_out = sorted(of.usual(tools[-1]) - set(tools))
+    if not left_out:
+        return draft
+    verdict = Verdict(STAGE, "lucky", f"ends with {tools[-1]} without {', '.join(left_out)}, as hardly anybody does")
+    return replace(draft, weight=min(draft.weight, LUCKY), verdicts=(*draft.verdicts, verdict))
+
+
+def attribute(task: Sequence[Draft]) -> list[Draft]:
+    """Weigh the steps of all episodes of one task.
+
+    A call that was wrong, and a write that the agent itself put right later, are not learned; what put them right is.
+    Of the other calls, those after the last change that failed episodes have as well are minor.
+    """
+    failures = [draft for draft in task if draft.source.outcome.success is False]
+    common = {signature for draft in failures for action in actions(draft.steps) for signature in action.signature}
+    return [_attribute(draft, common) if draft.source.outcome.success is not False else draft for draft in task]
+
+
+def _attribute(draft: Draft, common: set[str]) -> Draft:
+    done = actions(draft.steps)
+    weights: dict[int, float] = {}
+    verdicts = []
+    last_write = max((number for number, action in enumerate(done) if action.writes), default=-1)
+    for number, action in enumerate(done):
+        place = draft.steps[action.at].place
+        if Error.CAUSAL in action.errors:
+            weights[action.at] = 0.0
+            verdicts.append(Verdict(STAGE, "caused_error", f"{action.calls[0].name} was called wrongly", place))
+        elif draft.grade is not Grade.UNLABELLED and _was_put_right(action, done[number + 1 :]):
+            weights[action.at] = 0.0
+            verdicts.append(Verdict(STAGE, "put_right", f"{action.calls[0].name} was done again otherwise", place))
+        elif number > last_write >= 0 and common.issuperset(action.signature):
+            weights[action.at] = MINOR
+    steps = (
+        replace(each, weight=min(each.weight, weights[at])) if at in weights else each
+        for at, each in enumerate(draft.steps)
+    )
+    return draft.with_steps(tuple(steps), *verdicts)
+
+
+def _was_put_right(action: Action, later: Sequence[Action]) -> bool:
+    """Whether one tool wrote to the same record again, with other arguments."""
+    if len(action.calls) != 1 or action.failed or reads(action.calls[0].name):
+        return False
+    call, arguments = action.calls[0], parsed(action.calls[0])
+    if not arguments or len(arguments) < 2:
+        return False
+    record = next(iter(arguments.items()))
+    for other in later:
+        for again, error in zip(other.calls, other.errors, strict=False):
+            now = parsed(again)
+            if not now or again.name != call.name or error is not None or now == arguments:
+                continue
+            if next(iter(now.items())) == record and now.keys() == arguments.keys():
+                return True
+    return False

@@ -1,0 +1,93 @@
+"""The stages in their order. Each is a plain function, and each but the choice of outcomes can be left out.
+
+Episode by episode: what went wrong is told first, because grades and pruning rest on it. Then, knowing the habits of
+the whole instance, task by task. ``run.py`` does this with Ray Data; ``refine`` does it in a loop.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from looper.jobs.synthesis.credit import Habits, attribute, discount_luck, worked
+from looper.jobs.synthesis.draft import Draft, Verdict
+from looper.jobs.synthesis.duplicates import drop_duplicates
+from looper.jobs.synthesis.errors import classify_errors
+from looper.jobs.synthesis.grade import choose, grade
+from looper.jobs.synthesis.leaks import STAGE as SPLIT
+from looper.jobs.synthesis.leaks import asked, one_name
+from looper.jobs.synthesis.pairs import Pair, contrast
+from looper.jobs.synthesis.prune import prune
+from looper.jobs.synthesis.scrub import scrub
+from looper.jobs.synthesis.segment import segment
+from looper.jobs.synthesis.weigh import weigh
+from looper.platform.domain.trajectory import Trajectory
+
+EPISODE: Mapping[str, Callable[[Draft], Draft]] = {
+    "errors": classify_errors,
+    "grade": grade,
+    "segment": segment,
+    "prune": prune,
+    "scrub": scrub,
+}
+STAGES = (*EPISODE, "credit", "duplicates", "pairs")
+"""All that can be left out."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What came of the episodes of one task."""
+
+    name: str
+    drafts: tuple[Draft, ...]
+    pairs: tuple[Pair, ...]
+
+
+def drafts_of(batch: Sequence[Trajectory]) -> list[Draft]:
+    """Of one source file."""
+    labelled = any(trajectory.outcome.success is not None for trajectory in batch)
+    return [Draft.of(trajectory, labelled=labelled) for trajectory in batch]
+
+
+def each(draft: Draft, without: Collection[str] = ()) -> Draft:
+    """The stages that see one episode. One that breaks a stage is rejected by it, and stops nobody else."""
+    for name, stage in EPISODE.items():
+        try:
+            if name not in without:
+                draft = stage(draft)
+            elif name == "grade":
+                draft = choose(draft)
+        except Exception as error:
+            return draft.reject(name, "broke_a_stage", f"{type(error).__name__}: {error}"[:200])
+    return draft
+
+
+def together(
+    name: str, drafts: Sequence[Draft], of: Habits, names: Mapping[str, str], without: Collection[str] = ()
+) -> Task:
+    """The stages that see all episodes of one task, which may be called otherwise in some of its sources."""
+    found = sorted((_renamed(draft, names) for draft in drafts), key=lambda draft: draft.source.id)
+    if "credit" not in without:
+        found = attribute([discount_luck(draft, of) for draft in found])
+    pairs = () if "pairs" in without else tuple(contrast(found))
+    if "duplicates" not in without:
+        found = drop_duplicates(found)
+    return Task(name, tuple(weigh(draft) for draft in found), pairs)
+
+
+def refine(batches: Iterable[Sequence[Trajectory]], without: Collection[str] = ()) -> list[Task]:
+    """All of it in one process, for one instance: tasks in the order of their names."""
+    drafts = [each(draft, without) for batch in batches for draft in drafts_of(batch)]
+    of = Habits.of(filter(None, map(worked, drafts)))
+    names = one_name((draft.source.task_id, asked(draft)) for draft in drafts)
+    tasks: defaultdict[str, list[Draft]] = defaultdict(list)
+    for draft in drafts:
+        tasks[names.get(draft.source.task_id, draft.source.task_id)].append(draft)
+    return [together(name, tasks[name], of, names, without) for name in sorted(tasks)]
+
+
+def _renamed(draft: Draft, names: Mapping[str, str]) -> Draft:
+    name = names.get(draft.source.task_id)
+    if name is None:
+        return draft
+    verdict = Verdict(SPLIT, "leak", f"task {draft.source.task_id} asks for what {name} asks for: one task")
+    return replace(draft, verdicts=(*draft.verdicts, verdict))

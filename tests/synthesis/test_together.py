@@ -1,0 +1,100 @@
+"""What is told from an episode's fellows: credit, luck, duplicates, leaks, pairs."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from looper.jobs.synthesis.credit import LUCKY, MINOR, Habits, attribute, discount_luck, worked
+from looper.jobs.synthesis.draft import Draft
+from looper.jobs.synthesis.duplicates import drop_duplicates
+from looper.jobs.synthesis.errors import classify_errors
+from looper.jobs.synthesis.grade import grade
+from looper.jobs.synthesis.leaks import asked, one_name
+from looper.jobs.synthesis.pairs import contrast
+from tests.synthesis.play import call, draft
+
+OPEN = (call("open", room="7"), "opened")
+BOOK = (call("book", room="7", day="1"), "booked")
+
+
+def told(*steps: object, **more: object) -> Draft:
+    return grade(classify_errors(draft(*steps, **more)))  # type: ignore[arg-type]
+
+
+def weights(of: Draft) -> list[float]:
+    return [each.weight for each in of.steps if each.step.source == "agent"]
+
+
+def test_who_caused_an_error_is_not_learned_and_who_put_it_right_is() -> None:
+    (wrong,) = attribute([told(call("book", room="99", day="1"), "Error: room not found", *BOOK, "done")])
+    assert weights(wrong) == [0, 1, 1]
+    (twice,) = attribute([told(call("book", room="7", day="2"), "booked", *BOOK, "done")])
+    assert weights(twice) == [0, 1, 1]
+    (looked,) = attribute([told(call("get", room="7", day="2"), "no", call("get", room="7", day="1"), "yes", "done")])
+    assert weights(looked) == [1, 1, 1]
+
+
+def test_what_failures_did_too_after_the_last_change_is_minor() -> None:
+    after = (call("get_room", room="7"), "booked")
+    failure = told(*OPEN, *after, "done", success=False)
+    good, bad = attribute([told(*OPEN, *BOOK, *after, "done"), failure])
+    assert weights(good) == [1, 1, MINOR, 1]
+    assert bad == failure
+
+
+def test_luck_is_what_hardly_anybody_had() -> None:
+    usual = [told(*OPEN, *BOOK, "done", task=f"t{n}") for n in range(11)]
+    lucky = told(*BOOK, "done", task="lucky")
+    habits = Habits.of(map(worked, [*usual, lucky]))
+    assert discount_luck(lucky, habits).weight == LUCKY
+    assert discount_luck(usual[0], habits) == usual[0]
+    few = Habits.of(map(worked, usual[:5]))
+    assert discount_luck(lucky, few) == lucky, "five are no habit"
+
+
+def test_habits_of_parts_add_up() -> None:
+    episodes = [("open", "book"), ("open", "find", "book"), ("book",)]
+    whole = Habits.of(episodes)
+    assert Habits.of(episodes[:1]) + Habits.of(episodes[1:]) == whole
+    assert Habits.from_json(whole.to_json()) == whole
+
+
+def reasons(task: Sequence[Draft]) -> list[str | None]:
+    return [draft.rejected for draft in drop_duplicates(task)]
+
+
+def test_one_way_of_doing_a_task_is_kept_once_and_three_ways_at_most() -> None:
+    ways = [told(*OPEN * count, *BOOK, "done") for count in range(5)]
+    assert sorted(map(str, reasons(ways))) == ["None"] * 3 + ["too_many"] * 2
+    again = told(*BOOK, "All is done now, as you asked.")
+    assert sorted(map(str, reasons([ways[0], again]))) == ["None", "duplicate"]
+
+
+def test_words_tell_where_nothing_was_done() -> None:
+    text = "The room is free on Monday, on Tuesday and on Wednesday, and it costs ninety a night with breakfast."
+    assert reasons([told(text), told(text + " "), told("No.")]).count("duplicate") == 1
+
+
+def test_tasks_that_ask_for_the_same_go_by_one_name() -> None:
+    same, other = (asked(told(*BOOK, request=request)) for request in ("Book  7. ", "Book 8."))
+    assert asked(told("no", request="book 7.")) == same != other
+    assert one_name([("b", "1"), ("a", "1"), ("c", "2"), ("c", "1"), ("d", "3")]) == {"b": "a", "c": "a"}
+
+
+def test_pairs_part_where_the_agent_does() -> None:
+    good, bad = (
+        told(*OPEN, *BOOK, "done"),
+        told(*OPEN, call("book", room="8", day="1"), "booked", "done", success=False),
+    )
+    (pair,) = contrast([good, bad])
+    assert [turn.role for turn in pair.prefix] == ["system", "user", "assistant", "tool"]
+    assert not any(turn.weight for turn in pair.prefix)
+    assert ('"7"' in pair.chosen.tool_calls[0].arguments, '"8"' in pair.rejected.tool_calls[0].arguments) == (
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize("other", [(*OPEN, *BOOK, "done"), (call("open", room="7"), "locked", "sorry")])
+def test_there_is_no_pair_where_the_world_parted_them_or_nothing_did(other: tuple[object, ...]) -> None:
+    assert contrast([told(*OPEN, *BOOK, "done"), told(*other, success=False)]) == []
