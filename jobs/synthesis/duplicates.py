@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
-
-from datasketch import MinHash
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 from looper.jobs.synthesis.actions import actions
 from looper.jobs.synthesis.draft import Draft
+
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 STAGE = "duplicates"
 
@@ -32,8 +34,8 @@ def drop_duplicates(task: Sequence[Draft]) -> list[Draft]:
     found = list(task)
     for at in order:
         draft = task[at]
-        new = _Kept(draft.source.id, acted(draft), _min_hash(draft))
-        like = next((other.id for other in kept if new.like(other)), None)
+        new = _Kept(draft, acted(draft))
+        like = next((other.draft.source.id for other in kept if new.like(other)), None)
         if like is not None:
             found[at] = draft.reject(STAGE, "duplicate", f"does or says what {like} does")
         elif len(kept) == MOST_PER_TASK:
@@ -45,9 +47,12 @@ def drop_duplicates(task: Sequence[Draft]) -> list[Draft]:
 
 @dataclass(frozen=True)
 class _Kept:
-    id: str
+    draft: Draft
     acted: tuple[str, ...]
-    words: MinHash
+
+    @cached_property
+    def words(self) -> "MinHash":
+        return _min_hash(self.draft)
 
     def like(self, other: Self) -> bool:
         """Whether the same was done, or, in as many calls, nearly the same was said."""
@@ -61,7 +66,9 @@ def acted(draft: Draft) -> tuple[str, ...]:
     return tuple(signature for action in actions(draft.steps) for signature in action.signature)
 
 
-def _min_hash(draft: Draft) -> MinHash:
+def _min_hash(draft: Draft) -> "MinHash":
+    from datasketch import MinHash  # with all of SciPy: two seconds, which most jobs need not pay
+
     hashed = MinHash(num_perm=PERMUTATIONS, seed=1)
     words = re.findall(r"\w+", " ".join(each.step.content for each in draft.steps).lower())
     threes = {" ".join(words[at : at + 3]) for at in range(max(1, len(words) - 2))}

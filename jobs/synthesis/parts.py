@@ -74,11 +74,11 @@ def divide(
 
 
 def in_memory(
-    batches: Iterable[Sequence[Trajectory]], holdout: float, without: Collection[str] = ()
+    batches: Iterable[Sequence[Trajectory]], holdout: float, without: Collection[str] = (), failure: str | None = None
 ) -> tuple[Report, dict[str, bytes]]:
     """All of it in this process, for one instance: what ``run.synthesise`` writes."""
     made = dict(zip(PARTS, contents(refine(batches, without)), strict=True))
-    report, files = divide([made.__getitem__], holdout)
+    report, files = divide([made.__getitem__], holdout, failure)
     return report, dict(files)
 
 

@@ -7,7 +7,7 @@ where it was. Running it again writes the same bytes.
 
 import pickle
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -28,14 +28,17 @@ from looper.jobs.synthesis.model.improve import improve
 from looper.jobs.synthesis.model.offline import ENVIRONMENT
 from looper.jobs.synthesis.model.opened import open_model
 from looper.jobs.synthesis.page import to_html
-from looper.jobs.synthesis.parts import PARTS, contents, divide
+from looper.jobs.synthesis.parts import PARTS, contents, divide, in_memory
 from looper.jobs.synthesis.pipeline import each, together
 from looper.jobs.synthesis.report import Report
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import ModelSettings, SynthesisSettings
-from looper.platform.trajectories.table import from_table
+from looper.platform.trajectories.table import from_parquet, from_table
+
+HERE = 2 * 2**20
+"""Bytes of Parquet that are worked on in seconds where they are asked for. Ray Data takes ten to begin and to end."""
 
 MOST_TASKS = 32
 """Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
@@ -79,17 +82,70 @@ def synthesise(
     holdout: float,
     settings: SynthesisSettings = SynthesisSettings(),  # noqa: B008 (frozen)
     model_dir: Path | None = None,
+    here: int = HERE,
 ) -> dict[str, Report]:
     """The report of each of ``cohort`` by its id, its examples and report being in the store.
 
     ``holdout`` is the share of tasks that is kept from training. ``model_dir`` is the base's, for stages that ask a
-    model and have no endpoint. A consolidation whose report is there already is not done again. Raises
+    model and have no endpoint. Up to ``here`` bytes of Parquet are worked on in this process. A consolidation whose
+    report is there already is not done again. Raises
     StoreUnavailable if the store fails.
     """
     todo = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
-    if todo:
+    batches = None if settings.model.stages else _few(todo, store, here)
+    if batches is not None:
+        for job in todo:
+            _do_here(job, batches, store, holdout, settings)
+    elif todo:
         _run(todo, store, holdout, settings, model_dir)
     return {job.id: Report.model_validate_json(store.get(keys.examples(job.id, "report.json"))) for job in cohort}
+
+
+def _few(cohort: Sequence[Consolidation], store: ObjectStore, most: int) -> dict[str, bytes | LooperError] | None:
+    """The batches of ``cohort`` by their keys, or why they cannot be read; None if they are more than ``most`` bytes."""
+    found: dict[str, bytes | LooperError] = {}
+    for job in cohort:
+        for batch in job.batches:
+            key = keys.trajectories(job.instance, batch)
+            try:
+                content = store.get(key)
+            except StoreUnavailable:
+                raise
+            except LooperError as error:
+                found[key] = error
+                continue
+            most -= len(content)
+            if most < 0:
+                return None
+            found[key] = content
+    return found
+
+
+def _do_here(
+    job: Consolidation,
+    contents: Mapping[str, bytes | LooperError],
+    store: ObjectStore,
+    holdout: float,
+    settings: SynthesisSettings,
+) -> None:
+    batches, failures = [], []
+    for key in (keys.trajectories(job.instance, batch) for batch in job.batches):
+        content = contents[key]
+        try:
+            if isinstance(content, LooperError):
+                raise content
+            batches.append(from_parquet(content))
+        except (LooperError, pa.ArrowInvalid) as error:
+            failures.append(f"{key}: {error}")
+    report, files = in_memory(batches, holdout, settings.without, min(failures, default=None))
+    _publish(store, job.id, report, files.items())
+
+
+def _publish(store: ObjectStore, id: str, report: Report, files: Iterable[tuple[str, bytes]]) -> None:
+    for name, content in files:
+        store.put(keys.examples(id, name), content)
+    store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
+    store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
 
 
 def _run(
@@ -282,9 +338,6 @@ def _finish(job: Row, store: ObjectStore, holdout: float) -> Row:
         if store.exists(_part(group, PARTS[-1]))
     ]
     report, files = divide(parts, holdout, job["failure"])
-    for name, content in files:
-        store.put(keys.examples(id, name), content)
-    store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
-    store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
+    _publish(store, id, report, files)
     store.delete(keys.examples(id, "parts"))
     return {"id": id}

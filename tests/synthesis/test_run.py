@@ -16,7 +16,7 @@ import pytest
 
 from looper.benchmarks.synthesis.planted import planted
 from looper.jobs.synthesis.parts import in_memory
-from looper.jobs.synthesis.run import synthesise
+from looper.jobs.synthesis.run import HERE, synthesise
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.names import InstanceName
@@ -59,7 +59,7 @@ def test_many_instances_in_one_job_come_out_as_each_in_one_process(
         name: [b for b, i in zip(made.batches, made.instances, strict=True) if i == name] for name in made.instances
     }
     jobs = [queue(catalog, store, name, some) for name, some in batches.items()]
-    reports = synthesise(jobs, store, 0.2)
+    reports = synthesise(jobs, store, 0.2, here=0)
     for job, some in zip(jobs, batches.values(), strict=True):
         report, expected = in_memory(some, 0.2)
         assert reports[job.id] == report
@@ -69,11 +69,12 @@ def test_many_instances_in_one_job_come_out_as_each_in_one_process(
         assert store.list(keys.examples(job.id, "parts")) == []
 
 
-def test_one_bad_row_stops_nobody(ray_local: None, catalog: Catalog, settings: Settings) -> None:
+@pytest.mark.parametrize("here", [0, HERE])
+def test_one_bad_row_stops_nobody(ray_local: None, catalog: Catalog, settings: Settings, here: int) -> None:
     store = ObjectStore.open(settings)
     bad = episode(3).model_copy(update={"outcome": episode(3).outcome.model_copy(update={"detail": "[" * 100_000})})
     job = queue(catalog, store, "acme/desk", [[*(episode(task) for task in range(12) if task != 3), bad]])
-    report = synthesise([job], store, 0.2)[job.id]
+    report = synthesise([job], store, 0.2, here=here)[job.id]
     assert report.trajectories == 12
     assert report.train + report.holdout + sum(report.rejected.values()) == 12
     assert report.train + report.holdout >= 11
@@ -118,8 +119,10 @@ def judge() -> Iterator[Judge]:
     thread.start()
     yield server
     server.shutdown()
+    server.server_close()
 
 
+@pytest.mark.bench
 def test_what_was_killed_goes_on_where_it_was(
     ray_local: None, catalog: Catalog, settings: Settings, judge: Judge, tmp_path: Path
 ) -> None:
