@@ -48,7 +48,7 @@ _PAGE = """<!doctype html>
 {% for sample in tally.samples %}
 <details><summary>{{ sample.task_id }}, {{ sample.grade or "not graded" }}{% if sample.rejected %},
 <span class="error">left out: {{ sample.rejected }}</span>{% endif %}
-<small>{{ sample.trajectory_id }}</small></summary>
+ <small>{{ sample.trajectory_id }}</small></summary>
 <ul>{% for verdict in sample.verdicts %}<li>{{ verdict }}</li>{% endfor %}</ul>
 <table>{% for step in sample.steps %}
 <tr class="{{ 'gone' if step.weight is none else 'zero' if step.source == 'agent' and not step.weight else '' }}">

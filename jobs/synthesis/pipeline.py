@@ -1,7 +1,7 @@
 """The stages in their order. Each is a plain function, and each but the choice of outcomes can be left out.
 
-Episode by episode: what went wrong is told first, because grades and pruning rest on it. Then, knowing the habits of
-the whole instance, task by task. ``run.py`` does this with Ray Data; ``refine`` does it in a loop.
+Episode by episode: scrubbed first, so that no verdict quotes what is to leave; then what went wrong is told, because
+grades and pruning rest on it. Then, knowing the habits of the whole instance, task by task. ``run.py`` does this with Ray Data; ``refine`` does it in a loop.
 """
 
 from collections import defaultdict
@@ -23,11 +23,11 @@ from looper.jobs.synthesis.weigh import weigh
 from looper.platform.domain.trajectory import Trajectory
 
 EPISODE: Mapping[str, Callable[[Draft], Draft]] = {
+    "scrub": scrub,
     "errors": classify_errors,
     "grade": grade,
     "segment": segment,
     "prune": prune,
-    "scrub": scrub,
 }
 STAGES = (*EPISODE, "credit", "duplicates", "pairs")
 """All that can be left out."""
@@ -57,7 +57,7 @@ def each(draft: Draft, without: Collection[str] = ()) -> Draft:
             elif name == "grade":
                 draft = choose(draft)
         except Exception as error:
-            return draft.reject(name, "broke_a_stage", f"{type(error).__name__}: {error}"[:200])
+            return draft.reject(name, "broke_a_stage", type(error).__name__)
     return draft
 
 

@@ -37,7 +37,7 @@ from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import ModelSettings, SynthesisSettings
 from looper.platform.trajectories.table import from_parquet, from_table
 
-HERE = 2 * 2**20
+HERE = 2**18
 """Bytes of Parquet that are worked on in seconds where they are asked for. Ray Data takes ten to begin and to end."""
 
 MOST_TASKS = 32
@@ -102,7 +102,7 @@ def synthesise(
 
 
 def _few(cohort: Sequence[Consolidation], store: ObjectStore, most: int) -> dict[str, bytes | LooperError] | None:
-    """The batches of ``cohort`` by their keys, or why they cannot be read; None if they are more than ``most`` bytes."""
+    """The batches of ``cohort`` by their keys, or why they cannot be read; None if they have over ``most`` bytes."""
     found: dict[str, bytes | LooperError] = {}
     for job in cohort:
         for batch in job.batches:

@@ -35,7 +35,7 @@ def test_what_goes_in_is_kept_or_rejected_with_its_reason() -> None:
     report, files = in_memory([batch, again], 0.2)
     assert report.trajectories == 26
     assert report.rejected == {"failed": 5, "duplicate": 1}
-    assert report.tally.leaks == {"task-3": 0} or report.tally.leaks.total() == 1
+    assert report.tally.leaks == {"task-3": 1}
     assert report.train + report.holdout == 20
     assert report.failure is None
     train, holdout = (read_examples(files[f"{part}.parquet"]) for part in ("train", "holdout"))
@@ -129,3 +129,12 @@ def test_the_page_shows_no_markup_of_a_trajectory_as_its_own() -> None:
     assert "&lt;script&gt;" in page
     assert "<script>" not in page
     assert "<i>" not in page
+
+
+def test_a_report_does_not_keep_what_was_scrubbed() -> None:
+    steps = (call("find", email="ann.smith@corp.example"), "Error: ann.smith@corp.example not found", "Sorry.")
+    batch = [play(*steps, task=str(n), request=f"Find ann.smith@corp.example, {n}.") for n in range(3)]
+    report, files = in_memory([batch], 0.3)
+    assert report.tally.samples
+    for kept in (report.model_dump_json().encode(), to_html(report, "it").encode(), files["rejected.parquet"]):
+        assert b"ann.smith" not in kept
