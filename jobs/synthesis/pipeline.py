@@ -1,7 +1,8 @@
 """The stages in their order. Each is a plain function, and each but the choice of outcomes can be left out.
 
 Episode by episode: scrubbed first, so that no verdict quotes what is to leave; then what went wrong is told, because
-grades and pruning rest on it. Then, knowing the habits of the whole instance, task by task. ``run.py`` does this with Ray Data; ``refine`` does it in a loop.
+grades and pruning rest on it. Then, knowing the habits of the whole instance, task by task. ``run.py`` does this with
+Ray Data; ``refine`` does it in a loop.
 """
 
 from collections import defaultdict
