@@ -9,7 +9,8 @@ Tools that run what the agent wrote, such as a shell, are told apart: what fails
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -121,15 +122,16 @@ def classify_errors(draft: Draft) -> Draft:
         for action in done
         for call, answer in zip(action.calls, action.answers, strict=True)
     }
+    heard = _Heard(steps) if any(said.values()) else None
     for number, action in enumerate(done):
         for call, answer in zip(action.calls, action.answers, strict=True):
             message = said[answer]
-            if message is None:
+            if message is None or heard is None:
                 continue
             if _runs_what_was_written(call):
                 found = _of_a_shell(message)
             else:
-                found = _of_a_tool(call, message, steps[: action.at], done[number + 1 :], said)
+                found = _of_a_tool(call, message, heard, action.at, done[number + 1 :], said)
             steps[answer] = replace(steps[answer], error=found)
             verdicts.append(Verdict(STAGE, found.value, _line(message), steps[answer].place))
     return draft.with_steps(tuple(steps), *verdicts)
@@ -146,7 +148,8 @@ def _of_a_shell(message: str) -> Error:
 def _of_a_tool(
     call: ToolCall,
     message: str,
-    before: Sequence[Placed],
+    heard: "_Heard",
+    at: int,
     later: Sequence[Action],
     said: Mapping[int, str | None],
 ) -> Error:
@@ -163,7 +166,7 @@ def _of_a_tool(
     if next_time is not None and _rewritten(call, next_time):
         return Error.CAUSAL
     if _NOT_FOUND.search(words) or _REFUSED.search(words):
-        return Error.CAUSAL if _could_know(call, message, before) else Error.INFORMATIVE
+        return Error.CAUSAL if _could_know(call, message, heard, at) else Error.INFORMATIVE
     return Error.CAUSAL if next_time else Error.INFORMATIVE
 
 
@@ -210,28 +213,42 @@ def _without_values(message: str, call: ToolCall) -> str:
     return message
 
 
-def _could_know(call: ToolCall, message: str, before: Sequence[Placed]) -> bool:
+def _could_know(call: ToolCall, message: str, heard: "_Heard", at: int) -> bool:
     """Whether the agent made up what it named, or changed something of which a tool had told it why not."""
     arguments = parsed(call) or {}
     names = {name: value for name, value in arguments.items() if _NAMED_BY_ID.search(name)}
     if any(" " in value for value in names.values() if isinstance(value, str)):
         return True  # words, where a number belongs
-    answers = [each for each in before if each.step.source == "tool"]
-    said = _words([*answers, *(each for each in before if each.step.source in ("user", "system"))])
     mentioned = [value for value in _texts(arguments) if value in message]
     subject = mentioned or [*_texts(names)] or _texts(arguments)[:1]
     named = {part for value in subject for part in _telling(value)}
-    if not named <= said:
+    if not all(heard.any(part, at) for part in named):
         return True
     if reads(call.name):
         return False
     shows = next((shown for why, shown in _SHOWN_BY if why.search(message)), None)
-    telling = [each for each in answers if shows is None or shows.search(each.step.content)]
-    return bool(named & _words(telling))
+    return any(heard.from_a_tool(part, at, shows) for part in named)
 
 
-def _words(steps: Iterable[Placed]) -> set[str]:
-    return {part for each in steps for part in _PARTS.findall(each.step.content.lower())}
+class _Heard:
+    """Which words the agent had heard before a step, and from whom."""
+
+    def __init__(self, steps: Sequence[Placed]) -> None:
+        self._steps = steps
+        self._places: defaultdict[str, list[int]] = defaultdict(list)
+        for at, each in enumerate(steps):
+            if each.step.source != "agent":
+                for part in set(_PARTS.findall(each.step.content.lower())):
+                    self._places[part].append(at)
+
+    def any(self, part: str, before: int) -> bool:
+        places = self._places.get(part)
+        return bool(places and places[0] < before)
+
+    def from_a_tool(self, part: str, before: int, shows: re.Pattern[str] | None) -> bool:
+        """In an answer that ``shows`` something."""
+        steps = (self._steps[at].step for at in self._places.get(part, ()) if at < before)
+        return any(step.source == "tool" and (shows is None or shows.search(step.content)) for step in steps)
 
 
 def _telling(value: str) -> list[str]:
