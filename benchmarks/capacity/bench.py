@@ -17,7 +17,7 @@ from looper.benchmarks.capacity.drive import Answered, drive
 from looper.benchmarks.capacity.experiments import EXPERIMENTS, FRESH, Scene
 from looper.benchmarks.capacity.figures import Figures, sum_up
 from looper.benchmarks.capacity.peers import CLUSTER, READY, Endpoint
-from looper.benchmarks.capacity.plan import COLD, COLD_ROUNDS, COUNTS, FULL, STEADY, Case, cases_of, cold
+from looper.benchmarks.capacity.plan import COLD, COLD_ROUNDS, COUNTS, FULL, KINDS, STEADY, Case, cases_of, cold
 from looper.benchmarks.capacity.predict import Simulation, simulation
 from looper.benchmarks.capacity.simulator import Cluster, Costs
 from looper.benchmarks.capacity.started import Started, s3
@@ -94,7 +94,7 @@ class Bench:
         """All that this folder holds, whichever run it is from."""
         files = [*self._out.glob("*-adapters.json"), *self._out.glob("*-cold.json")]
         found = [Row.model_validate_json(file.read_bytes()) for file in files]
-        return sorted(found, key=lambda row: (row.peer != "looper", row.peer, row.kind, row.adapters))
+        return sorted(found, key=lambda row: (row.peer != "looper", row.peer, KINDS.index(row.kind), row.adapters))
 
     def costs(self, cluster: Cluster, fresh: int) -> Costs:
         """What Looper's engine takes, calibrated with adapters from ``fresh`` on."""

@@ -14,6 +14,8 @@ FULL = 3.0
 COLD = 32
 """Adapters that are asked for at once, none of which was asked for before."""
 COLD_ROUNDS = 3
+KINDS = ("full", "steady", "cold")
+"""Of loads, in the order in which reports have them."""
 
 
 class Case(BaseModel):
