@@ -32,8 +32,9 @@ TRIES = 3
 in all; the run that lost the least counts."""
 
 GUESS_PER_S = 2.0
-"""Requests in a second of the first load that looks for how many are answered. It is doubled until that is less than
-``ANSWERED`` of them; many more than that would cost clients and gateway the cores that the engine computes on."""
+"""Requests in a second of the first load that looks for how many are answered, to the end of the last. It is doubled
+until that is less than ``ANSWERED`` of them; many more than that would cost clients and gateway the cores that the
+engine computes on."""
 ANSWERED = 0.7
 
 
@@ -148,7 +149,7 @@ class Bench:
                 rate *= 2
                 load = Load(adapters=8, rate=rate, seconds=self._seconds)
                 self._drive(endpoint, draw(load), self._seconds / 4)
-                figures, _ = _undisturbed(partial(self._drive, endpoint, draw(load), self._seconds))
+                figures, _ = _undisturbed(partial(self._drive, endpoint, draw(load), 10 * self._seconds))
                 answered = figures.requests_per_s
             file.write_text(json.dumps({"requests_per_s": answered}))
         return float(json.loads(file.read_text())["requests_per_s"])
