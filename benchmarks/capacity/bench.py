@@ -16,7 +16,7 @@ from looper.benchmarks.capacity.calibrate import calibrate
 from looper.benchmarks.capacity.drive import Answered, drive
 from looper.benchmarks.capacity.experiments import EXPERIMENTS, FRESH, Scene
 from looper.benchmarks.capacity.figures import Figures, sum_up
-from looper.benchmarks.capacity.peers import CLUSTER, READY, Endpoint
+from looper.benchmarks.capacity.peers import CLUSTER, PEERS, READY, Endpoint
 from looper.benchmarks.capacity.plan import COLD, COLD_ROUNDS, COUNTS, FULL, KINDS, STEADY, Case, cases_of, cold
 from looper.benchmarks.capacity.predict import Simulation, simulation
 from looper.benchmarks.capacity.simulator import Cluster, Costs
@@ -93,7 +93,8 @@ class Bench:
 
     def rows(self) -> list[Row]:
         """All that this folder holds, whichever run it is from."""
-        files = [*self._out.glob("*-adapters.json"), *self._out.glob("*-cold.json")]
+        names = [peer.replace(" ", "-") for peer in PEERS]
+        files = [file for name in names for file in self._out.glob(f"{name}-*.json")]
         found = [Row.model_validate_json(file.read_bytes()) for file in files]
         return sorted(found, key=lambda row: (row.peer != "looper", row.peer, KINDS.index(row.kind), row.adapters))
 
