@@ -32,6 +32,7 @@ class Action:
     observed: tuple[str, ...]
     errors: tuple[Error | None, ...]
     calls: tuple[ToolCall, ...]
+    segment: int
 
     @property
     def failed(self) -> bool:
@@ -65,6 +66,7 @@ def _actions(steps: Sequence[Placed], answered: dict[str, int]) -> Iterator[Acti
             observed=tuple(steps[answer].step.content for answer in answers),
             errors=tuple(steps[answer].error for answer in answers),
             calls=calls,
+            segment=each.segment,
         )
 
 

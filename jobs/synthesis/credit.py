@@ -122,7 +122,7 @@ def _attribute(draft: Draft, common: set[str]) -> Draft:
 
 
 def _was_put_right(action: Action, later: Sequence[Action]) -> bool:
-    """Whether one tool wrote to the same record again, with other arguments."""
+    """Whether one tool wrote to the same record again, with other arguments, before the user asked anew."""
     if len(action.calls) != 1 or action.failed or reads(action.calls[0].name):
         return False
     call, arguments = action.calls[0], parsed(action.calls[0])
@@ -130,6 +130,8 @@ def _was_put_right(action: Action, later: Sequence[Action]) -> bool:
         return False
     record = next(iter(arguments.items()))
     for other in later:
+        if other.segment != action.segment:
+            return False
         for again, error in zip(other.calls, other.errors, strict=False):
             now = parsed(again)
             if not now or again.name != call.name or error is not None or now == arguments:

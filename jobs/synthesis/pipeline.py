@@ -5,9 +5,11 @@ grades and pruning rest on it. Then, knowing the habits of the whole instance, t
 Ray Data; ``refine`` does it in a loop.
 """
 
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from looper.jobs.synthesis.credit import Habits, attribute, discount_luck, worked
 from looper.jobs.synthesis.draft import Draft, Verdict
@@ -58,8 +60,14 @@ def each(draft: Draft, without: Collection[str] = ()) -> Draft:
             elif name == "grade":
                 draft = choose(draft)
         except Exception as error:
-            return draft.reject(name, "broke_a_stage", type(error).__name__)
+            return draft.reject(name, "broke_a_stage", _where(error))
     return draft
+
+
+def _where(error: Exception) -> str:
+    """The kind of error and its place in the code. What it says may quote the episode."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
 
 
 def together(

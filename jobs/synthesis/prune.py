@@ -73,9 +73,13 @@ def _repeat(done: Sequence[Action], first: int, length: int) -> _Repeat | None:
 
 
 def _same(some: Sequence[Action], others: Sequence[Action]) -> bool:
-    """Whether the same was called and the same came back; trying again what was down for a moment is no loop."""
+    """Whether the same was called and the same came back, with no request of the user between.
+
+    Trying again what was down for a moment is no loop.
+    """
     return len(some) == len(others) and all(
-        one.signature == other.signature and one.observed == other.observed and Error.TRANSIENT not in one.errors
+        (one.segment, one.signature, one.observed) == (other.segment, other.signature, other.observed)
+        and Error.TRANSIENT not in one.errors
         for one, other in zip(some, others, strict=True)
     )
 

@@ -11,7 +11,9 @@ from looper.jobs.synthesis.errors import classify_errors
 from looper.jobs.synthesis.grade import grade
 from looper.jobs.synthesis.leaks import asked, one_name
 from looper.jobs.synthesis.pairs import contrast
-from tests.synthesis.play import call, draft
+from looper.jobs.synthesis.pipeline import each
+from looper.platform.domain.trajectory import Step, Trajectory
+from tests.synthesis.play import call, draft, play
 
 OPEN = (call("open", room="7"), "opened")
 BOOK = (call("book", room="7", day="1"), "booked")
@@ -32,6 +34,17 @@ def test_who_caused_an_error_is_not_learned_and_who_put_it_right_is() -> None:
     assert weights(twice) == [0, 1, 1]
     (looked,) = attribute([told(call("get", room="7", day="2"), "no", call("get", room="7", day="1"), "yes", "done")])
     assert weights(looked) == [1, 1, 1]
+
+
+def test_what_the_user_asks_for_anew_is_not_put_right_and_not_repeated() -> None:
+    steps = play(call("book", room="7", day="2"), "booked", call("book", room="7", day="1"), "booked", "done").steps
+    user = Step(source="user", content="Make that day 1.")
+    asked_anew = Trajectory.of(task_id="t", format="test", steps=(*steps[:4], user, *steps[4:]))
+    (changed,) = attribute([each(Draft.of(asked_anew, labelled=False))])
+    assert [placed.weight for placed in changed.steps if placed.step.source == "agent"] == [1, 1, 1]
+    again = play(call("get_room", room="7"), "free", call("get_room", room="7"), "free", "done").steps
+    asked_again = Trajectory.of(task_id="t", format="test", steps=(*again[:4], user, *again[4:]))
+    assert len(each(Draft.of(asked_again, labelled=False)).steps) == len(asked_again.steps)
 
 
 def test_what_failures_did_too_after_the_last_change_is_minor() -> None:
