@@ -28,7 +28,7 @@ from looper.serve.engine import Device, engine_settings
 from looper.serve.gateway import gateway
 from looper.serve.protocol import Ask, EngineGone, Opening, Reply
 from looper.serve.request_log import log_as_json
-from looper.serve.tiers import tiers
+from looper.serve.tiers import adapted, tiers
 from looper.serve.tracing import send_traces
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,9 @@ class SkillReplica:
         self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device
     ) -> None:
         room = tiers(settings.serve, pool, model_dir)
-        engine = engine_settings(settings.serve, pool, room.slots, device, len(os.sched_getaffinity(0)))
+        engine = engine_settings(
+            settings.serve, pool, room.slots, adapted(model_dir), device, len(os.sched_getaffinity(0))
+        )
         os.environ.update(engine.environment)
         send_traces("looper-engine")
         from looper.serve.skill_server import SkillServer

@@ -1,16 +1,19 @@
 """LoRA in vLLM's CPU engine by a kernel of ours, where vLLM gathers each token's factors first.
 
 vLLM's own (0.29) also takes the last slot's adapter for a token that has none, whenever the batch holds one that has.
-Here it gets none.
+Here it gets none. Where vLLM copies an adapter into its slot, in the step loop, a slot here points to the adapter.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
-from vllm.lora.layers import LoRAMapping
+from vllm.lora.layers import BaseLayerWithLoRA, LoRAMapping
+from vllm.lora.lora_model import LoRAModel
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-from looper.serve.lora_kernel import Layer, Tiles, tiles
+from looper.serve.lora_kernel import Factors, Layer, Tiles, factors, tiles
 
 
 class TiledLora(PunicaWrapperCPU):  # type: ignore[misc]
@@ -20,14 +23,12 @@ class TiledLora(PunicaWrapperCPU):  # type: ignore[misc]
         super().__init__(*arguments, **more)
         self._layers: dict[int, Layer] = {}
         self._tokens: Tiles | None = None
-        self._samples: Tiles | None = None
 
     def update_metadata(
         self, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
     ) -> None:
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self._tokens = tiles(self.token_lora_indices.numpy())
-        self._samples = tiles(self.sampler_indices.numpy())
 
     def add_lora_linear(
         self,
@@ -45,28 +46,57 @@ class TiledLora(PunicaWrapperCPU):  # type: ignore[misc]
 
         Rows beyond those of the batch have no adapter: the engine fills batches up.
         """
-        layer = self._layer(lora_a_stacked, lora_b_stacked)  # made in vLLM's dry run, before anybody waits for it
         if self._tokens is not None:
+            layer = self.layer(lora_a_stacked, lora_b_stacked)
             layer.add(y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), scale, self._tokens)
 
-    def add_lora_logits(
-        self,
-        y: Tensor,
-        x: Tensor,
-        lora_a_stacked: Tensor,
-        lora_b_stacked: Tensor,
-        scale: float,
-        *,
-        buffer: Tensor | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Add to the logits ``y`` ``[M, vocabulary]`` the head's LoRA of ``x`` ``[M, in]``."""
-        layer = self._layer((lora_a_stacked,), (lora_b_stacked,))
-        if self._samples is not None:
-            layer.add(y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), scale, self._samples)
-
-    def _layer(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Layer:
-        key = a[0].data_ptr()  # the layer holds it, and so it stays
+    def layer(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Layer:
+        """What takes the place of vLLM's slots ``a`` and ``b`` of a layer, which stay as empty as they are."""
+        key = a[0].data_ptr()  # vLLM's layer holds it, and so it stays
         if key not in self._layers:
-            self._layers[key] = Layer(a, b)
+            self._layers[key] = Layer(a[0].shape[0], a[0].shape[3], [each.shape[2] for each in b])
         return self._layers[key]
+
+
+def point_slots(modules: Mapping[str, BaseLayerWithLoRA]) -> None:
+    """Have vLLM's layers take adapters by pointing to them."""
+    for module in modules.values():
+        layer = _layer(module)
+
+        def set_lora(slot: int, a: Any, b: Any, layer: Layer = layer) -> None:
+            layer.point(slot, _of_parts(a, b, layer))
+
+        def reset_lora(slot: int, layer: Layer = layer) -> None:
+            layer.point(slot, [None] * len(layer.outputs))
+
+        module.set_lora, module.reset_lora = set_lora, reset_lora
+
+
+def lay_out(lora: LoRAModel, modules: Mapping[str, BaseLayerWithLoRA]) -> None:
+    """Lay an adapter out as the kernel reads it, in place. Raises ValueError if it does not fit the base model.
+
+    vLLM would find out in the step loop, or never.
+    """
+    for name, weights in lora.loras.items():
+        if name not in modules:
+            raise ValueError(f"it changes {name}, which adapters cannot change here")
+        parts = _of_parts(weights.lora_a, weights.lora_b, layer := _layer(modules[name]))
+        for each, outputs in zip(parts, layer.outputs, strict=True):
+            if each and (each[0].shape[1], each[1].shape[1]) != (layer.inputs, outputs):
+                raise ValueError(f"its factors of {name} are of another base model's shape")
+        a, b = [each and each[0] for each in parts], [each and each[1].t() for each in parts]
+        weights.lora_a, weights.lora_b = (a, b) if isinstance(weights.lora_b, list) else (a[0], b[0])
+
+
+def _layer(module: Any) -> Layer:
+    layer: Layer = module.punica_wrapper.layer(module.lora_a_stacked, module.lora_b_stacked)
+    return layer
+
+
+def _of_parts(a: Any, b: Any, layer: Layer) -> list[Factors | None]:
+    """vLLM's form of a module's factors: one tensor, or one of each part, where None is left alone."""
+    if isinstance(b, Tensor):  # of all parts, one below the other
+        b = torch.split(b, list(layer.outputs)) if len(b) == sum(layer.outputs) else [b]
+    if isinstance(a, Tensor):
+        a = [a] * len(b)
+    return [None if one is None else factors(one, other) for one, other in zip(a, b, strict=True)]

@@ -5,15 +5,15 @@ import fcntl
 import itertools
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO
 
 from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.errors import StoreUnavailable
 
-Fetch = Callable[[str], AdapterFiles]
-"""Digest to verified files. Blocks; called from several threads at once."""
+Load = Callable[[str], Awaitable[None]]
+"""Has the adapter of a digest written into a Disk's folder by ``write``, wherever that runs."""
 
 
 class Disk:
@@ -23,38 +23,43 @@ class Disk:
     have to be right.
     """
 
-    def __init__(self, fetch: Fetch, folder: Path) -> None:
-        self._fetch = fetch
+    def __init__(self, load: Load, folder: Path) -> None:
+        self._load = load
         self._folder = folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
     async def bring(self, digest: str) -> Path:
-        """Fetch the adapter; return its folder. Raises what fetching raises; StoreUnavailable on a full disk."""
-        return await asyncio.to_thread(self._download, digest)
+        """Load the adapter; return its folder. Raises what loading raises; StoreUnavailable on a full disk."""
+        await self._load(digest)
+        return self._folder / digest
 
     async def drop(self, digest: str, folder: Path) -> None:
-        # Renamed at once: it may be fetched again while its files are being removed.
-        gone = folder.rename(self._scratch())  # noqa: ASYNC240 (it takes no time)
+        # Renamed at once: it may be loaded again while its files are being removed.
+        gone = folder.rename(_scratch(self._folder))  # noqa: ASYNC240 (it takes no time)
         await asyncio.to_thread(shutil.rmtree, gone)
 
-    def _download(self, digest: str) -> Path:
-        files = self._fetch(digest)
-        partial, folder = self._scratch(), self._folder / digest
-        try:
-            partial.mkdir()
-            for name, content in files.by_name().items():
-                (partial / name).write_bytes(content)
-            return partial.rename(folder)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"adapter {digest} could not be written to {self._folder}: {error}; free some space there"
-            ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
-    def _scratch(self) -> Path:
-        return self._folder / f".{uuid.uuid4().hex}"
+def write(files: AdapterFiles, digest: str, folder: Path) -> None:
+    """Write the adapter as ``folder/digest``. Raises StoreUnavailable if there is no room."""
+    if (folder / digest).exists():
+        return  # whole, by one who died before it could say so
+    partial = _scratch(folder)
+    try:
+        partial.mkdir()
+        for name, content in files.by_name().items():
+            (partial / name).write_bytes(content)
+        partial.rename(folder / digest)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"adapter {digest} could not be written to {folder}: {error}; free some space there"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _scratch(folder: Path) -> Path:
+    return folder / f".{uuid.uuid4().hex}"
 
 
 def claim_folder(root: Path) -> tuple[Path, IO[bytes]]:

@@ -22,8 +22,13 @@ class EngineSettings:
     """For the engine's processes; must be in place before torch is imported."""
 
 
-def engine_settings(serve: ServeSettings, pool: PoolSettings, slots: int, device: Device, cores: int) -> EngineSettings:
-    """An engine of ``pool`` on ``device``, with so many slots; ``cores`` is how many a CPU engine computes on."""
+def engine_settings(
+    serve: ServeSettings, pool: PoolSettings, slots: int, adapted: list[str], device: Device, cores: int
+) -> EngineSettings:
+    """An engine of ``pool`` on ``device``, with so many slots; ``cores`` is how many a CPU engine computes on.
+
+    ``adapted`` is what the layers are called that adapters change.
+    """
     engines = sum(max(each.replicas, each.max_replicas or 0) for each in serve.all_pools)
     rank = next((rank for rank in RANKS if rank >= pool.max_lora_rank), None)
     if rank is None:
@@ -35,6 +40,7 @@ def engine_settings(serve: ServeSettings, pool: PoolSettings, slots: int, device
         "enable_lora": True,
         "max_lora_rank": rank,
         "max_loras": slots,
+        "lora_target_modules": adapted,  # without it, each slot has room for the head and the embedding, too
         "max_cpu_loras": slots,  # what else is in memory, the pager has staged
         "worker_extension_cls": "looper.serve.staging.Staging",
         "max_model_len": serve.max_model_len,

@@ -19,12 +19,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 TILE = 4
 """Rows of one adapter, at most, for which a factor is widened once."""
 
 STEP = 8
-"""Ranks that are expanded together, and by which the rank of slots is divisible."""
+"""Ranks that are expanded together, and by which the rank of adapters is divisible."""
 
 PARTS = 3
 """Layers that vLLM puts together, at most: q, k and v."""
@@ -33,7 +34,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Call(ctypes.Structure):
-    """What the threads of one call share: addresses and lengths. ``outputs``, ``a`` and ``b`` are of each part."""
+    """What the threads of one call share: addresses and lengths."""
 
     _fields_ = (
         ("taken", ctypes.c_int64),  # tiles that threads have taken
@@ -47,12 +48,14 @@ class Call(ctypes.Structure):
         ("x_stride", ctypes.c_int64),
         ("y_stride", ctypes.c_int64),
         ("scale", ctypes.c_float),
-        ("rank", ctypes.c_int64),
         ("inputs", ctypes.c_int64),
         ("parts", ctypes.c_int64),
+        ("slots_count", ctypes.c_int64),
         ("outputs", ctypes.c_int64 * PARTS),
-        ("a", ctypes.c_int64 * PARTS),  # bfloat16 [slots, rank, inputs]
-        ("b", ctypes.c_int64 * PARTS),  # bfloat16 [slots, rank, outputs]
+        ("largest", ctypes.c_int64),  # rank of any slot
+        ("ranks", ctypes.c_int64),  # int64 [parts, slots], 0 where an adapter leaves a part alone
+        ("a", ctypes.c_int64),  # int64 [parts, slots]: addresses of bfloat16 [rank, inputs]
+        ("b", ctypes.c_int64),  # int64 [parts, slots]: addresses of bfloat16 [rank, outputs]
     )
 
 
@@ -147,7 +150,7 @@ def _expand(y: Any, shrunk: Any, b: Any, scale: float, b_at: int) -> None:
     """``y[outputs] += scale * shrunk[rank] b[rank, outputs]``."""
     ranks, outputs = b.shape
     for r in range(0, ranks, STEP):
-        # What an adapter leaves alone, and what a slot has of rank above the adapter's, is zeros.
+        # Ranks that an adapter was filled up with are zeros.
         if not shrunk[r : r + STEP].any():
             continue
         if r + STEP < ranks:
@@ -179,16 +182,21 @@ def _work(calls: Any) -> None:
     bounds = carray(_pointer(call.bounds), call.tiles + 1, np.int64)
     count = bounds[call.tiles]
     rows, slots = carray(_pointer(call.rows), count, np.int64), carray(_pointer(call.slots), count, np.int64)
-    shrunk = np.empty((TILE, call.rank), np.float32)
+    shape = (call.parts, call.slots_count)
+    ranks = carray(_pointer(call.ranks), shape, np.int64)
+    of_a, of_b = carray(_pointer(call.a), shape, np.int64), carray(_pointer(call.b), shape, np.int64)
+    shrunk = np.empty((TILE, call.largest), np.float32)
     tile = _take(call.address)
     while tile < call.tiles:
         first, size, slot, begin = bounds[tile], bounds[tile + 1] - bounds[tile], slots[bounds[tile]], 0
         for part in range(call.parts):
-            outputs = call.outputs[part]
-            a_at = call.a[part] + 2 * slot * call.rank * call.inputs
-            b_at = call.b[part] + 2 * slot * call.rank * outputs
-            a = carray(_pointer(a_at), (call.rank, call.inputs), np.uint16)
-            b = carray(_pointer(b_at), (call.rank, outputs), np.uint16)
+            outputs, rank = call.outputs[part], ranks[part, slot]
+            if rank == 0:
+                begin += outputs
+                continue
+            a_at, b_at = of_a[part, slot], of_b[part, slot]
+            a = carray(_pointer(a_at), (rank, call.inputs), np.uint16)
+            b = carray(_pointer(b_at), (rank, outputs), np.uint16)
             if size == TILE:
                 _shrink_tile(
                     _row(call.x, rows[first], call.x_stride, call.inputs),
@@ -251,26 +259,52 @@ def tiles(slots: NDArray[np.int64]) -> Tiles | None:
     return Tiles(rows, found, np.append(np.flatnonzero(within % TILE == 0), rows.size))
 
 
+Factors = tuple[Tensor, Tensor]
+"""Of one layer: bfloat16 ``a`` ``[rank, inputs]`` and ``b`` ``[rank, outputs]``, each in one piece.
+
+The rank is divisible by ``STEP``.
+"""
+
+
+def factors(a: Tensor, b: Tensor) -> Factors:
+    """From PEFT's ``a`` ``[rank, inputs]`` and ``b`` ``[outputs, rank]``; nothing is copied that lies so already."""
+    missing = -len(a) % STEP
+    if missing:
+        a, b = pad(a, (0, 0, 0, missing)), pad(b, (0, missing))
+    return a.bfloat16().contiguous(), b.t().bfloat16().contiguous()
+
+
 class Layer:
-    """The factors of one linear layer, or of several that have the same input, in all slots."""
+    """The factors of one linear layer, or of several that have the same input, in all slots.
 
-    def __init__(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
-        """``a`` are bfloat16 ``[slots, 1, rank, inputs]``, ``b`` ``[slots, 1, outputs, rank]``, as vLLM makes them.
+    A slot is a pointer to where an adapter lies: giving it to another one copies nothing.
+    """
 
-        The storage of each of ``b`` is laid out anew, ranks outside. vLLM writes adapters in place, and goes on to see
-        ``b`` as it made it.
-        """
-        rank, types = a[0].shape[2], {each.dtype for each in (*a, *b)}
-        if len(a) > PARTS or rank % STEP or types != {torch.bfloat16}:
-            raise ValueError(f"no kernel for {len(a)} layers of rank {rank} in {types}")
-        for each in b:
-            each.data = each.transpose(2, 3).contiguous().transpose(2, 3)
-        self._held = (*a, *b)
-        self._call = call = Call(rank=rank, inputs=a[0].shape[3], parts=len(a))
+    def __init__(self, slots: int, inputs: int, outputs: Sequence[int]) -> None:
+        """``outputs`` of each of the layers that have the same ``inputs``."""
+        if len(outputs) > PARTS:
+            raise ValueError(f"no kernel for {len(outputs)} layers with one input")
+        self.inputs, self.outputs = inputs, tuple(outputs)
+        self._ranks, self._a, self._b = (np.zeros((len(outputs), slots), np.int64) for _ in range(3))
+        self._held: list[tuple[Tensor, ...]] = [()] * slots
+        self._call = call = Call(inputs=inputs, parts=len(outputs), slots_count=slots)
         call.address = ctypes.addressof(call)
-        for part in range(len(a)):
-            call.outputs[part] = b[part].shape[2]
-            call.a[part], call.b[part] = a[part].data_ptr(), b[part].data_ptr()
+        call.outputs[: len(outputs)] = self.outputs
+        call.ranks, call.a, call.b = (table.ctypes.data for table in (self._ranks, self._a, self._b))
+
+    def point(self, slot: int, factors: Sequence[Factors | None]) -> None:
+        """From now on, ``slot`` has the adapter with these factors of each part; None leaves a part alone."""
+        held: list[Tensor] = []
+        for part, each in enumerate(factors):
+            if each is None:
+                self._ranks[part, slot] = 0
+                continue
+            a, b = each
+            self._ranks[part, slot] = len(a)
+            self._a[part, slot], self._b[part, slot] = a.data_ptr(), b.data_ptr()
+            held += each
+        self._held[slot] = tuple(held)
+        self._call.largest = int(self._ranks.max())
 
     def add(self, y: Tensor, x: Tensor, scale: float, tiles: Tiles) -> None:
         """y += scale * x a^T b^T of each row's own slot, in place; of several layers, side by side.

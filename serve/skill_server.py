@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import IO, Any, Self
 
-import orjson
 from pydantic import BaseModel, ValidationError
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
@@ -21,21 +20,18 @@ from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionReq
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.lora.request import LoRARequest
 
-from looper.platform.adapters import AdapterFiles, fetch
-from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import (
     CorruptAdapter,
-    InvalidInput,
     LooperError,
     NotFound,
     Overloaded,
     StoreUnavailable,
 )
-from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.admission import Admission
-from looper.serve.disk import Disk, Fetch, claim_folder
+from looper.serve.disk import Disk, claim_folder
 from looper.serve.engine import Device, EngineSettings
+from looper.serve.loader import start_loader
 from looper.serve.pager import Pager
 from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Call, Opening, Reply, Whole, error
 from looper.serve.staging import Staged
@@ -78,7 +74,7 @@ class SkillServer(LLMServer):
         folder, server._folder_lock = claim_folder(settings.home / "adapters")
         await server.start()  # type: ignore[no-untyped-call]
         server._pager = Pager(
-            Disk(servable(settings, pool, model_dir), folder),
+            Disk(start_loader(settings, pool, model_dir, folder), folder),
             Staged(server.engine._engine_client, server.engine._oai_models.lora_requests),
             on_disk=room.on_disk,
             in_memory=room.in_memory,
@@ -134,32 +130,6 @@ class SkillServer(LLMServer):
     async def _start_engine(self) -> None:
         # Without Ray's telemetry, whose actor is one more process that imports vLLM before the first request.
         await self.engine.start()
-
-
-def servable(settings: Settings, pool: PoolSettings, model_dir: Path) -> Fetch:
-    """How this server fetches an adapter: verified, and refused here if the engine could not serve it.
-
-    The engine would find out in its step loop, where everyone's requests are.
-    """
-    catalog, store = Catalog.open(settings), ObjectStore.open(settings)
-    revision = orjson.loads((model_dir / "looper.json").read_bytes())["revision"]
-
-    def fetch_servable(digest: str) -> AdapterFiles:
-        files = fetch(store, catalog.version(digest).instance.tenant, digest)
-        trained_on = files.read_manifest().base_revision
-        if trained_on != revision:
-            raise InvalidInput(
-                f"adapter {digest} was trained on base revision {trained_on}, but {settings.base} is served at "
-                f"{revision}: consolidate again on this base"
-            )
-        if files.rank > pool.max_lora_rank:
-            raise InvalidInput(
-                f"adapter {digest} has rank {files.rank}, above serve.max_lora_rank {pool.max_lora_rank}: "
-                "raise LOOPER_SERVE__MAX_LORA_RANK and restart the server"
-            )
-        return files
-
-    return fetch_servable
 
 
 class _LocalModel(CallbackBase):

@@ -9,6 +9,7 @@ Two sides: ``StagedLoras`` and ``Staging`` in each worker, and ``Staged`` in the
 
 import asyncio
 import itertools
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from typing import Any
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
+from vllm.platforms import current_platform
 
 from looper.platform.domain.errors import InvalidInput
+from looper.serve.cpu_lora import lay_out, point_slots
 
 POLL_S = 0.005
 """Between two questions whether an adapter is there. The workers answer between two steps."""
+
+SWITCH_S = 0.0005
+"""For so long, a thread keeps the interpreter while another waits for it; Python's own 5 ms are a tenth of a step."""
 
 
 class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
@@ -30,6 +36,18 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
         super().__init__(*arguments, **more)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="stage")  # more would only take the loop's cores
         self._staged: dict[int, Future[LoRAModel]] = {}
+
+    def create_lora_manager(self, model: Any, vllm_config: Any) -> Any:
+        model = super().create_lora_manager(model, vllm_config)
+        if current_platform.is_cpu():
+            # The reader must not keep the interpreter from the loop, which asks for it a thousand times a step.
+            sys.setswitchinterval(SWITCH_S)
+            point_slots(self._modules)
+        return model
+
+    @property
+    def _modules(self) -> Any:
+        return self._adapter_manager.modules
 
     def stage(self, request: LoRARequest) -> None:
         """Begin to read an adapter."""
@@ -52,6 +70,8 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
         lora = super()._load_adapter(request)
         # What the manager would do in the loop: the factors of q, k and v, and the like, are put together.
         self._adapter_manager._create_merged_loras_inplace(lora)
+        if current_platform.is_cpu():
+            lay_out(lora, self._modules)
         return lora
 
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:

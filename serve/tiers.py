@@ -64,20 +64,27 @@ def numbers_per_rank(model_dir: Path) -> int:
 
     Raises InvalidInput if the folder holds no safetensors.
     """
-    shapes = [shape for file in sorted(model_dir.glob("*.safetensors")) for shape in _linear(file)]
+    return sum(map(sum, _linear(model_dir).values()))
+
+
+def adapted(model_dir: Path) -> list[str]:
+    """What the linear layers in the blocks are called there: all that adapters change. Raises InvalidInput likewise."""
+    return sorted({name.split(".")[-2] for name in _linear(model_dir)})
+
+
+def _linear(model_dir: Path) -> dict[str, tuple[int, int]]:
+    shapes: dict[str, tuple[int, int]] = {}
+    for file in sorted(model_dir.glob("*.safetensors")):
+        with file.open("rb") as content:
+            header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+        shapes |= {
+            name: tuple(entry["shape"])
+            for name, entry in header.items()
+            if ".layers." in name and name.endswith(".weight") and len(entry["shape"]) == 2
+        }
     if not shapes:
         raise InvalidInput(f"{model_dir} holds no weights of linear layers in *.safetensors")
-    return sum(map(sum, shapes))
-
-
-def _linear(file: Path) -> list[tuple[int, int]]:
-    with file.open("rb") as content:
-        header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
-    return [
-        tuple(entry["shape"])
-        for name, entry in header.items()
-        if ".layers." in name and name.endswith(".weight") and len(entry["shape"]) == 2
-    ]
+    return shapes
 
 
 def _size(bytes: int) -> str:

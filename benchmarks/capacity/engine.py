@@ -14,7 +14,8 @@ from typing import Any
 
 from looper.benchmarks.capacity import adapters
 from looper.platform.settings import load_settings
-from looper.serve.engine import engine_settings
+from looper.serve.engine import EngineSettings, engine_settings
+from looper.serve.tiers import adapted
 
 SEQUENCES = 16
 PROMPT, ANSWER = 16, 32
@@ -34,8 +35,7 @@ def measure(model_dir: Path, lora: bool) -> dict[str, Any]:
     from vllm.inputs import TokensPrompt
     from vllm.lora.request import LoRARequest
 
-    settings = load_settings().serve
-    arguments = engine_settings(settings, settings, SLOTS, "cpu", len(os.sched_getaffinity(0))).arguments
+    arguments = _settings(model_dir).arguments
     for ours in ("worker_extension_cls", "enable_auto_tool_choice", "tool_call_parser"):
         arguments.pop(ours)
     if lora:
@@ -69,6 +69,11 @@ def measure(model_dir: Path, lora: bool) -> dict[str, Any]:
     return found
 
 
+def _settings(model_dir: Path) -> EngineSettings:
+    serve = load_settings().serve
+    return engine_settings(serve, serve, SLOTS, adapted(model_dir), "cpu", len(os.sched_getaffinity(0)))
+
+
 def _adapter(folder: Path, model_dir: Path, number: int, request: Any) -> Any:
     layers = adapters.shapes(model_dir)
     path = folder / str(number)
@@ -83,8 +88,7 @@ def main() -> None:
     if len(sys.argv) > 2:
         print(json.dumps(measure(model_dir, sys.argv[2] == "lora")))
         return
-    settings = load_settings().serve
-    environment = engine_settings(settings, settings, SLOTS, "cpu", len(os.sched_getaffinity(0))).environment
+    environment = _settings(model_dir).environment
     found = {}
     for name, plugins, lora in (("vllm, no LoRA", "", "no"), *((name, p, "lora") for name, p in PLUGINS.items())):
         ran = subprocess.run(

@@ -24,6 +24,7 @@ from looper.benchmarks.capacity.world import World, instance, peer_name
 from looper.platform.settings import ServeSettings
 from looper.serve.app import free_port
 from looper.serve.engine import engine_settings
+from looper.serve.tiers import adapted
 
 CLUSTER = Cluster(seats=16, slots=16, in_memory=128, on_disk=2500)
 """Of every peer: one engine, with so many requests in a batch and so many adapters."""
@@ -78,7 +79,7 @@ def ray_serve_llm(world: World, s3: str) -> Iterator[Endpoint]:
 
     config = LLMConfig(
         model_loading_config={"model_id": world.base, "model_source": str(world.model_dir)},
-        engine_kwargs=_arguments(),
+        engine_kwargs=_arguments(world.model_dir),
         accelerator_config={"kind": "cpu"},
         lora_config={
             "dynamic_lora_loading_path": "s3://peers",
@@ -96,7 +97,11 @@ def ray_serve_llm(world: World, s3: str) -> Iterator[Endpoint]:
 @contextmanager
 def vllm(world: World, s3: str) -> Iterator[Endpoint]:
     """Stock vLLM with adapters loaded at runtime, from local folders: it has no store."""
-    arguments = _arguments() | {"host": "127.0.0.1", "port": (port := free_port()), "served_model_name": world.base}
+    arguments = _arguments(world.model_dir) | {
+        "host": "127.0.0.1",
+        "port": (port := free_port()),
+        "served_model_name": world.base,
+    }
     flags = [
         part
         for name, value in arguments.items()
@@ -137,9 +142,10 @@ READY: dict[str, Callable[[World], Ready]] = {"vllm": _load_into_vllm}
 """What clients of a peer do before each request, where it leaves that to them."""
 
 
-def _arguments() -> dict[str, Any]:
+def _arguments(model_dir: Path) -> dict[str, Any]:
     """Of the same engine, without what is Looper's."""
-    arguments = engine_settings(SERVE, SERVE, CLUSTER.slots, "cpu", len(os.sched_getaffinity(0))).arguments
+    cores = len(os.sched_getaffinity(0))
+    arguments = engine_settings(SERVE, SERVE, CLUSTER.slots, adapted(model_dir), "cpu", cores).arguments
     del arguments["worker_extension_cls"]
     return arguments | {"max_cpu_loras": CLUSTER.in_memory}
 

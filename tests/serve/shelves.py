@@ -2,7 +2,20 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
+
+from looper.platform.adapters import AdapterFiles
+from looper.serve.disk import Disk, write
+
+
+def disk(fetch: Callable[[str], AdapterFiles], folder: Path) -> Disk:
+    """One that is written by threads."""
+
+    async def load(digest: str) -> None:
+        await asyncio.to_thread(lambda: write(fetch(digest), digest, folder))
+
+    return Disk(load, folder)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

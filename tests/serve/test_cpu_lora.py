@@ -7,6 +7,7 @@ from vllm.lora.layers import LoRAMapping
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from looper.serve.cpu_lora import TiledLora
+from looper.serve.lora_kernel import factors as laid_out
 
 SLOTS, RANK, IN, OUT = 4, 8, 24, (32, 16)
 IDS = [7, None, 5, 9]
@@ -31,6 +32,15 @@ def factors(*shape: int, seed: int) -> Tensor:
 def stacks() -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     a = tuple(factors(SLOTS, 1, RANK, IN, seed=i) for i in range(len(OUT)))
     return a, tuple(factors(SLOTS, 1, out, RANK, seed=9 + i) for i, out in enumerate(OUT))
+
+
+def ours(tokens: tuple[int, ...], y: Tensor, x: Tensor, scale: float = 1.0) -> None:
+    """Add what adapters that lie anywhere add, vLLM's slots being empty."""
+    wrapper, (a, b) = engine(TiledLora, tokens), stacks()
+    empty = tuple(map(torch.zeros_like, a)), tuple(map(torch.zeros_like, b))
+    for slot in range(SLOTS):
+        wrapper.layer(*empty).point(slot, [laid_out(a[i][slot, 0], b[i][slot, 0]) for i in range(len(OUT))])
+    wrapper.add_lora_linear(y, x, *empty, scale, OUT)
 
 
 def row_by_row(x: Tensor, y: Tensor, tokens: tuple[int, ...], scale: float) -> Tensor:
@@ -61,44 +71,35 @@ def row_by_row(x: Tensor, y: Tensor, tokens: tuple[int, ...], scale: float) -> T
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_each_token_gets_its_own_adapter_and_no_other(tokens: tuple[int, ...], scale: float) -> None:
     x, y = weights(len(tokens), IN, seed=20), weights(len(tokens), sum(OUT), seed=21)
-    a, b = stacks()
-    ours = y.clone()
-    engine(TiledLora, tokens).add_lora_linear(ours, x, a, b, scale, OUT)
-    torch.testing.assert_close(ours, row_by_row(x, y, tokens, scale))
+    mine = y.clone()
+    ours(tokens, mine, x, scale)
+    torch.testing.assert_close(mine, row_by_row(x, y, tokens, scale))
     if 0 not in tokens:
         theirs = y.clone()
         engine(PunicaWrapperCPU, tokens).add_lora_linear(theirs, x, *stacks(), scale, OUT)
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(mine, theirs)
 
 
-def test_what_vllm_writes_into_a_slot_counts_from_then_on() -> None:
+def test_a_slot_has_what_it_was_pointed_to_last_of_whatever_rank() -> None:
     x = weights(1, IN, seed=20)
-    a, b = stacks()
     wrapper = engine(TiledLora, (9,))
-    wrapper.add_lora_linear(torch.zeros(1, sum(OUT)), x, a, b, 1.0, OUT)
-    slot = IDS.index(9)
-    for i, out in enumerate(OUT):  # as set_lora does
-        b[i][slot, 0, :out, :RANK].copy_(torch.ones(out, RANK))
+    slots, slot = stacks(), IDS.index(9)
+    layer = wrapper.layer(*slots)
+    for rank in (8, 3, 16):
+        a, b = weights(rank, IN, seed=1), weights(OUT[1], rank, seed=2)
+        layer.point(slot, [None, laid_out(a, b)])
+        y = torch.zeros(1, sum(OUT))
+        wrapper.add_lora_linear(y, x, *slots, 1.0, OUT)
+        assert not y[:, : OUT[0]].any(), "an adapter may leave a part alone"
+        torch.testing.assert_close(y[0, OUT[0] :], b.bfloat16().float() @ (a.bfloat16().float() @ x[0]))
+    layer.point(slot, [None, None])
     y = torch.zeros(1, sum(OUT))
-    wrapper.add_lora_linear(y, x, a, b, 1.0, OUT)
-    shrunk = [(a[i][slot, 0].float() @ x[0]).sum() for i in range(len(OUT))]
-    torch.testing.assert_close(y[0], torch.cat([each.expand(out) for each, out in zip(shrunk, OUT, strict=True)]))
+    wrapper.add_lora_linear(y, x, *slots, 1.0, OUT)
+    assert not y.any()
 
 
 def test_rows_that_fill_a_batch_up_are_left_alone() -> None:
     x, y = weights(5, IN, seed=20), torch.zeros(5, sum(OUT))
-    engine(TiledLora, (7, 5)).add_lora_linear(y, x, *stacks(), 1.0, OUT)
+    ours((7, 5), y, x)
     assert y[:2].any()
     assert not y[2:].any()
-
-
-@pytest.mark.parametrize("last", [5, 0])
-def test_logits_are_those_of_the_sampled_row_s_adapter(last: int) -> None:
-    x, y = weights(1, IN, seed=20), weights(1, 40, seed=21)
-    a, b = factors(SLOTS, 1, RANK, IN, seed=1), factors(SLOTS, 1, 32, RANK, seed=2)
-    ours = y.clone()
-    engine(TiledLora, (7, last)).add_lora_logits(ours, x, a, b, 1.0)
-    expected = y.clone()
-    if last:
-        expected[0, :32] += b[IDS.index(last), 0].float() @ (a[IDS.index(last), 0].float() @ x[0])
-    torch.testing.assert_close(ours, expected)

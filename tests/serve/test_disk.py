@@ -7,8 +7,8 @@ import pytest
 
 from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.errors import StoreUnavailable
-from looper.serve.disk import Disk, claim_folder
-from tests.serve.shelves import run
+from looper.serve.disk import claim_folder
+from tests.serve.shelves import disk, run
 
 FILES = AdapterFiles(b"weights", b"{}", b"{}")
 NAMES = {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
@@ -33,13 +33,13 @@ def test_a_folder_is_never_seen_half_written(tmp_path: Path) -> None:
             return Watching(super().by_name())
 
     async def test() -> None:
-        disk = Disk(lambda _: Slow(b"w", b"{}", b"{}"), folder)
-        path = await disk.bring("a")
+        adapters = disk(lambda _: Slow(b"w", b"{}", b"{}"), folder)
+        path = await adapters.bring("a")
         assert len(seen) == 3
         assert all("a" not in names for names in seen)
         assert on_disk(folder) == {"a"}
         assert on_disk(path) == NAMES
-        await disk.drop("a", path)
+        await adapters.drop("a", path)
         assert on_disk(folder) == set()
 
     run(test)
@@ -54,7 +54,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path: Path) -> N
 
     async def test() -> None:
         with pytest.raises(StoreUnavailable, match="adapter a could not be written"):
-            await Disk(lambda _: Full(b"w", b"{}", b"{}"), folder).bring("a")
+            await disk(lambda _: Full(b"w", b"{}", b"{}"), folder).bring("a")
         assert on_disk(folder) == set()
 
     run(test)
@@ -66,7 +66,7 @@ def test_what_an_earlier_process_left_is_not_trusted(tmp_path: Path) -> None:
     (left / "adapter_config.json").write_text("half")
 
     async def test() -> None:
-        path = await Disk(lambda _: FILES, tmp_path / "adapters").bring("a")
+        path = await disk(lambda _: FILES, tmp_path / "adapters").bring("a")
         assert on_disk(path) == NAMES
 
     run(test)

@@ -11,9 +11,8 @@ import pytest
 
 from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput, StoreUnavailable
-from looper.serve.disk import Disk
 from looper.serve.pager import Pager
-from tests.serve.shelves import run, until
+from tests.serve.shelves import disk, run, until
 
 
 class Store:
@@ -57,7 +56,7 @@ class Memory:
 def made(folder: Path, *, on_disk: int = 4, in_memory: int = 2) -> Iterator[tuple[Store, Memory, Pager[str]]]:
     store, memory = Store(), Memory()
     try:
-        yield store, memory, Pager(Disk(store.fetch, folder), memory, on_disk=on_disk, in_memory=in_memory)
+        yield store, memory, Pager(disk(store.fetch, folder), memory, on_disk=on_disk, in_memory=in_memory)
     finally:
         store.let_go.set()  # a thread that waits would keep the event loop from ending
 

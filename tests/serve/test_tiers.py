@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
-from looper.serve.tiers import expected_different, numbers_per_rank, tiers
+from looper.serve.tiers import adapted, expected_different, numbers_per_rank, tiers
 
 
 @pytest.fixture
@@ -27,6 +27,10 @@ def model_dir(tmp_path: Path) -> Path:
 
 def test_a_rank_has_a_number_for_each_feature_of_the_blocks_linear_layers(model_dir: Path) -> None:
     assert numbers_per_rank(model_dir) == (8 + 8) + (8 + 24)
+
+
+def test_adapters_change_the_blocks_linear_layers(model_dir: Path) -> None:
+    assert adapted(model_dir) == ["down_proj", "q_proj"]
 
 
 def test_a_base_without_weights_that_can_be_read_is_named(tmp_path: Path) -> None:

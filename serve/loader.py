@@ -1,0 +1,92 @@
+"""A process beside each replica that brings adapters from the object store to the replica's disk.
+
+Receiving an adapter, hashing it and writing it takes the interpreter for tens of milliseconds each, and cores that the
+engine computes on. In the replica's own process, everyone's tokens would wait for that; here, at a lower priority, it
+takes what they leave.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from looper.platform.adapters import AdapterFiles, fetch
+from looper.platform.catalog import Catalog
+from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavailable
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import PoolSettings, Settings
+from looper.serve.disk import write
+
+AT_ONCE = 8
+"""Adapters that are on their way together: a store far away is waited for, a near one is bound by one core."""
+
+STEPS_BACK = 10
+"""By which the process's niceness is above the replica's: the engine has nine tenths of a core that both want."""
+
+Fetch = Callable[[str], AdapterFiles]
+"""Digest to verified files. Blocks; called from several threads at once."""
+
+
+class Loader:
+    """The process: an actor of Ray's, which starts it again should it die, and ends it with its replica."""
+
+    def __init__(self, settings: Settings, pool: PoolSettings, model_dir: Path, folder: Path) -> None:
+        os.nice(STEPS_BACK)
+        self._fetch = servable(settings, pool, model_dir)
+        self._folder = folder
+
+    def load(self, digest: str) -> None:
+        write(self._fetch(digest), digest, self._folder)
+
+
+def start_loader(
+    settings: Settings, pool: PoolSettings, model_dir: Path, folder: Path
+) -> Callable[[str], Awaitable[None]]:
+    """What brings the adapter of a digest into ``folder`` of this machine, raising why it could not be."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    loader: Any = (
+        ray.remote(Loader)
+        .options(num_cpus=0, max_concurrency=AT_ONCE, max_restarts=-1, scheduling_strategy=here)
+        .remote(settings, pool, model_dir, folder)
+    )
+
+    async def load(digest: str) -> None:
+        try:
+            await loader.load.remote(digest)
+        except RayTaskError as failed:
+            raise failed.cause if isinstance(failed.cause, LooperError) else failed from None
+        except RayActorError as died:
+            raise StoreUnavailable(f"adapter {digest} was not loaded, as the loader died: ask again") from died
+
+    return load
+
+
+def servable(settings: Settings, pool: PoolSettings, model_dir: Path) -> Fetch:
+    """How adapters are fetched for engines of ``pool``: verified, and refused here if the engine could not serve it.
+
+    The engine would find out in its step loop, where everyone's requests are.
+    """
+    catalog, store = Catalog.open(settings), ObjectStore.open(settings)
+    revision = orjson.loads((model_dir / "looper.json").read_bytes())["revision"]
+
+    def fetch_servable(digest: str) -> AdapterFiles:
+        files = fetch(store, catalog.version(digest).instance.tenant, digest)
+        trained_on = files.read_manifest().base_revision
+        if trained_on != revision:
+            raise InvalidInput(
+                f"adapter {digest} was trained on base revision {trained_on}, but {settings.base} is served at "
+                f"{revision}: consolidate again on this base"
+            )
+        if files.rank > pool.max_lora_rank:
+            raise InvalidInput(
+                f"adapter {digest} has rank {files.rank}, above serve.max_lora_rank {pool.max_lora_rank}: "
+                "raise LOOPER_SERVE__MAX_LORA_RANK and restart the server"
+            )
+        return files
+
+    return fetch_servable
