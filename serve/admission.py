@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from looper.platform.domain.errors import Overloaded
 
-COMPANY = 1.5
+COMPANY = 3.0
 """A wait counts so many times if the adapter is being served already: fewer adapters at once are faster for all."""
 
 WEIGHT_OF_OUTPUT = 2.0

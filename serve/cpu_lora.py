@@ -84,7 +84,8 @@ def lay_out(lora: LoRAModel, modules: Mapping[str, BaseLayerWithLoRA]) -> None:
         for each, outputs in zip(parts, layer.outputs, strict=True):
             if each and (each[0].shape[1], each[1].shape[1]) != (layer.inputs, outputs):
                 raise ValueError(f"its factors of {name} are of another base model's shape")
-        a, b = [each and each[0] for each in parts], [each and each[1].t() for each in parts]
+        # Copied, where they still are the file that they were read from: that may leave the memory at any time.
+        a, b = [each and each[0].clone() for each in parts], [each and each[1].t() for each in parts]
         weights.lora_a, weights.lora_b = (a, b) if isinstance(weights.lora_b, list) else (a[0], b[0])
 
 

@@ -12,6 +12,10 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for ``max_lora_rank``, but for 1: our kernel takes eight ranks together."""
 
 
+CPU_STEP_TOKENS = 128
+"""A CPU has no more to gain from longer steps."""
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How one vLLM engine is started."""
@@ -55,6 +59,8 @@ def engine_settings(
         "dtype": "float32",
         "lora_dtype": "bfloat16",  # read by each step, for each adapter in it: half the bytes
         "enforce_eager": True,
+        # Of prompts, a step reads so many tokens at once at most, as those who are answered meanwhile wait for it.
+        "max_num_batched_tokens": max(CPU_STEP_TOKENS, serve.max_num_seqs),
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
     }
     environment = {

@@ -25,8 +25,8 @@ from looper.serve.disk import write
 AT_ONCE = 8
 """Adapters that are on their way together: a store far away is waited for, a near one is bound by one core."""
 
-STEPS_BACK = 10
-"""By which the process's niceness is above the replica's: the engine has nine tenths of a core that both want."""
+STEPS_BACK = 5
+"""By which the process's niceness is above the replica's: the engine has three quarters of a core that both want."""
 
 Fetch = Callable[[str], AdapterFiles]
 """Digest to verified files. Blocks; called from several threads at once."""

@@ -3,9 +3,10 @@
 import asyncio
 import json
 import statistics
+import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,19 @@ from looper.benchmarks.capacity.drive import Answered, drive
 from looper.benchmarks.capacity.experiments import EXPERIMENTS, FRESH, Scene
 from looper.benchmarks.capacity.figures import Figures, sum_up
 from looper.benchmarks.capacity.peers import CLUSTER, PEERS, READY, Endpoint
-from looper.benchmarks.capacity.plan import COLD, COLD_ROUNDS, COUNTS, FULL, KINDS, STEADY, Case, cases_of, cold
+from looper.benchmarks.capacity.plan import (
+    COLD,
+    COLD_S,
+    COUNTS,
+    KINDS,
+    KNOWN,
+    KNOWN_S,
+    ROUNDS,
+    Case,
+    cases_of,
+    cold,
+    known,
+)
 from looper.benchmarks.capacity.predict import Simulation, simulation
 from looper.benchmarks.capacity.simulator import Cluster, Costs
 from looper.benchmarks.capacity.started import Started, s3
@@ -26,11 +39,6 @@ from looper.benchmarks.capacity.world import World
 from looper.platform.catalog import Catalog
 from looper.platform.settings import load_settings
 
-STOLEN = 0.05
-TRIES = 3
-"""A load that a virtual machine's host took more than this share of the cores from is put again, at most so many times
-in all; the run that lost the least counts."""
-
 GUESS_PER_S = 2.0
 """Requests in a second of the first load that looks for how many are answered, to the end of the last. It is doubled
 until that is less than ``ANSWERED`` of them; many more than that would cost clients and gateway the cores that the
@@ -38,8 +46,8 @@ engine computes on."""
 ANSWERED = 0.7
 
 
-class Row(BaseModel):
-    """What came of one load."""
+class Round(BaseModel):
+    """What came of one load, once."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,7 +60,36 @@ class Row(BaseModel):
     stolen: float
     """Share of the cores' time that the host of a virtual machine took meanwhile."""
     all_answered_s: float | None = None
-    """Of cold adapters that were asked for at once: the median of several rounds."""
+    """Of cold adapters that were asked for at once."""
+
+
+class Row(Round):
+    """The medians of a load's rounds."""
+
+    rounds: int
+    tokens_per_s: tuple[float, float]
+    """The least and the most of any round."""
+    first_p95_s: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, rounds: Sequence[Round]) -> "Row":
+        figures = [each.figures for each in rounds]
+        tokens = [each.tokens_per_s for each in figures]
+        firsts = [each.first_s.p95 for each in figures if each.first_s]
+        waits = [each.all_answered_s for each in rounds if each.all_answered_s is not None]
+        one = rounds[0]
+        return cls(
+            peer=one.peer,
+            kind=one.kind,
+            adapters=one.adapters,
+            rate=one.rate,
+            figures=Figures.median(figures),
+            stolen=statistics.median(each.stolen for each in rounds),
+            all_answered_s=statistics.median(waits) if waits else None,
+            rounds=len(rounds),
+            tokens_per_s=(min(tokens), max(tokens)),
+            first_p95_s=(min(firsts), max(firsts)) if firsts else None,
+        )
 
 
 class CapacityReport(BaseModel):
@@ -81,21 +118,38 @@ class Bench:
     def run(self, peers: Sequence[str], counts: Sequence[int]) -> None:
         """Looper first, if it is asked: what the first answers is what all loads are made from."""
         most = max(counts)
-        self._notify(f"{most + COLD * COLD_ROUNDS} adapters")
-        self._world.prepare(most + COLD * COLD_ROUNDS)
+        self._notify(f"{most + COLD * ROUNDS} adapters")
+        self._world.prepare(most + COLD * ROUNDS)
         with s3(self._world.buckets) as store:
             for peer in sorted(peers, key=lambda peer: peer != "looper"):
                 with self._started(peer, store) as endpoint:
-                    per_s = self._answered_per_s(endpoint)
-                    for case in cases_of(peer, counts, per_s, self._seconds):
-                        self._measured(case, endpoint)
-                    self._cold(peer, most, endpoint)
+                    cases = cases_of(peer, counts, self._answered_per_s(endpoint), self._seconds)
+                    # A round of every load, then another: what the machine does meanwhile, it does to all.
+                    missing = [
+                        (case.round(number), file)
+                        for number in range(ROUNDS)
+                        for case in cases
+                        if not (file := self._file(case.name, number)).exists()
+                    ]
+                    if missing:
+                        self._make_known(endpoint, most)
+                    for case, file in missing:
+                        self._notify(f"{case.name}, {case.load.seed + 1} of {ROUNDS}")
+                        _keep(self._measured(case, endpoint), file)
+                    for number in range(ROUNDS):
+                        file = self._file(f"{peer}, cold", number)
+                        if not file.exists():
+                            self._notify(f"{peer}, cold, {number + 1} of {ROUNDS}")
+                            _keep(self._cold(peer, most + number * COLD, endpoint), file)
 
     def rows(self) -> list[Row]:
         """All that this folder holds, whichever run it is from."""
         names = [peer.replace(" ", "-") for peer in PEERS]
-        files = [file for name in names for file in self._out.glob(f"{name}-*.json")]
-        found = [Row.model_validate_json(file.read_bytes()) for file in files]
+        files = [file for name in names for file in sorted(self._out.glob(f"{name}-*.json"))]
+        rounds = defaultdict(list)
+        for each in (Round.model_validate_json(file.read_bytes()) for file in files):
+            rounds[each.peer, each.kind, each.adapters].append(each)
+        found = [Row.of(each) for each in rounds.values()]
         return sorted(found, key=lambda row: (row.peer != "looper", row.peer, KINDS.index(row.kind), row.adapters))
 
     def costs(self, cluster: Cluster, fresh: int) -> Costs:
@@ -119,9 +173,11 @@ class Bench:
         if not rate.exists():
             return []
         per_s = json.loads(rate.read_text())["requests_per_s"]
-        cases = cases_of(peer, COUNTS, per_s, self._seconds)
-        files = [(case, self._file(case.name)) for case in cases]
-        return [(case, Row.model_validate_json(file.read_bytes()).figures) for case, file in files if file.exists()]
+        cases = [
+            case.round(number) for case in cases_of(peer, COUNTS, per_s, self._seconds) for number in range(ROUNDS)
+        ]
+        files = [(case, self._file(case.name, case.load.seed)) for case in cases]
+        return [(case, Round.model_validate_json(file.read_bytes()).figures) for case, file in files if file.exists()]
 
     def experiments(self, fresh: int) -> dict[str, dict[str, float]]:
         """Looper's promises, measured with adapters from ``fresh`` on."""
@@ -150,67 +206,47 @@ class Bench:
                 rate *= 2
                 load = Load(adapters=8, rate=rate, seconds=self._seconds)
                 self._drive(endpoint, draw(load), self._seconds / 4)
-                figures, _ = _undisturbed(partial(self._drive, endpoint, draw(load), 10 * self._seconds))
-                answered = figures.requests_per_s
+                answered = self._drive(endpoint, draw(load), 10 * self._seconds).requests_per_s
             file.write_text(json.dumps({"requests_per_s": answered}))
         return float(json.loads(file.read_text())["requests_per_s"])
 
-    def _measured(self, case: Case, endpoint: Started) -> Row:
-        def measure() -> Row:
-            def drive() -> Figures:
-                self._warm_up(endpoint, case)
-                return self._drive(endpoint, draw(case.load), case.within_s)
+    def _make_known(self, endpoint: Started, adapters: int) -> None:
+        """What is measured is a cluster that has been up for a while. The most popular are asked for last."""
+        end = time.monotonic() + KNOWN_S
+        for first in reversed(range(0, min(adapters, KNOWN), CLUSTER.seats)):
+            if time.monotonic() < end:
+                self._notify(f"{endpoint.peer}, {first} adapters left to be asked for once")
+                numbers = range(first, min(adapters, first + CLUSTER.seats))
+                self._drive(endpoint, known(numbers), KNOWN_S)
 
-            figures, stolen = _undisturbed(drive)
-            return Row(
-                peer=case.peer,
-                kind=case.kind,
-                adapters=case.load.adapters,
-                rate=case.load.rate,
-                figures=figures,
-                stolen=stolen,
-            )
+    def _measured(self, case: Case, endpoint: Started) -> Round:
+        self._drive(endpoint, draw(case.warm_up()), self._seconds)
+        before = psutil.cpu_times()
+        figures = self._drive(endpoint, draw(case.load), case.within_s)
+        return Round(
+            peer=case.peer,
+            kind=case.kind,
+            adapters=case.load.adapters,
+            rate=case.load.rate,
+            figures=figures,
+            stolen=_stolen(before),
+        )
 
-        return self._kept(case.name, measure)
+    def _cold(self, peer: str, first: int, endpoint: Started) -> Round:
+        before = psutil.cpu_times()
+        answers = asyncio.run(self._answers(endpoint.get(), cold(first), COLD_S))
+        return Round(
+            peer=peer,
+            kind="cold",
+            adapters=COLD,
+            rate=0,
+            figures=sum_up(answers),
+            stolen=_stolen(before),
+            all_answered_s=round(max(answer.done_s or COLD_S for answer in answers), 3),
+        )
 
-    def _warm_up(self, endpoint: Started, case: Case) -> None:
-        """A little of the same kind of load, answered to its end: what came before it is over, too."""
-        rate = case.load.rate if case.kind == "steady" else case.load.rate * STEADY / FULL
-        load = case.load.model_copy(update={"rate": rate, "seconds": self._seconds / 4, "seed": 1})
-        self._drive(endpoint, draw(load), 10 * self._seconds)
-
-    def _cold(self, peer: str, first: int, endpoint: Started) -> Row:
-        def measure() -> Row:
-            rounds = []
-            before = psutil.cpu_times()
-            for number in range(COLD_ROUNDS):
-                asked = cold(first + number * COLD)
-                answers = asyncio.run(self._answers(endpoint.get(), asked, 600))
-                rounds.append((max(answer.done_s or 600.0 for answer in answers), answers))
-            answers = [answer for _, each in rounds for answer in each]
-            took = statistics.median(seconds for seconds, _ in rounds)
-            return Row(
-                peer=peer,
-                kind="cold",
-                adapters=COLD,
-                rate=0,
-                figures=sum_up(answers),
-                stolen=_stolen(before),
-                all_answered_s=round(took, 3),
-            )
-
-        return self._kept(f"{peer}, cold", measure)
-
-    def _kept(self, name: str, measure: Callable[[], Row]) -> Row:
-        file = self._file(name)
-        if not file.exists():
-            self._notify(name)
-            row = measure()
-            file.write_text(row.model_dump_json(indent=1) + "\n")
-        return Row.model_validate_json(file.read_bytes())
-
-    def _file(self, name: str) -> Path:
-        return self._out / f"{name.replace(', ', '-').replace(' ', '-')}.json"
+    def _file(self, name: str, number: int) -> Path:
+        return self._out / f"{name.replace(', ', '-').replace(' ', '-')}-{number}.json"
 
     def _drive(self, endpoint: Started, asked: Sequence[Asked], within_s: float) -> Figures:
         return sum_up(asyncio.run(self._answers(endpoint.get(), asked, within_s)))
@@ -236,15 +272,8 @@ class Bench:
             endpoint.stop()
 
 
-def _undisturbed(measure: Callable[[], Figures]) -> tuple[Figures, float]:
-    """What ``measure`` returns, and how much was stolen from it: see ``STOLEN``."""
-    runs: list[tuple[float, Figures]] = []
-    while not runs or (len(runs) < TRIES and runs[-1][0] > STOLEN):
-        before = psutil.cpu_times()
-        figures = measure()
-        runs.append((_stolen(before), figures))
-    stolen, figures = min(runs, key=lambda run: run[0])
-    return figures, stolen
+def _keep(measured: Round, file: Path) -> None:
+    file.write_text(measured.model_dump_json(indent=1) + "\n")
 
 
 def _stolen(before: Any) -> float:
@@ -310,7 +339,7 @@ def bench(
         settings={"base": base, "seconds": seconds},
         rows=tuple(rows),
         ratios=ratios(rows),
-        promises=measured.experiments(max(counts) + COLD * COLD_ROUNDS) if "looper" in peers else {},
+        promises=measured.experiments(max(counts) + COLD * ROUNDS) if "looper" in peers else {},
     )
     (out / "capacity.json").write_text(report.model_dump_json(indent=1) + "\n")
     (out / "capacity.md").write_text(to_markdown(report))
@@ -331,7 +360,7 @@ def simulate_capacity(
     """Calibrate unless ``out`` holds the costs, compare with what it holds of measurements, and answer."""
     out.mkdir(parents=True, exist_ok=True)
     bench = Bench(out, World(out / "world", model_dir, base), seconds, notify)
-    costs = bench.costs(CLUSTER, max(COUNTS) + COLD * COLD_ROUNDS + FRESH)
+    costs = bench.costs(CLUSTER, max(COUNTS) + COLD * ROUNDS + FRESH)
     notify("simulation")
     found = simulation(bench.measured("looper"), CLUSTER, costs, rates, replicas)
     (out / "simulation.json").write_text(found.model_dump_json(indent=1) + "\n")

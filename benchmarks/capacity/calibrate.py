@@ -23,7 +23,10 @@ Ask = Callable[[Sequence[Asked]], list[Answered]]
 
 
 def calibrate(ask: Ask, cluster: Cluster, cold_from: int) -> Costs:
-    """``ask`` reaches one engine like those of ``cluster``. Nobody has asked for adapters from ``cold_from`` on."""
+    """``ask`` reaches one engine like those of ``cluster``.
+
+    There are adapters for its memory, and ``COLD`` from ``cold_from`` on that nobody has asked for.
+    """
     warm = range(cluster.slots)
     ask([_one(adapter=number) for number in warm])
     step, sequence, adapter = _steps(ask, cluster)
@@ -32,7 +35,7 @@ def calibrate(ask: Ask, cluster: Cluster, cold_from: int) -> Costs:
     first = _alone(ask, [_one(adapter=0)] * AGAIN)
     load = _alone(ask, [_one(adapter=cold_from + number) for number in range(COLD)]) - first
     # Enough others that the first of the cold are in the memory no more.
-    others = [_one(adapter=cold_from + COLD + number, at_s=0.3 * number) for number in range(cluster.in_memory)]
+    others = [_one(adapter=number, at_s=0.2 * number, answer=1) for number in range(cluster.in_memory)]
     ask(others)
     reload = _alone(ask, [_one(adapter=cold_from + number) for number in range(COLD)]) - first
     return Costs(

@@ -58,8 +58,8 @@ async def drive(
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=within_s, limits=limits) as client:
         began = time.perf_counter()
 
-        async def one(request: Asked, number: int) -> Answered:
-            answered = Answered(request)
+        async def one(answered: Answered, number: int) -> None:
+            request = answered.asked
             await asyncio.sleep(max(0.0, request.at_s - (time.perf_counter() - began)))
             tokens = random.Random(number).choices(range(16, vocabulary), k=request.prompt)
             body = {
@@ -77,26 +77,25 @@ async def drive(
                     answered.tier = response.headers.get(ADAPTER_HEADER)
                     if response.status_code != 200:
                         answered.failure = f"{response.status_code} {(await response.aread())[:200].decode()}"
-                        return answered
+                        return
                     async for line in response.aiter_lines():
                         if line.startswith('data: {"error"'):
                             answered.failure = line
-                            return answered
+                            return
                         if line.startswith("data: {"):
                             answered.tokens_s.append(time.perf_counter() - began)
             except httpx.HTTPError as error:
                 answered.failure = f"{type(error).__name__}: {error}"
-                return answered
+                return
             answered.done_s = time.perf_counter() - began
-            return answered
 
         async def in_time(request: Asked, number: int) -> Answered:
-            task = asyncio.create_task(one(request, number))
-            left_s = within_s - (time.perf_counter() - began)
-            done, _ = await asyncio.wait([task], timeout=max(0.0, left_s))
-            if done:
-                return task.result()
-            task.cancel()
-            return Answered(request, failure=f"no whole answer within {within_s:g} s")
+            answered = Answered(request)
+            try:
+                async with asyncio.timeout(max(0.0, within_s - (time.perf_counter() - began))):
+                    await one(answered, number)
+            except TimeoutError:  # the tokens that it did get stay
+                answered.failure = f"no whole answer within {within_s:g} s"
+            return answered
 
         return await asyncio.gather(*(in_time(request, number) for number, request in enumerate(asked)))

@@ -1,5 +1,6 @@
 """What a load came to, in figures."""
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -28,6 +29,14 @@ class Times(BaseModel):
         p50, p95, p99 = (round(float(each), 4) for each in np.percentile(seconds, (50, 95, 99)))
         return cls(p50=p50, p95=p95, p99=p99)
 
+    @classmethod
+    def median(cls, rounds: "Sequence[Times | None]") -> "Times | None":
+        there = [each for each in rounds if each]
+        if not there:
+            return None
+        names = cls.model_fields
+        return cls(**{name: statistics.median(getattr(each, name) for each in there) for name in names})
+
 
 class Figures(BaseModel):
     """Of one load on one peer."""
@@ -48,6 +57,24 @@ class Figures(BaseModel):
     """Share of all requests whose first token came within ``SLO_FIRST_S``."""
     found: dict[str, int]
     """Requests by where their adapter was found; empty for who does not say."""
+
+    @classmethod
+    def median(cls, rounds: "Sequence[Figures]") -> "Figures":
+        """Of each figure; requests by where their adapter was found are added up."""
+
+        def middle(name: str) -> float:
+            return float(statistics.median(getattr(each, name) for each in rounds))
+
+        return cls(
+            requests=round(middle("requests")),
+            failed=round(middle("failed")),
+            requests_per_s=middle("requests_per_s"),
+            tokens_per_s=middle("tokens_per_s"),
+            first_s=Times.median([each.first_s for each in rounds]),
+            between_s=Times.median([each.between_s for each in rounds]),
+            slo=middle("slo"),
+            found=dict(sum((Counter(each.found) for each in rounds), Counter())),
+        )
 
 
 def sum_up(answers: Sequence[Answered]) -> Figures:

@@ -26,7 +26,7 @@ from looper.serve.app import free_port
 from looper.serve.engine import engine_settings
 from looper.serve.tiers import adapted
 
-CLUSTER = Cluster(seats=16, slots=16, in_memory=128, on_disk=2500)
+CLUSTER = Cluster(seats=16, slots=16, in_memory=512, on_disk=3000)
 """Of every peer: one engine, with so many requests in a batch and so many adapters."""
 
 SERVE = ServeSettings(
@@ -102,11 +102,7 @@ def vllm(world: World, s3: str) -> Iterator[Endpoint]:
         "port": (port := free_port()),
         "served_model_name": world.base,
     }
-    flags = [
-        part
-        for name, value in arguments.items()
-        for part in ([f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)]))
-    ]
+    flags = [part for name, value in arguments.items() for part in _flag(name, value)]
     command = ["vllm.entrypoints.openai.api_server", "--model", str(world.model_dir), *flags]
     environment = _environment(s3) | {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
     with _server(command, environment, port) as url:
@@ -148,6 +144,12 @@ def _arguments(model_dir: Path) -> dict[str, Any]:
     arguments = engine_settings(SERVE, SERVE, CLUSTER.slots, adapted(model_dir), "cpu", cores).arguments
     del arguments["worker_extension_cls"]
     return arguments | {"max_cpu_loras": CLUSTER.in_memory}
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    """As vLLM's command line has it."""
+    values = [] if value is True else value if isinstance(value, list) else [value]
+    return [f"--{name.replace('_', '-')}", *map(str, values)]
 
 
 def _environment(s3: str) -> dict[str, str]:

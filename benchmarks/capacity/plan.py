@@ -9,11 +9,18 @@ from looper.benchmarks.capacity.workload import Asked, Load
 COUNTS = (1, 5, 8, 64, 512, 2000)
 STEADY = 0.6
 """Of the requests that Looper answers in a second of the load that it cannot keep up with, what the steady load has."""
-FULL = 3.0
+FULL = 2.0
 """Times as many, in the load that nobody keeps up with."""
 COLD = 32
 """Adapters that are asked for at once, none of which was asked for before."""
-COLD_ROUNDS = 3
+COLD_S = 240.0
+"""When clients leave who have no whole answer then."""
+ROUNDS = 3
+"""Of each load, with requests of their own; what counts is the median."""
+KNOWN = 1000
+"""The most popular of a load's adapters, each of which a peer is asked for once before it is measured."""
+KNOWN_S = 240.0
+"""But for no longer than that."""
 KINDS = ("full", "steady", "cold")
 """Of loads, in the order in which reports have them."""
 
@@ -35,7 +42,18 @@ class Case(BaseModel):
     @property
     def within_s(self) -> float:
         """When clients leave who have no whole answer."""
-        return self.load.seconds if self.kind == "full" else 4 * self.load.seconds + 60
+        return self.load.seconds if self.kind == "full" else 3 * self.load.seconds
+
+    def round(self, number: int) -> "Case":
+        """The same load, of other requests."""
+        return self.model_copy(update={"load": self.load.model_copy(update={"seed": number})})
+
+    def warm_up(self) -> Load:
+        """A little of the same kind, that can be answered: what came before it is over then, too."""
+        rate = self.load.rate * (STEADY / FULL if self.kind == "full" else 1)
+        return self.load.model_copy(
+            update={"rate": rate, "seconds": self.load.seconds / 4, "seed": self.load.seed + ROUNDS}
+        )
 
 
 def cases_of(peer: str, counts: Iterable[int], answered_per_s: float, seconds: float) -> list[Case]:
@@ -51,3 +69,8 @@ def cases_of(peer: str, counts: Iterable[int], answered_per_s: float, seconds: f
 def cold(first: int) -> list[Asked]:
     """One request for each of ``COLD`` adapters from ``first`` on, all at once."""
     return [Asked(at_s=0.0, adapter=first + number, prompt=32, answer=16) for number in range(COLD)]
+
+
+def known(adapters: Iterable[int]) -> list[Asked]:
+    """The shortest request for each."""
+    return [Asked(at_s=0.0, adapter=number, prompt=1, answer=1) for number in adapters]

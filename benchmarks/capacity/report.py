@@ -1,4 +1,4 @@
-"""The capacity benchmark for people: a table, and a picture of throughput and of time to the first token."""
+"""The capacity benchmark for people: a table of medians with their spread, and a picture."""
 
 from pathlib import Path
 
@@ -32,13 +32,18 @@ def _cells(row: Row) -> tuple[str, ...]:
         load,
         str(row.adapters),
         f"{figures.requests_per_s:.2f}",
-        f"{figures.tokens_per_s:.1f}",
-        *((f"{first.p50:.2f} s", f"{first.p95:.2f} s", f"{first.p99:.2f} s") if first else ("", "", "")),
+        f"{figures.tokens_per_s:.1f} ({row.tokens_per_s[0]:.1f} to {row.tokens_per_s[1]:.1f})",
+        *((f"{first.p50:.2f} s", _spread(row), f"{first.p99:.2f} s") if first else ("", "", "")),
         *((f"{1000 * between.p50:.0f} ms", f"{1000 * between.p99:.0f} ms") if between else ("", "")),
         f"{figures.slo:.0%}",
         ", ".join(f"{where} {count}" for where, count in sorted(figures.found.items())),
         f"{row.stolen:.0%}",
     )
+
+
+def _spread(row: Row) -> str:
+    first, spread = row.figures.first_s, row.first_p95_s
+    return f"{first.p95:.2f} s ({spread[0]:.2f} to {spread[1]:.2f})" if first and spread else ""
 
 
 def to_table(report: CapacityReport) -> Table:

@@ -2,21 +2,21 @@
 
 An engine works in steps, as vLLM does: each step reads the prompts of the requests that have just been admitted, and
 generates one token for each of the others. How long a step lasts is linear in what it holds (``Costs``); adapters are
-brought to the engine's memory as the pager brings them, the least recently used making room. The queue is first come,
-first served among requests whose adapter has a slot: fairness between tenants changes whose turn it is, not how many
-turns there are.
+brought to the engine's memory as the pager brings them, the least recently used making room. Whose turn it is goes by
+Looper's rule for one tenant: fairness between tenants changes whose turn it is, not how many turns there are.
 """
 
 import heapq
 import itertools
-from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
 from looper.benchmarks.capacity.drive import Answered
 from looper.benchmarks.capacity.workload import Asked
+from looper.serve.admission import COMPANY
 from looper.serve.placement import place
 
 
@@ -81,7 +81,7 @@ class _Lru:
 class _Engine:
     cluster: Cluster
     costs: Costs
-    waiting: deque[_Request] = field(default_factory=deque)
+    waiting: list[_Request] = field(default_factory=list)
     reading: list[_Request] = field(default_factory=list)
     generating: list[_Request] = field(default_factory=list)
     adapters: Counter[int] = field(default_factory=Counter)
@@ -105,20 +105,18 @@ class _Engine:
         self.waiting.append(request)
         return request
 
+    def know(self, adapter: int) -> None:
+        """It was asked for before."""
+        self._memory.touch(adapter)
+        self._disk.touch(adapter)
+
     def begin(self, now: float) -> float | None:
         """Admit whom there is room for; return when the step ends, None if there is nothing to do."""
-        skipped: deque[_Request] = deque()
-        while self.waiting and len(self.reading) + len(self.generating) < self.cluster.seats:
-            request = self.waiting.popleft()
-            adapter = request.answered.asked.adapter
-            fits = adapter is None or adapter in self.adapters or len(self.adapters) < self.cluster.slots
-            if request.ready_s > now or not fits:
-                skipped.append(request)
-                continue
-            if adapter is not None:
-                self.adapters[adapter] += 1
+        while len(self.reading) + len(self.generating) < self.cluster.seats and (request := self._next(now)):
+            self.waiting.remove(request)
+            if request.answered.asked.adapter is not None:
+                self.adapters[request.answered.asked.adapter] += 1
             self.reading.append(request)
-        self.waiting.extendleft(reversed(skipped))
         if not self.reading and not self.generating:
             return None
         costs = self.costs
@@ -129,6 +127,19 @@ class _Engine:
             + costs.sequence * len(self.generating)
             + costs.prompt_token * sum(request.answered.asked.prompt for request in self.reading)
         )
+
+    def _next(self, now: float) -> _Request | None:
+        """As ``Admission`` chooses."""
+        chosen, most = None, -1.0
+        for request in self.waiting:
+            adapter = request.answered.asked.adapter
+            there = adapter in self.adapters
+            if request.ready_s > now or not (adapter is None or there or len(self.adapters) < self.cluster.slots):
+                continue
+            waited = (now - request.answered.asked.at_s) * (COMPANY if there else 1)
+            if waited > most:
+                chosen, most = request, waited
+        return chosen
 
     def end(self, now: float) -> None:
         """Everyone has one token more."""
@@ -149,9 +160,17 @@ class _Engine:
         self.generating, self.reading = going, []
 
 
-def simulate(asked: Sequence[Asked], cluster: Cluster, costs: Costs, *, within_s: float) -> list[Answered]:
-    """What ``cluster`` answers to ``asked`` until ``within_s``, as ``drive`` would have seen it."""
+def simulate(
+    asked: Sequence[Asked], cluster: Cluster, costs: Costs, *, within_s: float, known: Iterable[int] = ()
+) -> list[Answered]:
+    """What ``cluster`` answers to ``asked`` until ``within_s``, as ``drive`` would have seen it.
+
+    All engines have been asked for ``known`` adapters before, in that order.
+    """
     engines = {str(number): _Engine(cluster, costs) for number in range(cluster.replicas)}
+    for engine in engines.values():
+        for adapter in known:
+            engine.know(adapter)
     order = itertools.count()
     # A moment and what happens then: a request comes, or an engine may have something to do.
     events: list[tuple[float, int, Asked | str]] = [(each.at_s, next(order), each) for each in asked]

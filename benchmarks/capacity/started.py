@@ -26,7 +26,7 @@ class Started:
     def __init__(self, peer: str, world: World, store: str, notify: Callable[[str], None]) -> None:
         self._command = [sys.executable, "-m", "looper.benchmarks.capacity.peers", peer]
         self._command += [str(world.folder), str(world.model_dir), world.base, store]
-        self._peer = peer
+        self.peer = peer
         self._log = world.folder / f"{peer.replace(' ', '-')}.log"
         self._notify = notify
         self._process: subprocess.Popen[str] | None = None
@@ -34,7 +34,7 @@ class Started:
 
     def get(self) -> Endpoint:
         if self._endpoint is None:
-            self._notify(f"{self._peer} starts")
+            self._notify(f"{self.peer} starts")
             with self._log.open("w") as log:
                 pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
                 self._process = subprocess.Popen(self._command, env=os.environ | EVEN, text=True, **pipes)
@@ -44,7 +44,7 @@ class Started:
                     self._endpoint = Endpoint(**json.loads(line))
                     break
             else:
-                raise LooperError(f"{self._peer} did not start: {self._log} says why")
+                raise LooperError(f"{self.peer} did not start: {self._log} says why")
         return self._endpoint
 
     def stop(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from looper.benchmarks.capacity import adapters
-from looper.benchmarks.capacity.bench import Row, bench, ratios
+from looper.benchmarks.capacity.bench import Round, Row, bench, ratios
 from looper.benchmarks.capacity.figures import Figures, Times
 from looper.benchmarks.capacity.plan import cases_of
 from looper.benchmarks.capacity.predict import carried, simulation, to_tables
@@ -19,7 +19,7 @@ def row(peer: str, kind: str, count: int, tokens: float, first: float, cold: flo
     figures = Figures(
         requests=1, failed=0, requests_per_s=1, tokens_per_s=tokens, first_s=times, between_s=None, slo=1, found={}
     )
-    return Row(peer=peer, kind=kind, adapters=count, rate=1, figures=figures, stolen=0, all_answered_s=cold)
+    return Row.of([Round(peer=peer, kind=kind, adapters=count, rate=1, figures=figures, stolen=0, all_answered_s=cold)])
 
 
 def test_what_is_compared() -> None:

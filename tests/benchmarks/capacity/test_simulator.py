@@ -49,6 +49,21 @@ def test_a_third_adapter_waits_for_a_slot_and_a_fifth_request_for_a_seat() -> No
     assert answers[4].tokens_s[0] > answers[0].tokens_s[-1]
 
 
+def test_known_adapters_are_on_the_disk_and_the_last_of_them_in_memory() -> None:
+    on_disk, in_memory = simulate(
+        [asked(0, 0, answer=1), asked(10, 9, answer=1)], ONE, COSTS, within_s=100, known=range(10)
+    )
+    assert on_disk.first_s == pytest.approx(0.25 + 0.04 + 0.11 + 0.02)
+    assert in_memory.first_s == pytest.approx(0.04 + 0.11 + 0.02)
+
+
+def test_who_waits_for_an_adapter_that_is_in_the_batch_goes_before_who_has_waited_a_little_longer() -> None:
+    two_seats = ONE.model_copy(update={"seats": 2})
+    load = [asked(0, 1, answer=30), asked(0.01, 1, answer=10), asked(0.02, 2), asked(0.05, 1)]
+    *_, other, same = run(load, two_seats)
+    assert same.tokens_s[0] < other.tokens_s[0]
+
+
 def test_whoever_has_no_answer_in_time_has_none() -> None:
     (answer,) = run([asked(0, None, answer=100)], within_s=1)
     assert 0 < len(answer.tokens_s) < 100
