@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import openai
+import psutil
 from ray import serve
 
 from looper.platform.catalog import Catalog
@@ -40,6 +41,18 @@ class Live:
     def publish(self, instance: InstanceName, seed: int, *, rank: int = 8) -> str:
         """Publish random weights as the instance's ``prod``; return the digest."""
         return publish_version(self.catalog, self.store, instance, random_adapter(self.base, instance, seed, rank=rank))
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Those of this session's Ray that are called so; other sessions on the machine have theirs."""
+    return [process for process in psutil.Process().children(recursive=True) if name in _called(process)]
+
+
+def _called(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return ""
 
 
 @contextmanager
