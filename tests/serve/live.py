@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
 import psutil
@@ -17,6 +18,8 @@ from looper.platform.tenancy import issue_key
 from looper.serve.app import deploy
 from tests.serve.marks import marked_base
 from tests.serve.published import publish_version, random_adapter
+
+HELLO: Any = [{"role": "user", "content": "Please book the blue room."}]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,15 @@ class Live:
     def publish(self, instance: InstanceName, seed: int, *, rank: int = 8) -> str:
         """Publish random weights as the instance's ``prod``; return the digest."""
         return publish_version(self.catalog, self.store, instance, random_adapter(self.base, instance, seed, rank=rank))
+
+
+def ask(client: openai.OpenAI, model: str, **more: Any) -> tuple[str, str]:
+    """What ``model`` says, and the version that said it."""
+    asked = {"max_tokens": 12, "temperature": 0, "messages": HELLO, **more}
+    raw = client.chat.completions.with_raw_response.create(model=model, **asked)
+    answer = raw.parse()
+    assert answer.model == model
+    return answer.choices[0].message.content or "", raw.headers.get("x-looper-version", "")
 
 
 def processes(name: str) -> list[psutil.Process]:
