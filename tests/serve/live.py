@@ -68,7 +68,7 @@ def _called(process: psutil.Process) -> str:
 
 
 @contextmanager
-def serving(home: Path, *, replicas: int = 1) -> Iterator[Live]:
+def serving(home: Path, *, replicas: int = 1, max_replicas: int | None = None) -> Iterator[Live]:
     """Start the server on the Ray of this process, and end it."""
     base = marked_base(home / "base")
     settings = load_settings(
@@ -83,6 +83,7 @@ def serving(home: Path, *, replicas: int = 1) -> Iterator[Live]:
             "host_adapters": 5,
             "disk_adapters": 6,
             "replicas": replicas,
+            "max_replicas": max_replicas,
         },
     )
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
