@@ -32,6 +32,8 @@ def client(live: Live) -> openai.OpenAI:
 
 
 MODEL = "protocol/agent"
+WANDERING: Any = {"max_tokens": 1000, "temperature": 2, "seed": 1}
+"""A random model that always says what is likeliest may do with blanks for ever, as JSON allows it."""
 
 
 def chat(client: openai.OpenAI, **more: Any) -> Any:
@@ -94,7 +96,7 @@ def test_a_completion_may_have_several_prompts_and_echo_them(client: openai.Open
 def test_structured_output_follows_its_schema(client: openai.OpenAI, stream: bool) -> None:
     schema = BOOK["function"]["parameters"]
     asked = {"type": "json_schema", "json_schema": {"name": "booking", "schema": schema, "strict": True}}
-    answer = chat(client, response_format=asked, max_tokens=500, temperature=0, stream=stream)
+    answer = chat(client, response_format=asked, stream=stream, **WANDERING)
     if stream:
         text = "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
     else:
@@ -105,11 +107,12 @@ def test_structured_output_follows_its_schema(client: openai.OpenAI, stream: boo
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "book"}}])
 def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI, choice: Any, stream: bool) -> None:
-    answer = chat(client, tools=[BOOK], tool_choice=choice, max_tokens=500, temperature=0, stream=stream)
+    answer = chat(client, tools=[BOOK], tool_choice=choice, stream=stream, **WANDERING)
     if stream:
         calls = [call for chunk in answer for each in chunk.choices for call in each.delta.tool_calls or []]
+        calls = [call for call in calls if call.index == 0]  # it may call it again and again
     else:
-        calls = answer.choices[0].message.tool_calls
+        calls = answer.choices[0].message.tool_calls[:1]
     assert "".join(call.function.name or "" for call in calls) == "book"
     assert json.loads("".join(call.function.arguments or "" for call in calls))["room"] in ("blue", "red")
 
@@ -137,10 +140,9 @@ def test_every_error_has_openai_s_form(live: Live, client: openai.OpenAI, stream
     wrong: list[tuple[int, str, dict[str, Any]]] = [
         (400, "/v1/chat/completions", {"n": 0}),
         (400, "/v1/chat/completions", {"top_logprobs": 1000, "logprobs": True}),
-        (400, "/v1/chat/completions", {"messages": [{"role": "nobody"}]}),
         (400, "/v1/chat/completions", {"tools": [{"type": "function"}]}),
         (400, "/v1/chat/completions", {"tool_choice": "required"}),
-        (400, "/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}),
+        (400, "/v1/chat/completions", {"response_format": {"type": "nonsense"}}),
         (400, "/v1/chat/completions", {"structured_outputs": {"regex": "("}}),
         (400, "/v1/chat/completions", {"stop": 7}),
         (400, "/v1/completions", {"prompt": [[-1]]}),
