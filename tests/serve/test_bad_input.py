@@ -61,6 +61,7 @@ def refusal(client: openai.OpenAI, model: str, *, stream: bool = False) -> tuple
 def test_a_version_that_cannot_be_served_harms_no_other(live: Live) -> None:
     client = live.tenant("broken")
     live.publish(InstanceName("broken", "good"), 50)
+    ask(client, "broken/good")
 
     def publish(name: str, files: AdapterFiles) -> str:
         return publish_version(live.catalog, live.store, InstanceName("broken", name), files)
