@@ -78,7 +78,7 @@ class SkillReplica:
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """Whatever is raised inside becomes Python's own: to read one of vLLM's, the gateway would import vLLM for seconds."""
+    """Whatever is raised inside becomes Python's own: to read vLLM's, the gateway would import it, for seconds."""
     try:
         yield
     except Exception as failure:
