@@ -7,8 +7,8 @@ that deploys, imports neither torch nor vLLM.
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +60,30 @@ class SkillReplica:
         self._server = await SkillServer.open(settings, pool, room, model_dir, device, engine)
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
-        async with aclosing(self._server.answer(ask)) as replies:
-            async for reply in replies:
-                yield reply
+        with plain_errors():
+            async with aclosing(self._server.answer(ask)) as replies:
+                async for reply in replies:
+                    yield reply
 
     async def prefetch(self, digest: str, hold_s: float) -> None:
-        await self._server.prefetch(digest, hold_s)
+        with plain_errors():
+            await self._server.prefetch(digest, hold_s)
 
     async def check_health(self) -> None:
         await self._server.check_health()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         return await self._server.record_autoscaling_stats()
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Whatever is raised inside becomes Python's own: to read vLLM's, the gateway would import it, for seconds."""
+    try:
+        yield
+    except Exception as failure:
+        log.exception("the engine failed")
+        raise RuntimeError(f"{type(failure).__name__}: {failure}") from None
 
 
 class Skills:

@@ -51,6 +51,8 @@ def engine_settings(
         "max_num_seqs": serve.max_num_seqs,
         "enable_auto_tool_choice": True,
         "tool_call_parser": "hermes",
+        # vLLM would choose one for each request, and run it by the one that it has chosen for the first.
+        "structured_outputs_config": {"backend": "guidance"},
     }
     if device == "gpu":
         return EngineSettings(arguments, {})

@@ -21,6 +21,7 @@ from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavai
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.disk import write
+from looper.serve.tiers import numbers_per_rank
 
 AT_ONCE = 8
 """Adapters that are on their way together: a store far away is waited for, a near one is bound by one core."""
@@ -73,9 +74,10 @@ def servable(settings: Settings, pool: PoolSettings, model_dir: Path) -> Fetch:
     """
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     revision = orjson.loads((model_dir / "looper.json").read_bytes())["revision"]
+    largest = pool.max_lora_rank * numbers_per_rank(model_dir) * 4 + 2**20  # in float32, and a header
 
     def fetch_servable(digest: str) -> AdapterFiles:
-        files = fetch(store, catalog.version(digest).instance.tenant, digest)
+        files = fetch(store, catalog.version(digest).instance.tenant, digest, at_most=largest)
         trained_on = files.read_manifest().base_revision
         if trained_on != revision:
             raise InvalidInput(

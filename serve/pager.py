@@ -28,7 +28,7 @@ class Pager(Generic[T]):
     def __init__(self, disk: Disk, memory: Memory[T], *, on_disk: int, in_memory: int) -> None:
         self.disk = Shelf(disk.bring, disk.drop, on_disk)
         self._memory = memory
-        self.memory = Shelf(self._stage, memory.drop, in_memory)
+        self.memory = Shelf(self._stage, memory.drop, in_memory, needs=self.disk.pin)
         self._told = (0, 0)
 
     def tier(self, digest: str) -> Tier:
@@ -47,5 +47,4 @@ class Pager(Generic[T]):
         return {"memory": self._told[0] - before[0], "disk": self._told[1] - before[1]}
 
     async def _stage(self, digest: str) -> T:
-        async with self.disk.pin(digest) as folder:
-            return await self._memory.bring(digest, folder)
+        return await self._memory.bring(digest, await self.disk.ensure(digest))

@@ -44,6 +44,8 @@ class Relay:
             self._watch.failed()
             raise
         assert not isinstance(reply, Opening)
+        if isinstance(reply, str) and (refused := _refusal(reply)):
+            reply = refused
         if isinstance(reply, str):
             self._watch.events(reply)
             return self._say(reply)
@@ -77,6 +79,14 @@ class Relay:
         if self._digest is None:
             return text
         return text.replace(f'"model":"{self._digest}"', f'"model":{orjson.dumps(self._model).decode()}')
+
+
+def _refusal(events: str) -> Whole | None:
+    """What vLLM found wrong with a request once its stream had begun, though nothing of it has been said."""
+    if not events.startswith('data: {"error"'):
+        return None
+    body = events.removeprefix("data: ").partition("\n")[0]
+    return Whole(orjson.loads(body)["error"]["code"], body.encode())
 
 
 def _broken(why: str, code: str) -> str:

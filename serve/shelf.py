@@ -7,7 +7,7 @@ they are brought and dropped, is not known here.
 import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Generic, TypeVar
 
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput, LooperError, NotFound
@@ -31,11 +31,14 @@ class Shelf(Generic[T]):
         drop: Callable[[str, T], Awaitable[None]],
         capacity: int,
         *,
+        needs: Callable[[str], AbstractAsyncContextManager[object]] = nullcontext,
         remember_failures_s: float = 10.0,
     ) -> None:
+        """A thing takes its place inside of what it ``needs``: what waits for that takes none from what is there."""
         self._bring = bring
         self._drop = drop
         self._capacity = capacity
+        self._needs = needs
         self._remember_failures_s = remember_failures_s
         self._resident: OrderedDict[str, T] = OrderedDict()  # least recently used first
         self._pins: Counter[str] = Counter()
@@ -95,14 +98,15 @@ class Shelf(Generic[T]):
 
     async def _place(self, digest: str) -> T:
         try:
-            await self._make_room()
-            self._admitted += 1
-            try:
-                thing = await self._bring(digest)
-                self._resident[digest] = thing
-            finally:
-                self._admitted -= 1
-                self._room.set()
+            async with self._needs(digest):
+                await self._make_room()
+                self._admitted += 1
+                try:
+                    thing = await self._bring(digest)
+                    self._resident[digest] = thing
+                finally:
+                    self._admitted -= 1
+                    self._room.set()
         except LASTING as error:
             self._failed[digest] = (asyncio.get_running_loop().time() + self._remember_failures_s, error)
             raise

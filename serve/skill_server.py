@@ -18,6 +18,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 
 from looper.platform.domain.errors import (
@@ -88,6 +89,9 @@ class SkillServer(LLMServer):
             request: Any = _REQUESTS[ask.call].model_validate(ask.body)
         except ValidationError as invalid:
             yield _invalid(invalid)
+            return
+        except VLLMValidationError as invalid:  # no ValueError, so pydantic lets it through
+            yield error(400, str(invalid), param=invalid.parameter)
             return
         pager, line, now = self._pager, self._admission, time.perf_counter
         reads = len(str(ask.body)) // BYTES_PER_TOKEN

@@ -1,15 +1,14 @@
 """The three files of an adapter, and the digest that names them."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from looper.platform.domain.consolidation import Recipe, Verdict
-from looper.platform.domain.errors import CorruptAdapter
+from looper.platform.domain.errors import CorruptAdapter, InvalidInput
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -67,4 +66,33 @@ class AdapterFiles:
 
     @property
     def rank(self) -> int:
-        return int(json.loads(self.config)["r"])
+        """Of all factors. Raises InvalidInput where they have another than the config says, or cannot be read.
+
+        Safetensors begin with the length of a header, in which each tensor has its shape.
+        """
+        length = int.from_bytes(self.weights[:8], "little")
+        try:
+            rank = _Config.model_validate_json(self.config).r
+            tensors = _HEADER.validate_json(self.weights[8 : 8 + length])
+        except ValidationError as error:
+            raise InvalidInput(f"adapter {self.digest}: {CONFIG} or {WEIGHTS} is not what PEFT writes") from error
+        for name, tensor in tensors.items():
+            if isinstance(tensor, _Tensor) and tensor.shape[-1 if ".lora_B." in name else 0] != rank:
+                raise InvalidInput(
+                    f"adapter {self.digest}: {name} has the shape {list(tensor.shape)}, and rank {rank} in {CONFIG}"
+                )
+        return rank
+
+
+class _Config(BaseModel):
+    """Of PEFT's, what is read here."""
+
+    r: int
+
+
+class _Tensor(BaseModel):
+    shape: tuple[int, ...] = Field(min_length=1)
+
+
+_HEADER = TypeAdapter(dict[str, _Tensor | dict[str, str]])
+"""By name; ``__metadata__`` is no tensor."""

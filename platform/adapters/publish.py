@@ -1,7 +1,7 @@
 """Publishing and fetching: nothing is pointed to, or served, that was not read back and verified."""
 
 from looper.platform.adapters.files import FILES, AdapterFiles
-from looper.platform.domain.errors import CorruptAdapter, NotFound
+from looper.platform.domain.errors import CorruptAdapter, InvalidInput, NotFound
 from looper.platform.objectstore import ObjectStore, keys
 
 
@@ -14,12 +14,20 @@ def publish(store: ObjectStore, tenant: str, files: AdapterFiles) -> str:
     return digest
 
 
-def fetch(store: ObjectStore, tenant: str, digest: str) -> AdapterFiles:
-    """The adapter's files, verified. Raises NotFound if one is missing and CorruptAdapter if a byte has changed."""
+def fetch(store: ObjectStore, tenant: str, digest: str, *, at_most: int | None = None) -> AdapterFiles:
+    """The adapter's files, verified. Raises NotFound if one is missing and CorruptAdapter if a byte has changed.
+
+    Raises InvalidInput if one has more bytes than ``at_most``, of which no more are read.
+    """
+    beyond = None if at_most is None else at_most + 1
     try:
-        files = AdapterFiles.of({name: store.get(keys.adapter(tenant, digest, name)) for name in FILES})
+        content = {name: store.get(keys.adapter(tenant, digest, name), beyond) for name in FILES}
     except NotFound as error:
         raise NotFound(f"adapter {digest} of tenant {tenant} is not whole in the store {store.url}") from error
+    for name in FILES:
+        if len(content[name]) == beyond:
+            raise InvalidInput(f"adapter {digest}: {name} is larger than {at_most} bytes, the most that is served here")
+    files = AdapterFiles.of(content)
     if files.digest != digest:
         raise CorruptAdapter(
             f"adapter {digest} of tenant {tenant} is corrupt in the store {store.url}: its content's digest is "

@@ -49,8 +49,9 @@ class ObjectStore:
     def exists(self, key: str) -> bool:
         return self._guard(key, lambda: bool(self._fs.exists(self._path(key))))
 
-    def get(self, key: str) -> bytes:
-        return self._guard(key, lambda: bytes(self._fs.cat_file(self._path(key))))
+    def get(self, key: str, first: int | None = None) -> bytes:
+        """The object, or so many of its ``first`` bytes."""
+        return self._guard(key, lambda: bytes(self._fs.cat_file(self._path(key), end=first)))
 
     def put(self, key: str, content: bytes) -> None:
         """Write ``content`` at ``key`` unless something is there already: what is written never changes."""

@@ -1,10 +1,12 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from looper.platform.adapters import AdapterFiles, Manifest, fetch, publish
 from looper.platform.domain.consolidation import Recipe, Scores, Verdict
-from looper.platform.domain.errors import CorruptAdapter, NotFound, StoreUnavailable
+from looper.platform.domain.errors import CorruptAdapter, InvalidInput, NotFound, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings, load_settings
 
@@ -50,6 +52,38 @@ def test_a_changed_byte_is_found_before_use(tmp_path: Path, file: str) -> None:
     stored.write_bytes(stored.read_bytes()[:-1] + b"?")
     with pytest.raises(CorruptAdapter, match=f"adapter {digest} of tenant acme is corrupt"):
         fetch(store, "acme", digest)
+
+
+def weights(**shapes: list[int]) -> bytes:
+    """The beginning of a file of safetensors with an ``A`` and a ``B`` of these shapes."""
+    named = {f"model.q_proj.lora_{factor}.weight": {"dtype": "F32", "shape": shapes[factor]} for factor in shapes}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **named}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+def test_an_adapter_s_rank_is_that_of_its_factors(tmp_path: Path) -> None:
+    assert replace(FILES, weights=weights(A=[16, 30], B=[40, 16])).rank == 16
+    for content in (
+        b"",
+        b"weights",
+        b"\xff" * 100,
+        weights(A=[8, 30], B=[40, 8]),
+        weights(A=[16, 30], B=[40, 8]),
+        weights(A=[16, 30], B=[]),
+    ):
+        with pytest.raises(InvalidInput, match=r"adapter .*(rank 16|is not what PEFT writes)"):
+            _ = replace(FILES, weights=content).rank
+    for config in (b"", b"{}", b'{"r": "many"}', b"[" * 100_000):
+        with pytest.raises(InvalidInput, match="is not what PEFT writes"):
+            _ = replace(FILES, weights=weights(A=[16, 30], B=[40, 16]), config=config).rank
+
+
+def test_no_more_is_read_than_an_adapter_may_have(store_settings: Settings) -> None:
+    store = ObjectStore.open(store_settings)
+    digest = publish(store, "acme", replace(FILES, weights=b"w" * 2000))
+    assert len(fetch(store, "acme", digest, at_most=2000).weights) == 2000
+    with pytest.raises(InvalidInput, match=f"adapter {digest}: adapter_model.safetensors is larger than 1999 bytes"):
+        fetch(store, "acme", digest, at_most=1999)
 
 
 def test_a_publication_cut_short_is_not_whole_and_is_finished_by_the_next(tmp_path: Path) -> None:

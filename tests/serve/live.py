@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import openai
+import psutil
 from ray import serve
 
 from looper.platform.catalog import Catalog
@@ -16,6 +18,8 @@ from looper.platform.tenancy import issue_key
 from looper.serve.app import deploy
 from tests.serve.marks import marked_base
 from tests.serve.published import publish_version, random_adapter
+
+HELLO: Any = [{"role": "user", "content": "Please book the blue room."}]
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,29 @@ class Live:
         return publish_version(self.catalog, self.store, instance, random_adapter(self.base, instance, seed, rank=rank))
 
 
+def ask(client: openai.OpenAI, model: str, **more: Any) -> tuple[str, str]:
+    """What ``model`` says, and the version that said it."""
+    asked = {"max_tokens": 12, "temperature": 0, "messages": HELLO, **more}
+    raw = client.chat.completions.with_raw_response.create(model=model, **asked)
+    answer = raw.parse()
+    assert answer.model == model
+    return answer.choices[0].message.content or "", raw.headers.get("x-looper-version", "")
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Those of this session's Ray that are called so; other sessions on the machine have theirs."""
+    return [process for process in psutil.Process().children(recursive=True) if name in _called(process)]
+
+
+def _called(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return ""
+
+
 @contextmanager
-def serving(home: Path, *, replicas: int = 1) -> Iterator[Live]:
+def serving(home: Path, *, replicas: int = 1, max_replicas: int | None = None) -> Iterator[Live]:
     """Start the server on the Ray of this process, and end it."""
     base = marked_base(home / "base")
     settings = load_settings(
@@ -58,6 +83,7 @@ def serving(home: Path, *, replicas: int = 1) -> Iterator[Live]:
             "host_adapters": 5,
             "disk_adapters": 6,
             "replicas": replicas,
+            "max_replicas": max_replicas,
         },
     )
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)

@@ -243,6 +243,14 @@ def test_the_engine_s_errors_keep_their_status_and_body(served: Served, status: 
     assert (response.status_code, response.content) == (status, said)
 
 
+def test_a_stream_that_begins_with_an_error_is_none(served: Served) -> None:
+    said = b'{"error": {"message": "too many", "type": "BadRequestError", "param": "logprobs", "code": 400}}'
+    served.engine.script = [f"data: {said.decode()}\n\n", "data: [DONE]\n\n"]
+    response = served.post("acme/desk", stream=True)
+    assert (response.status_code, response.content) == (400, said)
+    assert response.headers["content-type"] == "application/json"
+
+
 def test_an_engine_that_fails_is_told_without_its_inner_life(served: Served) -> None:
     served.engine.script = [RuntimeError("secret address")]
     response = served.post("acme/desk")

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from looper.platform.domain.names import InstanceName
-from tests.serve.live import Live
+from tests.serve.live import Live, processes
 
 CLEAN = {
     "whole",
@@ -32,9 +31,8 @@ PATIENCE_S = 90
 
 
 def kill(what: str) -> int:
-    """The processes of a deployment; return how many there were."""
-    name = f"ServeReplica:looper:{what}"
-    victims = [p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or [])]
+    """The replicas of a deployment; return how many there were."""
+    victims = processes(f"ServeReplica:looper:{what}")
     for victim in victims:
         victim.kill()
     return len(victims)

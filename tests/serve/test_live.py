@@ -1,22 +1,15 @@
 """Skills through the real thing: Ray Serve, vLLM on CPU, and the official client over HTTP."""
 
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
-from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.names import InstanceName
-from looper.platform.objectstore import keys
-from tests.serve.live import Live
-from tests.serve.published import adapter_files, publish_version, random_adapter
+from tests.serve.live import HELLO, Live, ask
 
-HELLO: Any = [{"role": "user", "content": "Please book the blue room."}]
 BOOK: Any = {
     "type": "function",
     "function": {
@@ -24,15 +17,6 @@ BOOK: Any = {
         "parameters": {"type": "object", "properties": {"room": {"type": "string"}}, "required": ["room"]},
     },
 }
-
-
-def ask(client: openai.OpenAI, model: str, **more: Any) -> tuple[str, str]:
-    """What ``model`` says, and the version that said it."""
-    asked = {"max_tokens": 12, "temperature": 0, "messages": HELLO, **more}
-    raw = client.chat.completions.with_raw_response.create(model=model, **asked)
-    answer = raw.parse()
-    assert answer.model == model
-    return answer.choices[0].message.content or "", raw.headers.get("x-looper-version", "")
 
 
 def test_cold_skills_come_at_once_and_each_says_its_own(live: Live) -> None:
@@ -116,65 +100,6 @@ def test_a_new_version_answers_the_next_request(live: Live) -> None:
     assert ask(client, "promotes/agent") == before
 
 
-def test_a_version_that_cannot_be_served_harms_no_other(live: Live) -> None:
-    client = live.tenant("broken")
-    live.publish(InstanceName("broken", "good"), 50)
-    corrupt = live.publish(InstanceName("broken", "corrupt"), 51)
-    path = Path(live.store.url) / keys.adapter("broken", corrupt, "adapter_model.safetensors")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-
-    def publish(name: str, files: AdapterFiles) -> str:
-        return publish_version(live.catalog, live.store, InstanceName("broken", name), files)
-
-    foreign = live.base.parent / "foreign"
-    foreign.mkdir()
-    (foreign / "looper.json").write_text('{"revision": "another"}')
-    unreadable = adapter_files(live.base, InstanceName("broken", "unreadable"), b"no tensors")
-    versions = {
-        "corrupt": ("corrupt_adapter", corrupt),
-        "large": ("unservable_adapter", live.publish(InstanceName("broken", "large"), 52, rank=16)),
-        "unreadable": ("unservable_adapter", publish("unreadable", unreadable)),
-        "foreign": (
-            "unservable_adapter",
-            publish("foreign", adapter_files(foreign, InstanceName("broken", "foreign"), b"other base")),
-        ),
-    }
-    missing = random_adapter(live.base, InstanceName("broken", "missing"), 53)
-    versions["missing"] = ("missing_adapter", publish("missing", missing))
-    (Path(live.store.url) / keys.adapter("broken", missing.digest, "manifest.json")).unlink()
-
-    with ThreadPoolExecutor(2) as pool:
-        beside = pool.submit(lambda: [ask(client, "broken/good") for _ in range(5)])
-        for name, (code, digest) in versions.items():
-            for stream in (False, True):
-                with pytest.raises(openai.InternalServerError) as raised:
-                    client.chat.completions.create(model=f"broken/{name}", messages=HELLO, stream=stream)
-                assert raised.value.status_code == 500
-                assert raised.value.code == code
-                assert digest in str(raised.value)
-        assert len(set(beside.result())) == 1
-
-
-def test_what_the_client_got_wrong_is_a_400_of_vllm_s(live: Live) -> None:
-    client = live.tenant("mistakes")
-    live.publish(InstanceName("mistakes", "agent"), 60)
-    wrong: list[dict[str, Any]] = [
-        {"messages": [{"role": "user", "content": "a " * 5000}]},
-        {"messages": "hello"},
-        {"messages": HELLO, "temperature": "hot"},
-        {"messages": HELLO, "max_tokens": 10**6},
-        {"messages": HELLO, "top_p": 7},
-    ]
-    for model in ("tiny", "mistakes/agent"):
-        for request in wrong:
-            with pytest.raises(openai.BadRequestError) as raised:
-                client.chat.completions.create(model=model, **request)
-            assert isinstance(raised.value.body, dict)
-            assert {"message", "type"} <= raised.value.body.keys()
-
-
 def test_a_revoked_key_and_another_tenant_s_skill(live: Live) -> None:
     client, other = live.tenant("revoked"), live.tenant("curious")
     live.publish(InstanceName("revoked", "agent"), 70)
@@ -210,24 +135,3 @@ def test_a_client_that_goes_away_frees_the_engine(live: Live, stream: bool) -> N
     began = time.perf_counter()
     ask(client, "leaves/agent")
     assert time.perf_counter() - began < 5
-
-
-def test_who_floods_the_door_harms_no_other(live: Live) -> None:
-    client, agent = live.tenant("floods"), InstanceName("floods", "agent")
-    live.publish(agent, 90)
-    expected = ask(client, "floods/agent")
-    host, port = live.url.removeprefix("http://").split(":")
-    idle = [socket.create_connection((host, int(port))) for _ in range(2000)]
-    try:
-        assert ask(client, "floods/agent") == expected
-        headers = {"authorization": f"Bearer {client.api_key}", "content-type": "application/json"}
-        content = (b"x" * 2**20 for _ in range(100))
-        refused = httpx.post(f"{live.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
-        for path in ("../../etc/passwd", "floods/../agent", "floods/agent@../x", "/", "\x00", "x" * 10_000):
-            with pytest.raises(openai.NotFoundError):
-                client.chat.completions.create(model=path, messages=HELLO)
-        assert ask(client, "floods/agent") == expected
-    finally:
-        for connection in idle:
-            connection.close()

@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
-import psutil
 import pytest
 from transformers import AutoTokenizer
 
 from looper.platform.domain.names import InstanceName
-from tests.serve.live import Live
+from tests.serve.live import Live, processes
 from tests.serve.marks import mark_adapter, marks
 from tests.serve.published import publish_version
 
@@ -122,12 +121,7 @@ def test_ten_thousand_answers_under_churn_promotion_and_restarts(live: Live) -> 
 
     def kill() -> None:
         while not over.wait(60):
-            engines = [
-                p
-                for p in psutil.process_iter(["cmdline"])
-                if "ServeReplica:looper:skills" in " ".join(p.info["cmdline"] or [])
-            ]
-            for engine in engines:
+            for engine in processes("ServeReplica:looper:skills"):
                 engine.kill()
                 killed["engines"] += 1
 

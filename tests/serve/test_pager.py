@@ -92,6 +92,20 @@ def test_a_slow_store_keeps_nobody_from_what_is_there_or_comes_faster(tmp_path: 
     run(test)
 
 
+def test_what_waits_for_a_slow_store_takes_no_place_from_what_is_in_memory(tmp_path: Path) -> None:
+    async def test() -> None:
+        with made(tmp_path / "disk", on_disk=3, in_memory=2) as (store, memory, pager):
+            await pager.memory.ensure("a")
+            slow = [asyncio.create_task(pager.memory.ensure(f"slow {number}")) for number in range(5)]
+            await until(lambda: store.asked.total() == 4)  # as many as the disk has places for
+            assert (pager.tier("a"), "a" in pager.disk) == ("memory", False)
+            store.let_go.set()
+            assert await asyncio.gather(*slow) == [f"the slow {number}" for number in range(5)]
+            assert len(memory.there) == 2
+
+    run(test)
+
+
 def test_a_store_that_is_down_is_asked_again_and_a_corrupt_adapter_is_not(tmp_path: Path) -> None:
     async def test() -> None:
         with made(tmp_path / "disk") as (store, _, pager):

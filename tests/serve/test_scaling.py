@@ -1,3 +1,7 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,3 +53,16 @@ def test_the_policy_stays_within_its_bounds() -> None:
 def test_a_replica_that_has_not_reported_yet_is_not_taken_for_idle() -> None:
     assert policy(context(aggregated_metrics={}, target_num_replicas=2)) == (2, {})
     assert policy(context(aggregated_metrics=None, current_num_replicas=0, total_queued_requests=3.0)) == (1, {})
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+def test_engines_come_from_nothing_by_load_and_go_without_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.serve.from_zero", str(tmp_path)]
+    ran = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True)
+    # Ray prints there, too.
+    report = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{")))
+    print(report)
+    assert report["engines_at_first"] == 0
+    assert report["under_load"].keys() == {"answered"}
+    assert report["same_answer"]
