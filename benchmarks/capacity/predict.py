@@ -66,7 +66,7 @@ class Simulation(BaseModel):
 def predict(case: Case, measured: Figures, cluster: Cluster, costs: Costs) -> Prediction:
     # As the benchmark does: each adapter once, the most popular last, and then a little of the load.
     known = [
-        *reversed(range(case.load.adapters)),
+        *reversed(range(min(case.load.adapters, KNOWN))),
         *(each.adapter for each in draw(case.warm_up()) if each.adapter is not None),
     ]
     answers = simulate(draw(case.load), cluster, costs, within_s=case.within_s, known=known)
