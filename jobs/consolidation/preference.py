@@ -44,7 +44,7 @@ class Contrast:
 
     def margin(self, losses: Tensor) -> Tensor:
         """The margin, given the cross-entropies of the targets of both ``windows``."""
-        chosen, rejected = losses.split([window.targets for window in self.windows])
+        chosen, rejected = torch.split(losses, [window.targets for window in self.windows])
         return _log_odds(chosen.mean()) - _log_odds(rejected.mean())
 
     def loss(self, losses: Tensor) -> Tensor:
@@ -132,6 +132,6 @@ def _mean_margin(base: SharedBase, lora: Acting | None, contrasts: Sequence[Cont
     for part in divide([], base.tokens_at_once, [each.windows for each in contrasts]):
         packed = base.pack(list(part.values()))
         losses = base.losses(packed, [] if lora is None else [lora] * len(part))
-        for number, each in zip(part, losses.split(list(packed.owner_targets)), strict=True):
+        for number, each in zip(part, torch.split(losses, list(packed.owner_targets)), strict=True):
             found.append(float(contrasts[number].margin(each)))
     return sum(found) / len(found) if found else None
