@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, logsigmoid
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from looper.jobs.consolidation import checkpoint
 from looper.jobs.consolidation.device import Device
@@ -64,7 +64,7 @@ def random_pairs(seed: int, count: int) -> list[Contrast]:
     return [Contrast(random_window(rng, *each), random_window(rng, *each)) for each in beginnings]
 
 
-def random_tenant(base: SharedBase, seed: int, pairs: int = 5, **recipe: object) -> Tenant:
+def random_tenant(base: SharedBase, seed: int, pairs: int = 9, **recipe: object) -> Tenant:
     """One that has learned something already, so that both of its factors have gradients."""
     rng = Random(seed)
     windows = [random_window(rng, 1, 2, 3, 4) for _ in range(9)]
@@ -139,10 +139,10 @@ def test_a_few_steps_make_the_chosen_turn_likelier_than_the_rejected(base: Share
         while not tenant.done:
             ((loss, gradients),) = losses_and_gradients(base, [tenant])
             tenant.advance(loss, gradients)
-        return margins(base, before, tenant.acting, Contrasts(random_pairs(1, 5), {}))
+        return margins(base, before, tenant.acting, Contrasts(random_pairs(1, 9), {}))
 
     preferring, hardly = learn(1.0), learn(1e-6)
-    assert preferring.pairs == 5
+    assert preferring.pairs == 9
     assert preferring.before is not None
     assert preferring.after is not None
     assert hardly.after is not None
@@ -169,9 +169,12 @@ def pair(chosen: Turn, rejected: Turn, asked: str = "Book it.") -> Pair:
     )
 
 
-def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base: SharedBase) -> None:
+def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    refuses = "{%- if messages[0].role == 'tool' %}{{ raise_exception('begins with a tool') }}{%- endif %}"
+    tokenizer.chat_template = refuses + tokenizer.chat_template
     good = pair(agent("", room="blue"), agent("", room="red"))
-    refused = good.model_copy(update={"prefix": (Turn(role="tool", content="ok"),), "tools": "[1]"})
+    refused = good.model_copy(update={"prefix": (Turn(role="tool", content="ok"),)})
     found = contrasts(
         [
             good,
@@ -181,7 +184,7 @@ def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base: Shar
             pair(agent("done"), agent("no"), asked="Please. " * 200),
             refused,
         ],
-        base.tokenizer,
+        tokenizer,
         256,
     )
     assert found.left_out == {
@@ -195,7 +198,7 @@ def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base: Shar
     def learned(window: Window) -> str:
         tokens = [token for token, weight in zip(window.tokens, window.weights, strict=True) if weight == 1.0]
         assert len(tokens) == window.targets
-        return str(base.tokenizer.decode(tokens))
+        return str(tokenizer.decode(tokens))
 
     call = '<tool_call>\n{{"name": "book", "arguments": {{"room": "{}"}}}}\n</tool_call><|im_end|>'
     assert [learned(window) for window in usable.windows] == [call.format("blue"), call.format("red")]
