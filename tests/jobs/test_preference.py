@@ -118,13 +118,13 @@ def test_a_pair_that_is_certain_has_a_loss_and_a_gradient() -> None:
 
 
 def test_beside_others_and_with_pauses_the_gradients_are_those_of_each_alone(base: SharedBase) -> None:
-    tenants = [random_tenant(base, 1), random_tenant(base, 2, pairs=0), random_tenant(base, 3, pairs=2, preference=2.0)]
+    tenants = [random_tenant(base, 1), random_tenant(base, 2, pairs=0), random_tenant(base, 3, pairs=7, preference=2.0)]
     together = Step(base, tenants)
     passes = 1
     while together.advance():
         losses_and_gradients(base, [random_tenant(base, 4)])  # a newcomer's, meanwhile
         passes += 1
-    assert passes > 3
+    assert passes > 2
     for tenant, (loss, gradients) in zip(tenants, together.results(), strict=True):
         ((alone_loss, alone),) = losses_and_gradients(base, [tenant])
         assert loss == pytest.approx(alone_loss, rel=1e-5)
