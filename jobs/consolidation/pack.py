@@ -131,13 +131,17 @@ def packed_size(windows: Sequence[Window]) -> int:
     return sum(map(len, windows)) - (len(windows) - 1) * common_prefix(windows)
 
 
-def divide(batches: Sequence[Sequence[Window]], tokens: int) -> Iterator[dict[int, list[Window]]]:
+def divide(
+    batches: Sequence[Sequence[Window]], tokens: int, uncut: Sequence[list[Window]] = ()
+) -> Iterator[dict[int, list[Window]]]:
     """Cut ``batches``, one of each owner, into parts of at most ``tokens`` packed tokens: owner's number to windows.
 
     An owner's windows stay together where they fit, so that their beginning is shared. A window longer than that is
-    a part by itself. Owners of like lengths come together, which keeps attention's padding small.
+    a part by itself. Owners of like lengths come together, which keeps attention's padding small. What is ``uncut`` is
+    numbered after the batches, and stays whole and in its order.
     """
     pieces = [(number, piece) for number, batch in enumerate(batches) for piece in _pieces(batch, tokens)]
+    pieces += enumerate(uncut, len(batches))
     pieces.sort(key=lambda piece: max(map(len, piece[1])))
     part: dict[int, list[Window]] = {}
     size = 0

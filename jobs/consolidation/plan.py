@@ -26,6 +26,18 @@ def batch_at(step: int, examples: int, recipe: Recipe) -> list[int]:
     return order[place * recipe.batch_size :][: recipe.batch_size]
 
 
+def pairs_at(step: int, examples: int, pairs: int, recipe: Recipe) -> list[int]:
+    """The indices of the pairs of optimiser step ``step`` (from 0) of a training on so many examples and pairs.
+
+    Every epoch takes each pair once, in an order of its own, spread evenly over its steps: some have none if pairs are
+    few.
+    """
+    steps = math.ceil(examples / recipe.batch_size)
+    epoch, place = divmod(step, steps)
+    order = random.Random(f"{recipe.seed}:{epoch}:pairs").sample(range(pairs), pairs)
+    return order[place * pairs // steps : (place + 1) * pairs // steps]
+
+
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
     """Of optimiser step ``step`` (from 0): a linear rise over the warm-up, then half a cosine towards 0."""
     warmup = math.ceil(recipe.warmup * steps)

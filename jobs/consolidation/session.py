@@ -14,6 +14,7 @@ from looper.jobs.consolidation.evaluate import judge_each
 from looper.jobs.consolidation.lora import Factors, Lora, rank_of, truncate
 from looper.jobs.consolidation.parametrisation import Parametrisation, PlainLora
 from looper.jobs.consolidation.plan import total_steps
+from looper.jobs.consolidation.preference import Contrast
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.strategies.registry import check_method, parse
 from looper.jobs.consolidation.strategies.strategy import Session, State
@@ -25,8 +26,17 @@ LORA_PLUS_RATIO = 16.0
 """Learning rate of b over that of a: Hayou et al., 2024 (arXiv 2402.12354)."""
 
 
-def begin(base: SharedBase, recipe: Recipe, windows: Sequence[Window], start: Lora | None, past: State) -> Tenant:
+def begin(
+    base: SharedBase,
+    recipe: Recipe,
+    windows: Sequence[Window],
+    start: Lora | None,
+    past: State,
+    pairs: Sequence[Contrast] = (),
+) -> Tenant:
     """A tenant on ``base``, ready to learn ``windows`` from the version ``start``, whose strategy remembers ``past``.
+
+    ``pairs`` are learned beside them, with the weight that the recipe gives its preference loss.
 
     Raises InvalidInput if recipe, base and start do not fit each other.
     """
@@ -40,7 +50,7 @@ def begin(base: SharedBase, recipe: Recipe, windows: Sequence[Window], start: Lo
     strategy = parse(recipe.strategy)
     lora = fresh if strategy.grows else initial(fresh, start)
     parametrised = partial(_parametrised, recipe, lora, base.linear)
-    return Tenant(recipe, _open(base, recipe, lora, start, windows), strategy, past, parametrised)
+    return Tenant(recipe, _open(base, recipe, lora, start, windows), strategy, past, parametrised, pairs)
 
 
 def _parametrised(recipe: Recipe, lora: Lora, linear: Mapping[str, nn.Linear], steps: int) -> Parametrisation:

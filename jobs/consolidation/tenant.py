@@ -13,7 +13,8 @@ from looper.jobs.consolidation.encode import Window
 from looper.jobs.consolidation.lora import Lora, served, stack
 from looper.jobs.consolidation.parametrisation import Parametrisation
 from looper.jobs.consolidation.peft_layers import Acting
-from looper.jobs.consolidation.plan import batch_at, learning_rate, total_steps
+from looper.jobs.consolidation.plan import batch_at, learning_rate, pairs_at, total_steps
+from looper.jobs.consolidation.preference import Contrast
 from looper.jobs.consolidation.strategies.strategy import Session, State, Strategy
 from looper.jobs.consolidation.strategies.tensors import under, within
 from looper.platform.domain.consolidation import Recipe
@@ -34,6 +35,7 @@ class Tenant:
         strategy: Strategy,
         past: State,
         parametrised: Callable[[int], Parametrisation],
+        pairs: Sequence[Contrast],
     ) -> None:
         """``parametrised`` makes the adapter, given the number of steps that it will be trained for."""
         self.recipe = recipe
@@ -42,6 +44,7 @@ class Tenant:
         self.loss: float | None = None
         """Mean cross-entropy of the latest step, in nats per target token."""
         self._session = session
+        self._pairs = pairs
         strategy.begin(session, past)
         self._windows = [*session.windows, *strategy.windows()]
         self.steps = total_steps(len(self._windows), recipe)
@@ -81,6 +84,11 @@ class Tenant:
     def batch(self) -> list[Window]:
         """The windows of the next step."""
         return [self._windows[i] for i in batch_at(self.step, len(self._windows), self.recipe)]
+
+    def pairs(self) -> list[Contrast]:
+        """Those of the next step."""
+        indices = pairs_at(self.step, len(self._windows), len(self._pairs), self.recipe)
+        return [self._pairs[i] for i in indices]
 
     def advance(self, loss: float, gradients: Sequence[Tensor]) -> None:
         """Take the optimiser step for which ``batch`` had this mean loss and, on this worker, these gradients.

@@ -23,12 +23,13 @@ from looper.jobs.consolidation.encode import Window, encode
 from looper.jobs.consolidation.examine import examine, score
 from looper.jobs.consolidation.heldout import gather
 from looper.jobs.consolidation.lora import Lora
+from looper.jobs.consolidation.preference import Contrasts, contrasts, margins
 from looper.jobs.consolidation.session import begin
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.jobs.consolidation.step import Step, next_together
 from looper.jobs.consolidation.tenant import Tenant
 from looper.jobs.leases import Leases
-from looper.jobs.synthesis.table import read_examples
+from looper.jobs.synthesis.table import read_examples, read_pairs
 from looper.platform import adapters
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Progress, State
@@ -70,6 +71,8 @@ class Member:
     job: Consolidation
     tenant: Tenant
     start: Lora | None
+    contrasts: Contrasts | None
+    """None if the recipe gives a preference loss no weight."""
 
 
 @dataclass
@@ -200,8 +203,10 @@ def _join(job: Consolidation, trainer: Trainer) -> Member | None:
     start = None if job.parent is None else _version(job, job.parent, trainer)
     past = memory.recall(trainer.store, job.instance, job.parent)
     train = _windows(job, trainer)
-    tenant = _resumed(job, trainer, lambda: begin(trainer.base, job.recipe, train, start, past))
-    member = Member(job, tenant, start)
+    found = _contrasts(job, trainer) if job.recipe.preference else None
+    pairs = found.usable if found else ()
+    tenant = _resumed(job, trainer, lambda: begin(trainer.base, job.recipe, train, start, past, pairs))
+    member = Member(job, tenant, start, found)
     if trainer.leads:
         try:
             _tell(member, trainer)
@@ -253,6 +258,12 @@ def _windows(job: Consolidation, trainer: Trainer) -> list[Window]:
     return [window for example in examples for window in encode(example)]
 
 
+def _contrasts(job: Consolidation, trainer: Trainer) -> Contrasts:
+    """To prefer the one turn of to the other."""
+    pairs = read_pairs(trainer.store.get(keys.examples(job.id, "pairs.parquet")))
+    return contrasts(pairs, trainer.base.tokenizer, job.recipe.max_context)
+
+
 def _encode(job: Consolidation, trainer: Trainer) -> Callable[[Example], list[Window]]:
     return partial(encode, tokenizer=trainer.base.tokenizer, max_context=job.recipe.max_context)
 
@@ -285,6 +296,8 @@ def _finish(member: Member, trainer: Trainer) -> None:
     scores = examine(served, lora, member.start, asked, max(error, rounding))
     if scores.conversion_error:
         scores = scores.model_copy(update={"trained": score(base, tenant.acting, asked.new)})
+    if member.contrasts is not None:
+        scores = scores.model_copy(update={"margins": margins(served, member.start, lora, member.contrasts)})
     if not trainer.leads:
         return
     candidate = Candidate(

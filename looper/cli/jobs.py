@@ -11,6 +11,8 @@ from looper.cli.watch import exit_if_failed, why
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from looper.platform.domain.consolidation import Margins
+
 app = typer.Typer(help="Consolidations: queued, running and ended.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(metavar="CONSOLIDATION", help="its id, as looper jobs list shows it")]
@@ -66,7 +68,16 @@ def show(id: Id, json: Json = False) -> None:
             accuracy = "-" if scores.accuracy is None else f"{scores.accuracy:.3f}"
             judged = f"accuracy {accuracy} of {scores.actions} actions"
             rows.append((name, f"{judged}, loss {scores.loss:.4f} of {scores.tokens} tokens"))
+        if info.verdict.margins:
+            rows.append(("pairs", _margins(info.verdict.margins)))
     table(["", ""], [*rows, *_report_of(info.id)], empty="")
+
+
+def _margins(margins: "Margins") -> str:
+    told = f"{margins.pairs} preferred"
+    if margins.before is not None and margins.after is not None:
+        told += f", margin {margins.before:.2f} -> {margins.after:.2f}"
+    return told + "".join(f"; {count} left out: {reason}" for reason, count in margins.left_out.items())
 
 
 def _report_of(id: str) -> list[tuple[str, object]]:

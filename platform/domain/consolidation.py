@@ -85,6 +85,9 @@ class Recipe(BaseModel):
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises linearly")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     clip: float = Field(1.0, gt=0, description="largest gradient norm, per tenant")
+    preference: float = Field(
+        0.0, ge=0, le=10, description="weight of the preference loss on pairs of a better and a worse turn; 0: unused"
+    )
     seed: int = Field(0, ge=0, description="of adapter initialisation and of the order of examples")
 
     @property
@@ -120,6 +123,24 @@ class Comparison(BaseModel):
     reference: Scores
 
 
+class Margins(BaseModel):
+    """What a preference loss did: log odds of the better turn minus those of the worse, on pairs that were trained on.
+
+    The odds are P / (1 - P) of the geometric mean P of the turn's token probabilities.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    pairs: int
+    """How many were trained on. Without any, only the plain loss was."""
+    left_out: dict[str, int]
+    """How many could not be used, by reason."""
+    before: float | None
+    """Mean margin of the version that it started from, or of the bare base, over some of the pairs."""
+    after: float | None
+    """The candidate's, on the same."""
+
+
 class CandidateScores(BaseModel):
     """The numbers for the gate. Those that are None were not taken: there was nothing to take them on."""
 
@@ -142,6 +163,8 @@ class CandidateScores(BaseModel):
     """
     trained: Scores | None = None
     """As ``candidate``, of what was trained, before it was converted."""
+    margins: Margins | None = None
+    """None if the recipe gives a preference loss no weight."""
 
 
 class Verdict(CandidateScores):

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.jobs.consolidation.plan import batch_at, learning_rate, total_steps
+from looper.jobs.consolidation.plan import batch_at, learning_rate, pairs_at, total_steps
 from looper.platform.domain.consolidation import Recipe
 
 
@@ -37,3 +37,12 @@ def test_the_learning_rate_rises_then_falls() -> None:
     assert 0 < rates[-1] < 0.01
     assert learning_rate(0, 1, Recipe(learning_rate=1.0, warmup=0.0)) == 1.0
     assert learning_rate(0, 1, Recipe(learning_rate=1.0, warmup=1.0)) == 1.0
+
+
+@given(st.integers(0, 40))
+def test_every_epoch_takes_each_pair_once_and_spreads_them(pairs: int) -> None:
+    recipe = Recipe(batch_size=4)
+    epochs = [[pairs_at(epoch * 5 + place, 17, pairs, recipe) for place in range(5)] for epoch in range(2)]
+    for steps in epochs:
+        assert sorted(i for taken in steps for i in taken) == list(range(pairs))
+        assert max(map(len, steps)) - min(map(len, steps)) <= 1
