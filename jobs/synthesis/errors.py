@@ -9,15 +9,15 @@ Tools that run what the agent wrote, such as a shell, are told apart: what fails
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from looper.jobs.synthesis.actions import Action, actions, parsed, reads, signature
-from looper.jobs.synthesis.draft import Draft, Error, Placed, Verdict
+from looper.jobs.synthesis.actions import Action, actions, parsed, signature
+from looper.jobs.synthesis.draft import Draft, Error, Verdict
+from looper.jobs.synthesis.heard import PARTS, Heard, could_know, looked_up, texts
 from looper.platform.domain.trajectory import ToolCall
 
 STAGE = "errors"
@@ -78,10 +78,11 @@ _COUNTS = re.compile(
 )
 """An answer that names errors, and says that there are none."""
 _SHELL_ERROR = re.compile(
-    r"^(/\w+)*/?\w+: (line )?(\d+: )?.*([Nn]ot found|[Nn]o such file|[Pp]ermission denied|can't cd|cannot access"
+    r"^(/\w+)*/?[^\W\d]\w*: (line )?(\d+: )?.*([Nn]ot found|[Nn]o such file|[Pp]ermission denied|can't cd|cannot access"
     r"|[Ss]yntax error)"
     r"|^Traceback \(most recent call last\)|^g?make(\[\d+\])?: \*\*\*|^(E|Err:\d+)[: ]|^CMake Error|^fatal: "
-    r"|^error(\[\w+\])?: |^\w*Error: |✗|^FAIL(ED)?\b|\b[1-9]\d* failed\b",
+    r"|^error(\[\w+\])?: |^\w*Error: |^Error (with|in|at|on|while|during|when) [^\n:]{1,80}: |✗"
+    r"|^FAIL(ED)?\b|\b[1-9]\d* failed\b",
     re.MULTILINE,
 )
 _SHELL_WRONG = _any(
@@ -100,17 +101,6 @@ _WRITTEN_BY_THE_AGENT = {"command", "cmd", "script", "file_text", "old_str", "ne
 """Arguments in which an agent hands over what it wrote itself, to be run or put in place."""
 _ASSIGNED = re.compile(r"^(OBSERVATION:\s*|#? ?\w+ = \"?)")
 """What some agents' tools print before the answer itself."""
-_SHOWN_BY = (
-    (_any("delivered|pending"), _any("delivered|pending|status")),
-    (_any("expired|forbidden|locked|approval"), _any("expired|forbidden|locked|approval")),
-    (_any("seat"), _any("seat")),
-    (_any("balance|insufficient|saldo"), _any("balance|amount|saldo")),
-    (_any("stock|available|disponib"), _any("stock|available|disponib")),
-    (_any("paid|pagad"), _any("paid|pagad|payment_status")),
-    (_any("return|devoluci"), _any("return|devoluci")),
-)
-"""What a refusal is for, and what an answer would have shown of that before."""
-_NAMED_BY_ID = re.compile(r"(^|_)(id|ids|number|code|no)$|^id_", re.IGNORECASE)
 
 
 def classify_errors(draft: Draft) -> Draft:
@@ -122,7 +112,7 @@ def classify_errors(draft: Draft) -> Draft:
         for action in done
         for call, answer in zip(action.calls, action.answers, strict=True)
     }
-    heard = _Heard(steps) if any(said.values()) else None
+    heard = Heard(steps) if any(said.values()) else None
     for number, action in enumerate(done):
         for call, answer in zip(action.calls, action.answers, strict=True):
             message = said[answer]
@@ -148,7 +138,7 @@ def _of_a_shell(message: str) -> Error:
 def _of_a_tool(
     call: ToolCall,
     message: str,
-    heard: "_Heard",
+    heard: Heard,
     at: int,
     later: Sequence[Action],
     said: Mapping[int, str | None],
@@ -166,7 +156,11 @@ def _of_a_tool(
     if next_time is not None and _rewritten(call, next_time):
         return Error.CAUSAL
     if _NOT_FOUND.search(words) or _REFUSED.search(words):
-        return Error.CAUSAL if _could_know(call, message, heard, at) else Error.INFORMATIVE
+        return (
+            Error.CAUSAL
+            if could_know(call, message, heard, at) or looked_up(call, message, later, said)
+            else Error.INFORMATIVE
+        )
     return Error.CAUSAL if next_time else Error.INFORMATIVE
 
 
@@ -207,67 +201,10 @@ def _runs_what_was_written(call: ToolCall) -> bool:
 
 def _without_values(message: str, call: ToolCall) -> str:
     """``message`` without what it quotes of the call: ``U-INVALID not found`` says nothing of being invalid."""
-    for value in sorted(_texts(parsed(call) or {}), key=len, reverse=True):
+    for value in sorted(texts(parsed(call) or {}), key=len, reverse=True):
         if len(value) > 2:
             message = message.replace(value, "…")
     return message
-
-
-def _could_know(call: ToolCall, message: str, heard: "_Heard", at: int) -> bool:
-    """Whether the agent made up what it named, or changed something of which a tool had told it why not."""
-    arguments = parsed(call) or {}
-    names = {name: value for name, value in arguments.items() if _NAMED_BY_ID.search(name)}
-    if any(" " in value for value in names.values() if isinstance(value, str)):
-        return True  # words, where a number belongs
-    mentioned = [value for value in _texts(arguments) if value in message]
-    subject = mentioned or [*_texts(names)] or _texts(arguments)[:1]
-    named = {part for value in subject for part in _telling(value)}
-    if not all(heard.any(part, at) for part in named):
-        return True
-    if reads(call.name):
-        return False
-    shows = next((shown for why, shown in _SHOWN_BY if why.search(message)), None)
-    return any(heard.from_a_tool(part, at, shows) for part in named)
-
-
-class _Heard:
-    """Which words the agent had heard before a step, and from whom."""
-
-    def __init__(self, steps: Sequence[Placed]) -> None:
-        self._steps = steps
-        self._places: defaultdict[str, list[int]] = defaultdict(list)
-        for at, each in enumerate(steps):
-            if each.step.source != "agent":
-                for part in set(_PARTS.findall(each.step.content.lower())):
-                    self._places[part].append(at)
-
-    def any(self, part: str, before: int) -> bool:
-        places = self._places.get(part)
-        return bool(places and places[0] < before)
-
-    def from_a_tool(self, part: str, before: int, shows: re.Pattern[str] | None) -> bool:
-        """In an answer that ``shows`` something."""
-        steps = (self._steps[at].step for at in self._places.get(part, ()) if at < before)
-        return any(step.source == "tool" and (shows is None or shows.search(step.content)) for step in steps)
-
-
-def _telling(value: str) -> list[str]:
-    """Of a name or number, what would be found again however it was written: ``1234`` of ``HD-1234``."""
-    parts = [part for part in _PARTS.findall(value.lower()) if len(part) > 1]
-    return [part for part in parts if part.isdigit()] or parts
-
-
-_PARTS = re.compile(r"[^\W\d_]+|\d+")
-
-
-def _texts(value: object) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for each in value.values() for text in _texts(each)]
-    if isinstance(value, list):
-        return [text for each in value for text in _texts(each)]
-    return []
 
 
 def _got_past(call: ToolCall, message: str, later: Sequence[Action], said: Mapping[int, str | None]) -> bool:
@@ -294,7 +231,7 @@ def _when_it_worked(call: ToolCall, later: Sequence[Action], said: Mapping[int, 
 
 def _rewritten(call: ToolCall, again: ToolCall) -> bool:
     """Whether both name the same things, written differently."""
-    one, other = (sorted(_PARTS.findall(" ".join(_texts(parsed(each) or {})).lower())) for each in (call, again))
+    one, other = (sorted(PARTS.findall(" ".join(texts(parsed(each) or {})).lower())) for each in (call, again))
     return bool(one) and one == other
 
 
