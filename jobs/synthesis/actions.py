@@ -72,10 +72,11 @@ def _actions(steps: Sequence[Placed], answered: dict[str, int]) -> Iterator[Acti
 
 def signature(call: ToolCall) -> str:
     """The same for calls of one tool whose arguments are equal, in whatever order and with whatever spaces."""
-    arguments = parsed(call)
-    if arguments is None:
-        return f"{call.name} {' '.join(call.arguments.split())}"
-    return f"{call.name} {orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()}"
+    try:
+        written = orjson.dumps(parsed(call), option=orjson.OPT_SORT_KEYS).decode()
+    except orjson.JSONEncodeError:  # nested more deeply than can be written again
+        written = "null"
+    return f"{call.name} {' '.join(call.arguments.split()) if written == 'null' else written}"
 
 
 def parsed(call: ToolCall) -> dict[str, object] | None:

@@ -9,9 +9,11 @@ Tools that run what the agent wrote, such as a shell, are told apart: what fails
 """
 
 import re
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -112,16 +114,18 @@ def classify_errors(draft: Draft) -> Draft:
         for action in done
         for call, answer in zip(action.calls, action.answers, strict=True)
     }
-    heard = Heard(steps) if any(said.values()) else None
+    wrong = any(said.values())
+    heard, later = (Heard(steps), _Later(done, said)) if wrong else (None, None)
     for number, action in enumerate(done):
         for call, answer in zip(action.calls, action.answers, strict=True):
             message = said[answer]
-            if message is None or heard is None:
+            if message is None or heard is None or later is None:
                 continue
             if _runs_what_was_written(call):
                 found = _of_a_shell(message)
             else:
-                found = _of_a_tool(call, message, heard, action.at, done[number + 1 :], said)
+                too_late = number + 1 < len(done) and looked_up(call, message, done[number + 1], said)
+                found = _of_a_tool(call, message, heard, later, action.at, number, too_late)
             steps[answer] = replace(steps[answer], error=found)
             verdicts.append(Verdict(STAGE, found.value, _line(message), steps[answer].place))
     return draft.with_steps(tuple(steps), *verdicts)
@@ -136,31 +140,22 @@ def _of_a_shell(message: str) -> Error:
 
 
 def _of_a_tool(
-    call: ToolCall,
-    message: str,
-    heard: Heard,
-    at: int,
-    later: Sequence[Action],
-    said: Mapping[int, str | None],
+    call: ToolCall, message: str, heard: Heard, later: "_Later", at: int, number: int, looked_up_next: bool
 ) -> Error:
     words = _without_values(message, call)
     if _TRANSIENT.search(words):
         return Error.TRANSIENT
     if _BROKEN.search(words):
-        return Error.CAUSAL if _got_past(call, message, later, said) else Error.ENVIRONMENT
+        return Error.CAUSAL if later.got_past(call, message, number) else Error.ENVIRONMENT
     if _WRONG.search(words):
         return Error.CAUSAL
-    next_time = _when_it_worked(call, later, said)
+    next_time = later.worked(call, number)
     if next_time is not None and signature(next_time) == signature(call):
         return Error.INFORMATIVE  # as it was, it was right
     if next_time is not None and _rewritten(call, next_time):
         return Error.CAUSAL
     if _NOT_FOUND.search(words) or _REFUSED.search(words):
-        return (
-            Error.CAUSAL
-            if could_know(call, message, heard, at) or looked_up(call, message, later, said)
-            else Error.INFORMATIVE
-        )
+        return Error.CAUSAL if looked_up_next or could_know(call, message, heard, at) else Error.INFORMATIVE
     return Error.CAUSAL if next_time else Error.INFORMATIVE
 
 
@@ -207,26 +202,40 @@ def _without_values(message: str, call: ToolCall) -> str:
     return message
 
 
-def _got_past(call: ToolCall, message: str, later: Sequence[Action], said: Mapping[int, str | None]) -> bool:
-    """Whether the next call of the tool, with other arguments, was spared the error."""
-    for action in later:
-        for again, answer in zip(action.calls, action.answers, strict=True):
-            if again.name == call.name:
-                return signature(again) != signature(call) and said[answer] != message
-    return False
+class _Later:
+    """Which calls of each tool came after an action, and which of them worked."""
+
+    def __init__(self, done: Sequence[Action], said: Mapping[int, str | None]) -> None:
+        self._said = said
+        self._made: defaultdict[str, list[_Made]] = defaultdict(list)
+        self._worked: defaultdict[str, list[_Made]] = defaultdict(list)
+        for number, action in enumerate(done):
+            for call, answer in zip(action.calls, action.answers, strict=True):
+                made = _Made(number, call, answer)
+                self._made[call.name].append(made)
+                if said[answer] is None:
+                    self._worked[call.name].append(made)
+
+    def got_past(self, call: ToolCall, message: str, number: int) -> bool:
+        """Whether the next call of the tool, with other arguments, was spared the error."""
+        again = _next(self._made[call.name], number)
+        return again is not None and signature(again.call) != signature(call) and self._said[again.answer] != message
+
+    def worked(self, call: ToolCall, number: int) -> ToolCall | None:
+        """The next call of the tool that was answered without an error."""
+        again = _next(self._worked[call.name], number)
+        return again.call if again else None
 
 
-def _when_it_worked(call: ToolCall, later: Sequence[Action], said: Mapping[int, str | None]) -> ToolCall | None:
-    """The next call of the tool that was answered without an error."""
-    return next(
-        (
-            again
-            for action in later
-            for again, answer in zip(action.calls, action.answers, strict=True)
-            if again.name == call.name and said[answer] is None
-        ),
-        None,
-    )
+class _Made(NamedTuple):
+    number: int
+    call: ToolCall
+    answer: int
+
+
+def _next(made: Sequence[_Made], number: int) -> _Made | None:
+    at = bisect_right(made, number, key=lambda each: each.number)
+    return made[at] if at < len(made) else None
 
 
 def _rewritten(call: ToolCall, again: ToolCall) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from looper.jobs.synthesis.actions import Action, parsed, reads
 from looper.jobs.synthesis.draft import Placed
-from looper.platform.domain.trajectory import ToolCall
+from looper.platform.domain.trajectory import Step, ToolCall
 
 
 def _words(pattern: str) -> re.Pattern[str]:
@@ -49,13 +49,13 @@ def could_know(call: ToolCall, message: str, heard: "Heard", at: int) -> bool:
     return any(heard.from_a_tool(part, at, _showing(message)) for part in named)
 
 
-def looked_up(call: ToolCall, message: str, later: Sequence[Action], said: Mapping[int, str | None]) -> bool:
+def looked_up(call: ToolCall, message: str, next_one: Action, said: Mapping[int, str | None]) -> bool:
     """Whether the agent changed something first, and looked up next what would have told it why not."""
-    if reads(call.name) or not later:
+    if reads(call.name):
         return False
     named = {part for value in _subject(call, message) for part in _telling(value)}
     shows = _showing(message)
-    for again, answer, observed in zip(later[0].calls, later[0].answers, later[0].observed, strict=True):
+    for again, answer, observed in zip(next_one.calls, next_one.answers, next_one.observed, strict=True):
         if reads(again.name) and said[answer] is None and (shows is None or shows.search(observed)):
             told = _names_in(observed)
             if any(part in told for part in named):
@@ -82,19 +82,28 @@ class Heard:
     def __init__(self, steps: Sequence[Placed]) -> None:
         self._steps = steps
         self._places: defaultdict[str, list[int]] = defaultdict(list)
+        self._shown: dict[tuple[str, re.Pattern[str] | None], int] = {}
         for at, each in enumerate(steps):
-            if each.step.source != "agent":
+            if each.step.source in ("user", "tool"):
                 for part in _names_in(each.step.content):
                     self._places[part].append(at)
 
     def of_this_case(self, part: str, before: int) -> bool:
-        """Not from its instructions, whose numbers are of other cases."""
-        return any(at < before and self._steps[at].step.source != "system" for at in self._places.get(part, ()))
+        """From the user or a tool, not from the instructions, whose numbers are of other cases."""
+        places = self._places.get(part)
+        return bool(places and places[0] < before)
 
     def from_a_tool(self, part: str, before: int, shows: re.Pattern[str] | None) -> bool:
         """In an answer that ``shows`` something."""
-        steps = (self._steps[at].step for at in self._places.get(part, ()) if at < before)
-        return any(step.source == "tool" and (shows is None or shows.search(step.content)) for step in steps)
+        if (part, shows) not in self._shown:
+            self._shown[part, shows] = next(
+                (at for at in self._places.get(part, ()) if _shows(self._steps[at].step, shows)), len(self._steps)
+            )
+        return self._shown[part, shows] < before
+
+
+def _shows(step: Step, shows: re.Pattern[str] | None) -> bool:
+    return step.source == "tool" and (shows is None or shows.search(step.content) is not None)
 
 
 def _telling(value: str) -> list[str]:
