@@ -20,6 +20,7 @@ from looper.jobs.synthesis.leaks import STAGE as SPLIT
 from looper.jobs.synthesis.leaks import asked, one_name
 from looper.jobs.synthesis.pairs import Pair, contrast
 from looper.jobs.synthesis.prune import prune
+from looper.jobs.synthesis.schema import check_schema
 from looper.jobs.synthesis.scrub import scrub
 from looper.jobs.synthesis.segment import segment
 from looper.jobs.synthesis.weigh import weigh
@@ -27,6 +28,7 @@ from looper.platform.domain.trajectory import Trajectory
 
 EPISODE: Mapping[str, Callable[[Draft], Draft]] = {
     "scrub": scrub,
+    "schema": check_schema,
     "errors": classify_errors,
     "grade": grade,
     "segment": segment,
