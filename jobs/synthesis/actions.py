@@ -10,7 +10,7 @@ from looper.jobs.synthesis.draft import Error, Placed
 from looper.platform.domain.trajectory import ToolCall
 
 DEEPEST = 100
-"""Of arguments that are read. What is nested deeper is taken as text: it could not be gone through and written again."""
+"""Of arguments that are read. What is nested deeper is taken as text: it could not be gone through and written."""
 
 _READS = re.compile(
     r"^(get|list|search|find|read|view|show|look|lookup|check|fetch|query|describe|calculate|think|count|status|track"

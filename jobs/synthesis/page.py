@@ -42,6 +42,10 @@ _PAGE = """<!doctype html>
 <tr><td>characters</td><td class="n">{{ tally.characters_kept }}</td><td>of {{ tally.characters_read }}</td></tr>
 <tr><td>pairs of a better and a worse turn</td><td class="n">{{ tally.pairs }}</td><td></td></tr>
 </table>
+{% if report.beside %}<h2>Beside the examples</h2>
+<p>Rules are notes for the knowledge layer. Variants are requests that nobody made yet, for the agent to be tried on.</p>
+<table>{% for name, count in report.beside.items() %}<tr><td><a href="{{ name }}">{{ name }}</a></td>
+<td class="n">{{ count }}</td></tr>{% endfor %}</table>{% endif %}
 {% if tally.leaks %}<h2>Tasks under several names</h2><p>Each is on one side of the split with all its episodes.</p>
 {{ rows(leaks, leaks[0][1]) }}{% endif %}
 {% if tally.samples %}<h2>Before and after</h2>{% endif %}

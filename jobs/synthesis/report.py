@@ -83,6 +83,8 @@ class Report(BaseModel):
     failure: str | None
     """Why there is nothing to train on, in one line, or None."""
     tally: Tally
+    beside: dict[str, int] = {}
+    """Files beside the examples that are not trained on, and how many entries each has."""
 
 
 def tally(tasks: Iterable[Task]) -> Tally:

@@ -5,7 +5,6 @@ sees counts only. A group's parts are written as they come, and the report last,
 where it was. Running it again writes the same bytes.
 """
 
-import pickle
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,20 +20,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from looper.jobs.synthesis.credit import Habits, worked
+from looper.jobs.synthesis.asking import AT_ONCE, Asking
+from looper.jobs.synthesis.credit import Habits
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.leaks import asked, one_name
-from looper.jobs.synthesis.model.improve import improve
-from looper.jobs.synthesis.model.offline import ENVIRONMENT
-from looper.jobs.synthesis.model.opened import open_model
+from looper.jobs.synthesis.leaks import one_name
+from looper.jobs.synthesis.model.shared import SHARED, count
 from looper.jobs.synthesis.page import to_html
 from looper.jobs.synthesis.parts import PARTS, contents, divide, in_memory
 from looper.jobs.synthesis.pipeline import each, together
 from looper.jobs.synthesis.report import Report
+from looper.jobs.synthesis.rows import DRAFTS, Row, draft_of, draft_row
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
-from looper.platform.settings import ModelSettings, SynthesisSettings
+from looper.platform.settings import SynthesisSettings
 from looper.platform.trajectories.table import from_parquet, from_table
 
 HERE = 2**18
@@ -45,21 +44,6 @@ MOST_TASKS = 32
 
 GROUP = 4096
 """About how many trajectories are worked on together: whole tasks, in memory at once."""
-
-AT_ONCE = 256
-"""Trajectories that are read and passed on together."""
-
-_DRAFTS = pa.schema(
-    [
-        ("consolidation", pa.string()),
-        ("task", pa.string()),
-        ("asked", pa.string()),
-        ("worked", pa.list_(pa.string())),  # the tools of an episode that succeeded
-        ("draft", pa.binary()),
-        ("failure", pa.string()),  # why its batch could not be read, or null
-    ]
-)
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -142,6 +126,9 @@ def _do_here(
 
 
 def _publish(store: ObjectStore, id: str, report: Report, files: Iterable[tuple[str, bytes]]) -> None:
+    beside = {f"{stage}.json": keys.examples(id, f"{stage}.json") for stage in SHARED}
+    counts = {name: count(name, store.get(key)) for name, key in beside.items() if store.exists(key)}
+    report = report.model_copy(update={"beside": counts})
     for name, content in files:
         store.put(keys.examples(id, name), content)
     store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
@@ -167,14 +154,7 @@ def _run(
     )
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
-        drafts = drafts.map_batches(
-            Improve,
-            fn_constructor_args=(settings.model, model_dir, store, tenants),
-            batch_format="pyarrow",
-            batch_size=AT_ONCE,
-            compute=ray.data.ActorPoolStrategy(size=1),
-            runtime_env={"env_vars": ENVIRONMENT},
-        )
+        drafts = Asking(settings.model, model_dir, store, tenants).ask(drafts)
     drafts = drafts.materialize()
     known = _known(drafts)
     groups = sum(each.groups for each in known.values())
@@ -195,60 +175,25 @@ def _run(
 
 def _read(sources: pa.Table, store: ObjectStore, without: tuple[str, ...]) -> Iterator[pa.Table]:
     """What the stages of one episode make of each, and what all episodes together will be asked for."""
-    yield pa.Table.from_pylist([], schema=_DRAFTS)  # so that a batch without any has columns, too
+    yield pa.Table.from_pylist([], schema=DRAFTS)  # so that a batch without any has columns, too
     for source in sources.to_pylist():
         try:
             content = store.get(source["key"])
             labelled = _labelled(content)
             for some in pq.ParquetFile(BytesIO(content)).iter_batches(AT_ONCE):
                 drafts = [each(Draft.of(t, labelled=labelled), without) for t in from_table(pa.table(some))]
-                rows = [_draft_row(source["consolidation"], draft) for draft in drafts]
-                yield pa.Table.from_pylist(rows, schema=_DRAFTS)
+                rows = [draft_row(source["consolidation"], draft) for draft in drafts]
+                yield pa.Table.from_pylist(rows, schema=DRAFTS)
         except StoreUnavailable:
             raise
         except (LooperError, pa.ArrowInvalid) as error:
             row = {"consolidation": source["consolidation"], "failure": f"{source['key']}: {error}"}
-            yield pa.Table.from_pylist([row], schema=_DRAFTS)
+            yield pa.Table.from_pylist([row], schema=DRAFTS)
 
 
 def _labelled(content: bytes) -> bool:
     success = pq.read_table(BytesIO(content), columns=["success"])["success"]
     return bool(success.null_count < len(success))
-
-
-def _draft_row(consolidation: str, draft: Draft) -> Row:
-    return {
-        "consolidation": consolidation,
-        "task": draft.source.task_id,
-        "asked": asked(draft),
-        "worked": worked(draft),
-        "draft": pickle.dumps(draft),  # from worker to worker of this job alone
-    }
-
-
-class Improve:
-    """The stages that ask a model, in a process that keeps it."""
-
-    def __init__(
-        self, settings: ModelSettings, model_dir: Path | None, store: ObjectStore, tenants: Mapping[str, str]
-    ) -> None:
-        self._model = open_model(settings, model_dir or Path())
-        self._stages = settings.stages
-        self._store = store
-        self._tenants = tenants
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        found = rows.to_pylist()
-        by_tenant: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in found:
-            if row["draft"] is not None:
-                by_tenant[self._tenants[row["consolidation"]]].append(row)
-        for tenant, some in by_tenant.items():
-            ask = self._model.remembering(self._store, tenant)
-            drafts = improve([pickle.loads(row["draft"]) for row in some], ask, self._stages)  # noqa: S301 (as below)
-            for row, draft in zip(some, drafts, strict=True):
-                row.update(_draft_row(row["consolidation"], draft))
-        return pa.Table.from_pylist(found, schema=_DRAFTS)
 
 
 def _known(drafts: ray.data.Dataset) -> dict[str, Known]:
@@ -320,7 +265,7 @@ def _write_group(rows: pa.Table, store: ObjectStore, known: Any, without: tuple[
         of: Known = ray.get(known)[group.partition("/")[0]]
         by_task: defaultdict[str, list[Draft]] = defaultdict(list)
         for content in rows["draft"]:
-            draft: Draft = pickle.loads(content.as_py())  # noqa: S301 (this job's own)
+            draft = draft_of(content.as_py())
             by_task[of.names.get(draft.source.task_id, draft.source.task_id)].append(draft)
         tasks = [together(name, by_task[name], of.habits, of.names, without) for name in sorted(by_task)]
         for what, part in zip(PARTS, contents(tasks), strict=True):

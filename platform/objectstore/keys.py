@@ -10,7 +10,7 @@ def trajectories(instance: InstanceName, batch: str) -> str:
 
 
 def examples(consolidation: str, part: str) -> str:
-    """``part``: ``train``, ``holdout``, ``pairs`` or ``rejected.parquet``, ``report.json`` or ``report.html``."""
+    """``part``: ``train``, ``holdout``, ``pairs`` or ``rejected.parquet``, ``report.json`` or ``.html``, ``rules``, ``variants.json``."""
     return f"examples/{consolidation}/{part}"
 
 
