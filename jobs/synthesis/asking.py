@@ -49,9 +49,7 @@ class Asking:
         judging = tuple(stage for stage in stages if stage in _JUDGING)
         rest = tuple(stage for stage in stages if stage not in (*_JUDGING, *SHARED))
         judged = (self._improve(drafts, judging) if judging else drafts).materialize()
-        some = judged.map_batches(
-            partial(_some_of_each, most=self.settings.together), batch_format="pyarrow", batch_size=None
-        )
+        some = judged.map_batches(_some_of_each, batch_format="pyarrow", batch_size=None)
         self._in_one_actor(some.groupby("consolidation", num_partitions=1).map_groups, Share, self).materialize()
         return self._improve(judged, rest) if rest else judged
 
@@ -110,7 +108,7 @@ class Improve:
 _SOME = pa.schema([("consolidation", pa.string()), ("drafts", pa.list_(pa.binary())), ("requests", pa.binary())])
 
 
-def _some_of_each(rows: pa.Table, most: int) -> Iterator[pa.Table]:
+def _some_of_each(rows: pa.Table) -> Iterator[pa.Table]:
     """Of each consolidation, the drafts of one block that may be asked about, and all that was requested."""
     drafts: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows.select(["consolidation", "draft"]).to_pylist():
@@ -119,7 +117,7 @@ def _some_of_each(rows: pa.Table, most: int) -> Iterator[pa.Table]:
     found = [
         {
             "consolidation": id,
-            "drafts": [draft_row(id, draft)["draft"] for draft in sample(some, most)],
+            "drafts": [draft_row(id, draft)["draft"] for draft in sample(some)],
             "requests": orjson.dumps(sorted({request_of(draft) for draft in some})),
         }
         for id, some in drafts.items()
@@ -136,10 +134,7 @@ class Share:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         id = rows["consolidation"][0].as_py()
-        drafts = sample(
-            (draft_of(content) for some in rows["drafts"].to_pylist() for content in some),
-            self._asking.settings.together,
-        )
+        drafts = sample(draft_of(content) for some in rows["drafts"].to_pylist() for content in some)
         requests = {request for some in rows["requests"].to_pylist() for request in orjson.loads(some)}
         ask = self._model.remembering(self._asking.store, self._asking.tenants[id])
         for name, content in files(drafts, sorted(requests), ask, self._asking.settings.stages):

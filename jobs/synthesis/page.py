@@ -43,7 +43,8 @@ _PAGE = """<!doctype html>
 <tr><td>pairs of a better and a worse turn</td><td class="n">{{ tally.pairs }}</td><td></td></tr>
 </table>
 {% if report.beside %}<h2>Beside the examples</h2>
-<p>Rules are notes for the knowledge layer. Variants are requests that nobody made yet, for the agent to be tried on.</p>
+<p>Rules are notes for the knowledge layer. Variants are requests that nobody made yet, for the agent to be tried on.
+</p>
 <table>{% for name, count in report.beside.items() %}<tr><td><a href="{{ name }}">{{ name }}</a></td>
 <td class="n">{{ count }}</td></tr>{% endfor %}</table>{% endif %}
 {% if tally.leaks %}<h2>Tasks under several names</h2><p>Each is on one side of the split with all its episodes.</p>

@@ -100,9 +100,6 @@ class ModelSettings(_Section):
     attempts: int = Field(5, ge=1, description="tries of a request that was refused for the moment or broke off")
     deadline_s: float = Field(600.0, gt=0, description="for all requests of one batch together")
     concurrency: int = Field(8, ge=1, description="requests at the endpoint at once")
-    together: int = Field(
-        240, ge=2, description="of an instance's episodes that rules and variants are made of, at most"
-    )
 
     @field_serializer("api_key", when_used="json-unless-none")
     def _whole_key(self, key: SecretStr) -> str:

@@ -49,9 +49,8 @@ def distil(drafts: Sequence[Draft], ask: Ask, hints: Sequence[Sequence[str]] | N
         and draft.grade not in (Grade.FAILED, Grade.ENVIRONMENT)
         and (bare := without_notes(draft.steps)) != draft.steps
     }
-    answers = ask_each(
-        ask, {place: _question(drafts[place], bare, hints[place] if hints else ()) for place, bare in without.items()}
-    )
+    ways = hints or [()] * len(drafts)
+    answers = ask_each(ask, {place: _question(drafts[place], bare, ways[place]) for place, bare in without.items()})
     return [
         _distilled(draft, without[place], answers[place]) if place in without else draft
         for place, draft in enumerate(drafts)

@@ -21,9 +21,13 @@ VARIANTS: ModelStage = "variants"
 SHARED: tuple[ModelStage, ...] = (RULES, VARIANTS)
 
 
-def sample(drafts: Iterable[Draft], most: int) -> list[Draft]:
-    """At most ``most`` of them, chosen by their ids, which are digests: the same in whatever parts they come."""
-    return nsmallest(most, drafts, key=lambda draft: draft.source.id)
+MOST = 240
+"""Episodes of an instance that are asked about: 40 questions about rules, and one for each of their tasks."""
+
+
+def sample(drafts: Iterable[Draft]) -> list[Draft]:
+    """At most ``MOST`` of them, chosen by their ids, which are digests: the same in whatever parts they come."""
+    return nsmallest(MOST, drafts, key=lambda draft: draft.source.id)
 
 
 def files(
