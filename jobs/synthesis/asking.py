@@ -27,6 +27,9 @@ from looper.platform.settings import ModelSettings, ModelStage
 AT_ONCE = 256
 """Trajectories that are passed on together."""
 
+MOST_TASKS = 32
+"""Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
+
 _JUDGING = ("judge", "hindsight")
 
 
@@ -50,7 +53,8 @@ class Asking:
         rest = tuple(stage for stage in stages if stage not in (*_JUDGING, *SHARED))
         judged = (self._improve(drafts, judging) if judging else drafts).materialize()
         some = judged.map_batches(_some_of_each, batch_format="pyarrow", batch_size=None)
-        self._in_one_actor(some.groupby("consolidation", num_partitions=1).map_groups, Share, self).materialize()
+        groups = some.groupby("consolidation", num_partitions=min(len(self.tenants), MOST_TASKS))
+        self._in_one_actor(groups.map_groups, Share, self).materialize()
         return self._improve(judged, rest) if rest else judged
 
     def _improve(self, drafts: ray.data.Dataset, stages: tuple[ModelStage, ...]) -> ray.data.Dataset:

@@ -13,7 +13,7 @@ DRAFTS = pa.schema(
     [
         ("consolidation", pa.string()),
         ("task", pa.string()),
-        ("asked", pa.string()),
+        ("asked", pa.list_(pa.string())),
         ("worked", pa.list_(pa.string())),  # the tools of an episode that succeeded
         ("draft", pa.binary()),
         ("failure", pa.string()),  # why its batch could not be read, or null

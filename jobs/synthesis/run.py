@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from looper.jobs.synthesis.asking import AT_ONCE, Asking
+from looper.jobs.synthesis.asking import AT_ONCE, MOST_TASKS, Asking
 from looper.jobs.synthesis.credit import Habits
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.leaks import one_name
+from looper.jobs.synthesis.leaks import Asked, alike, doubtful, one_name, words
 from looper.jobs.synthesis.model.shared import SHARED, count
 from looper.jobs.synthesis.page import to_html
 from looper.jobs.synthesis.parts import PARTS, contents, divide, in_memory
@@ -38,9 +38,6 @@ from looper.platform.trajectories.table import from_parquet, from_table
 
 HERE = 2**18
 """Bytes of Parquet that are worked on in seconds where they are asked for. Ray Data takes ten to begin and to end."""
-
-MOST_TASKS = 32
-"""Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
 
 GROUP = 4096
 """About how many trajectories are worked on together: whole tasks, in memory at once."""
@@ -200,25 +197,51 @@ def _known(drafts: ray.data.Dataset) -> dict[str, Known]:
     """Of each consolidation, from sums over the blocks of its rows."""
     light = drafts.select_columns(["consolidation", "task", "asked", "worked", "failure"])
     sums: defaultdict[str, Habits] = defaultdict(Habits.none)
-    tasks: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    tasks: defaultdict[str, set[tuple[str, Asked]]] = defaultdict(set)
     counts: Counter[str] = Counter()
     failures: defaultdict[str, list[str]] = defaultdict(list)
     for row in light.map_batches(_sum_up, batch_format="pyarrow", batch_size=None).iter_rows():
         found = orjson.loads(row["sums"])
         id = found["consolidation"]
         sums[id] += Habits.from_json(found["habits"])
-        tasks[id].update((task, what) for task, what in found["tasks"])
+        tasks[id].update((task, Asked(same, marks)) for task, same, marks in found["tasks"])
         counts[id] += found["count"]
         failures[id] += found["failures"]
+    near = _near(drafts, {id: doubt for id, some in tasks.items() if (doubt := doubtful(some))})
     return {
         id: Known(
             sums[id],
-            one_name(sorted(tasks[id])),
+            one_name(sorted((task, what.same) for task, what in tasks[id]), near[id]),
             max(1, ceil(counts[id] / GROUP)),
             min(failures[id], default=None),
         )
         for id in {*counts, *failures}
     }
+
+
+def _near(drafts: ray.data.Dataset, doubt: Mapping[str, frozenset[str]]) -> defaultdict[str, list[tuple[str, str]]]:
+    """Of each consolidation, its tasks that ask for the same in nearly the same words: only the doubtful are read."""
+    said: defaultdict[str, set[tuple[str, str, str]]] = defaultdict(set)
+    if doubt:
+        asking = drafts.select_columns(["consolidation", "task", "asked", "draft"])
+        for row in asking.map_batches(partial(_words, doubt=doubt), batch_format="pyarrow").iter_rows():
+            said[row["consolidation"]].add((row["task"], row["marks"], row["words"]))
+    return defaultdict(list, {id: [*alike(some)] for id, some in said.items()})
+
+
+def _words(rows: pa.Table, doubt: Mapping[str, frozenset[str]]) -> pa.Table:
+    schema = pa.schema([(name, pa.string()) for name in ("consolidation", "task", "marks", "words")])
+    found = [
+        {
+            "consolidation": row["consolidation"],
+            "task": row["task"],
+            "marks": Asked(*row["asked"]).marks,
+            "words": words(draft_of(row["draft"])),
+        }
+        for row in rows.to_pylist()
+        if row["task"] in doubt.get(row["consolidation"], ())
+    ]
+    return pa.Table.from_pylist(found, schema=schema)
 
 
 def _sum_up(rows: pa.Table) -> pa.Table:
@@ -229,7 +252,7 @@ def _sum_up(rows: pa.Table) -> pa.Table:
         {
             "consolidation": id,
             "habits": Habits.of(row["worked"] for row in some if row["worked"]).to_json(),
-            "tasks": sorted({(row["task"], row["asked"]) for row in some if row["task"]}),
+            "tasks": sorted({(row["task"], *row["asked"]) for row in some if row["task"]}),
             "count": sum(row["task"] is not None for row in some),
             "failures": [row["failure"] for row in some if row["failure"]],
         }
