@@ -23,12 +23,13 @@ LONGEST = 400
 """Words that are compared."""
 
 _COURTESY = re.compile(
-    r"\b(please|thanks?( you)?( so much| very much| a lot)?|kindly|hi|hello|hey|dear|good (morning|afternoon|evening|day)"
-    r"|(could|can|would|will) you|por favor|(muchas )?gracias|hola|buen[oa]s (d[ií]as|tardes|noches))\b"
+    r"\b(please|thanks?( you)?( so much| very much| a lot)?|kindly|hi|hello|hey|dear"
+    r"|good (morning|afternoon|evening|day)|(could|can|would|will) you|por favor|(muchas )?gracias|hola|buen[oa]s (d[ií]as|tardes|noches))\b"
 )
 _WORD = re.compile(r"\w+")
-_MARK = re.compile(r"\S*\d\S*|\b[A-Z]{2,}\b")
-"""A number, an id or a code."""
+_NUMBER = r"\S*\d\S*"
+_MARK, _MARK_IN_CAPITALS = re.compile(rf"{_NUMBER}|\b[A-Z]{{2,}}\b"), re.compile(_NUMBER)
+"""A number, an id or a code; where all is written in capitals, a code is not told from other words."""
 
 
 class Asked(NamedTuple):
@@ -43,7 +44,8 @@ class Asked(NamedTuple):
 def asked(draft: Draft) -> Asked:
     system = next((each.step.content for each in draft.steps if each.step.source == "system"), "")
     said = _said(draft)
-    marks = sorted({found.strip(".,;:!?()[]'\"").lower() for found in _MARK.findall(said)})
+    mark = _MARK_IN_CAPITALS if said.isupper() else _MARK
+    marks = sorted({found.strip(".,;:!?()[]'\"").lower() for found in mark.findall(said)})
     return Asked(_digest(f"{system}\n{said}".lower()), _digest(f"{system}\n{marks}"))
 
 

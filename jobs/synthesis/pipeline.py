@@ -99,9 +99,8 @@ def refine(batches: Iterable[Sequence[Trajectory]], without: Collection[str] = (
 def _names(drafts: Sequence[Draft]) -> dict[str, str]:
     found = [(draft.source.task_id, asked(draft)) for draft in drafts]
     doubt = doubtful(found)
-    said = (
-        (task, what.marks, words(draft)) for draft, (task, what) in zip(drafts, found, strict=True) if task in doubt
-    )
+    both = zip(drafts, found, strict=True)
+    said = ((task, what.marks, words(draft)) for draft, (task, what) in both if task in doubt)
     return one_name(((task, what.same) for task, what in found), alike(said))
 
 

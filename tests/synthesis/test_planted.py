@@ -180,7 +180,7 @@ def test_only_planted_leaks_share_a_request() -> None:
             files[request].add(file)
             tasks[request].add(trajectory.task_id)
     shared = [request for request in tasks if len(tasks[request]) > 1]
-    assert len(shared) == truth().cases(Kind.LEAK)
+    assert len(shared) == truth().cases(Kind.LEAK) - 6 * len(WORKPLACES), "six a work place are worded otherwise"
     assert all(len(files[request]) == 2 for request in shared)
 
 
