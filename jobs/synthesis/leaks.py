@@ -24,7 +24,8 @@ LONGEST = 400
 
 _COURTESY = re.compile(
     r"\b(please|thanks?( you)?( so much| very much| a lot)?|kindly|hi|hello|hey|dear"
-    r"|good (morning|afternoon|evening|day)|(could|can|would|will) you|por favor|(muchas )?gracias|hola|buen[oa]s (d[ií]as|tardes|noches))\b"
+    r"|good (morning|afternoon|evening|day)|(could|can|would|will) you"
+    r"|por favor|(muchas )?gracias|hola|buen[oa]s (d[ií]as|tardes|noches))\b"
 )
 _WORD = re.compile(r"\w+")
 _NUMBER = r"\S*\d\S*"

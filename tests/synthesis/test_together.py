@@ -98,7 +98,7 @@ def test_tasks_that_ask_for_the_same_go_by_one_name() -> None:
     ("request_", "one"),
     [
         ("Hello! Could you cancel order 17 of Ann Smith, and refund it? Thanks.", True),
-        ("cancel order 17 of ann smith and refund it now", True),
+        ("Cancel order 17, of Ann Smith, and refund it now!", True),
         ("CANCEL ORDER 17 OF ANN SMITH AND REFUND IT!", True),
         ("Cancel order 71 of Ann Smith and refund it.", False),
         ("Cancel order 17 of Ann Smith and refund 17.50.", False),
