@@ -25,11 +25,13 @@ from looper.jobs.synthesis.credit import Habits
 from looper.jobs.synthesis.draft import Draft
 from looper.jobs.synthesis.leaks import Asked, alike, doubtful, one_name, words
 from looper.jobs.synthesis.model.shared import SHARED, count
+from looper.jobs.synthesis.packing import packing
 from looper.jobs.synthesis.page import to_html
 from looper.jobs.synthesis.parts import PARTS, contents, divide, in_memory
 from looper.jobs.synthesis.pipeline import each, together
 from looper.jobs.synthesis.report import Report
 from looper.jobs.synthesis.rows import DRAFTS, Row, draft_of, draft_row
+from looper.jobs.synthesis.table import read_examples
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
@@ -76,7 +78,7 @@ def synthesise(
     batches = None if settings.model.stages else _few(todo, store, here)
     if batches is not None:
         for job in todo:
-            _do_here(job, batches, store, holdout, settings)
+            _do_here(job, batches, store, holdout, settings, model_dir)
     elif todo:
         _run(todo, store, holdout, settings, model_dir)
     return {job.id: Report.model_validate_json(store.get(keys.examples(job.id, "report.json"))) for job in cohort}
@@ -108,6 +110,7 @@ def _do_here(
     store: ObjectStore,
     holdout: float,
     settings: SynthesisSettings,
+    model_dir: Path | None,
 ) -> None:
     batches, failures = [], []
     for key in (keys.trajectories(job.instance, batch) for batch in job.batches):
@@ -119,15 +122,25 @@ def _do_here(
         except (LooperError, pa.ArrowInvalid) as error:
             failures.append(f"{key}: {error}")
     report, files = in_memory(batches, holdout, settings.without, min(failures, default=None))
-    _publish(store, job.id, report, files.items())
+    _publish(store, job.id, report, files.items(), model_dir, job.recipe.max_context)
 
 
-def _publish(store: ObjectStore, id: str, report: Report, files: Iterable[tuple[str, bytes]]) -> None:
+def _publish(
+    store: ObjectStore,
+    id: str,
+    report: Report,
+    files: Iterable[tuple[str, bytes]],
+    model_dir: Path | None,
+    max_context: int,
+) -> None:
     beside = {f"{stage}.json": keys.examples(id, f"{stage}.json") for stage in SHARED}
     counts = {name: count(name, store.get(key)) for name, key in beside.items() if store.exists(key)}
-    report = report.model_copy(update={"beside": counts})
+    measured = None
     for name, content in files:
         store.put(keys.examples(id, name), content)
+        if name == "train.parquet" and model_dir is not None:
+            measured = packing(read_examples(content), model_dir, max_context)
+    report = report.model_copy(update={"beside": counts, "packing": measured})
     store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
     store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
 
@@ -162,10 +175,18 @@ def _run(
         .map_groups(partial(_write_group, store=store, known=shared, without=without), batch_format="pyarrow")
         .materialize()
     )
-    jobs = [{"id": job.id, "groups": known[job.id].groups, "failure": known[job.id].failure} for job in cohort]
+    jobs = [
+        {
+            "id": job.id,
+            "groups": known[job.id].groups,
+            "failure": known[job.id].failure,
+            "max_context": job.recipe.max_context,
+        }
+        for job in cohort
+    ]
     (
         ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_TASKS))
-        .map(partial(_finish, store=store, holdout=holdout))
+        .map(partial(_finish, store=store, holdout=holdout, model_dir=model_dir))
         .materialize()
     )
 
@@ -296,7 +317,7 @@ def _write_group(rows: pa.Table, store: ObjectStore, known: Any, without: tuple[
     return pa.table({"group": pa.array([group], pa.string())})
 
 
-def _finish(job: Row, store: ObjectStore, holdout: float) -> Row:
+def _finish(job: Row, store: ObjectStore, holdout: float, model_dir: Path | None) -> Row:
     """Put the parts of all groups together, the report last."""
     id = job["id"]
     groups = [_group_name(id, group) for group in range(job["groups"])]
@@ -306,6 +327,6 @@ def _finish(job: Row, store: ObjectStore, holdout: float) -> Row:
         if store.exists(_part(group, PARTS[-1]))
     ]
     report, files = divide(parts, holdout, job["failure"])
-    _publish(store, id, report, files)
+    _publish(store, id, report, files, model_dir, job["max_context"])
     store.delete(keys.examples(id, "parts"))
     return {"id": id}
