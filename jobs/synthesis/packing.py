@@ -4,14 +4,13 @@ Measured on some of the examples, so that a job of many does not wait for it.
 """
 
 from collections.abc import Sequence
-from heapq import nsmallest
 from math import ceil
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from looper.jobs.synthesis.table import read_some_examples
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.domain.example import Example
 
 MOST = 64
 """Examples that are measured, by their ids, which are digests."""
@@ -35,7 +34,7 @@ class Packing(BaseModel):
     divided: int
     """Examples that take more than one window."""
     truncated: int
-    """Examples of which some tokens to learn are in no window."""
+    """Examples of which some of the tokens to learn are in no window. Context may be cropped in others."""
     windows: int
     loss: float
     """Share of the windows' tokens that are learned."""
@@ -43,9 +42,11 @@ class Packing(BaseModel):
     """Share of ``max_context`` that a window has tokens for."""
 
 
-def packing(examples: Sequence[Example], model_dir: Path, max_context: int) -> Packing | None:
-    """None if there is nothing to measure, or the base cannot render it: that is for training to say."""
-    some = nsmallest(MOST, (each for each in examples if len(each.turns) <= MOST_TURNS), key=lambda each: each.id)
+def packing(content: bytes, model_dir: Path, max_context: int) -> Packing | None:
+    """Of a Parquet file of examples. None if there is nothing to measure, or the base cannot render it: that is for
+    training to say.
+    """
+    some = [example for example in read_some_examples(content, MOST) if len(example.turns) <= MOST_TURNS]
     if not some or not (model_dir / "tokenizer_config.json").is_file():
         return None
     from transformers import AutoTokenizer  # seconds, which a job without a base need not pay

@@ -31,7 +31,6 @@ from looper.jobs.synthesis.parts import PARTS, contents, divide, in_memory
 from looper.jobs.synthesis.pipeline import each, together
 from looper.jobs.synthesis.report import Report
 from looper.jobs.synthesis.rows import DRAFTS, Row, draft_of, draft_row
-from looper.jobs.synthesis.table import read_examples
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
@@ -139,7 +138,7 @@ def _publish(
     for name, content in files:
         store.put(keys.examples(id, name), content)
         if name == "train.parquet" and model_dir is not None:
-            measured = packing(read_examples(content), model_dir, max_context)
+            measured = packing(content, model_dir, max_context)
     report = report.model_copy(update={"beside": counts, "packing": measured})
     store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
     store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
