@@ -21,6 +21,7 @@ from looper.jobs.synthesis.model.opened import open_model
 from looper.jobs.synthesis.model.shared import RULES, SHARED, files, hints, sample
 from looper.jobs.synthesis.model.variants import request_of
 from looper.jobs.synthesis.rows import DRAFTS, Row, draft_of, draft_row
+from looper.jobs.synthesis.split import is_holdout
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import ModelSettings, ModelStage
 
@@ -42,6 +43,8 @@ class Asking:
     store: ObjectStore
     tenants: Mapping[str, str]
     """Of each consolidation."""
+    holdout: float
+    """Share of tasks that is kept from training, and from what is said together."""
 
     def ask(self, drafts: ray.data.Dataset) -> ray.data.Dataset:
         """``drafts`` after the stages that are on; rules and variants go into the store."""
@@ -52,7 +55,7 @@ class Asking:
         judging = tuple(stage for stage in stages if stage in _JUDGING)
         rest = tuple(stage for stage in stages if stage not in (*_JUDGING, *SHARED))
         judged = (self._improve(drafts, judging) if judging else drafts).materialize()
-        some = judged.map_batches(_some_of_each, batch_format="pyarrow", batch_size=None)
+        some = judged.map_batches(partial(_some_of_each, holdout=self.holdout), batch_format="pyarrow", batch_size=None)
         groups = some.groupby("consolidation", num_partitions=min(len(self.tenants), MOST_TASKS))
         self._in_one_actor(groups.map_groups, Share, self).materialize()
         return self._improve(judged, rest) if rest else judged
@@ -112,7 +115,7 @@ class Improve:
 _SOME = pa.schema([("consolidation", pa.string()), ("drafts", pa.list_(pa.binary())), ("requests", pa.binary())])
 
 
-def _some_of_each(rows: pa.Table) -> Iterator[pa.Table]:
+def _some_of_each(rows: pa.Table, holdout: float) -> Iterator[pa.Table]:
     """Of each consolidation, the drafts of one block that may be asked about, and all that was requested."""
     drafts: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows.select(["consolidation", "draft"]).to_pylist():
@@ -121,7 +124,10 @@ def _some_of_each(rows: pa.Table) -> Iterator[pa.Table]:
     found = [
         {
             "consolidation": id,
-            "drafts": [draft_row(id, draft)["draft"] for draft in sample(some)],
+            "drafts": [
+                draft_row(id, draft)["draft"]
+                for draft in sample(each for each in some if not is_holdout(each.source.task_id, holdout))
+            ],
             "requests": orjson.dumps(sorted({request_of(draft) for draft in some})),
         }
         for id, some in drafts.items()

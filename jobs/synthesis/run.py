@@ -163,7 +163,7 @@ def _run(
     )
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
-        drafts = Asking(settings.model, model_dir, store, tenants).ask(drafts)
+        drafts = Asking(settings.model, model_dir, store, tenants, holdout).ask(drafts)
     drafts = drafts.materialize()
     known = _known(drafts)
     groups = sum(each.groups for each in known.values())
