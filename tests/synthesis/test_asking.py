@@ -25,7 +25,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "Compare episodes": {
         "notes": [
             {"kind": "rule", "text": RULE, "episodes": ["e1", "e2"]},
-            {"kind": "workflow", "text": "Only one of them did this.", "episodes": ["e1"]},
+            {"kind": "workflow", "text": "Nobody did this.", "episodes": ["e99"]},
         ]
     },
     "other requests": {"requests": ["Could I have the green room for the whole of next week?", "Book day 3. Please."]},
@@ -104,7 +104,8 @@ def test_rules_and_variants_lie_beside_the_examples_and_are_named_by_the_report(
         asked += len(told)
         rules = json.loads(store.get(keys.examples(job.id, "rules.json")))
         assert [note["text"] for note in rules["rules"]] == [RULE]
-        assert len(rules["rules"][0]["trajectories"]) == 2 * -(-len(told) // 6)
+        assert len(rules["rules"][0]["trajectories"]) == sum(min(2, len(told[at : at + 6])) for at in (0, 6))
+        assert {drop["reason"] for drop in rules["dropped"]} == {"unsupported"}
         variants = json.loads(store.get(keys.examples(job.id, "variants.json")))
         assert [new["request"] for new in variants["variants"]] == ANSWERS["other requests"]["requests"][:1]
         assert {drop["reason"] for drop in variants["dropped"]} == {"variant_known"}
