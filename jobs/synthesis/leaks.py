@@ -62,9 +62,12 @@ def doubtful(tasks: Iterable[tuple[str, Asked]]) -> frozenset[str]:
     by_marks: defaultdict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for task, what in tasks:
         by_marks[what.marks][what.same].add(task)
-    return frozenset(
-        task for same in by_marks.values() if len(same) > 1 for tasks_of_one in same.values() for task in tasks_of_one
-    )
+    found: set[str] = set()
+    for same in by_marks.values():
+        named = set().union(*same.values())
+        if len(same) > 1 and len(named) > 1:
+            found |= named
+    return frozenset(found)
 
 
 def alike(said: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:
@@ -76,7 +79,7 @@ def alike(said: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:
             if by_marks[marks][text] != task:
                 yield by_marks[marks][text], task
     for tasks in by_marks.values():
-        if len(tasks) > 1:
+        if len(set(tasks.values())) > 1:
             yield from _alike(tasks)
 
 
