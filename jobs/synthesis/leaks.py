@@ -32,7 +32,7 @@ _COURTESY = re.compile(
 _WORD = re.compile(r"\w+")
 _NUMBER = r"\S*\d\S*"
 _MARK, _MARK_IN_CAPITALS = re.compile(rf"{_NUMBER}|\b[A-Z]{{2,}}\b"), re.compile(_NUMBER)
-"""A number, an id or a code; where all is written in capitals, a code is not told from other words."""
+"""A number, an id or a code; where most is written in capitals, a code is not told from other words."""
 
 
 class Asked(NamedTuple):
@@ -47,7 +47,8 @@ class Asked(NamedTuple):
 def asked(draft: Draft) -> Asked:
     system = next((each.step.content for each in draft.steps if each.step.source == "system"), "")
     said = _said(draft)
-    mark = _MARK_IN_CAPITALS if said.isupper() else _MARK
+    spoken = _WORD.findall(said)
+    mark = _MARK_IN_CAPITALS if sum(map(str.isupper, spoken)) > len(spoken) / 2 else _MARK
     marks = sorted({found.strip(".,;:!?()[]'\"").lower() for found in mark.findall(said)})
     return Asked(_digest(f"{system}\n{said}".lower()), _digest(f"{system}\n{marks}"))
 
