@@ -55,6 +55,30 @@ def leak(shelf: Shelf, number: int) -> None:
     shelf.groups.append(Group(Kind.LEAK, frozenset({one, other}), cases=1, most=2))
 
 
+def near_leak(shelf: Shelf, number: int) -> None:
+    """The request comes again in nearly the same words, in another file."""
+    task, file = shelf.task(), shelf.rng.randrange(FILES)
+    bare = task.request.strip().rstrip(".")
+    request = (
+        f"Hello, could you {bare.lower()}? Thank you!",
+        f"{bare.replace(', ', ' - ')}, please",
+        f"Hi! {bare.upper()}!!",
+    )
+    one = shelf.put(play(task).end(), file)
+    other = shelf.put(play(replace(task, id=shelf.task_id()), WAYS[-1], request=request[number % 3]).end(), 1 - file)
+    shelf.groups.append(Group(Kind.LEAK, frozenset({one, other}), cases=1, most=2))
+
+
+def sibling(shelf: Shelf, number: int) -> None:
+    """A control: nearly the same words, of another record."""
+    task, file = shelf.task(), shelf.rng.randrange(FILES)
+    words = task.request.split()
+    at = next((at for at, word in enumerate(words) if any(map(str.isdigit, word))), len(words) // 2)
+    words[at] = f"{words[at]}7" if any(map(str.isdigit, words[at])) else "something"
+    shelf.put(play(task).end(), file)
+    shelf.put(play(replace(task, id=shelf.task_id()), WAYS[-1], request=" ".join(words)).end(), 1 - file)
+
+
 def greeting(shelf: Shelf, number: int) -> None:
     """A control: the first that many users say is the same, and is no request."""
     task = shelf.task()

@@ -13,7 +13,7 @@ from itertools import chain
 
 from looper.benchmarks.gym.workplace import Workplace
 from looper.benchmarks.gym.workplaces import WORKPLACES
-from looper.benchmarks.synthesis.copies import copies, greeting, leak, some_ways, too_many
+from looper.benchmarks.synthesis.copies import copies, greeting, leak, near_leak, sibling, some_ways, too_many
 from looper.benchmarks.synthesis.mistakes import (
     causal_code,
     causal_words,
@@ -101,6 +101,8 @@ _PLAN: tuple[tuple[Callable[[Shelf, int], None], int], ...] = (
     (some_ways, 4),
     (leak, 11),
     (greeting, 4),
+    (near_leak, 6),
+    (sibling, 5),
 )
 """How many of each, per work place."""
 

@@ -9,6 +9,9 @@ import orjson
 from looper.jobs.synthesis.draft import Error, Placed
 from looper.platform.domain.trajectory import ToolCall
 
+DEEPEST = 100
+"""Of arguments that are read. What is nested deeper is taken as text: it could not be gone through and written."""
+
 _READS = re.compile(
     r"^(get|list|search|find|read|view|show|look|lookup|check|fetch|query|describe|calculate|think|count|status|track"
     r"|history|verify|validate|preview|report|audit|open_file|cat|ls|pwd|grep|goto|scroll|open)(_|$)",
@@ -79,12 +82,22 @@ def signature(call: ToolCall) -> str:
 
 
 def parsed(call: ToolCall) -> dict[str, object] | None:
-    """Its arguments, or None if they are no JSON object."""
+    """Its arguments, or None if they are no JSON object, or one that is nested deeper than ``DEEPEST``."""
     try:
         arguments = orjson.loads(call.arguments)
     except orjson.JSONDecodeError:
         return None
-    return arguments if isinstance(arguments, dict) else None
+    return arguments if isinstance(arguments, dict) and not _too_deep(call.arguments, arguments) else None
+
+
+def _too_deep(text: str, value: object) -> bool:
+    if text.count("{") + text.count("[") <= DEEPEST:
+        return False
+    level = [value]
+    for _ in range(DEEPEST):
+        nested = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        level = [inner for each in nested for inner in each]
+    return bool(level)
 
 
 def reads(tool: str) -> bool:

@@ -1,12 +1,13 @@
 """Which steps mattered, told from the episode itself, from others of its task, and from all of its instance."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from looper.jobs.synthesis.actions import Action, actions, parsed, reads
+from looper.jobs.synthesis.actions import Action, actions, parsed, reads, signature
 from looper.jobs.synthesis.draft import Draft, Error, Grade, Verdict
+from looper.platform.domain.trajectory import ToolCall
 
 STAGE = "credit"
 
@@ -101,6 +102,7 @@ def attribute(task: Sequence[Draft]) -> list[Draft]:
 
 def _attribute(draft: Draft, common: set[str]) -> Draft:
     done = actions(draft.steps)
+    put_right = _put_right(done)
     weights: dict[int, float] = {}
     verdicts = []
     last_write = max((number for number, action in enumerate(done) if action.writes), default=-1)
@@ -109,7 +111,7 @@ def _attribute(draft: Draft, common: set[str]) -> Draft:
         if Error.CAUSAL in action.errors:
             weights[action.at] = 0.0
             verdicts.append(Verdict(STAGE, "caused_error", f"{action.calls[0].name} was called wrongly", place))
-        elif draft.grade is not Grade.UNLABELLED and _was_put_right(action, done[number + 1 :]):
+        elif draft.grade is not Grade.UNLABELLED and number in put_right:
             weights[action.at] = 0.0
             verdicts.append(Verdict(STAGE, "put_right", f"{action.calls[0].name} was done again otherwise", place))
         elif number > last_write >= 0 and common.issuperset(action.signature):
@@ -121,21 +123,32 @@ def _attribute(draft: Draft, common: set[str]) -> Draft:
     return draft.with_steps(tuple(steps), *verdicts)
 
 
-def _was_put_right(action: Action, later: Sequence[Action]) -> bool:
-    """Whether one tool wrote to the same record again, with other arguments, before the user asked anew."""
-    if len(action.calls) != 1 or action.failed or reads(action.calls[0].name):
-        return False
-    call, arguments = action.calls[0], parsed(action.calls[0])
+def _put_right(done: Sequence[Action]) -> frozenset[int]:
+    """Writes that one tool made again to the same record, with other arguments, before the user asked anew."""
+    found = set()
+    later: defaultdict[_Write, set[str]] = defaultdict(set)
+    for number, action in reversed(list(enumerate(done))):
+        writes = [
+            (_write(action, call), signature(call))
+            for call, error in zip(action.calls, action.errors, strict=False)
+            if error is None and not reads(call.name)
+        ]
+        if len(action.calls) == 1 and writes:
+            write, made = writes[0]
+            if write and later[write] - {made}:
+                found.add(number)
+        for write, made in writes:
+            if write:
+                later[write].add(made)
+    return frozenset(found)
+
+
+_Write = tuple[int, str, str, frozenset[str]]
+
+
+def _write(action: Action, call: ToolCall) -> _Write | None:
+    """What tells a write to one record from others: when, by which tool, the record, and which arguments it takes."""
+    arguments = parsed(call)
     if not arguments or len(arguments) < 2:
-        return False
-    record = next(iter(arguments.items()))
-    for other in later:
-        if other.segment != action.segment:
-            return False
-        for again, error in zip(other.calls, other.errors, strict=False):
-            now = parsed(again)
-            if not now or again.name != call.name or error is not None or now == arguments:
-                continue
-            if next(iter(now.items())) == record and now.keys() == arguments.keys():
-                return True
-    return False
+        return None
+    return action.segment, call.name, repr(next(iter(arguments.items()))), frozenset(arguments)

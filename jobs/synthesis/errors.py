@@ -9,15 +9,17 @@ Tools that run what the agent wrote, such as a shell, are told apart: what fails
 """
 
 import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from looper.jobs.synthesis.actions import Action, actions, parsed, reads, signature
-from looper.jobs.synthesis.draft import Draft, Error, Placed, Verdict
+from looper.jobs.synthesis.actions import Action, actions, parsed, signature
+from looper.jobs.synthesis.draft import Draft, Error, Verdict
+from looper.jobs.synthesis.heard import PARTS, Heard, could_know, looked_up, texts
 from looper.platform.domain.trajectory import ToolCall
 
 STAGE = "errors"
@@ -78,10 +80,11 @@ _COUNTS = re.compile(
 )
 """An answer that names errors, and says that there are none."""
 _SHELL_ERROR = re.compile(
-    r"^(/\w+)*/?\w+: (line )?(\d+: )?.*([Nn]ot found|[Nn]o such file|[Pp]ermission denied|can't cd|cannot access"
+    r"^(/\w+)*/?[^\W\d]\w*: (line )?(\d+: )?.*([Nn]ot found|[Nn]o such file|[Pp]ermission denied|can't cd|cannot access"
     r"|[Ss]yntax error)"
     r"|^Traceback \(most recent call last\)|^g?make(\[\d+\])?: \*\*\*|^(E|Err:\d+)[: ]|^CMake Error|^fatal: "
-    r"|^error(\[\w+\])?: |^\w*Error: |✗|^FAIL(ED)?\b|\b[1-9]\d* failed\b",
+    r"|^error(\[\w+\])?: |^\w*Error: |^Error (with|in|at|on|while|during|when) [^\n:]{1,80}: |✗"
+    r"|^FAIL(ED)?\b|\b[1-9]\d* failed\b",
     re.MULTILINE,
 )
 _SHELL_WRONG = _any(
@@ -100,17 +103,6 @@ _WRITTEN_BY_THE_AGENT = {"command", "cmd", "script", "file_text", "old_str", "ne
 """Arguments in which an agent hands over what it wrote itself, to be run or put in place."""
 _ASSIGNED = re.compile(r"^(OBSERVATION:\s*|#? ?\w+ = \"?)")
 """What some agents' tools print before the answer itself."""
-_SHOWN_BY = (
-    (_any("delivered|pending"), _any("delivered|pending|status")),
-    (_any("expired|forbidden|locked|approval"), _any("expired|forbidden|locked|approval")),
-    (_any("seat"), _any("seat")),
-    (_any("balance|insufficient|saldo"), _any("balance|amount|saldo")),
-    (_any("stock|available|disponib"), _any("stock|available|disponib")),
-    (_any("paid|pagad"), _any("paid|pagad|payment_status")),
-    (_any("return|devoluci"), _any("return|devoluci")),
-)
-"""What a refusal is for, and what an answer would have shown of that before."""
-_NAMED_BY_ID = re.compile(r"(^|_)(id|ids|number|code|no)$|^id_", re.IGNORECASE)
 
 
 def classify_errors(draft: Draft) -> Draft:
@@ -122,16 +114,18 @@ def classify_errors(draft: Draft) -> Draft:
         for action in done
         for call, answer in zip(action.calls, action.answers, strict=True)
     }
-    heard = _Heard(steps) if any(said.values()) else None
+    wrong = any(said.values())
+    heard, later = (Heard(steps), _Later(done, said)) if wrong else (None, None)
     for number, action in enumerate(done):
         for call, answer in zip(action.calls, action.answers, strict=True):
             message = said[answer]
-            if message is None or heard is None:
+            if message is None or heard is None or later is None:
                 continue
             if _runs_what_was_written(call):
                 found = _of_a_shell(message)
             else:
-                found = _of_a_tool(call, message, heard, action.at, done[number + 1 :], said)
+                too_late = number + 1 < len(done) and looked_up(call, message, done[number + 1], said)
+                found = _of_a_tool(call, message, heard, later, action.at, number, too_late)
             steps[answer] = replace(steps[answer], error=found)
             verdicts.append(Verdict(STAGE, found.value, _line(message), steps[answer].place))
     return draft.with_steps(tuple(steps), *verdicts)
@@ -146,27 +140,22 @@ def _of_a_shell(message: str) -> Error:
 
 
 def _of_a_tool(
-    call: ToolCall,
-    message: str,
-    heard: "_Heard",
-    at: int,
-    later: Sequence[Action],
-    said: Mapping[int, str | None],
+    call: ToolCall, message: str, heard: Heard, later: "_Later", at: int, number: int, looked_up_next: bool
 ) -> Error:
     words = _without_values(message, call)
     if _TRANSIENT.search(words):
         return Error.TRANSIENT
     if _BROKEN.search(words):
-        return Error.CAUSAL if _got_past(call, message, later, said) else Error.ENVIRONMENT
+        return Error.CAUSAL if later.got_past(call, message, number) else Error.ENVIRONMENT
     if _WRONG.search(words):
         return Error.CAUSAL
-    next_time = _when_it_worked(call, later, said)
+    next_time = later.worked(call, number)
     if next_time is not None and signature(next_time) == signature(call):
         return Error.INFORMATIVE  # as it was, it was right
     if next_time is not None and _rewritten(call, next_time):
         return Error.CAUSAL
     if _NOT_FOUND.search(words) or _REFUSED.search(words):
-        return Error.CAUSAL if _could_know(call, message, heard, at) else Error.INFORMATIVE
+        return Error.CAUSAL if looked_up_next or could_know(call, message, heard, at) else Error.INFORMATIVE
     return Error.CAUSAL if next_time else Error.INFORMATIVE
 
 
@@ -207,94 +196,51 @@ def _runs_what_was_written(call: ToolCall) -> bool:
 
 def _without_values(message: str, call: ToolCall) -> str:
     """``message`` without what it quotes of the call: ``U-INVALID not found`` says nothing of being invalid."""
-    for value in sorted(_texts(parsed(call) or {}), key=len, reverse=True):
+    for value in sorted(texts(parsed(call) or {}), key=len, reverse=True):
         if len(value) > 2:
             message = message.replace(value, "…")
     return message
 
 
-def _could_know(call: ToolCall, message: str, heard: "_Heard", at: int) -> bool:
-    """Whether the agent made up what it named, or changed something of which a tool had told it why not."""
-    arguments = parsed(call) or {}
-    names = {name: value for name, value in arguments.items() if _NAMED_BY_ID.search(name)}
-    if any(" " in value for value in names.values() if isinstance(value, str)):
-        return True  # words, where a number belongs
-    mentioned = [value for value in _texts(arguments) if value in message]
-    subject = mentioned or [*_texts(names)] or _texts(arguments)[:1]
-    named = {part for value in subject for part in _telling(value)}
-    if not all(heard.any(part, at) for part in named):
-        return True
-    if reads(call.name):
-        return False
-    shows = next((shown for why, shown in _SHOWN_BY if why.search(message)), None)
-    return any(heard.from_a_tool(part, at, shows) for part in named)
+class _Later:
+    """Which calls of each tool came after an action, and which of them worked."""
+
+    def __init__(self, done: Sequence[Action], said: Mapping[int, str | None]) -> None:
+        self._said = said
+        self._made: defaultdict[str, list[_Made]] = defaultdict(list)
+        self._worked: defaultdict[str, list[_Made]] = defaultdict(list)
+        for number, action in enumerate(done):
+            for call, answer in zip(action.calls, action.answers, strict=True):
+                made = _Made(number, call, answer)
+                self._made[call.name].append(made)
+                if said[answer] is None:
+                    self._worked[call.name].append(made)
+
+    def got_past(self, call: ToolCall, message: str, number: int) -> bool:
+        """Whether the next call of the tool, with other arguments, was spared the error."""
+        again = _next(self._made[call.name], number)
+        return again is not None and signature(again.call) != signature(call) and self._said[again.answer] != message
+
+    def worked(self, call: ToolCall, number: int) -> ToolCall | None:
+        """The next call of the tool that was answered without an error."""
+        again = _next(self._worked[call.name], number)
+        return again.call if again else None
 
 
-class _Heard:
-    """Which words the agent had heard before a step, and from whom."""
-
-    def __init__(self, steps: Sequence[Placed]) -> None:
-        self._steps = steps
-        self._places: defaultdict[str, list[int]] = defaultdict(list)
-        for at, each in enumerate(steps):
-            if each.step.source != "agent":
-                for part in set(_PARTS.findall(each.step.content.lower())):
-                    self._places[part].append(at)
-
-    def any(self, part: str, before: int) -> bool:
-        places = self._places.get(part)
-        return bool(places and places[0] < before)
-
-    def from_a_tool(self, part: str, before: int, shows: re.Pattern[str] | None) -> bool:
-        """In an answer that ``shows`` something."""
-        steps = (self._steps[at].step for at in self._places.get(part, ()) if at < before)
-        return any(step.source == "tool" and (shows is None or shows.search(step.content)) for step in steps)
+class _Made(NamedTuple):
+    number: int
+    call: ToolCall
+    answer: int
 
 
-def _telling(value: str) -> list[str]:
-    """Of a name or number, what would be found again however it was written: ``1234`` of ``HD-1234``."""
-    parts = [part for part in _PARTS.findall(value.lower()) if len(part) > 1]
-    return [part for part in parts if part.isdigit()] or parts
-
-
-_PARTS = re.compile(r"[^\W\d_]+|\d+")
-
-
-def _texts(value: object) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        return [text for each in value.values() for text in _texts(each)]
-    if isinstance(value, list):
-        return [text for each in value for text in _texts(each)]
-    return []
-
-
-def _got_past(call: ToolCall, message: str, later: Sequence[Action], said: Mapping[int, str | None]) -> bool:
-    """Whether the next call of the tool, with other arguments, was spared the error."""
-    for action in later:
-        for again, answer in zip(action.calls, action.answers, strict=True):
-            if again.name == call.name:
-                return signature(again) != signature(call) and said[answer] != message
-    return False
-
-
-def _when_it_worked(call: ToolCall, later: Sequence[Action], said: Mapping[int, str | None]) -> ToolCall | None:
-    """The next call of the tool that was answered without an error."""
-    return next(
-        (
-            again
-            for action in later
-            for again, answer in zip(action.calls, action.answers, strict=True)
-            if again.name == call.name and said[answer] is None
-        ),
-        None,
-    )
+def _next(made: Sequence[_Made], number: int) -> _Made | None:
+    at = bisect_right(made, number, key=lambda each: each.number)
+    return made[at] if at < len(made) else None
 
 
 def _rewritten(call: ToolCall, again: ToolCall) -> bool:
     """Whether both name the same things, written differently."""
-    one, other = (sorted(_PARTS.findall(" ".join(_texts(parsed(each) or {})).lower())) for each in (call, again))
+    one, other = (sorted(PARTS.findall(" ".join(texts(parsed(each) or {})).lower())) for each in (call, again))
     return bool(one) and one == other
 
 

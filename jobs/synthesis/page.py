@@ -42,6 +42,21 @@ _PAGE = """<!doctype html>
 <tr><td>characters</td><td class="n">{{ tally.characters_kept }}</td><td>of {{ tally.characters_read }}</td></tr>
 <tr><td>pairs of a better and a worse turn</td><td class="n">{{ tally.pairs }}</td><td></td></tr>
 </table>
+{% if report.packing %}<h2>How examples fit into windows</h2>
+<p>Measured on {{ report.packing.examples }} of {{ report.train }} examples, in the base model's tokens.</p>
+<table>
+<tr><td>tokens of an example: median</td><td class="n">{{ report.packing.p50 }}</td>
+<td>95% have at most {{ report.packing.p95 }}, the longest {{ report.packing.longest }}</td></tr>
+<tr><td>windows of {{ report.packing.max_context }} tokens</td><td class="n">{{ report.packing.windows }}</td>
+<td>{{ (100 * report.packing.fill) | round(1) }}% full; {{ report.packing.divided }} examples take several</td></tr>
+<tr><td>tokens that are learned</td><td class="n">{{ (100 * report.packing.loss) | round(1) }}%</td>
+<td>{{ report.packing.truncated }} examples lose some to truncation</td></tr>
+</table>{% endif %}
+{% if report.beside %}<h2>Beside the examples</h2>
+<p>Rules are notes for the knowledge layer. Variants are requests that nobody made yet, for the agent to be tried on.
+</p>
+<table>{% for name, count in report.beside.items() %}<tr><td><a href="{{ name }}">{{ name }}</a></td>
+<td class="n">{{ count }}</td></tr>{% endfor %}</table>{% endif %}
 {% if tally.leaks %}<h2>Tasks under several names</h2><p>Each is on one side of the split with all its episodes.</p>
 {{ rows(leaks, leaks[0][1]) }}{% endif %}
 {% if tally.samples %}<h2>Before and after</h2>{% endif %}

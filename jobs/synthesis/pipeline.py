@@ -17,9 +17,10 @@ from looper.jobs.synthesis.duplicates import drop_duplicates
 from looper.jobs.synthesis.errors import classify_errors
 from looper.jobs.synthesis.grade import choose, grade
 from looper.jobs.synthesis.leaks import STAGE as SPLIT
-from looper.jobs.synthesis.leaks import asked, one_name
+from looper.jobs.synthesis.leaks import alike, asked, doubtful, one_name, words
 from looper.jobs.synthesis.pairs import Pair, contrast
 from looper.jobs.synthesis.prune import prune
+from looper.jobs.synthesis.schema import check_schema
 from looper.jobs.synthesis.scrub import scrub
 from looper.jobs.synthesis.segment import segment
 from looper.jobs.synthesis.weigh import weigh
@@ -27,6 +28,7 @@ from looper.platform.domain.trajectory import Trajectory
 
 EPISODE: Mapping[str, Callable[[Draft], Draft]] = {
     "scrub": scrub,
+    "schema": check_schema,
     "errors": classify_errors,
     "grade": grade,
     "segment": segment,
@@ -87,11 +89,19 @@ def refine(batches: Iterable[Sequence[Trajectory]], without: Collection[str] = (
     """All of it in one process, for one instance: tasks in the order of their names."""
     drafts = [each(draft, without) for batch in batches for draft in drafts_of(batch)]
     of = Habits.of(filter(None, map(worked, drafts)))
-    names = one_name((draft.source.task_id, asked(draft)) for draft in drafts)
+    names = _names(drafts)
     tasks: defaultdict[str, list[Draft]] = defaultdict(list)
     for draft in drafts:
         tasks[names.get(draft.source.task_id, draft.source.task_id)].append(draft)
     return [together(name, tasks[name], of, names, without) for name in sorted(tasks)]
+
+
+def _names(drafts: Sequence[Draft]) -> dict[str, str]:
+    found = [(draft.source.task_id, asked(draft)) for draft in drafts]
+    doubt = doubtful(found)
+    both = zip(drafts, found, strict=True)
+    said = ((task, what.marks, words(draft)) for draft, (task, what) in both if task in doubt)
+    return one_name(((task, what.same) for task, what in found), alike(said))
 
 
 def _renamed(draft: Draft, names: Mapping[str, str]) -> Draft:

@@ -78,9 +78,7 @@ def _same(some: Sequence[Action], others: Sequence[Action]) -> bool:
     Trying again what was down for a moment is no loop.
     """
     return len(some) == len(others) and all(
-        (one.segment, one.signature, one.observed) == (other.segment, other.signature, other.observed)
-        and Error.TRANSIENT not in one.errors
-        for one, other in zip(some, others, strict=True)
+        _key(one) == _key(other) and Error.TRANSIENT not in one.errors for one, other in zip(some, others, strict=True)
     )
 
 
@@ -111,14 +109,33 @@ def _unlearn_ways_back(draft: Draft) -> Draft:
     done = actions(draft.steps)
     unlearned: set[int] = set()
     verdicts = []
-    for first, action in enumerate(done):
-        for last in range(first + 2, len(done)):
-            if not done[last - 1].failed:
-                break
-            if _same([action], [done[last]]):
-                unlearned |= {each.at for each in done[first + 1 : last + 1]}
-                place = draft.steps[done[first + 1].at].place
-                verdicts.append(Verdict(STAGE, "backtrack", f"back at {action.calls[0].name}, nothing gained", place))
-                break
+    for first, last in _ways_back(done):
+        unlearned |= {each.at for each in done[first + 1 : last + 1]}
+        place = draft.steps[done[first + 1].at].place
+        verdicts.append(Verdict(STAGE, "backtrack", f"back at {done[first].calls[0].name}, nothing gained", place))
     steps = (replace(each, weight=0.0) if at in unlearned else each for at, each in enumerate(draft.steps))
     return draft.with_steps(tuple(steps), *verdicts)
+
+
+def _ways_back(done: Sequence[Action]) -> Iterator[tuple[int, int]]:
+    """Of each action that is followed by failures and then by itself, its number and that of its return."""
+    seen: dict[_Key, int] = {}
+    back: dict[int, int] = {}
+    gained = len(done)  # the first action from here on that did not fail
+    for number in reversed(range(len(done) - 1)):
+        after = number + 2
+        if after < len(done):
+            seen[_key(done[after])] = after
+        if not done[number + 1].failed:
+            gained = number + 1
+        last = seen.get(_key(done[number]))
+        if last is not None and gained >= last and Error.TRANSIENT not in done[number].errors:
+            back[number] = last
+    return iter(sorted(back.items()))
+
+
+_Key = tuple[int, tuple[str, ...], tuple[str, ...]]
+
+
+def _key(action: Action) -> _Key:
+    return action.segment, action.signature, action.observed

@@ -27,8 +27,10 @@ def turns(steps: Iterable[Placed]) -> tuple[Turn, ...]:
     found: list[Turn] = []
     for each in steps:
         turn = _turn(each)
-        if turn is not None:
-            found = [*found[:-1], _join(found[-1], turn)] if found and _same_turn(found[-1], turn) else [*found, turn]
+        if turn is not None and found and _same_turn(found[-1], turn):
+            found[-1] = _join(found[-1], turn)
+        elif turn is not None:
+            found.append(turn)
     return tuple(found)
 
 

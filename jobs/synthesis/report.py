@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from looper.jobs.synthesis.draft import Draft, Placed
+from looper.jobs.synthesis.packing import Packing
 from looper.jobs.synthesis.pipeline import Task
 
 SAMPLES = 6
@@ -83,6 +84,10 @@ class Report(BaseModel):
     failure: str | None
     """Why there is nothing to train on, in one line, or None."""
     tally: Tally
+    beside: dict[str, int] = {}
+    """Files beside the examples that are not trained on, and how many entries each has."""
+    packing: Packing | None = None
+    """Of some of the examples to train on, where the base is at hand."""
 
 
 def tally(tasks: Iterable[Task]) -> Tally:

@@ -5,7 +5,6 @@ sees counts only. A group's parts are written as they come, and the report last,
 where it was. Running it again writes the same bytes.
 """
 
-import pickle
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,45 +20,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from looper.jobs.synthesis.credit import Habits, worked
+from looper.jobs.synthesis.asking import AT_ONCE, MOST_TASKS, Asking
+from looper.jobs.synthesis.credit import Habits
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.leaks import asked, one_name
-from looper.jobs.synthesis.model.improve import improve
-from looper.jobs.synthesis.model.offline import ENVIRONMENT
-from looper.jobs.synthesis.model.opened import open_model
+from looper.jobs.synthesis.leaks import Asked, alike, doubtful, one_name, words
+from looper.jobs.synthesis.model.shared import SHARED, count
+from looper.jobs.synthesis.packing import packing
 from looper.jobs.synthesis.page import to_html
 from looper.jobs.synthesis.parts import PARTS, contents, divide, in_memory
 from looper.jobs.synthesis.pipeline import each, together
 from looper.jobs.synthesis.report import Report
+from looper.jobs.synthesis.rows import DRAFTS, Row, draft_of, draft_row
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
-from looper.platform.settings import ModelSettings, SynthesisSettings
+from looper.platform.settings import SynthesisSettings
 from looper.platform.trajectories.table import from_parquet, from_table
 
 HERE = 2**18
 """Bytes of Parquet that are worked on in seconds where they are asked for. Ray Data takes ten to begin and to end."""
 
-MOST_TASKS = 32
-"""Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
-
 GROUP = 4096
 """About how many trajectories are worked on together: whole tasks, in memory at once."""
-
-AT_ONCE = 256
-"""Trajectories that are read and passed on together."""
-
-_DRAFTS = pa.schema(
-    [
-        ("consolidation", pa.string()),
-        ("task", pa.string()),
-        ("asked", pa.string()),
-        ("worked", pa.list_(pa.string())),  # the tools of an episode that succeeded
-        ("draft", pa.binary()),
-        ("failure", pa.string()),  # why its batch could not be read, or null
-    ]
-)
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,7 +77,7 @@ def synthesise(
     batches = None if settings.model.stages else _few(todo, store, here)
     if batches is not None:
         for job in todo:
-            _do_here(job, batches, store, holdout, settings)
+            _do_here(job, batches, store, holdout, settings, model_dir)
     elif todo:
         _run(todo, store, holdout, settings, model_dir)
     return {job.id: Report.model_validate_json(store.get(keys.examples(job.id, "report.json"))) for job in cohort}
@@ -127,6 +109,7 @@ def _do_here(
     store: ObjectStore,
     holdout: float,
     settings: SynthesisSettings,
+    model_dir: Path | None,
 ) -> None:
     batches, failures = [], []
     for key in (keys.trajectories(job.instance, batch) for batch in job.batches):
@@ -138,12 +121,25 @@ def _do_here(
         except (LooperError, pa.ArrowInvalid) as error:
             failures.append(f"{key}: {error}")
     report, files = in_memory(batches, holdout, settings.without, min(failures, default=None))
-    _publish(store, job.id, report, files.items())
+    _publish(store, job.id, report, files.items(), model_dir, job.recipe.max_context)
 
 
-def _publish(store: ObjectStore, id: str, report: Report, files: Iterable[tuple[str, bytes]]) -> None:
+def _publish(
+    store: ObjectStore,
+    id: str,
+    report: Report,
+    files: Iterable[tuple[str, bytes]],
+    model_dir: Path | None,
+    max_context: int,
+) -> None:
+    beside = {f"{stage}.json": keys.examples(id, f"{stage}.json") for stage in SHARED}
+    counts = {name: count(name, store.get(key)) for name, key in beside.items() if store.exists(key)}
+    measured = None
     for name, content in files:
         store.put(keys.examples(id, name), content)
+        if name == "train.parquet" and model_dir is not None:
+            measured = packing(content, model_dir, max_context)
+    report = report.model_copy(update={"beside": counts, "packing": measured})
     store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
     store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
 
@@ -167,14 +163,7 @@ def _run(
     )
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
-        drafts = drafts.map_batches(
-            Improve,
-            fn_constructor_args=(settings.model, model_dir, store, tenants),
-            batch_format="pyarrow",
-            batch_size=AT_ONCE,
-            compute=ray.data.ActorPoolStrategy(size=1),
-            runtime_env={"env_vars": ENVIRONMENT},
-        )
+        drafts = Asking(settings.model, model_dir, store, tenants, holdout).ask(drafts)
     drafts = drafts.materialize()
     known = _known(drafts)
     groups = sum(each.groups for each in known.values())
@@ -185,30 +174,38 @@ def _run(
         .map_groups(partial(_write_group, store=store, known=shared, without=without), batch_format="pyarrow")
         .materialize()
     )
-    jobs = [{"id": job.id, "groups": known[job.id].groups, "failure": known[job.id].failure} for job in cohort]
+    jobs = [
+        {
+            "id": job.id,
+            "groups": known[job.id].groups,
+            "failure": known[job.id].failure,
+            "max_context": job.recipe.max_context,
+        }
+        for job in cohort
+    ]
     (
         ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_TASKS))
-        .map(partial(_finish, store=store, holdout=holdout))
+        .map(partial(_finish, store=store, holdout=holdout, model_dir=model_dir))
         .materialize()
     )
 
 
 def _read(sources: pa.Table, store: ObjectStore, without: tuple[str, ...]) -> Iterator[pa.Table]:
     """What the stages of one episode make of each, and what all episodes together will be asked for."""
-    yield pa.Table.from_pylist([], schema=_DRAFTS)  # so that a batch without any has columns, too
+    yield pa.Table.from_pylist([], schema=DRAFTS)  # so that a batch without any has columns, too
     for source in sources.to_pylist():
         try:
             content = store.get(source["key"])
             labelled = _labelled(content)
             for some in pq.ParquetFile(BytesIO(content)).iter_batches(AT_ONCE):
                 drafts = [each(Draft.of(t, labelled=labelled), without) for t in from_table(pa.table(some))]
-                rows = [_draft_row(source["consolidation"], draft) for draft in drafts]
-                yield pa.Table.from_pylist(rows, schema=_DRAFTS)
+                rows = [draft_row(source["consolidation"], draft) for draft in drafts]
+                yield pa.Table.from_pylist(rows, schema=DRAFTS)
         except StoreUnavailable:
             raise
         except (LooperError, pa.ArrowInvalid) as error:
             row = {"consolidation": source["consolidation"], "failure": f"{source['key']}: {error}"}
-            yield pa.Table.from_pylist([row], schema=_DRAFTS)
+            yield pa.Table.from_pylist([row], schema=DRAFTS)
 
 
 def _labelled(content: bytes) -> bool:
@@ -216,64 +213,55 @@ def _labelled(content: bytes) -> bool:
     return bool(success.null_count < len(success))
 
 
-def _draft_row(consolidation: str, draft: Draft) -> Row:
-    return {
-        "consolidation": consolidation,
-        "task": draft.source.task_id,
-        "asked": asked(draft),
-        "worked": worked(draft),
-        "draft": pickle.dumps(draft),  # from worker to worker of this job alone
-    }
-
-
-class Improve:
-    """The stages that ask a model, in a process that keeps it."""
-
-    def __init__(
-        self, settings: ModelSettings, model_dir: Path | None, store: ObjectStore, tenants: Mapping[str, str]
-    ) -> None:
-        self._model = open_model(settings, model_dir or Path())
-        self._stages = settings.stages
-        self._store = store
-        self._tenants = tenants
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        found = rows.to_pylist()
-        by_tenant: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in found:
-            if row["draft"] is not None:
-                by_tenant[self._tenants[row["consolidation"]]].append(row)
-        for tenant, some in by_tenant.items():
-            ask = self._model.remembering(self._store, tenant)
-            drafts = improve([pickle.loads(row["draft"]) for row in some], ask, self._stages)  # noqa: S301 (as below)
-            for row, draft in zip(some, drafts, strict=True):
-                row.update(_draft_row(row["consolidation"], draft))
-        return pa.Table.from_pylist(found, schema=_DRAFTS)
-
-
 def _known(drafts: ray.data.Dataset) -> dict[str, Known]:
     """Of each consolidation, from sums over the blocks of its rows."""
     light = drafts.select_columns(["consolidation", "task", "asked", "worked", "failure"])
     sums: defaultdict[str, Habits] = defaultdict(Habits.none)
-    tasks: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    tasks: defaultdict[str, set[tuple[str, Asked]]] = defaultdict(set)
     counts: Counter[str] = Counter()
     failures: defaultdict[str, list[str]] = defaultdict(list)
     for row in light.map_batches(_sum_up, batch_format="pyarrow", batch_size=None).iter_rows():
         found = orjson.loads(row["sums"])
         id = found["consolidation"]
         sums[id] += Habits.from_json(found["habits"])
-        tasks[id].update((task, what) for task, what in found["tasks"])
+        tasks[id].update((task, Asked(same, marks)) for task, same, marks in found["tasks"])
         counts[id] += found["count"]
         failures[id] += found["failures"]
+    near = _near(drafts, {id: doubt for id, some in tasks.items() if (doubt := doubtful(some))})
     return {
         id: Known(
             sums[id],
-            one_name(sorted(tasks[id])),
+            one_name(sorted((task, what.same) for task, what in tasks[id]), near[id]),
             max(1, ceil(counts[id] / GROUP)),
             min(failures[id], default=None),
         )
         for id in {*counts, *failures}
     }
+
+
+def _near(drafts: ray.data.Dataset, doubt: Mapping[str, frozenset[str]]) -> defaultdict[str, list[tuple[str, str]]]:
+    """Of each consolidation, its tasks that ask for the same in nearly the same words: only the doubtful are read."""
+    said: defaultdict[str, set[tuple[str, str, str]]] = defaultdict(set)
+    if doubt:
+        asking = drafts.select_columns(["consolidation", "task", "asked", "draft"])
+        for row in asking.map_batches(partial(_words, doubt=doubt), batch_format="pyarrow").iter_rows():
+            said[row["consolidation"]].add((row["task"], row["marks"], row["words"]))
+    return defaultdict(list, {id: [*alike(some)] for id, some in said.items()})
+
+
+def _words(rows: pa.Table, doubt: Mapping[str, frozenset[str]]) -> pa.Table:
+    schema = pa.schema([(name, pa.string()) for name in ("consolidation", "task", "marks", "words")])
+    found = [
+        {
+            "consolidation": row["consolidation"],
+            "task": row["task"],
+            "marks": Asked(*row["asked"]).marks,
+            "words": words(draft_of(row["draft"])),
+        }
+        for row in rows.to_pylist()
+        if row["task"] in doubt.get(row["consolidation"], ())
+    ]
+    return pa.Table.from_pylist(found, schema=schema)
 
 
 def _sum_up(rows: pa.Table) -> pa.Table:
@@ -284,7 +272,7 @@ def _sum_up(rows: pa.Table) -> pa.Table:
         {
             "consolidation": id,
             "habits": Habits.of(row["worked"] for row in some if row["worked"]).to_json(),
-            "tasks": sorted({(row["task"], row["asked"]) for row in some if row["task"]}),
+            "tasks": sorted({(row["task"], *row["asked"]) for row in some if row["task"]}),
             "count": sum(row["task"] is not None for row in some),
             "failures": [row["failure"] for row in some if row["failure"]],
         }
@@ -320,7 +308,7 @@ def _write_group(rows: pa.Table, store: ObjectStore, known: Any, without: tuple[
         of: Known = ray.get(known)[group.partition("/")[0]]
         by_task: defaultdict[str, list[Draft]] = defaultdict(list)
         for content in rows["draft"]:
-            draft: Draft = pickle.loads(content.as_py())  # noqa: S301 (this job's own)
+            draft = draft_of(content.as_py())
             by_task[of.names.get(draft.source.task_id, draft.source.task_id)].append(draft)
         tasks = [together(name, by_task[name], of.habits, of.names, without) for name in sorted(by_task)]
         for what, part in zip(PARTS, contents(tasks), strict=True):
@@ -328,7 +316,7 @@ def _write_group(rows: pa.Table, store: ObjectStore, known: Any, without: tuple[
     return pa.table({"group": pa.array([group], pa.string())})
 
 
-def _finish(job: Row, store: ObjectStore, holdout: float) -> Row:
+def _finish(job: Row, store: ObjectStore, holdout: float, model_dir: Path | None) -> Row:
     """Put the parts of all groups together, the report last."""
     id = job["id"]
     groups = [_group_name(id, group) for group in range(job["groups"])]
@@ -338,6 +326,6 @@ def _finish(job: Row, store: ObjectStore, holdout: float) -> Row:
         if store.exists(_part(group, PARTS[-1]))
     ]
     report, files = divide(parts, holdout, job["failure"])
-    _publish(store, id, report, files)
+    _publish(store, id, report, files, model_dir, job["max_context"])
     store.delete(keys.examples(id, "parts"))
     return {"id": id}

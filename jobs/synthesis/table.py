@@ -1,7 +1,9 @@
 """Examples as Parquet: nested parts are JSON text, so that the schema is the same whatever the tools and arguments."""
 
 from collections.abc import Iterable
+from heapq import nsmallest
 from io import BytesIO
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -9,6 +11,9 @@ import pyarrow.parquet as pq
 
 from looper.jobs.synthesis.pairs import Pair
 from looper.platform.domain.example import Example
+
+AT_ONCE = 256
+"""Rows that are read together."""
 
 EXAMPLES = pa.schema(
     [
@@ -62,5 +67,15 @@ def read_pairs(content: bytes) -> list[Pair]:
 
 def read_examples(content: bytes) -> list[Example]:
     """The examples of a file that ``write_rows`` wrote with the schema EXAMPLES."""
-    rows = pq.read_table(BytesIO(content), schema=EXAMPLES).to_pylist()
-    return [Example.model_validate({**row, "turns": orjson.loads(row["turns"])}) for row in rows]
+    return [_to_example(row) for row in pq.read_table(BytesIO(content), schema=EXAMPLES).to_pylist()]
+
+
+def read_some_examples(content: bytes, most: int) -> list[Example]:
+    """Those with the least ids, which are digests. Holds only as many, and what is read at once."""
+    batches = pq.ParquetFile(BytesIO(content)).iter_batches(AT_ONCE)
+    rows = (row for batch in batches for row in batch.to_pylist())
+    return [_to_example(row) for row in nsmallest(most, rows, key=lambda row: row["id"])]
+
+
+def _to_example(row: dict[str, Any]) -> Example:
+    return Example.model_validate({**row, "turns": orjson.loads(row["turns"])})

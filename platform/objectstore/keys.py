@@ -10,7 +10,9 @@ def trajectories(instance: InstanceName, batch: str) -> str:
 
 
 def examples(consolidation: str, part: str) -> str:
-    """``part``: ``train``, ``holdout``, ``pairs`` or ``rejected.parquet``, ``report.json`` or ``report.html``."""
+    """``part``: ``train``, ``holdout``, ``pairs`` or ``rejected.parquet``, ``report.json`` or ``report.html``;
+    ``rules.json`` and ``variants.json`` where they were asked for.
+    """
     return f"examples/{consolidation}/{part}"
 
 

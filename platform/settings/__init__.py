@@ -81,7 +81,7 @@ class ConsolidationSettings(_Section):
     gate: GateSettings = GateSettings()
 
 
-SynthesisStage = Literal["errors", "grade", "segment", "prune", "scrub", "credit", "duplicates", "pairs"]
+SynthesisStage = Literal["schema", "errors", "grade", "segment", "prune", "scrub", "credit", "duplicates", "pairs"]
 ModelStage = Literal["judge", "hindsight", "distillation", "critique", "variants", "rules"]
 
 

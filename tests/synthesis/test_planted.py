@@ -97,7 +97,7 @@ def test_every_class_has_its_cases_and_every_work_place_its_files() -> None:
     assert all(truth().cases(kind) >= 40 for kind in Kind)
     assert len(truth().batches) == len(truth().instances)
     assert set(truth().instances) == set(WORKPLACES)
-    assert sum(map(len, truth().batches)) <= 1500
+    assert sum(map(len, truth().batches)) <= 1600
 
 
 @pytest.mark.parametrize("kind", [Kind.SECRET, Kind.PERSONAL])
@@ -180,7 +180,7 @@ def test_only_planted_leaks_share_a_request() -> None:
             files[request].add(file)
             tasks[request].add(trajectory.task_id)
     shared = [request for request in tasks if len(tasks[request]) > 1]
-    assert len(shared) == truth().cases(Kind.LEAK)
+    assert len(shared) == truth().cases(Kind.LEAK) - 6 * len(WORKPLACES), "six a work place are worded otherwise"
     assert all(len(files[request]) == 2 for request in shared)
 
 

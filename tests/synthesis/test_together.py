@@ -11,7 +11,7 @@ from looper.jobs.synthesis.errors import classify_errors
 from looper.jobs.synthesis.grade import grade
 from looper.jobs.synthesis.leaks import asked, one_name
 from looper.jobs.synthesis.pairs import contrast
-from looper.jobs.synthesis.pipeline import each
+from looper.jobs.synthesis.pipeline import each, refine
 from looper.platform.domain.trajectory import Step, Trajectory
 from tests.synthesis.play import call, draft, play
 
@@ -89,9 +89,31 @@ def test_words_tell_where_nothing_was_done() -> None:
 
 
 def test_tasks_that_ask_for_the_same_go_by_one_name() -> None:
-    same, other = (asked(told(*BOOK, request=request)) for request in ("Book  7. ", "Book 8."))
-    assert asked(told("no", request="book 7.")) == same != other
+    same, other = (asked(told(*BOOK, request=request)).same for request in ("Book  7. ", "Book 8."))
+    assert asked(told("no", request="book 7.")).same == same != other
     assert one_name([("b", "1"), ("a", "1"), ("c", "2"), ("c", "1"), ("d", "3")]) == {"b": "a", "c": "a"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "one"),
+    [
+        ("Hello! Could you cancel order 17 of Ann Smith, and refund it? Thanks.", True),
+        ("Cancel order 17, of Ann Smith, and refund it now!", True),
+        ("CANCEL ORDER 17 OF ANN SMITH AND REFUND IT!", True),
+        ("Cancel order 71 of Ann Smith and refund it.", False),
+        ("Cancel order 17 of Ann Smith and refund 17.50.", False),
+        ("Confirm order 17 of Ann Smith and refund it.", False),
+        ("Cancel order 17 of Bob Smith and refund it.", False),
+        ("Hi!", False),
+    ],
+)
+def test_tasks_that_ask_for_nearly_the_same_go_by_one_name_if_their_numbers_are_equal(request_: str, one: bool) -> None:
+    batch = [
+        play(*BOOK, "done", task="a", request="Cancel order 17 of Ann Smith and refund it."),
+        play(*OPEN, *BOOK, "done", task="b", request=request_),
+    ]
+    names = [task.name for task in refine([batch])]
+    assert names == (["a"] if one else ["a", "b"])
 
 
 def test_pairs_part_where_the_agent_does() -> None:

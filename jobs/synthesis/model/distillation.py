@@ -19,6 +19,9 @@ STAGE = "distillation"
 OPENING, CLOSING = "<notes>", "</notes>"
 """Around the notes in a system prompt."""
 
+MOST_HINTS = 20
+"""The best supported, so that the question stays short."""
+
 _KEPT = "keeps its notes"
 _NOTES = re.compile(rf"{re.escape(OPENING)}(.*?){re.escape(CLOSING)}\n?", re.DOTALL)
 _TASK = """
@@ -28,11 +31,17 @@ which rule. It does not work for facts of a case: a name, number, date or text t
 notes, and that follows neither from the request nor from a tool's answer.
 Is all that the agent does here either determined by the request and the tools' answers, or a way of working?
 """
+_HINTED = """
+"ways" lists what several other episodes at this place agree on: what the notes say of that is a way of working.
+"""
 _FORM = '{"learnable": true|false, "why": "<one short sentence>"}'
 
 
-def distil(drafts: Sequence[Draft], ask: Ask) -> list[Draft]:
-    """``drafts``, those with notes without them, where a judge says that what the agent did can be learned so."""
+def distil(drafts: Sequence[Draft], ask: Ask, hints: Sequence[Sequence[str]] | None = None) -> list[Draft]:
+    """``drafts``, those with notes without them, where a judge says that what the agent did can be learned so.
+
+    ``hints`` are, for each, the rules that other episodes of its instance support: ways of working, whoever notes them.
+    """
     without = {
         place: bare
         for place, draft in enumerate(drafts)
@@ -40,7 +49,8 @@ def distil(drafts: Sequence[Draft], ask: Ask) -> list[Draft]:
         and draft.grade not in (Grade.FAILED, Grade.ENVIRONMENT)
         and (bare := without_notes(draft.steps)) != draft.steps
     }
-    answers = ask_each(ask, {place: _question(drafts[place], bare) for place, bare in without.items()})
+    ways = hints or [()] * len(drafts)
+    answers = ask_each(ask, {place: _question(drafts[place], bare, ways[place]) for place, bare in without.items()})
     return [
         _distilled(draft, without[place], answers[place]) if place in without else draft
         for place, draft in enumerate(drafts)
@@ -61,11 +71,13 @@ def _bare(placed: Placed) -> Placed | None:
     return replace(placed, step=placed.step.model_copy(update={"content": content})) if content else None
 
 
-def _question(draft: Draft, bare: tuple[Placed, ...]) -> Request:
+def _question(draft: Draft, bare: tuple[Placed, ...], hints: Sequence[str]) -> Request:
     notes = [
         note for placed in draft.steps if placed.step.source == "system" for note in _NOTES.findall(placed.step.content)
     ]
     record = {"notes": [shorten(note.strip(), 4_000) for note in notes], "episode": transcript(bare)}
+    if hints:
+        return question(f"{_TASK}{_HINTED}", _FORM, {**record, "ways": [*hints[:MOST_HINTS]]}, max_tokens=200)
     return question(_TASK, _FORM, record, max_tokens=200)
 
 

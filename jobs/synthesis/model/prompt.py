@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from looper.jobs.synthesis.actions import parsed
 from looper.jobs.synthesis.draft import Placed
 from looper.jobs.synthesis.model.ask import Request
 from looper.platform.domain.trajectory import ToolCall
@@ -82,7 +83,4 @@ def _arguments(call: ToolCall, most: int) -> object:
     """As an object, which reads better than JSON text in JSON text, unless they are none or long."""
     if len(call.arguments) > most:
         return shorten(call.arguments, most)
-    try:
-        return json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        return call.arguments
+    return parsed(call) or call.arguments

@@ -2,8 +2,8 @@
 
 The specification: https://www.harborframework.com/docs/agents/trajectory-format. Results stand in the step of their
 calls; one that names no call is what the environment told the agent, a ``user`` step (after a system step: ``system``).
-Embedded trajectories of sub-agents are episodes of their own. Steps marked ``is_copied_context`` belong to the
-trajectory they were copied from and are left out, as the specification asks of training data.
+Embedded trajectories of sub-agents, and of theirs, are episodes of their own. Steps marked ``is_copied_context`` belong
+to the trajectory they were copied from and are left out, as the specification asks of training data.
 
 ATIF has no field for task and outcome. They are read from the document's ``extra``, the specification's place for
 one's own fields: ``task_id``, ``reward``, ``success``.
@@ -66,9 +66,12 @@ def _recognises(document: object) -> bool:
 
 
 def _episodes(document: Any) -> Iterator[object]:
-    yield document
-    embedded = document.get("subagent_trajectories")
-    yield from embedded if isinstance(embedded, list) else ()
+    todo = [document]
+    while todo:
+        document = todo.pop()
+        yield document
+        embedded = document.get("subagent_trajectories") if isinstance(document, dict) else None
+        todo += reversed(embedded) if isinstance(embedded, list) else ()
 
 
 def _trajectory(document: object) -> Trajectory:

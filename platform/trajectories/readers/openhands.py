@@ -2,7 +2,8 @@
 
 An agent's action that came out of a model's response carries that response: the response's text and calls become one
 ``agent`` step, and the observations answer its calls. An action without one (runs without function calling) becomes a
-call named by the action, answered by the observation whose ``cause`` it is. An ``error`` that answers no call is what
+call named by the action, answered by the observation whose ``cause`` it is: a cause that is missing, or comes later, as
+in a circle, makes the observation an orphan. An ``error`` that answers no call is what
 OpenHands itself tells the model in a user message. Bookkeeping events (recall, state changes) are no steps.
 
 There is no outcome label. ``test_result`` and ``error`` are kept as the outcome's detail.
@@ -12,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from looper.platform.domain.errors import MalformedTrajectory
 from looper.platform.domain.trajectory import Outcome, Trajectory
 from looper.platform.trajectories.episode import Call, Episode, dumps
 from looper.platform.trajectories.readers.messages import Content, ToolCall, text_of
@@ -71,11 +73,17 @@ def _recognises(document: object) -> bool:
 
 def _trajectory(document: object) -> Trajectory:
     run = _Run.model_validate({"history": document} if isinstance(document, list) else document)
-    episode, tools, responses = Episode(), None, set[str]()
+    episode, tools, responses, passed = Episode(), None, set[str](), set[int | None]()
     for event in run.history:
         if event.action == "system":
             tools = (event.args or {}).get("tools")
+        if event.observation not in (None, "error") and event.cause is not None and event.cause not in passed:
+            what = f"observation {event.observation!r} (event {event.id})"
+            raise MalformedTrajectory(
+                "orphan_result", f"{what} has event {event.cause} for its cause, which is not before it"
+            )
         _add(episode, event, responses)
+        passed.add(event.id)
     return episode.trajectory(
         task_id=run.instance_id,
         format=READER.name,
