@@ -1,79 +1,33 @@
 """Turns the batches of many instances into examples, with Ray Data over all of them at once.
 
-Rows are sources first, then drafts that the stages of one episode have seen, then groups of whole tasks; the driver
-sees counts only. A group's parts are written as they come, and the report last, so that a job that was killed goes on
-where it was. Running it again writes the same bytes.
+Rows are sources first, then drafts that the stages of one episode have seen (``rows.py``), then groups of whole tasks
+(``shares.py``); the driver sees counts only. A group's parts are written as they come, and the report last, so that a
+job that was killed goes on where it was. Running it again writes the same bytes.
 """
 
-import pickle
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from hashlib import sha256
-from io import BytesIO
-from math import ceil
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray.data
 
-from looper.jobs.synthesis.credit import Habits, worked
-from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.leaks import asked, one_name
-from looper.jobs.synthesis.model.improve import improve
 from looper.jobs.synthesis.model.offline import ENVIRONMENT
-from looper.jobs.synthesis.model.opened import open_model
-from looper.jobs.synthesis.page import to_html
-from looper.jobs.synthesis.parts import PARTS, contents, divide, in_memory
-from looper.jobs.synthesis.pipeline import each, together
+from looper.jobs.synthesis.parts import in_memory
 from looper.jobs.synthesis.report import Report
+from looper.jobs.synthesis.rows import AT_ONCE, Improve, Row, read
+from looper.jobs.synthesis.shares import finish, know, publish, share_out, sum_up, write_share
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
-from looper.platform.settings import ModelSettings, SynthesisSettings
-from looper.platform.trajectories.table import from_parquet, from_table
+from looper.platform.settings import SynthesisSettings
+from looper.platform.trajectories.table import from_parquet
 
 HERE = 2**18
 """Bytes of Parquet that are worked on in seconds where they are asked for. Ray Data takes ten to begin and to end."""
 
 MOST_TASKS = 32
 """Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
-
-GROUP = 4096
-"""About how many trajectories are worked on together: whole tasks, in memory at once."""
-
-AT_ONCE = 256
-"""Trajectories that are read and passed on together."""
-
-_DRAFTS = pa.schema(
-    [
-        ("consolidation", pa.string()),
-        ("task", pa.string()),
-        ("asked", pa.string()),
-        ("worked", pa.list_(pa.string())),  # the tools of an episode that succeeded
-        ("draft", pa.binary()),
-        ("failure", pa.string()),  # why its batch could not be read, or null
-    ]
-)
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the whole of an instance's episodes says: about each of them, and how they are divided."""
-
-    habits: Habits
-    names: Mapping[str, str]
-    groups: int
-    failure: str | None
-
-    def group_of(self, task: str) -> int:
-        name = self.names.get(task, task)
-        return int(sha256(name.encode()).hexdigest()[:8], 16) % self.groups
 
 
 def synthesise(
@@ -138,14 +92,7 @@ def _do_here(
         except (LooperError, pa.ArrowInvalid) as error:
             failures.append(f"{key}: {error}")
     report, files = in_memory(batches, holdout, settings.without, min(failures, default=None))
-    _publish(store, job.id, report, files.items())
-
-
-def _publish(store: ObjectStore, id: str, report: Report, files: Iterable[tuple[str, bytes]]) -> None:
-    for name, content in files:
-        store.put(keys.examples(id, name), content)
-    store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
-    store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
+    publish(store, job.id, report, files.items())
 
 
 def _run(
@@ -156,14 +103,13 @@ def _run(
     model_dir: Path | None,
 ) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
-    without = settings.without
     sources = [
         {"consolidation": job.id, "key": keys.trajectories(job.instance, batch)}
         for job in cohort
         for batch in job.batches
     ]
-    drafts = ray.data.from_items(sources, override_num_blocks=min(len(sources), MOST_TASKS)).map_batches(
-        partial(_read, store=store, without=without), batch_format="pyarrow", batch_size=1
+    drafts = _over(sources).map_batches(
+        partial(read, store=store, without=settings.without), batch_format="pyarrow", batch_size=1
     )
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
@@ -176,168 +122,17 @@ def _run(
             runtime_env={"env_vars": ENVIRONMENT},
         )
     drafts = drafts.materialize()
-    known = _known(drafts)
-    groups = sum(each.groups for each in known.values())
-    shared = ray.put(known)
-    (
-        drafts.map_batches(partial(_assign, known=shared), batch_format="pyarrow")
-        .groupby("group", num_partitions=min(groups, MOST_TASKS))
-        .map_groups(partial(_write_group, store=store, known=shared, without=without), batch_format="pyarrow")
-        .materialize()
-    )
-    jobs = [{"id": job.id, "groups": known[job.id].groups, "failure": known[job.id].failure} for job in cohort]
-    (
-        ray.data.from_items(jobs, override_num_blocks=min(len(jobs), MOST_TASKS))
-        .map(partial(_finish, store=store, holdout=holdout))
-        .materialize()
-    )
+    blocks = drafts.to_arrow_refs()
+    shared = ray.put(blocks)
+    sums = _over([{"block": number} for number in range(len(blocks))]).map(partial(sum_up, blocks=shared))
+    found = know([job.id for job in cohort], sums.iter_rows())
+    known = ray.put(found)
+    write = partial(write_share, store=store, known=known, blocks=shared, holdout=holdout, without=settings.without)
+    _over([{"groups": groups} for groups in share_out(found)]).map(write).materialize()
+    several = [{"id": id} for id, of in found.items() if of.groups > 1]
+    if several:
+        _over(several).map(partial(finish, store=store, known=known, holdout=holdout)).materialize()
 
 
-def _read(sources: pa.Table, store: ObjectStore, without: tuple[str, ...]) -> Iterator[pa.Table]:
-    """What the stages of one episode make of each, and what all episodes together will be asked for."""
-    yield pa.Table.from_pylist([], schema=_DRAFTS)  # so that a batch without any has columns, too
-    for source in sources.to_pylist():
-        try:
-            content = store.get(source["key"])
-            labelled = _labelled(content)
-            for some in pq.ParquetFile(BytesIO(content)).iter_batches(AT_ONCE):
-                drafts = [each(Draft.of(t, labelled=labelled), without) for t in from_table(pa.table(some))]
-                rows = [_draft_row(source["consolidation"], draft) for draft in drafts]
-                yield pa.Table.from_pylist(rows, schema=_DRAFTS)
-        except StoreUnavailable:
-            raise
-        except (LooperError, pa.ArrowInvalid) as error:
-            row = {"consolidation": source["consolidation"], "failure": f"{source['key']}: {error}"}
-            yield pa.Table.from_pylist([row], schema=_DRAFTS)
-
-
-def _labelled(content: bytes) -> bool:
-    success = pq.read_table(BytesIO(content), columns=["success"])["success"]
-    return bool(success.null_count < len(success))
-
-
-def _draft_row(consolidation: str, draft: Draft) -> Row:
-    return {
-        "consolidation": consolidation,
-        "task": draft.source.task_id,
-        "asked": asked(draft),
-        "worked": worked(draft),
-        "draft": pickle.dumps(draft),  # from worker to worker of this job alone
-    }
-
-
-class Improve:
-    """The stages that ask a model, in a process that keeps it."""
-
-    def __init__(
-        self, settings: ModelSettings, model_dir: Path | None, store: ObjectStore, tenants: Mapping[str, str]
-    ) -> None:
-        self._model = open_model(settings, model_dir or Path())
-        self._stages = settings.stages
-        self._store = store
-        self._tenants = tenants
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        found = rows.to_pylist()
-        by_tenant: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in found:
-            if row["draft"] is not None:
-                by_tenant[self._tenants[row["consolidation"]]].append(row)
-        for tenant, some in by_tenant.items():
-            ask = self._model.remembering(self._store, tenant)
-            drafts = improve([pickle.loads(row["draft"]) for row in some], ask, self._stages)  # noqa: S301 (as below)
-            for row, draft in zip(some, drafts, strict=True):
-                row.update(_draft_row(row["consolidation"], draft))
-        return pa.Table.from_pylist(found, schema=_DRAFTS)
-
-
-def _known(drafts: ray.data.Dataset) -> dict[str, Known]:
-    """Of each consolidation, from sums over the blocks of its rows."""
-    light = drafts.select_columns(["consolidation", "task", "asked", "worked", "failure"])
-    sums: defaultdict[str, Habits] = defaultdict(Habits.none)
-    tasks: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
-    counts: Counter[str] = Counter()
-    failures: defaultdict[str, list[str]] = defaultdict(list)
-    for row in light.map_batches(_sum_up, batch_format="pyarrow", batch_size=None).iter_rows():
-        found = orjson.loads(row["sums"])
-        id = found["consolidation"]
-        sums[id] += Habits.from_json(found["habits"])
-        tasks[id].update((task, what) for task, what in found["tasks"])
-        counts[id] += found["count"]
-        failures[id] += found["failures"]
-    return {
-        id: Known(
-            sums[id],
-            one_name(sorted(tasks[id])),
-            max(1, ceil(counts[id] / GROUP)),
-            min(failures[id], default=None),
-        )
-        for id in {*counts, *failures}
-    }
-
-
-def _sum_up(rows: pa.Table) -> pa.Table:
-    by: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in rows.to_pylist():
-        by[row["consolidation"]].append(row)
-    sums = [
-        {
-            "consolidation": id,
-            "habits": Habits.of(row["worked"] for row in some if row["worked"]).to_json(),
-            "tasks": sorted({(row["task"], row["asked"]) for row in some if row["task"]}),
-            "count": sum(row["task"] is not None for row in some),
-            "failures": [row["failure"] for row in some if row["failure"]],
-        }
-        for id, some in by.items()
-    ]
-    return pa.table({"sums": pa.array([orjson.dumps(each) for each in sums], pa.binary())})
-
-
-def _assign(rows: pa.Table, known: Any) -> pa.Table:
-    """The group of each draft: a name that sorts, and says whose it is."""
-    found: dict[str, Known] = ray.get(known)
-    kept = rows.filter(pa.compute.is_valid(rows["draft"]))
-    groups = [
-        _group_name(id, found[id].group_of(task))
-        for id, task in zip(kept["consolidation"].to_pylist(), kept["task"].to_pylist(), strict=True)
-    ]
-    return kept.select(["draft"]).append_column("group", pa.array(groups, pa.string()))
-
-
-def _group_name(consolidation: str, group: int) -> str:
-    return f"{consolidation}/{group:05d}"
-
-
-def _part(group: str, what: str) -> str:
-    consolidation, _, number = group.partition("/")
-    return keys.examples(consolidation, f"parts/{number}.{what}")
-
-
-def _write_group(rows: pa.Table, store: ObjectStore, known: Any, without: tuple[str, ...]) -> pa.Table:
-    """The stages that see whole tasks; what comes of them goes into the store."""
-    group = rows["group"][0].as_py()
-    if not store.exists(_part(group, PARTS[-1])):
-        of: Known = ray.get(known)[group.partition("/")[0]]
-        by_task: defaultdict[str, list[Draft]] = defaultdict(list)
-        for content in rows["draft"]:
-            draft: Draft = pickle.loads(content.as_py())  # noqa: S301 (this job's own)
-            by_task[of.names.get(draft.source.task_id, draft.source.task_id)].append(draft)
-        tasks = [together(name, by_task[name], of.habits, of.names, without) for name in sorted(by_task)]
-        for what, part in zip(PARTS, contents(tasks), strict=True):
-            store.put(_part(group, what), part)
-    return pa.table({"group": pa.array([group], pa.string())})
-
-
-def _finish(job: Row, store: ObjectStore, holdout: float) -> Row:
-    """Put the parts of all groups together, the report last."""
-    id = job["id"]
-    groups = [_group_name(id, group) for group in range(job["groups"])]
-    parts = [
-        lambda what, group=group: store.get(_part(group, what))
-        for group in groups
-        if store.exists(_part(group, PARTS[-1]))
-    ]
-    report, files = divide(parts, holdout, job["failure"])
-    _publish(store, id, report, files)
-    store.delete(keys.examples(id, "parts"))
-    return {"id": id}
+def _over(rows: Sequence[Row]) -> ray.data.Dataset:
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_TASKS))

@@ -1,0 +1,111 @@
+"""Drafts as rows of Ray Data: read from batches, and what the whole of an instance has to know of each."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter
+
+from looper.jobs.synthesis.credit import worked
+from looper.jobs.synthesis.draft import Draft
+from looper.jobs.synthesis.leaks import asked
+from looper.jobs.synthesis.model.improve import improve
+from looper.jobs.synthesis.model.opened import open_model
+from looper.jobs.synthesis.pipeline import each
+from looper.platform.domain.errors import LooperError, StoreUnavailable
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import ModelSettings
+from looper.platform.trajectories.table import from_table
+
+AT_ONCE = 256
+"""Trajectories that are read and passed on together."""
+
+DRAFTS = pa.schema(
+    [
+        ("consolidation", pa.string()),
+        ("task", pa.string()),
+        ("asked", pa.string()),
+        ("worked", pa.list_(pa.string())),  # the tools of an episode that succeeded
+        ("draft", pa.binary()),
+        ("failure", pa.string()),  # why its batch could not be read, or null
+    ]
+)
+Row = dict[str, Any]
+
+_DRAFT = TypeAdapter(Draft)
+"""JSON is read and written several times faster than pickles of models."""
+_CODEC = pa.Codec("lz4")
+
+
+def draft_of(content: bytes) -> Draft:
+    """What ``to_bytes`` made bytes of."""
+    length = int.from_bytes(content[:4], "big")
+    return _DRAFT.validate_json(_CODEC.decompress(content[4:], length, asbytes=True))
+
+
+def to_bytes(draft: Draft) -> bytes:
+    """Few enough that the drafts of all instances can be in Ray's object store."""
+    content = _DRAFT.dump_json(draft)
+    return len(content).to_bytes(4, "big") + bytes(_CODEC.compress(content, asbytes=True))
+
+
+def read(sources: pa.Table, store: ObjectStore, without: tuple[str, ...]) -> Iterator[pa.Table]:
+    """What the stages of one episode make of each, and what all episodes together will be asked for."""
+    yield pa.Table.from_pylist([], schema=DRAFTS)  # so that a batch without any has columns, too
+    for source in sources.to_pylist():
+        try:
+            content = store.get(source["key"])
+            labelled = _labelled(content)
+            for some in pq.ParquetFile(BytesIO(content)).iter_batches(AT_ONCE):
+                drafts = [each(Draft.of(t, labelled=labelled), without) for t in from_table(pa.table(some))]
+                rows = [_row(source["consolidation"], draft) for draft in drafts]
+                yield pa.Table.from_pylist(rows, schema=DRAFTS)
+        except StoreUnavailable:
+            raise
+        except (LooperError, pa.ArrowInvalid) as error:
+            row = {"consolidation": source["consolidation"], "failure": f"{source['key']}: {error}"}
+            yield pa.Table.from_pylist([row], schema=DRAFTS)
+
+
+def _labelled(content: bytes) -> bool:
+    success = pq.read_table(BytesIO(content), columns=["success"])["success"]
+    return bool(success.null_count < len(success))
+
+
+def _row(consolidation: str, draft: Draft) -> Row:
+    return {
+        "consolidation": consolidation,
+        "task": draft.source.task_id,
+        "asked": asked(draft),
+        "worked": worked(draft),
+        "draft": to_bytes(draft),
+    }
+
+
+class Improve:
+    """The stages that ask a model, in a process that keeps it."""
+
+    def __init__(
+        self, settings: ModelSettings, model_dir: Path | None, store: ObjectStore, tenants: Mapping[str, str]
+    ) -> None:
+        self._model = open_model(settings, model_dir or Path())
+        self._stages = settings.stages
+        self._store = store
+        self._tenants = tenants
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        found = rows.to_pylist()
+        by_tenant: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in found:
+            if row["draft"] is not None:
+                by_tenant[self._tenants[row["consolidation"]]].append(row)
+        for tenant, some in by_tenant.items():
+            ask = self._model.remembering(self._store, tenant)
+            drafts = improve([draft_of(row["draft"]) for row in some], ask, self._stages)
+            for row, draft in zip(some, drafts, strict=True):
+                row.update(_row(row["consolidation"], draft))
+        return pa.Table.from_pylist(found, schema=DRAFTS)
