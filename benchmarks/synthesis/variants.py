@@ -127,7 +127,7 @@ def measure(variant: str, corpus: Corpus, folder: Path) -> Measured:
             began = time.perf_counter()
             work(jobs, store, folder)
             seconds = time.perf_counter() - began
-    digest = _digest(store, jobs)
+    digest = digest(store, jobs)
     _clear(store, [*jobs, *small.jobs("warm")])
     return Measured(seconds=round(seconds, 3), peak_memory_bytes=memory.bytes, digest=digest)
 
@@ -156,7 +156,7 @@ def _clear(store: ObjectStore, jobs: Sequence[Consolidation]) -> None:
         store.delete(f"examples/{job.id}")
 
 
-def _digest(store: ObjectStore, jobs: Sequence[Consolidation]) -> str:
+def digest(store: ObjectStore, jobs: Sequence[Consolidation]) -> str:
     found = sorted(
         sha256(f"{job.instance} {side} {example.model_dump_json()}".encode()).digest()
         for job in jobs
