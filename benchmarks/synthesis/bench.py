@@ -30,6 +30,10 @@ class Row(BaseModel):
     """None where the way needs a package that is not installed."""
 
     @property
+    def corpus(self) -> Corpus:
+        return Corpus(self.instances, self.trajectories)
+
+    @property
     def per_s(self) -> float | None:
         return self.measured and self.trajectories / self.measured.seconds
 
@@ -51,15 +55,20 @@ def plan(trajectories: int) -> Iterator[tuple[str, Corpus]]:
     for count in (trajectories // 100, trajectories):
         for variant in VARIANTS:
             if variant != LOOPER:
-                yield variant, Corpus(4, count)
-    yield TWO, Corpus(4, trajectories // 10)
+                yield variant, of_four(count)
+    yield TWO, of_four(trajectories // 10)
     yield TWO, SMALL
     yield LOOPER, SMALL
     yield TWO, many(trajectories)
 
 
+def of_four(trajectories: int) -> Corpus:
+    """Of each work place of the gym the same number."""
+    return Corpus(4, trajectories // 4 * 4)
+
+
 def many(trajectories: int) -> Corpus:
-    return Corpus(trajectories // 50, trajectories // 5)
+    return Corpus(trajectories // 50, trajectories // 50 * 10)
 
 
 def bench(trajectories: int, out: Path, machine: str, notify: Callable[[str], None]) -> SynthesisReport:
@@ -109,11 +118,11 @@ def row(variant: str, corpus: Corpus, out: Path) -> Row:
 
 
 def _compare(rows: list[Row]) -> None:
-    digests: dict[tuple[int, int], str] = {}
+    digests: dict[Corpus, str] = {}
     for each in rows:
         if each.measured is None:
             continue
-        known = digests.setdefault((each.instances, each.trajectories), each.measured.digest)
+        known = digests.setdefault(each.corpus, each.measured.digest)
         if known != each.measured.digest:
             raise LooperError(
                 f"{each.variant!r} makes other examples of {each.trajectories} trajectories than those before it; "
@@ -122,19 +131,18 @@ def _compare(rows: list[Row]) -> None:
 
 
 def _ratios(rows: list[Row], trajectories: int) -> dict[str, float]:
-    found = {(each.variant, each.trajectories): each.measured for each in rows if each.measured}
+    found = {(each.variant, each.corpus): each.measured for each in rows if each.measured}
     ratios = {}
-    for count in (trajectories // 100, trajectories):
-        two = found[TWO, count]
+    for corpus in (of_four(trajectories // 100), of_four(trajectories)):
         for name in ("plain loop", "datasets.map", ONE):
-            if (name, count) in found:
-                ratios[f"2 workers faster than {name} at {count}"] = found[name, count].seconds / two.seconds
-    memory = [found[TWO, count].peak_memory_bytes for count in (trajectories // 10, trajectories)]
+            if (name, corpus) in found:
+                times = found[name, corpus].seconds / found[TWO, corpus].seconds
+                ratios[f"2 workers faster than {name} at {corpus.trajectories}"] = times
+    memory = [found[TWO, of_four(count)].peak_memory_bytes for count in (trajectories // 10, trajectories)]
     ratios[f"peak memory at {trajectories} over {trajectories // 10}"] = memory[1] / memory[0]
-    ratios["seconds of a small job"] = found[LOOPER, SMALL.trajectories].seconds
-    ratios["seconds of a small job over Ray Data"] = found[TWO, SMALL.trajectories].seconds
-    of_many = many(trajectories)
-    ratios[f"seconds of {of_many.instances} instances in one job"] = found[TWO, of_many.trajectories].seconds
+    ratios["seconds of a small job"] = found[LOOPER, SMALL].seconds
+    ratios["seconds of a small job over Ray Data"] = found[TWO, SMALL].seconds
+    ratios[f"seconds of {many(trajectories).instances} instances in one job"] = found[TWO, many(trajectories)].seconds
     return {name: round(value, 2) for name, value in ratios.items()}
 
 

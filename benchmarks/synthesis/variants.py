@@ -127,9 +127,9 @@ def measure(variant: str, corpus: Corpus, folder: Path) -> Measured:
             began = time.perf_counter()
             work(jobs, store, folder)
             seconds = time.perf_counter() - began
-    digest = digest(store, jobs)
+    examples = digest(store, jobs)
     _clear(store, [*jobs, *small.jobs("warm")])
-    return Measured(seconds=round(seconds, 3), peak_memory_bytes=memory.bytes, digest=digest)
+    return Measured(seconds=round(seconds, 3), peak_memory_bytes=memory.bytes, digest=examples)
 
 
 @contextmanager
