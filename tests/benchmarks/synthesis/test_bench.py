@@ -15,7 +15,7 @@ SECONDS = {"plain loop": 80.0, "looper, 1 worker": 90.0, "looper, 2 workers": 50
 
 
 def test_all_ways_make_the_same_examples_of_more_than_one_group(ray_local: None, tmp_path: Path) -> None:
-    corpus, store = Corpus(2, 2400), store_in(tmp_path)
+    corpus, store = Corpus(1, 1100), store_in(tmp_path)
     corpus.write(store)
     found = set()
     for name, work in (("plain", plain_loop), ("looper", looper_over_ray)):
