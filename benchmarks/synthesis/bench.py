@@ -35,7 +35,7 @@ class Row(BaseModel):
 
     @property
     def per_s(self) -> float | None:
-        return self.measured and self.trajectories / self.measured.seconds
+        return None if self.measured is None else self.trajectories / self.measured.seconds
 
 
 class SynthesisReport(BaseModel):

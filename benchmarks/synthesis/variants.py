@@ -3,6 +3,7 @@
 python -m looper.benchmarks.synthesis.variants VARIANT INSTANCES TRAJECTORIES FOLDER
 """
 
+import logging
 import sys
 import time
 from collections import defaultdict
@@ -139,7 +140,7 @@ def _ray(cpus: int) -> Iterator[None]:
         return
     import ray
 
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:

@@ -134,5 +134,5 @@ def _run(
         _over(several).map(partial(finish, store=store, known=known, holdout=holdout)).materialize()
 
 
-def _over(rows: Sequence[Row]) -> ray.data.Dataset:
+def _over(rows: list[Row]) -> ray.data.Dataset:
     return ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_TASKS))
