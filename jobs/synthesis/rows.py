@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ DRAFTS = pa.schema(
     [
         ("consolidation", pa.string()),
         ("task", pa.string()),
+        ("place", pa.uint32()),  # of its task, in an order that is as good as random
         ("asked", pa.string()),
         ("worked", pa.list_(pa.string())),  # the tools of an episode that succeeded
         ("draft", pa.binary()),
@@ -51,6 +53,10 @@ def to_bytes(draft: Draft) -> bytes:
     """Few enough that the drafts of all instances can be in Ray's object store."""
     content = _DRAFT.dump_json(draft)
     return len(content).to_bytes(4, "big") + bytes(_CODEC.compress(content, asbytes=True))
+
+
+def place_of(task: str) -> int:
+    return int.from_bytes(sha256(task.encode()).digest()[:4], "big")
 
 
 def read(sources: pa.Table, store: ObjectStore, without: tuple[str, ...]) -> Iterator[pa.Table]:
@@ -80,6 +86,7 @@ def _row(consolidation: str, draft: Draft) -> Row:
     return {
         "consolidation": consolidation,
         "task": draft.source.task_id,
+        "place": place_of(draft.source.task_id),
         "asked": asked(draft),
         "worked": worked(draft),
         "draft": to_bytes(draft),

@@ -24,7 +24,7 @@ from looper.platform.settings import SynthesisSettings
 from looper.platform.trajectories.table import from_parquet
 
 HERE = 2**18
-"""Bytes of Parquet that are worked on in seconds where they are asked for. Ray's first workers take as long to start."""
+"""Bytes of Parquet that are worked on in seconds where they are asked for: Ray's workers take as long to start."""
 
 MOST_TASKS = 32
 """Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""

@@ -8,12 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from math import ceil
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from looper.jobs.synthesis.credit import Habits
@@ -23,7 +24,7 @@ from looper.jobs.synthesis.page import to_html
 from looper.jobs.synthesis.parts import PARTS, contents, divide
 from looper.jobs.synthesis.pipeline import Task, together
 from looper.jobs.synthesis.report import Report
-from looper.jobs.synthesis.rows import Row, draft_of
+from looper.jobs.synthesis.rows import Row, draft_of, place_of
 from looper.platform.objectstore import ObjectStore, keys
 
 GROUP = 1024
@@ -45,11 +46,12 @@ class Known:
     def groups(self) -> int:
         return max(1, ceil(self.count / GROUP))
 
-    def group_of(self, task: str) -> int:
-        if self.groups == 1:
-            return 0
-        name = self.names.get(task, task)
-        return int(sha256(name.encode()).hexdigest()[:8], 16) % self.groups
+    def groups_of(self, rows: pa.Table) -> Any:
+        """The group of each of the instance's ``rows``, as an array."""
+        groups = rows["place"].to_numpy() % self.groups
+        for at in np.flatnonzero(pc.is_in(rows["task"], pa.array([*self.names], pa.string())).to_numpy()):
+            groups[at] = place_of(self.names[rows["task"][at].as_py()]) % self.groups
+        return groups
 
 
 def sum_up(row: Row, blocks: Any) -> Row:
@@ -143,17 +145,18 @@ def write_share(row: Row, store: ObjectStore, known: Any, blocks: Any, holdout: 
 
 def _pick(groups: Collection[str], known: Mapping[str, Known], blocks: Sequence[Any]) -> dict[str, list[bytes]]:
     """The drafts of ``groups``, as bytes. One block is looked at at a time."""
-    wanted = set(groups)
-    ids = {group.partition("/")[0] for group in groups}
+    by: defaultdict[str, list[int]] = defaultdict(list)
+    for id, _, group in (name.partition("/") for name in groups):
+        by[id].append(int(group))
     picked: defaultdict[str, list[bytes]] = defaultdict(list)
-    for number in sorted({number for id in ids for number in known[id].blocks}):
+    for number in sorted({number for id in by for number in known[id].blocks}):
         block: pa.Table = ray.get(blocks[number])
-        drafts = block["draft"]
-        for at, (id, task) in enumerate(
-            zip(block["consolidation"].to_pylist(), block["task"].to_pylist(), strict=True)
-        ):
-            if id in ids and task is not None and (group := group_name(id, known[id].group_of(task))) in wanted:
-                picked[group].append(drafts[at].as_py())
+        for id in (id for id in by if number in known[id].blocks):
+            mine = pc.and_(pc.equal(block["consolidation"], id), pc.is_valid(block["draft"]))
+            at = np.flatnonzero(mine.to_numpy())
+            of = known[id].groups_of(block.select(["task", "place"]).take(at))
+            for group in by[id]:
+                picked[group_name(id, group)] += block["draft"].take(at[of == group]).to_pylist()
     return picked
 
 
