@@ -6,6 +6,7 @@ instance's blocks, one after another, what belongs to it.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -29,6 +30,9 @@ from looper.platform.objectstore import ObjectStore, keys
 
 GROUP = 1024
 """About how many trajectories are worked on together: whole tasks, in memory at once."""
+
+WRITERS = 4
+"""Groups of a share that are written to the store while others are worked on: it is mostly waited for."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +135,24 @@ def write_share(row: Row, store: ObjectStore, known: Any, blocks: Any, holdout: 
     found: Mapping[str, Known] = ray.get(known)
     todo = [group for group in row["groups"] if not store.exists(_part(group, PARTS[-1]))]
     drafts = _pick(todo, found, ray.get(blocks))
-    for group in todo:
-        id = group.partition("/")[0]
-        made = contents(_work(drafts.pop(group, []), found[id], without))
-        if found[id].groups == 1:
-            parts = dict(zip(PARTS, made, strict=True))
-            publish(store, id, *divide([parts.__getitem__], holdout, found[id].failure))
-            continue
-        for what, part in zip(PARTS, made, strict=True):
-            store.put(_part(group, what), part)
+    with ThreadPoolExecutor(WRITERS) as writers:
+        written = []
+        for group in todo:
+            id = group.partition("/")[0]
+            made = dict(zip(PARTS, contents(_work(drafts.pop(group, []), found[id], without)), strict=True))
+            if found[id].groups == 1:
+                files = divide([made.__getitem__], holdout, found[id].failure)
+                written.append(writers.submit(publish, store, id, *files))
+            else:
+                written.append(writers.submit(_put_parts, store, group, made))
+        for each in written:
+            each.result()
     return {"groups": len(todo)}
+
+
+def _put_parts(store: ObjectStore, group: str, parts: Mapping[str, bytes]) -> None:
+    for what in PARTS:
+        store.put(_part(group, what), parts[what])
 
 
 def _pick(groups: Collection[str], known: Mapping[str, Known], blocks: Sequence[Any]) -> dict[str, list[bytes]]:
