@@ -124,7 +124,7 @@ def measure(variant: str, corpus: Corpus, folder: Path) -> Measured:
         work(small.jobs("warm"), store, folder)
         jobs = corpus.jobs(variant.replace(" ", "-").replace(",", ""))
         _clear(store, jobs)
-        with PeakMemory(every_s=2.0) as memory:
+        with PeakMemory() as memory:
             began = time.perf_counter()
             work(jobs, store, folder)
             seconds = time.perf_counter() - began

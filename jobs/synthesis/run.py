@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import ray
 import ray.data
 
 from looper.jobs.synthesis.model.offline import ENVIRONMENT
@@ -26,8 +27,8 @@ from looper.platform.trajectories.table import from_parquet
 HERE = 2**18
 """Bytes of Parquet that are worked on in seconds where they are asked for: Ray's workers take as long to start."""
 
-MOST_TASKS = 32
-"""Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
+TASKS_PER_CPU = 4
+"""Of a stage at most. When one ends, Ray Data lets its CPU wait for a fifth of a second or so before the next begins."""
 
 
 def synthesise(
@@ -135,4 +136,5 @@ def _run(
 
 
 def _over(rows: list[Row]) -> ray.data.Dataset:
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), MOST_TASKS))
+    most = TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), most))
