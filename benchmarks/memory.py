@@ -9,7 +9,7 @@ import psutil
 
 
 class PeakMemory:
-    """While entered, samples the memory of the process tree; ``bytes`` is the largest sum seen.
+    """While entered, and once at the end, samples the memory of the process tree; ``bytes`` is the largest sum seen.
 
     The sum is of proportional set sizes, in which a page shared by n processes counts 1/n for each, so that Ray's
     shared object store and the libraries are counted once. Where the system has none (not Linux), resident sizes.
@@ -34,7 +34,9 @@ class PeakMemory:
 
     def _sample(self) -> None:
         me = psutil.Process()
-        while not self._stop.wait(self._every_s):
+        ended = False
+        while not ended:
+            ended = self._stop.wait(self._every_s)
             self.bytes = max(self.bytes, sum(_size(process) for process in [me, *me.children(recursive=True)]))
 
 

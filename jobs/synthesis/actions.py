@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
@@ -75,19 +76,26 @@ def _actions(steps: Sequence[Placed], answered: dict[str, int]) -> Iterator[Acti
 
 def signature(call: ToolCall) -> str:
     """The same for calls of one tool whose arguments are equal, in whatever order and with whatever spaces."""
-    arguments = parsed(call)
-    if arguments is None:
-        return f"{call.name} {' '.join(call.arguments.split())}"
-    return f"{call.name} {orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS).decode()}"
+    return f"{call.name} {_sorted(call.arguments)}"
+
+
+@lru_cache(maxsize=256)  # every stage of an episode asks again
+def _sorted(arguments: str) -> str:
+    found = _object(arguments)
+    return " ".join(arguments.split()) if found is None else orjson.dumps(found, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def parsed(call: ToolCall) -> dict[str, object] | None:
     """Its arguments, or None if they are no JSON object, or one that is nested deeper than ``DEEPEST``."""
+    return _object(call.arguments)
+
+
+def _object(text: str) -> dict[str, object] | None:
     try:
-        arguments = orjson.loads(call.arguments)
+        found = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return arguments if isinstance(arguments, dict) and not _too_deep(call.arguments, arguments) else None
+    return found if isinstance(found, dict) and not _too_deep(text, found) else None
 
 
 def _too_deep(text: str, value: object) -> bool:

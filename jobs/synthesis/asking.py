@@ -20,16 +20,13 @@ from looper.jobs.synthesis.model.offline import ENVIRONMENT
 from looper.jobs.synthesis.model.opened import open_model
 from looper.jobs.synthesis.model.shared import RULES, SHARED, files, hints, sample
 from looper.jobs.synthesis.model.variants import request_of
-from looper.jobs.synthesis.rows import DRAFTS, Row, draft_of, draft_row
+from looper.jobs.synthesis.rows import AT_ONCE, DRAFTS, Row, draft_of, draft_row, to_bytes
 from looper.jobs.synthesis.split import is_holdout
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import ModelSettings, ModelStage
 
-AT_ONCE = 256
-"""Trajectories that are passed on together."""
-
 MOST_TASKS = 32
-"""Of a stage. Each costs tens of milliseconds, which the small batches of many instances need not all pay."""
+"""Among which instances are shared out. Each costs tens of milliseconds."""
 
 _JUDGING = ("judge", "hindsight")
 
@@ -125,7 +122,7 @@ def _some_of_each(rows: pa.Table, holdout: float) -> Iterator[pa.Table]:
         {
             "consolidation": id,
             "drafts": [
-                draft_row(id, draft)["draft"]
+                to_bytes(draft)
                 for draft in sample(each for each in some if not is_holdout(each.source.task_id, holdout))
             ],
             "requests": orjson.dumps(sorted({request_of(draft) for draft in some})),

@@ -4,18 +4,25 @@ Measured on some of the examples, so that a job of many does not wait for it.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from looper.jobs.synthesis.table import read_some_examples
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.example import Example
 
 MOST = 64
 """Examples that are measured, by their ids, which are digests."""
 MOST_TURNS = 200
 """Longer ones are not measured: a template is rendered once for each turn, with all turns before it."""
+
+_ALONE = Lock()
+"""Of threads that write: a tokenizer is used by one at a time, and ``transformers`` is no module for two to import."""
 
 
 class Packing(BaseModel):
@@ -49,11 +56,14 @@ def packing(content: bytes, model_dir: Path, max_context: int) -> Packing | None
     some = [example for example in read_some_examples(content, MOST) if len(example.turns) <= MOST_TURNS]
     if not some or not (model_dir / "tokenizer_config.json").is_file():
         return None
-    from transformers import AutoTokenizer  # seconds, which a job without a base need not pay
+    with _ALONE:
+        return _measured(some, model_dir, max_context)
 
-    from looper.jobs.consolidation.encode import Window, encode
 
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+def _measured(some: Sequence[Example], model_dir: Path, max_context: int) -> Packing | None:
+    from looper.jobs.consolidation.encode import Window, encode  # seconds, which a job without a base need not pay
+
+    tokenizer = _tokenizer(model_dir)
     whole: list[Window] = []
     divided: list[list[Window]] = []
     try:
@@ -82,6 +92,13 @@ def packing(content: bytes, model_dir: Path, max_context: int) -> Packing | None
 
 
 _UNBOUNDED = 2**31
+
+
+@lru_cache(maxsize=1)  # of all consolidations that one process publishes
+def _tokenizer(model_dir: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir)
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:

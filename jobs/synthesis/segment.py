@@ -13,5 +13,5 @@ def segment(draft: Draft) -> Draft:
         if each.step.source == "user" and worked:
             number, worked = number + 1, False
         worked = worked or bool(each.step.source == "agent" and each.step.tool_calls)
-        steps.append(replace(each, segment=number))
+        steps.append(each if each.segment == number else replace(each, segment=number))
     return draft.with_steps(tuple(steps))

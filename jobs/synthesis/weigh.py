@@ -14,7 +14,12 @@ def weigh(draft: Draft) -> Draft:
     def weight(at: int, each: Placed) -> float:
         return each.weight * draft.weight if each.step.source == "agent" and at >= spoken else 0.0
 
-    weighed = draft.with_steps(tuple(replace(each, weight=weight(at, each)) for at, each in enumerate(draft.steps)))
+    weights = [weight(at, each) for at, each in enumerate(draft.steps)]
+    steps = (
+        each if each.weight == new else replace(each, weight=new)
+        for each, new in zip(draft.steps, weights, strict=True)
+    )
+    weighed = draft.with_steps(tuple(steps))
     if draft.rejected or any(each.weight for each in weighed.steps):
         return weighed
     return weighed.reject(STAGE, "nothing_to_learn", "no turn of the agent is left that is learned")

@@ -110,6 +110,36 @@ def consolidation(
 
 
 @app.command()
+def synthesis(
+    trajectories: Annotated[
+        int, typer.Option(min=400, help="Of the largest load; the smallest is a hundredth of it.")
+    ] = 100_000,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the trajectories, each variant's numbers and the report.")
+    ] = Path("synthesis"),
+    json: Json = False,
+) -> None:
+    """Put the gym's trajectories through the stages in a plain loop, in datasets.map, and by Looper on 1 and 2 workers.
+
+    Example: `looper bench synthesis --out synthesis`
+    """
+    from rich.console import Console
+
+    from looper.benchmarks.machine import describe
+    from looper.benchmarks.synthesis.bench import bench, to_table
+
+    with progress() as display:
+        line = display.add_task("trajectories", total=None, note="")
+        found = bench(trajectories, out, describe(), lambda name: display.update(line, description=name))
+    if json:
+        emit_json(found)
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        console.print(to_table(found))
+        console.print("\n".join(f"{name}: {value}" for name, value in found.ratios.items()))
+
+
+@app.command()
 def capacity(
     adapters: Annotated[str, typer.Option(help="How many there are, one load after another.")] = "1,5,8,64,512,2000",
     peers: Annotated[str, typer.Option(help="Who is asked.")] = "looper,ray serve llm,vllm,peft",
