@@ -9,7 +9,7 @@ Tools that run what the agent wrote, such as a shell, are told apart: what fails
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -293,9 +293,11 @@ def _when_it_worked(call: ToolCall, later: Sequence[Action], said: Mapping[int, 
 
 
 def _rewritten(call: ToolCall, again: ToolCall) -> bool:
-    """Whether both name the same things, written differently."""
-    one, other = (sorted(_PARTS.findall(" ".join(_texts(parsed(each) or {})).lower())) for each in (call, again))
-    return bool(one) and one == other
+    """Whether both name the same things, written differently: ``1234`` and ``HD-1234``, ``Ann Bell`` and ``Bell, Ann``."""
+    values = [[*map(str.lower, _texts(parsed(each) or {}))] for each in (call, again)]
+    one, other = (Counter(_PARTS.findall(" ".join(some))) for some in values)
+    some, others = (sorted(part for value in texts for part in _telling(value)) for texts in values)
+    return bool(some) and some == others and (one <= other or other <= one)
 
 
 def _line(text: str) -> str:
