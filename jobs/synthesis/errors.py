@@ -293,7 +293,7 @@ def _when_it_worked(call: ToolCall, later: Sequence[Action], said: Mapping[int, 
 
 
 def _rewritten(call: ToolCall, again: ToolCall) -> bool:
-    """Whether both name the same things, written differently: ``1234`` and ``HD-1234``, ``Ann Bell`` and ``Bell, Ann``."""
+    """Whether both name the same, written differently: ``1234`` and ``HD-1234``, ``Ann Bell`` and ``Bell, Ann``."""
     values = [[*map(str.lower, _texts(parsed(each) or {}))] for each in (call, again)]
     one, other = (Counter(_PARTS.findall(" ".join(some))) for some in values)
     some, others = (sorted(part for value in texts for part in _telling(value)) for texts in values)

@@ -29,7 +29,7 @@ def main() -> None:
         use_cores(arguments.sharing)
         folder = prepare(settings.base, settings.models_dir)
         learner = Learner(folder, SharedBase(folder, pick_device()))
-        run(arguments.out, wanted, learner, lambda line: print(line, flush=True))
+        run(arguments.out, wanted, learner.try_out, lambda line: print(line, flush=True))
     found = report(rows(arguments.out), describe(), settings.base)
     (arguments.out / "pays.json").write_text(found.model_dump_json(indent=1) + "\n")
     (arguments.out / "pays.md").write_text(to_markdown(found))

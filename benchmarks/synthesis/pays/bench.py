@@ -6,7 +6,7 @@ processes can share one folder; what another is at is left to it.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -31,7 +31,8 @@ INSTANCE = "harbor/dispatch"
 TASKS = 40
 """That the careless agent did."""
 HELD_OUT = 40
-"""That the skills are asked to do."""
+"""That the skills are asked to do, of the share that a consolidation holds out by default."""
+SHARE = 0.2
 RECIPE = Recipe(strategy="none", epochs=1000, max_steps=48, max_context=512)
 """As a consolidation is by default, but for its end: after the same number of steps for every variant."""
 
@@ -54,13 +55,18 @@ class Row(BaseModel):
     seconds: float
 
 
+TryOut = Callable[[str, int, Sequence[Example]], Row]
+"""Takes a variant, a seed and the variant's examples."""
+
+
 class Learner:
     """Trains and lives on the base model of ``folder``. Needs torch.distributed, as ``alone`` sets it up."""
 
     def __init__(self, folder: Path, base: SharedBase, recipe: Recipe = RECIPE, held_out: int = HELD_OUT) -> None:
         self._folder, self._base, self._recipe, self._held_out = folder, base, recipe, held_out
 
-    def row(self, variant: str, seed: int, learned_from: Sequence[Example]) -> Row:
+    def try_out(self, variant: str, seed: int, learned_from: Sequence[Example]) -> Row:
+        """Train on these examples from the bare base, and let the skill work on the held-out tasks."""
         began = time.monotonic()
         lora, tokens, learned = self._train(learned_from, seed)
         place = WORKPLACES[INSTANCE]
@@ -92,7 +98,7 @@ class Learner:
         return lora, tokens, learned
 
 
-def run(out: Path, wanted: Sequence[tuple[str, int]], learner: Learner, notify: Callable[[str], None]) -> None:
+def run(out: Path, wanted: Sequence[tuple[str, int]], try_out: TryOut, notify: Callable[[str], None]) -> None:
     """Do what is missing of ``wanted``: variants with their seeds, in order."""
     out.mkdir(parents=True, exist_ok=True)
     for variant, seed in wanted:
@@ -103,11 +109,7 @@ def run(out: Path, wanted: Sequence[tuple[str, int]], learner: Learner, notify: 
             learned_from = examples(variant, trajectories(WORKPLACES[INSTANCE], task_ids(held_out=False)[:TASKS], seed))
             key = digest(learned_from)
             twin = next((row for row in rows(out) if (row.seed, row.digest) == (seed, key)), None)
-            row = (
-                learner.row(variant, seed, learned_from)
-                if twin is None
-                else twin.model_copy(update={"variant": variant})
-            )
+            row = try_out(variant, seed, learned_from) if twin is None else twin.model_copy(update={"variant": variant})
             partial = file.with_suffix(".partial")
             partial.write_text(row.model_dump_json(indent=1) + "\n")
             partial.replace(file)
@@ -128,17 +130,11 @@ def plan(seeds: Sequence[int], only: Sequence[str] = ()) -> list[tuple[str, int]
 
 
 def task_ids(*, held_out: bool) -> list[str]:
-    """Enough of either side of the split that synthesis makes by default."""
+    """Enough of either side of the split."""
     ids = WORKPLACES[INSTANCE].task_ids(10 * (TASKS + HELD_OUT))
     return [id for id in ids if is_holdout(id, SHARE) is held_out]
 
 
-SHARE = 0.2
-
-
 def digest(learned_from: Sequence[Example]) -> str:
-    return hashlib.sha256("\n".join(_lines(learned_from)).encode()).hexdigest()[:16]
-
-
-def _lines(learned_from: Sequence[Example]) -> Iterator[str]:
-    return (example.model_dump_json() for example in learned_from)
+    lines = "\n".join(example.model_dump_json() for example in learned_from)
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]

@@ -43,7 +43,7 @@ class Lived:
 @torch.no_grad()
 def live(folder: Path, lora: Lora | None, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task]) -> Lived:
     """Let the base model of ``folder`` with the adapter do ``tasks``, which are all of one work place."""
-    speaker = _Speaker(folder, lora, tokenizer, len(tasks))
+    speaker = Speaker(folder, lora, tokenizer, len(tasks))
     tools = tasks[0].tools()
     at_work = [episode(task) for task in tasks]
     messages = [next(each) for each in at_work]
@@ -51,7 +51,9 @@ def live(folder: Path, lora: Lora | None, tokenizer: PreTrainedTokenizerBase, ta
     ended: list[EpisodeResult] = []
     while at_work:
         kept = []
-        for row, said in enumerate(speaker.answer([tokenizer(new, add_special_tokens=False)["input_ids"] for new in news])):
+        for row, said in enumerate(
+            speaker.answer([tokenizer(new, add_special_tokens=False)["input_ids"] for new in news])
+        ):
             answer = read_answer(said.removesuffix(tokenizer.eos_token), len(messages[row]))
             before = _rendered(tokenizer, [*messages[row], answer], tools, prompt=False)
             try:
@@ -114,7 +116,7 @@ def _rendered(
     return str(tokenizer.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt))
 
 
-class _Speaker:
+class Speaker:
     """The model with its adapter, in several conversations: the rows of one batch."""
 
     def __init__(self, folder: Path, lora: Lora | None, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:

@@ -26,7 +26,7 @@ OFTEN, OFTEN_TRIALS = 0.1, 16
 FAILED = 0.58
 """tau-bench, airline: 116 of 200 episodes."""
 SAID_ONLY = 0.39
-"""Share of episodes that are judged by what was said. Tenants: 79 of 204. There, who is wrong and says "done" passes."""
+"""Share of episodes that are judged by what was said, where who is wrong and says "done" passes. Tenants: 79 of 204."""
 SLIPS = 0.5
 """Share of successes with a wrong call that was put right. Two of the tenants: 7 of 14 each; all sources: 0.15."""
 REPEATS = 0.375
@@ -88,7 +88,9 @@ def trajectories(place: Workplace, task_ids: list[str], seed: int) -> list[Traje
 def _episode(task: Task, rng: Random) -> Trajectory:
     fails = rng.random() < FAILED
     fate = _Fate(
-        failure=rng.choice([Failure.WRONG_CODE, Failure.WRONG_CODE, Failure.STUCK, Failure.GIVEN_UP]) if fails else None,
+        failure=rng.choice([Failure.WRONG_CODE, Failure.WRONG_CODE, Failure.STUCK, Failure.GIVEN_UP])
+        if fails
+        else None,
         slip=rng.choice(list(Slip)) if rng.random() < SLIPS else None,
         said_only=rng.random() < SAID_ONLY,
         lucky=rng.random() < LUCKY,
@@ -173,9 +175,7 @@ class _Careless:
         """As tau2 writes it: with what its reward rests on."""
         played = self._script.end(word, success=success).trajectory
         basis = ["COMMUNICATE"] if self._fate.said_only else ["DB"]
-        outcome = Outcome(
-            success=success, reward=float(success), detail=orjson.dumps({"reward_basis": basis}).decode()
-        )
+        outcome = Outcome(success=success, reward=float(success), detail=orjson.dumps({"reward_basis": basis}).decode())
         return Trajectory.of(
             task_id=played.task_id, format=played.format, steps=played.steps, outcome=outcome, tools=played.tools
         )
