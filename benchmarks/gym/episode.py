@@ -1,7 +1,7 @@
 """Run an agent on a task, and judge every step and the end."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +47,28 @@ def run_episode(task: Task, act: Act, max_turns: int = MAX_TURNS, *, end_loops: 
     With ``end_loops``, an agent that makes the same calls twice in a row, and is answered the same, has failed: asking
     a model for the rest of its loop costs time and tells nothing.
     """
+    asked = episode(task, max_turns, end_loops=end_loops)
+    messages = next(asked)
+    while True:
+        try:
+            messages = asked.send(act(messages, task.tools()))
+        except StopIteration as ended:
+            result: EpisodeResult = ended.value
+            return result
+
+
+def episode(
+    task: Task, max_turns: int = MAX_TURNS, *, end_loops: bool = False
+) -> Generator[list[Message], Message, EpisodeResult]:
+    """``run_episode`` turned inside out, for who asks a model for many episodes at once.
+
+    Yields the messages so far, is sent the agent's next, and returns what happened.
+    """
     simulation, messages, turns = Simulation(task), task.messages(), []
     before: tuple[tuple[Call | None, ...], list[str]] | None = None
     for _ in range(max_turns):
         expected = simulation.expected()
-        answer = act(messages, task.tools())
+        answer = yield messages
         raw_calls = answer.get("tool_calls") or []
         messages = [*messages, {"role": "assistant", "content": answer.get("content") or ""}]
         calls = tuple(parse_call(raw) for raw in raw_calls)

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from looper.jobs.synthesis.actions import Action, actions, parsed, reads, signature
 from looper.jobs.synthesis.draft import Draft, Error, Grade, Verdict
@@ -16,6 +16,9 @@ MINOR = 0.5
 
 LUCKY = 0.1
 """Weight of a success that left out what nearly all others did."""
+
+DOUBTFUL = 0.1
+"""Weight of a success that nobody checked, where checked successes of the same task wrote something else."""
 
 USUAL = 0.9
 FEWEST = 10
@@ -87,6 +90,45 @@ def discount_luck(draft: Draft, of: Habits) -> Draft:
         return draft
     verdict = Verdict(STAGE, "lucky", f"ends with {tools[-1]} without {', '.join(left_out)}, as hardly anybody does")
     return replace(draft, weight=min(draft.weight, LUCKY), verdicts=(*draft.verdicts, verdict))
+
+
+def doubt(task: Sequence[Draft]) -> list[Draft]:
+    """A success judged by what was said weighs little if it wrote otherwise than all checked ones of its task.
+
+    Otherwise is the same tool on the same record with other arguments: to have done more, or less, is no contradiction.
+    """
+    checked = defaultdict[_Written, list[dict[str, object]]](list)
+    for draft in task:
+        if draft.grade is Grade.VERIFIED and not draft.rejected:
+            for written, arguments in _written(draft).items():
+                checked[written].append(arguments)
+
+    def judge(draft: Draft) -> Draft:
+        if draft.grade is not Grade.STATED or draft.rejected:
+            return draft
+        for written, arguments in _written(draft).items():
+            if checked[written] and arguments not in checked[written]:
+                verdict = Verdict(STAGE, "contradicted", f"{written[0]}: checked episodes of the task wrote otherwise")
+                return replace(draft, weight=min(draft.weight, DOUBTFUL), verdicts=(*draft.verdicts, verdict))
+        return draft
+
+    return [judge(draft) for draft in task]
+
+
+_Written: TypeAlias = tuple[str, str, str, frozenset[str]]
+"""A tool, the name and value of the record it wrote to, and the names of all its arguments."""
+
+
+def _written(draft: Draft) -> dict[_Written, dict[str, object]]:
+    """What an episode left written, with the arguments of the last time."""
+    found: dict[_Written, dict[str, object]] = {}
+    for action in actions(draft.steps):
+        for call, error in zip(action.calls, action.errors, strict=False):
+            arguments = parsed(call)
+            if arguments and error is None and not reads(call.name):
+                name, value = next(iter(arguments.items()))
+                found[call.name, name, repr(value), frozenset(arguments)] = arguments
+    return found
 
 
 def attribute(task: Sequence[Draft]) -> list[Draft]:

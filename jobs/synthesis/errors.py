@@ -10,7 +10,7 @@ Tools that run what the agent wrote, such as a shell, are told apart: what fails
 
 import re
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import orjson
 
 from looper.jobs.synthesis.actions import Action, actions, parsed, signature
 from looper.jobs.synthesis.draft import Draft, Error, Verdict
-from looper.jobs.synthesis.heard import PARTS, Heard, could_know, looked_up, texts
+from looper.jobs.synthesis.heard import PARTS, Heard, bare, could_know, looked_up, texts
 from looper.platform.domain.trajectory import ToolCall
 
 STAGE = "errors"
@@ -239,9 +239,11 @@ def _next(made: Sequence[_Made], number: int) -> _Made | None:
 
 
 def _rewritten(call: ToolCall, again: ToolCall) -> bool:
-    """Whether both name the same things, written differently."""
-    one, other = (sorted(PARTS.findall(" ".join(texts(parsed(each) or {})).lower())) for each in (call, again))
-    return bool(one) and one == other
+    """Whether both name the same, written differently: ``1234`` and ``HD-1234``, ``Ann Bell`` and ``Bell, Ann``."""
+    values = [texts(parsed(each) or {}) for each in (call, again)]
+    one, other = (Counter(PARTS.findall(" ".join(some).lower())) for some in values)
+    some, others = (sorted(part for value in every for part in bare(value)) for every in values)
+    return bool(some) and some == others and (one <= other or other <= one)
 
 
 def _line(text: str) -> str:

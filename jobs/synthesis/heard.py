@@ -111,11 +111,16 @@ def _telling(value: str) -> list[str]:
 
     A short number says little without the letters before it: ``drink001`` of ``DRINK-001``.
     """
+    parts = bare(value)
+    if parts and parts[0].isdigit() and max(map(len, parts)) <= _SHORT:
+        return _numbered(value) or parts
+    return parts
+
+
+def bare(value: str) -> list[str]:
+    """Of a name or number, its numbers, else its words."""
     parts = [part for part in PARTS.findall(value.lower()) if len(part) > 1]
-    numbers = [part for part in parts if part.isdigit()]
-    if numbers and max(map(len, numbers)) <= _SHORT:
-        return _numbered(value) or numbers
-    return numbers or parts
+    return [part for part in parts if part.isdigit()] or parts
 
 
 def _names_in(text: str) -> set[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from looper.jobs.synthesis.credit import Habits, attribute, discount_luck, worked
+from looper.jobs.synthesis.credit import Habits, attribute, discount_luck, doubt, worked
 from looper.jobs.synthesis.draft import Draft, Verdict
 from looper.jobs.synthesis.duplicates import drop_duplicates
 from looper.jobs.synthesis.errors import classify_errors
@@ -78,7 +78,7 @@ def together(
     """The stages that see all episodes of one task, which may be called otherwise in some of its sources."""
     found = sorted((_renamed(draft, names) for draft in drafts), key=lambda draft: draft.source.id)
     if "credit" not in without:
-        found = attribute([discount_luck(draft, of) for draft in found])
+        found = attribute(doubt([discount_luck(draft, of) for draft in found]))
     pairs = () if "pairs" in without else tuple(contrast(found))
     if "duplicates" not in without:
         found = drop_duplicates(found)

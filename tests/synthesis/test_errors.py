@@ -77,6 +77,12 @@ def test_what_the_agent_did_next_tells_of_words_that_say_nothing() -> None:
     assert kinds(BOOK, "E_17", call("book", room="R7"), "booked")[0] is Error.CAUSAL
 
 
+def test_a_record_that_is_found_when_it_is_spelled_otherwise_was_spelled_wrongly() -> None:
+    missing = (call("open", ref="5935"), "E_UNKNOWN")
+    assert kinds(*missing, call("open", ref="HD-5935"), "opened", request="Ship 5935.")[0] is Error.CAUSAL
+    assert kinds(*missing, call("open", ref="HD-5936"), "opened", request="Ship 5935.")[0] is Error.INFORMATIVE
+
+
 def test_a_bug_that_other_arguments_get_past_was_the_callers() -> None:
     bug = "Error: '<' not supported between instances of 'int' and 'str'"
     assert kinds(call("book", n="5"), bug, call("book", n=5), "booked")[0] is Error.CAUSAL

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from looper.jobs.synthesis.credit import LUCKY, MINOR, Habits, attribute, discount_luck, worked
+from looper.jobs.synthesis.credit import DOUBTFUL, LUCKY, MINOR, Habits, attribute, discount_luck, doubt, worked
 from looper.jobs.synthesis.draft import Draft
 from looper.jobs.synthesis.duplicates import drop_duplicates
 from looper.jobs.synthesis.errors import classify_errors
@@ -53,6 +53,20 @@ def test_what_failures_did_too_after_the_last_change_is_minor() -> None:
     good, bad = attribute([told(*OPEN, *BOOK, *after, "done"), failure])
     assert weights(good) == [1, 1, MINOR, 1]
     assert bad == failure
+
+
+def test_a_success_that_nobody_checked_is_doubted_where_checked_ones_wrote_otherwise() -> None:
+    said_only, other_day = '{"reward_basis": ["COMMUNICATE"]}', (call("book", room="7", day="2"), "booked")
+    checked = told(*OPEN, *BOOK, "done", detail='{"reward_basis": ["DB"]}')
+    alike = told(*BOOK, "done", detail=said_only)
+    more = told(*BOOK, call("book", room="8", day="2"), "booked", "done", detail=said_only)
+    corrected = told(*other_day, *BOOK, "done", detail=said_only)
+    otherwise = told(*OPEN, *other_day, "done", detail=said_only)
+    assert doubt([checked, alike, more, corrected]) == [checked, alike, more, corrected]
+    assert doubt([alike, otherwise]) == [alike, otherwise]
+    doubted = doubt([checked, otherwise])[1]
+    assert doubted.weight == DOUBTFUL
+    assert doubted.verdicts[-1].what == "contradicted"
 
 
 def test_luck_is_what_hardly_anybody_had() -> None:
