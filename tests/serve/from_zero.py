@@ -14,7 +14,6 @@ from pathlib import Path
 import openai
 import ray
 from ray import serve
-from ray.serve.schema import ReplicaState
 
 from looper.platform.domain.names import InstanceName
 from looper.serve import door
@@ -26,7 +25,8 @@ PATIENCE_S = 600
 
 def engines() -> int:
     """How many serve now."""
-    return serve.status().applications[NAME].deployments["skills-r8"].replica_states.get(ReplicaState.RUNNING, 0)
+    states = serve.status().applications[NAME].deployments["skills-r8"].replica_states
+    return sum(count for state, count in states.items() if state.value == "RUNNING")
 
 
 def wait_for(count: int) -> float:
