@@ -149,7 +149,7 @@ def _arguments(model_dir: Path) -> dict[str, Any]:
 def _flag(name: str, value: Any) -> list[str]:
     """As vLLM's command line has it."""
     values = [] if value is True else value if isinstance(value, list) else [value]
-    return [f"--{name.replace('_', '-')}", *map(str, values)]
+    return [f"--{name.replace('_', '-')}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
 
 
 def _environment(s3: str) -> dict[str, str]:
