@@ -66,7 +66,7 @@ def live(folder: Path, lora: Lora | None, tokenizer: PreTrainedTokenizerBase, ta
             news[row] = rest.removeprefix(tokenizer.eos_token) if said.endswith(tokenizer.eos_token) else rest
             kept.append(row)
         speaker.keep(kept)
-        at_work, messages, news = ([some[row] for row in kept] for some in (at_work, messages, news))  # type: ignore[assignment, misc]
+        at_work, messages, news = ([some[row] for row in kept] for some in (at_work, messages, news))  # type: ignore[assignment]
     turns = [turn for each in ended for turn in each.turns]
     return Lived(
         episodes=len(ended),
@@ -91,7 +91,7 @@ def loops(messages: Sequence[Message]) -> bool:
 
 def read_answer(text: str, number: int) -> Message:
     """The message that ``text`` is; ids of its calls are made of ``number``."""
-    calls = []
+    calls: list[dict[str, Any]] = []
     for found in _CALL.finditer(text):
         call = _object(found[1])
         if not isinstance(call, dict) or not isinstance(call.get("name"), str) or "arguments" not in call:
@@ -100,7 +100,7 @@ def read_answer(text: str, number: int) -> Message:
         calls.append({"id": f"call_{number}_{len(calls)}", "type": "function", "function": function})
     if not calls:
         return {"role": "assistant", "content": text}
-    return {"role": "assistant", "content": text[: _CALL.search(text).start()].strip(), "tool_calls": calls}  # type: ignore[union-attr]
+    return {"role": "assistant", "content": _CALL.split(text, maxsplit=1)[0].strip(), "tool_calls": calls}
 
 
 def _object(text: str) -> Any:
