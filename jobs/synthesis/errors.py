@@ -150,9 +150,9 @@ def _of_a_tool(
     if _WRONG.search(words):
         return Error.CAUSAL
     next_time = later.worked(call, number)
-    if next_time is not None and signature(next_time) == signature(call):
+    if next_time is not None and signature(next_time.call) == signature(call):
         return Error.INFORMATIVE  # as it was, it was right
-    if next_time is not None and _rewritten(call, next_time):
+    if next_time is not None and _rewritten(call, next_time.call) and not _both_named(call, next_time, heard, at):
         return Error.CAUSAL
     if _NOT_FOUND.search(words) or _REFUSED.search(words):
         return Error.CAUSAL if looked_up_next or could_know(call, message, heard, at) else Error.INFORMATIVE
@@ -211,7 +211,7 @@ class _Later:
         self._worked: defaultdict[str, list[_Made]] = defaultdict(list)
         for number, action in enumerate(done):
             for call, answer in zip(action.calls, action.answers, strict=True):
-                made = _Made(number, call, answer)
+                made = _Made(number, action.at, call, answer)
                 self._made[call.name].append(made)
                 if said[answer] is None:
                     self._worked[call.name].append(made)
@@ -221,14 +221,14 @@ class _Later:
         again = _next(self._made[call.name], number)
         return again is not None and signature(again.call) != signature(call) and self._said[again.answer] != message
 
-    def worked(self, call: ToolCall, number: int) -> ToolCall | None:
+    def worked(self, call: ToolCall, number: int) -> "_Made | None":
         """The next call of the tool that was answered without an error."""
-        again = _next(self._worked[call.name], number)
-        return again.call if again else None
+        return _next(self._worked[call.name], number)
 
 
 class _Made(NamedTuple):
     number: int
+    at: int
     call: ToolCall
     answer: int
 
@@ -244,6 +244,14 @@ def _rewritten(call: ToolCall, again: ToolCall) -> bool:
     one, other = (Counter(PARTS.findall(" ".join(some).lower())) for some in values)
     some, others = (sorted(part for value in every for part in bare(value)) for every in values)
     return bool(some) and some == others and (one <= other or other <= one)
+
+
+def _both_named(call: ToolCall, again: _Made, heard: Heard, at: int) -> bool:
+    """Whether the agent had heard of either, as it is spelled: then they may well be two things."""
+    one, other = (texts(parsed(each) or {}) for each in (call, again.call))
+    return any(heard.as_spelled(value, at) for value in one if value not in other) and any(
+        heard.as_spelled(value, again.at) for value in other if value not in one
+    )
 
 
 def _line(text: str) -> str:

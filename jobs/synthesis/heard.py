@@ -83,6 +83,7 @@ class Heard:
         self._steps = steps
         self._places: defaultdict[str, list[int]] = defaultdict(list)
         self._shown: dict[tuple[str, re.Pattern[str] | None], int] = {}
+        self._said: dict[str, int] = {}
         for at, each in enumerate(steps):
             if each.step.source in ("user", "tool"):
                 for part in _names_in(each.step.content):
@@ -92,6 +93,15 @@ class Heard:
         """From the user or a tool, not from the instructions, whose numbers are of other cases."""
         places = self._places.get(part)
         return bool(places and places[0] < before)
+
+    def as_spelled(self, value: str, before: int) -> bool:
+        """From the user or a tool, as a whole: not as part of a longer name."""
+        if value not in self._said:
+            places = min((self._places.get(part, []) for part in PARTS.findall(value.lower())), key=len, default=[])
+            whole = re.compile(rf"(?<![\w.#@-]){re.escape(value)}(?![\w@-]|\.\w)", re.IGNORECASE)
+            said = (at for at in places if whole.search(self._steps[at].step.content))
+            self._said[value] = next(said, len(self._steps))
+        return self._said[value] < before
 
     def from_a_tool(self, part: str, before: int, shows: re.Pattern[str] | None) -> bool:
         """In an answer that ``shows`` something."""

@@ -81,6 +81,12 @@ def test_a_record_that_is_found_when_it_is_spelled_otherwise_was_spelled_wrongly
     missing = (call("open", ref="5935"), "E_UNKNOWN")
     assert kinds(*missing, call("open", ref="HD-5935"), "opened", request="Ship 5935.")[0] is Error.CAUSAL
     assert kinds(*missing, call("open", ref="HD-5936"), "opened", request="Ship 5935.")[0] is Error.INFORMATIVE
+    told = (call("list"), "HD-5935, HD-7100")
+    assert kinds(*missing, *told, call("open", ref="HD-5935"), "opened", request="Ship 5935.")[0] is Error.INFORMATIVE
+    assert kinds(*missing, call("open", ref="HD-5935"), "opened", request="Ship HD-5935.")[0] is Error.CAUSAL
+    assert (
+        kinds(*missing, call("open", ref="HD-5935"), "opened", request="Ship 5935 or HD-5935.")[0] is Error.INFORMATIVE
+    )
 
 
 def test_a_bug_that_other_arguments_get_past_was_the_callers() -> None:
