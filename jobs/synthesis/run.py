@@ -31,7 +31,7 @@ HERE = 2**18
 """Bytes of Parquet that are worked on in seconds where they are asked for: Ray's workers take as long to start."""
 
 TASKS_PER_CPU = 4
-"""Of a stage at most. When one ends, Ray Data lets its CPU wait for some tenths of a second before the next begins."""
+"""Of a stage at most. When one ends, Ray Data lets its CPU wait a tenth of a second or two before the next begins."""
 
 
 def synthesise(

@@ -189,14 +189,14 @@ def _pick(groups: Collection[str], known: Mapping[str, Known], blocks: Sequence[
     for id, _, which in (name.partition("/") for name in groups):
         by[id].append(int(which))
     picked: defaultdict[str, list[bytes]] = defaultdict(list)
-    for number in sorted({number for id in by for number in known[id].blocks}):
-        block: pa.Table = ray.get(blocks[number])
-        for id in (id for id in by if number in known[id].blocks):
+    for place in sorted({place for id in by for place in known[id].blocks}):
+        block: pa.Table = ray.get(blocks[place])
+        for id in (id for id in by if place in known[id].blocks):
             mine = pc.and_(pc.equal(block["consolidation"], id), pc.is_valid(block["draft"]))
             at = np.flatnonzero(mine.to_numpy())
             of = known[id].groups_of(block.select(["task", "place"]).take(at))
-            for group in by[id]:
-                picked[group_name(id, group)] += block["draft"].take(at[of == group]).to_pylist()
+            for number in by[id]:
+                picked[group_name(id, number)] += block["draft"].take(at[of == number]).to_pylist()
     return picked
 
 
