@@ -95,8 +95,8 @@ def to_markdown(found: PaysReport) -> str:
         "",
         "`python -m looper.benchmarks.synthesis.pays OUT`. Machine: " + found.machine + ".",
         "",
-        "*Wrong* and *repeated* are shares of what the data has a skill learn, by weight: calls that the house does not ask "
-        "for at that point, and calls made again though they were answered the same.",
+        "*Wrong* and *repeated* are shares of what the data has a skill learn, by weight: calls the house does not "
+        "ask for at that point, and calls made again though they were answered the same.",
         "",
         "| variant | trained | success | loops | right turns | examples | wrong | repeated |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
