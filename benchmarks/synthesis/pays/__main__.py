@@ -23,14 +23,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="variants, such as 'full,full without prune'; default all")
     parser.add_argument("--sharing", type=int, default=1, help="how many of these commands share the cores")
     arguments = parser.parse_args()
-    wanted = plan([int(seed) for seed in arguments.seeds.split(",")], list(filter(None, arguments.only.split(","))))
+    seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    wanted = plan(seeds, list(filter(None, arguments.only.split(","))))
     settings = load_settings()
     with alone():
         use_cores(arguments.sharing)
         folder = prepare(settings.base, settings.models_dir)
         learner = Learner(folder, SharedBase(folder, pick_device()))
         run(arguments.out, wanted, learner.try_out, lambda line: print(line, flush=True))
-    found = report(rows(arguments.out), describe(), settings.base)
+    found = report(rows(arguments.out), seeds, describe(), settings.base)
     (arguments.out / "pays.json").write_text(found.model_dump_json(indent=1) + "\n")
     (arguments.out / "pays.md").write_text(to_markdown(found))
 

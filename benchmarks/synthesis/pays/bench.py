@@ -26,6 +26,7 @@ from looper.jobs.consolidation.step import losses_and_gradients
 from looper.jobs.synthesis.split import is_holdout
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.example import Example
+from looper.platform.domain.trajectory import Trajectory
 
 INSTANCE = "harbor/dispatch"
 TASKS = 40
@@ -106,7 +107,7 @@ def run(out: Path, wanted: Sequence[tuple[str, int]], try_out: TryOut, notify: C
         with suppress(Timeout), FileLock(file.with_suffix(".lock"), timeout=0):
             if file.exists():
                 continue
-            learned_from = examples(variant, trajectories(WORKPLACES[INSTANCE], task_ids(held_out=False)[:TASKS], seed))
+            learned_from = examples(variant, played(seed))
             key = digest(learned_from)
             twin = next((row for row in rows(out) if (row.seed, row.digest) == (seed, key)), None)
             row = try_out(variant, seed, learned_from) if twin is None else twin.model_copy(update={"variant": variant})
@@ -127,6 +128,11 @@ def plan(seeds: Sequence[int], only: Sequence[str] = ()) -> list[tuple[str, int]
     ablations = [variant for variant in WITHOUT if variant not in (FULL, SUCCESSES)]
     order = [*((v, s) for s, v in product(seeds, (SUCCESSES, FULL))), *((v, s) for s, v in product(seeds, ablations))]
     return [(variant, seed) for variant, seed in order if not only or variant in only]
+
+
+def played(seed: int) -> list[Trajectory]:
+    """What the careless agent left."""
+    return trajectories(WORKPLACES[INSTANCE], task_ids(held_out=False)[:TASKS], seed)
 
 
 def task_ids(*, held_out: bool) -> list[str]:

@@ -1,14 +1,17 @@
-"""What every variant came to, over the seeds that there are."""
+"""What every variant came to, over the seeds that there are; what its data teaches is told without training."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from looper.benchmarks.gym.workplaces import WORKPLACES
 from looper.benchmarks.synthesis.pays import noisy
-from looper.benchmarks.synthesis.pays.bench import HELD_OUT, INSTANCE, RECIPE, TASKS, Row
-from looper.benchmarks.synthesis.pays.variants import FULL, SUCCESSES, WITHOUT
+from looper.benchmarks.synthesis.pays.bench import HELD_OUT, INSTANCE, RECIPE, TASKS, Row, digest, played
+from looper.benchmarks.synthesis.pays.taught import taught
+from looper.benchmarks.synthesis.pays.variants import FULL, SUCCESSES, WITHOUT, examples
+from looper.platform.domain.example import Example
 
 
 class Figure(BaseModel):
@@ -25,22 +28,27 @@ class Figure(BaseModel):
 
 
 class Line(BaseModel):
-    """One variant."""
+    """One variant. ``success``, ``loops``, ``right_turns`` and ``tokens`` are None until a seed was trained."""
 
     model_config = ConfigDict(frozen=True)
 
     variant: str
     seeds: tuple[int, ...]
+    """That were trained."""
     same_as_full: tuple[int, ...]
     """The seeds with which its examples are those of the whole pipeline, so that the stage does nothing here."""
-    success: Figure
+    success: Figure | None
     """Share of held-out tasks that the skill solved."""
-    loops: Figure
+    loops: Figure | None
     """Share of held-out tasks in which it made the same call twice in a row and was answered the same."""
-    right_turns: Figure
+    right_turns: Figure | None
     """Share of its turns that were what the house asks for."""
     examples: Figure
-    tokens: Figure
+    taught_wrong: Figure
+    """Share of the learned calls, by weight, that the house does not ask for at that point."""
+    taught_repeated: Figure
+    """Share of them that repeat the call before, though it was answered the same."""
+    tokens: Figure | None
     """That went through the model in training."""
 
 
@@ -55,8 +63,10 @@ class PaysReport(BaseModel):
     ratios: dict[str, float]
 
 
-def report(rows: Sequence[Row], machine: str, base: str) -> PaysReport:
-    lines = [_line(variant, rows) for variant in WITHOUT if any(row.variant == variant for row in rows)]
+def report(rows: Sequence[Row], seeds: Sequence[int], machine: str, base: str) -> PaysReport:
+    """Of what was trained; what the data teaches is of ``seeds``."""
+    data = {(variant, seed): examples(variant, played(seed)) for variant in WITHOUT for seed in seeds}
+    lines = [_line(variant, rows, data) for variant in WITHOUT]
     settings = {
         "instance": INSTANCE,
         "base": base,
@@ -85,12 +95,15 @@ def to_markdown(found: PaysReport) -> str:
         "",
         "`python -m looper.benchmarks.synthesis.pays OUT`. Machine: " + found.machine + ".",
         "",
-        "| variant | seeds | success | loops | right turns | examples | tokens |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "*Wrong* and *repeated* are shares of what the data has a skill learn, by weight: calls the house does not "
+        "ask for at that point, and calls made again though they were answered the same.",
+        "",
+        "| variant | trained | success | loops | right turns | examples | wrong | repeated |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {line.variant} | {len(line.seeds)} | {line.success} | {line.loops} | {line.right_turns} "
-        f"| {line.examples.mean:.0f} | {line.tokens.mean:,.0f} |"
+        f"| {line.variant} | {len(line.seeds)} | {_shown(line.success)} | {_shown(line.loops)} "
+        f"| {_shown(line.right_turns)} | {line.examples.mean:.0f} | {line.taught_wrong} | {line.taught_repeated} |"
         for line in found.rows
     ]
     lines += ["", *(f"- {name}: {value:.3g}" for name, value in found.ratios.items())]
@@ -102,19 +115,26 @@ def to_markdown(found: PaysReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(variant: str, rows: Sequence[Row]) -> Line:
+def _line(variant: str, rows: Sequence[Row], data: Mapping[tuple[str, int], Sequence[Example]]) -> Line:
     ours = sorted((row for row in rows if row.variant == variant), key=lambda row: row.seed)
-    whole = {(row.seed, row.digest) for row in rows if row.variant == FULL}
+    made = {seed: found for (name, seed), found in data.items() if name == variant}
+    teach = [taught(found, WORKPLACES[INSTANCE], seed) for seed, found in made.items()]
     return Line(
         variant=variant,
         seeds=tuple(row.seed for row in ours),
-        same_as_full=tuple(row.seed for row in ours if (row.seed, row.digest) in whole),
-        success=_figure([row.lived.solved / row.lived.episodes for row in ours]),
-        loops=_figure([row.lived.looped / row.lived.episodes for row in ours]),
-        right_turns=_figure([row.lived.right_turns / row.lived.turns for row in ours]),
-        examples=_figure([row.examples for row in ours]),
-        tokens=_figure([row.tokens for row in ours]),
+        same_as_full=tuple(seed for seed, found in made.items() if digest(found) == digest(data[FULL, seed])),
+        success=_figure([row.lived.solved / row.lived.episodes for row in ours]) if ours else None,
+        loops=_figure([row.lived.looped / row.lived.episodes for row in ours]) if ours else None,
+        right_turns=_figure([row.lived.right_turns / row.lived.turns for row in ours]) if ours else None,
+        examples=_figure([len(found) for found in made.values()]),
+        taught_wrong=_figure([each.wrong for each in teach]),
+        taught_repeated=_figure([each.repeated for each in teach]),
+        tokens=_figure([row.tokens for row in ours]) if ours else None,
     )
+
+
+def _shown(figure: Figure | None) -> str:
+    return "" if figure is None else str(figure)
 
 
 def _figure(values: Sequence[float]) -> Figure:
@@ -124,9 +144,9 @@ def _figure(values: Sequence[float]) -> Figure:
 
 def _ratios(lines: Sequence[Line]) -> dict[str, float]:
     by = {line.variant: line for line in lines}
-    if not {FULL, SUCCESSES} <= by.keys():
-        return {}
     full, naive = by[FULL], by[SUCCESSES]
+    if full.seeds != naive.seeds or not (full.success and naive.success and full.loops and naive.loops):
+        return {}
     found = {"success_points_over_successes_only": 100 * (full.success.mean - naive.success.mean)}
     if naive.loops.mean:
         found["loops_over_successes_only"] = full.loops.mean / naive.loops.mean

@@ -5,20 +5,25 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import orjson
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from looper.benchmarks.gym.generate import Recorded
+from looper.benchmarks.gym.policies import run_expert
 from looper.benchmarks.gym.workplaces import DISPATCH
 from looper.benchmarks.synthesis.pays.bench import Learner, Row, digest, plan, rows, run, task_ids
 from looper.benchmarks.synthesis.pays.live import Lived, Speaker, live, loops, read_answer
 from looper.benchmarks.synthesis.pays.noisy import FAILED, trajectories
 from looper.benchmarks.synthesis.pays.report import report, to_markdown
+from looper.benchmarks.synthesis.pays.taught import Taught, taught
 from looper.benchmarks.synthesis.pays.variants import FULL, SUCCESSES, WITHOUT, examples
 from looper.jobs.consolidation.alone import alone
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.example import Example
+from looper.platform.trajectories.readers.openai_chat import READER
 from tests.tiny import FLOAT32, tiny_base
 
 NOISY = trajectories(DISPATCH, task_ids(held_out=False)[:20], seed=0)
@@ -144,13 +149,25 @@ def test_the_report_compares() -> None:
             *(_row(SUCCESSES, seed, "b", solved=5, looped=4) for seed in range(3)),
             _row("full without segment", 0, "a", solved=8),
         ],
+        [0],
         "a test",
         "none",
     )
     assert found.ratios == {"success_points_over_successes_only": pytest.approx(40), "loops_over_successes_only": 0.0}
     (full,) = [line for line in found.rows if line.variant == FULL]
+    assert full.success is not None
     assert (full.success.mean, full.success.sd) == (pytest.approx(0.9), pytest.approx(0.1))
     assert "full without segment: the same examples as full with seeds 0" in to_markdown(found)
+
+
+def test_what_the_data_teaches_is_told_without_training() -> None:
+    expert = Recorded(task := DISPATCH.task("dispatch-000", seed=0), None, run_expert(task))
+    right = examples(SUCCESSES, [READER.trajectory(orjson.loads(expert.line()))])
+    assert taught(right, DISPATCH, seed=0) == Taught(wrong=0.0, repeated=0.0)
+    naive, full = (taught(examples(variant, NOISY), DISPATCH, seed=0) for variant in (SUCCESSES, FULL))
+    assert naive.wrong > naive.repeated > 0.1
+    assert full.wrong < naive.wrong / 2
+    assert full.repeated < naive.repeated / 5
 
 
 def _row(variant: str, seed: int, digest: str, *, solved: int, looped: int = 0) -> Row:
