@@ -22,3 +22,18 @@ def live(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     with serving(tmp_path_factory.mktemp("live")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def one_process() -> Iterator[None]:
+    """torch.distributed with this process alone, as Ray Train sets it up in a worker. DeepSpeed keeps the first one.
+
+    On one thread: OpenMP's threads spin while they wait, which is slow for tiny models on a machine that is busy.
+    """
+    import torch
+
+    from looper.jobs.consolidation.alone import alone
+
+    torch.set_num_threads(1)
+    with alone():
+        yield

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from looper.jobs.consolidation.alone import alone
 from looper.jobs.consolidation.device import Device
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
@@ -39,14 +37,3 @@ def store(settings: Settings) -> ObjectStore:
 @pytest.fixture(scope="session")
 def device() -> Device:
     return FLOAT32
-
-
-@pytest.fixture(scope="session")
-def one_process() -> Iterator[None]:
-    """torch.distributed with this process alone, as Ray Train sets it up in a worker.
-
-    On one thread: OpenMP's threads spin while they wait, which is slow for tiny models on a machine that is busy.
-    """
-    torch.set_num_threads(1)
-    with alone():
-        yield

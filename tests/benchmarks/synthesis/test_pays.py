@@ -19,7 +19,6 @@ from looper.benchmarks.synthesis.pays.noisy import FAILED, trajectories
 from looper.benchmarks.synthesis.pays.report import report, to_markdown
 from looper.benchmarks.synthesis.pays.taught import Taught, taught
 from looper.benchmarks.synthesis.pays.variants import FULL, SUCCESSES, WITHOUT, examples
-from looper.jobs.consolidation.alone import alone
 from looper.jobs.consolidation.shared_base import SharedBase
 from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.example import Example
@@ -104,11 +103,11 @@ def test_rows_that_are_asked_together_say_what_each_would_alone(base: Path) -> N
             history += alone_.tolist()
 
 
-def test_a_row_is_trained_and_lived(base: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_process")
+def test_a_row_is_trained_and_lived(base: Path) -> None:
     recipe = Recipe(strategy="none", rank=2, max_steps=2, max_context=1024)
-    with alone():
-        learner = Learner(base, SharedBase(base, FLOAT32), recipe, held_out=3)
-        row = learner.try_out(FULL, 0, examples(FULL, NOISY)[:8])
+    learner = Learner(base, SharedBase(base, FLOAT32), recipe, held_out=3)
+    row = learner.try_out(FULL, 0, examples(FULL, NOISY)[:8])
     assert (row.lived.episodes, row.examples) == (3, 8)
     assert row.tokens > row.learned > 0
 
