@@ -51,8 +51,9 @@ def engine_settings(
         "max_num_seqs": serve.max_num_seqs,
         "enable_auto_tool_choice": True,
         "tool_call_parser": "hermes",
-        # vLLM would choose one for each request, and run it by the one that it has chosen for the first.
-        "structured_outputs_config": {"backend": "guidance"},
+        # Left to choose, vLLM checks each request for a backend of its own, and runs all by that of the first. guidance
+        # takes no tools that must be called.
+        "structured_outputs_config": {"backend": "xgrammar"},
     }
     if device == "gpu":
         return EngineSettings(arguments, {})
