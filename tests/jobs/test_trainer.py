@@ -137,7 +137,8 @@ def test_a_cohort_trains_each_as_if_it_were_alone(trainer: Trainer, new_trainer:
 
     for job, in_cohort in zip(again(trainer, cohort), together, strict=True):
         train_cohort([job], new_trainer())
-        assert largest_difference(weights(trainer, job), in_cohort) < 1e-5
+        # Products of other shapes round otherwise, on CPUs without AVX-512 more than with it, and Adam magnifies it.
+        assert largest_difference(weights(trainer, job), in_cohort) < 1e-4
     assert largest_difference(together[0], together[2]) > 0.1
 
 
