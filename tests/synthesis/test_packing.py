@@ -8,6 +8,12 @@ from looper.jobs.synthesis.packing import MOST, packing
 from looper.jobs.synthesis.page import to_html
 from looper.jobs.synthesis.parts import in_memory
 from tests.jobs.episodes import episode
+from tests.tiny import tiny_base
+
+
+@pytest.fixture(scope="module")
+def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
 def examples(count: int, words: int = 1) -> bytes:
