@@ -7,6 +7,9 @@ at half the speed; they wait here instead. In a long queue, requests of one adap
 that is fair to who has waited longer; who finds no slot is passed over only for a while, then the least busy adapter's
 is emptied for it.
 
+Requests that came together end together, and a tenant whose turn it is would wait until they do. So the engine has a
+little more room than is filled, for who has less than its share of the seats.
+
 Pure asyncio: what is served is not known here.
 """
 
@@ -20,6 +23,9 @@ from looper.platform.domain.errors import Overloaded
 
 COMPANY = 3.0
 """A wait counts so many times if the adapter is being served already: fewer adapters at once are faster for all."""
+
+SPARE = 2
+"""Seats and slots that an engine has besides, for tenants that have less than their share of the seats."""
 
 WEIGHT_OF_OUTPUT = 2.0
 """Of a token that is generated, against one that is read: the paper's."""
@@ -40,12 +46,18 @@ class Turn:
 
 
 class Admission:
-    """The queue before one engine, which serves ``seats`` requests of ``slots`` different adapters at once."""
+    """The queue before one engine, which serves ``seats`` requests of ``slots`` different adapters at once.
 
-    def __init__(self, seats: int, slots: int, *, queue: int = 4096, patience_s: float = 1.0) -> None:
+    The engine has room for ``spare`` more of both.
+    """
+
+    def __init__(
+        self, seats: int, slots: int, *, spare: int = SPARE, queue: int = 4096, patience_s: float = 1.0
+    ) -> None:
         """At most ``queue`` requests wait. One whose adapter has no slot is passed over for ``patience_s``."""
         self._seats = seats
         self._slots = slots
+        self._spare = spare
         self._queue = queue
         self._patience_s = patience_s
         self._waiting: dict[str, deque[Turn]] = {}  # of each tenant that has any
@@ -66,7 +78,7 @@ class Admission:
     @property
     def slots_taken(self) -> float:
         """The share of the slots that requests are served with."""
-        return len(self._adapters) / self._slots
+        return min(1.0, len(self._adapters) / self._slots)
 
     def report(self) -> dict[str, float]:
         """What ``scaling`` goes by."""
@@ -133,22 +145,27 @@ class Admission:
 
     def _admit(self, now: float) -> None:
         """Give every free seat to the next in line."""
-        while self.serving < self._seats and (turn := self._next(now)):
+        while turn := self._next(now):
             self._dequeue(turn)
             self._seated[turn.tenant] += 1
             if turn.digest is not None:
                 self._adapters[turn.digest] += 1
             self._served[turn.tenant] += turn.tokens
             turn.since = now
-            turn.begins.set_result(None)
+            if not turn.begins.done():  # cancelled in this very moment: it leaves its seat at once
+                turn.begins.set_result(None)
 
     def _next(self, now: float) -> Turn | None:
         """The least served tenant's that has waited longest. Sees to it that there will be a slot for who has none."""
+        here = len(self._waiting.keys() | self._seated.keys())
         for tenant in sorted(self._waiting, key=self._served.__getitem__):
+            spare = self._spare if here > 1 and self._seated[tenant] * here < self._seats else 0
+            if self.serving >= self._seats + spare:
+                continue
             chosen, most, passed_over = None, -1.0, 0.0
             for turn in self._waiting[tenant]:
                 waited = now - turn.since
-                if not self._has_slot(turn.digest):
+                if not self._has_slot(turn.digest, self._slots + spare):
                     passed_over = max(passed_over, waited)
                     continue
                 waited *= COMPANY if turn.digest in self._adapters else 1
@@ -160,12 +177,12 @@ class Admission:
                 return chosen
         return None
 
-    def _has_slot(self, digest: str | None) -> bool:
+    def _has_slot(self, digest: str | None, slots: int) -> bool:
         if digest is None:
             return True
         if digest in self._adapters:
             return digest != self._closing
-        return len(self._adapters) < self._slots
+        return len(self._adapters) < slots
 
     def _dequeue(self, turn: Turn) -> None:
         self._waiting[turn.tenant].remove(turn)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
+from looper.serve.admission import SPARE
 
 Device = Literal["cpu", "gpu"]
 
@@ -29,11 +30,10 @@ class EngineSettings:
 def engine_settings(
     serve: ServeSettings, pool: PoolSettings, slots: int, adapted: list[str], device: Device, cores: int
 ) -> EngineSettings:
-    """An engine of ``pool`` on ``device``, with so many slots; ``cores`` is how many a CPU engine computes on.
+    """An engine of ``pool`` on ``device``, which fills so many slots; ``cores`` is how many a CPU engine computes on.
 
     ``adapted`` is what the layers are called that adapters change.
     """
-    engines = sum(max(each.replicas, each.max_replicas or 0) for each in serve.all_pools)
     rank = next((rank for rank in RANKS if rank >= pool.max_lora_rank), None)
     if rank is None:
         raise InvalidInput(
@@ -43,12 +43,12 @@ def engine_settings(
     arguments: dict[str, Any] = {
         "enable_lora": True,
         "max_lora_rank": rank,
-        "max_loras": slots,
+        "max_loras": slots + SPARE,
         "lora_target_modules": adapted,  # without it, each slot has room for the head and the embedding, too
-        "max_cpu_loras": slots,  # what else is in memory, the pager has staged
+        "max_cpu_loras": slots + SPARE,  # what else is in memory, the pager has staged
         "worker_extension_cls": "looper.serve.staging.Staging",
         "max_model_len": serve.max_model_len,
-        "max_num_seqs": serve.max_num_seqs,
+        "max_num_seqs": serve.max_num_seqs + SPARE,
         "enable_auto_tool_choice": True,
         "tool_call_parser": "hermes",
         # Left to choose, vLLM checks each request for a backend of its own, and runs all by that of the first. guidance
@@ -63,7 +63,7 @@ def engine_settings(
         "lora_dtype": "bfloat16",  # read by each step, for each adapter in it: half the bytes
         "enforce_eager": True,
         # Of prompts, a step reads so many tokens at once at most, as those who are answered meanwhile wait for it.
-        "max_num_batched_tokens": max(CPU_STEP_TOKENS, serve.max_num_seqs),
+        "max_num_batched_tokens": max(CPU_STEP_TOKENS, serve.max_num_seqs + SPARE),
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
     }
     environment = {
@@ -71,7 +71,7 @@ def engine_settings(
         "OMP_NUM_THREADS": str(cores),
         # An engine alone is nearly twice as fast if its threads spin for a moment before they sleep. Beside another
         # engine on the same cores, threads that spin take the core from whom they wait for.
-        **({"GOMP_SPINCOUNT": "100000"} if engines == 1 else {"OMP_WAIT_POLICY": "PASSIVE"}),
+        **({"GOMP_SPINCOUNT": "100000"} if serve.most_engines == 1 else {"OMP_WAIT_POLICY": "PASSIVE"}),
         # vLLM compiles its sampler in the step loop, at the first request that samples: it takes a C++ compiler, and
         # seconds in which everyone waits.
         "TORCHDYNAMO_DISABLE": "1",

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import anyio
 import anyio.from_thread
 import orjson
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -55,6 +55,9 @@ BRING_S = 10.0
 ADAPTER_HEADER = "x-looper-adapter"
 """Says where the adapter was found: "memory", "disk" or "store"."""
 
+LINE = 4
+"""Of one tenant, times as many requests may be here as all engines answer together, unless settings say how many."""
+
 WITHIN_HEADER = "x-looper-within-s"
 """A client's: refuse the request at once, with 503, if its answer would begin later than in so many seconds."""
 
@@ -80,7 +83,8 @@ def gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engine: En
     serve = settings.serve
     metrics, traffic, revoked = Metrics(), Traffic(), Revoked(catalog)
     foresight = Foresight(catalog, engine, pinned=serve.pinned)
-    limits = Limits(Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute))
+    quota = Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute)
+    limits = Limits(quota, serve.requests_at_once or LINE * serve.max_num_seqs * serve.most_engines)
 
     @asynccontextmanager
     async def watching(_: FastAPI) -> AsyncIterator[None]:
@@ -138,11 +142,12 @@ def _openai(
     app.add_exception_handler(HTTPException, _on_http_exception)
     split = Split()
 
-    def admitted(request: Request) -> str:
-        """The tenant, within its limits."""
-        tenant = tenant_of(request, catalog)
-        limits.admit(tenant, catalog.quota(tenant), time.monotonic())
-        return tenant
+    async def admitted(request: Request) -> AsyncIterator[str]:
+        """The tenant, within its limits until its answer has ended."""
+        request.state.seen.tenant = tenant = await run_in_threadpool(tenant_of, request, catalog)
+        with limits.place(tenant):
+            limits.admit(tenant, await run_in_threadpool(catalog.quota, tenant), time.monotonic())
+            yield tenant
 
     def targets(tenant: str, model: str) -> list[Target]:
         """The versions that may answer ``model`` to ``tenant``; none for the base model."""
@@ -157,9 +162,8 @@ def _openai(
             # One answer, whatever the reason: a name tells nothing about other tenants.
             raise Refused(_no_such_model(model)) from missing
 
-    async def answer(call: Call, request: Request) -> Response:
+    async def answer(call: Call, request: Request, tenant: str) -> Response:
         seen: Seen = request.state.seen
-        seen.tenant = tenant = await run_in_threadpool(admitted, request)
         content = await _read(request)
         body = _parse(content)
         model = body.get("model")
@@ -194,12 +198,12 @@ def _openai(
         return StreamingResponse(relay.events(first), headers=headers, media_type="text/event-stream")
 
     @app.post("/chat/completions")
-    async def chat(request: Request) -> Response:
-        return await answer("chat", request)
+    async def chat(request: Request, tenant: Annotated[str, Depends(admitted)]) -> Response:
+        return await answer("chat", request, tenant)
 
     @app.post("/completions")
-    async def completions(request: Request) -> Response:
-        return await answer("completions", request)
+    async def completions(request: Request, tenant: Annotated[str, Depends(admitted)]) -> Response:
+        return await answer("completions", request, tenant)
 
     @app.get("/models")
     def models(

@@ -1,9 +1,13 @@
-"""What a tenant may ask: token buckets that fill within a minute.
+"""What a tenant may ask: so many requests at once, and token buckets that fill within a minute.
 
-In a gateway's memory: several gateways each allow the whole. What a request costs in tokens is known when it has ended,
-so a bucket of tokens may go below nothing, and the next request waits until it is above again.
+In a gateway's memory: several gateways each allow the whole. Who has a whole line waiting gains nothing by a longer
+one; it would only take the machine, request by request, from those that are answered. What a request costs in tokens is
+known when it has ended, so a bucket of tokens may go below nothing, and the next request waits until it is above again.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from looper.platform.catalog import Quota
@@ -28,11 +32,27 @@ class Bucket:
 
 
 class Limits:
-    """The buckets of all tenants."""
+    """Of all tenants."""
 
-    def __init__(self, default: Quota) -> None:
+    def __init__(self, default: Quota, at_once: int) -> None:
         self._default = default
+        self._at_once = at_once
+        self._here: Counter[str] = Counter()
         self._buckets: dict[tuple[str, str], Bucket] = {}
+
+    @contextmanager
+    def place(self, tenant: str) -> Iterator[None]:
+        """Inside, the tenant has one request more here. Raises OverLimit if it has as many as it may."""
+        if self._here[tenant] >= self._at_once:
+            reason = f"tenant {tenant} has {self._at_once} requests here already: ask again when one is answered"
+            raise OverLimit(reason, retry_after_s=1)
+        self._here[tenant] += 1
+        try:
+            yield
+        finally:
+            self._here[tenant] -= 1
+            if not self._here[tenant]:
+                del self._here[tenant]
 
     def admit(self, tenant: str, quota: Quota, now: float) -> None:
         """Take one request from the tenant's bucket. Raises OverLimit if that, or the tokens', is empty.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
+from looper.serve.admission import SPARE
 
 NUMBER_BYTES = 2
 """Of each of an adapter's numbers: bfloat16 in the store, on disk and in an engine."""
@@ -23,6 +24,7 @@ class Tiers:
     """Of one engine."""
 
     slots: int
+    """That are filled; the budget holds ``SPARE`` more."""
     in_memory: int
     on_disk: int
     adapter_bytes: int
@@ -43,7 +45,7 @@ def tiers(serve: ServeSettings, pool: PoolSettings, model_dir: Path) -> Tiers:
     """What the budgets of ``pool`` hold, unless its settings say it in adapters."""
     each = pool.max_lora_rank * numbers_per_rank(model_dir) * NUMBER_BYTES
     together = ceil(expected_different(serve.max_num_seqs, serve.adapters))
-    slots = pool.slots or max(1, min(together, int(pool.slots_gib * 2**30 / each)))
+    slots = pool.slots or max(1, min(together, int(pool.slots_gib * 2**30 / each) - SPARE))
     return Tiers(
         slots=slots,
         in_memory=max(slots, pool.host_adapters or int(pool.host_gib * 2**30 / each)),

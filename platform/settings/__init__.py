@@ -144,6 +144,9 @@ class ServeSettings(PoolSettings):
     adapters: int = Field(1000, ge=1, description="about how many are asked for, with the popularity of Zipf's law")
     requests_per_minute: int | None = Field(None, ge=1, description="of a tenant that has no limit of its own")
     tokens_per_minute: int | None = Field(None, ge=1, description="read and generated, of such a tenant")
+    requests_at_once: int | None = Field(
+        None, ge=1, description="of a tenant; by default four for each place in a batch"
+    )
     kv_cache_gib: float = Field(1.0, gt=0, description="of a CPU engine; a GPU engine takes what is free")
 
     @property
@@ -154,6 +157,10 @@ class ServeSettings(PoolSettings):
     @property
     def largest_rank(self) -> int:
         return self.all_pools[-1].max_lora_rank
+
+    @property
+    def most_engines(self) -> int:
+        return sum(max(pool.replicas, pool.max_replicas or 0) for pool in self.all_pools)
 
 
 class Settings(BaseSettings):

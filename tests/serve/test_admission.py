@@ -46,7 +46,7 @@ class Asked:
 
 def test_seats_are_taken_in_the_order_of_coming_by_one_tenant() -> None:
     async def test() -> None:
-        client = Client(Admission(2, 8))
+        client = Client(Admission(2, 8, spare=0))
         asked = [client.ask(name) for name in "abcd"]
         await settle()
         assert client.served == ["a", "b"]
@@ -60,7 +60,7 @@ def test_seats_are_taken_in_the_order_of_coming_by_one_tenant() -> None:
 
 def test_a_tenant_that_floods_gets_no_more_than_its_share() -> None:
     async def test() -> None:
-        admission = Admission(2, 8)
+        admission = Admission(2, 8, spare=0)
         done: Counter[str] = Counter()
         order: list[str] = []
 
@@ -81,7 +81,7 @@ def test_a_tenant_that_floods_gets_no_more_than_its_share() -> None:
 
 def test_what_was_generated_counts_twice_what_was_read() -> None:
     async def test() -> None:
-        admission = Admission(1, 8)
+        admission = Admission(1, 8, spare=0)
         client = Client(admission)
         first = client.ask("talks", "talks", tokens=10)
         await settle()
@@ -98,7 +98,7 @@ def test_what_was_generated_counts_twice_what_was_read() -> None:
 
 def test_one_that_pauses_saves_nothing_up() -> None:
     async def test() -> None:
-        admission = Admission(1, 8)
+        admission = Admission(1, 8, spare=0)
         client = Client(admission)
         for number in range(5):
             await client.ask(f"busy-{number}", "busy", tokens=100).finish()
@@ -118,7 +118,7 @@ def test_one_that_pauses_saves_nothing_up() -> None:
 
 def test_there_are_never_more_adapters_than_slots_and_the_base_needs_none() -> None:
     async def test() -> None:
-        admission = Admission(8, 2)
+        admission = Admission(8, 2, spare=0)
         now: Counter[str] = Counter()
         most = 0
 
@@ -138,7 +138,7 @@ def test_there_are_never_more_adapters_than_slots_and_the_base_needs_none() -> N
 
 def test_who_has_company_goes_first_unless_another_has_waited_half_as_long_again() -> None:
     async def test() -> None:
-        admission = Admission(2, 2)
+        admission = Admission(2, 2, spare=0)
         client = Client(admission)
         hot, other = (client.ask(name, digest=name) for name in ("hot", "other"))
         await settle()
@@ -157,9 +157,27 @@ def test_who_has_company_goes_first_unless_another_has_waited_half_as_long_again
     run(test)
 
 
+def test_who_has_less_than_its_share_need_not_wait_for_those_who_came_together() -> None:
+    async def test() -> None:
+        client = Client(Admission(4, 2))
+        flood = [client.ask(f"flood-{number}", "flood", f"{number % 2}") for number in range(8)]
+        await settle()
+        for number in range(3):
+            client.ask(f"calm-{number}", "calm", "another")
+        await settle()
+        assert client.served[4:] == ["calm-0", "calm-1"], "beyond the four seats and the two slots"
+        await flood[0].finish()
+        assert len(client.served) == 6, "the spare seats are nobody's"
+        await flood[1].finish()
+        await flood[2].finish()
+        assert client.served[6:] == ["flood-5"], "it is the least served now, and both its adapters have their slots"
+
+    run(test)
+
+
 def test_a_cold_adapter_is_passed_over_for_a_while_only() -> None:
     async def test() -> None:
-        admission = Admission(4, 2, patience_s=0.05)
+        admission = Admission(4, 2, spare=0, patience_s=0.05)
         client = Client(admission)
         busy = [client.ask(f"a{n}", "hot", "a") for n in range(2)] + [client.ask("b", "hot", "b")]
         await settle()
@@ -187,7 +205,7 @@ def test_a_cold_adapter_is_passed_over_for_a_while_only() -> None:
 
 def test_one_who_gives_up_leaves_neither_a_seat_taken_nor_a_place_in_the_queue() -> None:
     async def test() -> None:
-        admission = Admission(1, 1)
+        admission = Admission(1, 1, spare=0)
         client = Client(admission)
         serving, waiting, last = (client.ask(name, name, name) for name in "abc")
         await settle()
@@ -205,13 +223,21 @@ def test_one_who_gives_up_leaves_neither_a_seat_taken_nor_a_place_in_the_queue()
         another.task.cancel()
         await settle()
         assert (admission.waiting, admission.serving) == (0, 0)
+        # All at once.
+        many = [client.ask(str(number)) for number in range(5)]
+        await settle()
+        for each in many:
+            each.task.cancel()
+        gone = await asyncio.gather(*(each.task for each in many), return_exceptions=True)
+        assert {type(each) for each in gone} == {asyncio.CancelledError}
+        assert (admission.waiting, admission.serving) == (0, 0)
 
     run(test)
 
 
 def test_what_cannot_be_served_in_time_is_refused_at_once() -> None:
     async def test() -> None:
-        admission = Admission(1, 1)
+        admission = Admission(1, 1, spare=0)
         client = Client(admission)
         first = client.ask("a")
         await asyncio.sleep(0.1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from fastapi.testclient import TestClient
@@ -366,6 +367,24 @@ def test_a_tenant_beyond_its_limit_is_told_when_to_come_back_and_others_are_serv
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     other = {"authorization": f"Bearer {issue_key(served.catalog, 'other')}"}
     assert served.client.post("/v1/chat/completions", json={"model": "other/desk"}, headers=other).status_code == 200
+
+
+def test_a_tenant_s_line_is_bounded_and_its_next_request_is_taken_when_one_is_answered(served: Served) -> None:
+    settings = load_settings(home=served.settings.home, base="org/base", serve={"requests_at_once": 2})
+    app = gateway(settings, served.catalog, ObjectStore.open(settings), served.engine)
+    served.engine.pause_s = 0.1
+
+    async def ask_together(count: int) -> list[int]:
+        mine = {"authorization": f"Bearer {served.key}"}
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://looper", headers=mine
+        ) as client:
+            body = {"model": "acme/desk", "messages": HELLO, "stream": True}
+            asked = [client.post("/v1/chat/completions", json=body) for _ in range(count)]
+            return sorted(answer.status_code for answer in await asyncio.gather(*asked))
+
+    assert asyncio.run(ask_together(5)) == [200, 200, 429, 429, 429]
+    assert asyncio.run(ask_together(2)) == [200, 200]
 
 
 def test_tokens_are_counted_as_the_engine_counts_them(served: Served) -> None:

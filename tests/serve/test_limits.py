@@ -6,7 +6,7 @@ from looper.serve.limits import Limits
 
 
 def test_a_minute_s_requests_may_come_at_once_and_then_come_back_one_by_one() -> None:
-    limits, quota = Limits(Quota()), Quota(requests_per_minute=6)
+    limits, quota = Limits(Quota(), 1), Quota(requests_per_minute=6)
     for _ in range(6):
         limits.admit("acme", quota, 0)
     with pytest.raises(OverLimit, match="6 requests a minute") as refused:
@@ -19,7 +19,7 @@ def test_a_minute_s_requests_may_come_at_once_and_then_come_back_one_by_one() ->
 
 
 def test_tokens_are_paid_afterwards_and_a_debt_is_waited_off() -> None:
-    limits, quota = Limits(Quota()), Quota(tokens_per_minute=600)
+    limits, quota = Limits(Quota(), 1), Quota(tokens_per_minute=600)
     limits.admit("acme", quota, 0)
     limits.pay("acme", 900)
     with pytest.raises(OverLimit, match="600 tokens a minute") as refused:
@@ -29,20 +29,20 @@ def test_tokens_are_paid_afterwards_and_a_debt_is_waited_off() -> None:
 
 
 def test_what_has_no_limit_of_its_own_has_the_default_and_without_any_is_free() -> None:
-    limits = Limits(Quota(requests_per_minute=1))
+    limits = Limits(Quota(requests_per_minute=1), 1)
     limits.admit("acme", Quota(), 0)
     with pytest.raises(OverLimit):
         limits.admit("acme", Quota(), 0)
     for _ in range(5):
         limits.admit("large", Quota(requests_per_minute=5), 0)
-    free = Limits(Quota())
+    free = Limits(Quota(), 1)
     for _ in range(100):
         free.admit("acme", Quota(), 0)
         free.pay("acme", 10**6)
 
 
 def test_a_limit_that_was_changed_holds_from_the_next_request() -> None:
-    limits = Limits(Quota())
+    limits = Limits(Quota(), 1)
     for _ in range(10):
         limits.admit("acme", Quota(requests_per_minute=100), 0)
     for _ in range(2):
@@ -50,3 +50,16 @@ def test_a_limit_that_was_changed_holds_from_the_next_request() -> None:
     with pytest.raises(OverLimit):
         limits.admit("acme", Quota(requests_per_minute=2), 0)
     limits.admit("acme", Quota(), 0)
+
+
+def test_a_tenant_has_so_many_requests_at_once_and_takes_nobody_s_place() -> None:
+    limits = Limits(Quota(), 2)
+    with limits.place("acme"):
+        with limits.place("acme"):
+            with pytest.raises(OverLimit, match="2 requests here already") as refused, limits.place("acme"):
+                raise AssertionError("unreachable")
+            with limits.place("other"):
+                pass
+        with limits.place("acme"):
+            pass
+    assert refused.value.retry_after_s == 1

@@ -47,7 +47,7 @@ def test_requests_share_what_is_popular() -> None:
 
 def test_budgets_are_filled_with_adapters_of_the_largest_rank(model_dir: Path) -> None:
     gib = 1536 / 2**30
-    pool = PoolSettings(max_lora_rank=16, slots_gib=3 * gib, host_gib=10.5 * gib, disk_gib=20 * gib)
+    pool = PoolSettings(max_lora_rank=16, slots_gib=5 * gib, host_gib=10.5 * gib, disk_gib=20 * gib)
     room = tiers(ServeSettings(), pool, model_dir)
     assert room.adapter_bytes == 16 * 48 * 2
     assert (room.slots, room.in_memory, room.on_disk) == (3, 10, 20)
