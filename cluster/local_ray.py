@@ -9,7 +9,7 @@ import psutil
 import ray
 
 from looper.platform.domain.errors import LooperError
-from looper.serve import door
+from looper.serve.environment import set_for_ray
 
 _CPUS = 1 + max(2, os.cpu_count() or 1)
 """Ray's CPUs are bookkeeping: a skill server holds one, trainers a fraction each, and a task needs one beside them."""
@@ -33,7 +33,7 @@ def local_ray() -> Iterator[None]:
 
 
 def _init() -> None:
-    os.environ.setdefault(*door.SETTING)
+    set_for_ray()
     try:
         ray.init(
             address="local",

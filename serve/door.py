@@ -1,6 +1,6 @@
 """At Ray Serve's HTTP proxy, before any gateway: its own words for a gateway that died become an error to try again.
 
-Ray imports ``middlewares`` in the proxy's process, where the environment that Ray is started in names it (``SETTING``).
+Ray imports ``middlewares`` in the proxy's process (``environment``).
 """
 
 import logging
@@ -9,9 +9,6 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from looper.serve.protocol import error
-
-SETTING = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "looper.serve.door.middlewares")
-
 
 log = logging.getLogger(__name__)
 

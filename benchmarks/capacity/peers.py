@@ -37,6 +37,14 @@ SERVE = ServeSettings(
     disk_adapters=CLUSTER.on_disk,
 )
 
+STOCK = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "",
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "0",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "1",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
+}
+"""What Looper has Ray Serve do in a way of its own, as Ray Serve has it."""
+
 READY_S = 600
 """For a peer to start in."""
 
@@ -77,6 +85,7 @@ def ray_serve_llm(world: World, s3: str) -> Iterator[Endpoint]:
 
     from looper.cluster.local_ray import local_ray
 
+    os.environ.update(STOCK)
     config = LLMConfig(
         model_loading_config={"model_id": world.base, "model_source": str(world.model_dir)},
         engine_kwargs=_arguments(world.model_dir),

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import sys
 import threading
 import time
@@ -16,8 +15,8 @@ import ray
 from ray import serve
 
 from looper.platform.domain.names import InstanceName
-from looper.serve import door
 from looper.serve.app import NAME
+from looper.serve.environment import set_for_ray
 from tests.serve.live import Live, ask, serving
 
 PATIENCE_S = 600
@@ -70,7 +69,7 @@ def under_load(live: Live, model: str) -> tuple[float, Counter[str]]:
 
 
 def main() -> None:
-    os.environ.setdefault(*door.SETTING)
+    set_for_ray()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         with serving(Path(sys.argv[1]), replicas=0, max_replicas=2) as live:

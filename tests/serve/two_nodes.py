@@ -4,20 +4,19 @@
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
 
-from looper.serve import door
+from looper.serve.environment import set_for_ray
 from tests.serve.live import serving
 from tests.serve.test_killed import under_load
 
 
 def main() -> None:
-    os.environ.setdefault(*door.SETTING)
+    set_for_ray()
     # Each has room for one engine; what serves besides needs none.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     node = cluster.add_node(num_cpus=1)
