@@ -4,15 +4,20 @@ vLLM's own (0.29) also takes the last slot's adapter for a token that has none, 
 Here it gets none. Where vLLM copies an adapter into its slot, in the step loop, a slot here points to the adapter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm.lora.layers import BaseLayerWithLoRA, LoRAMapping
 from vllm.lora.lora_model import LoRAModel
+from vllm.lora.model_manager import LRUCacheLoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
+from looper.serve.laid_out import read
 from looper.serve.lora_kernel import Factors, Layer, Tiles, factors, tiles
 
 
@@ -64,7 +69,7 @@ def point_slots(modules: Mapping[str, BaseLayerWithLoRA]) -> None:
         layer = _layer(module)
 
         def set_lora(slot: int, a: Any, b: Any, layer: Layer = layer) -> None:
-            layer.point(slot, _of_parts(a, b, layer))
+            layer.point(slot, a if b is None else _of_parts(a, b, layer))
 
         def reset_lora(slot: int, layer: Layer = layer) -> None:
             layer.point(slot, [None] * len(layer.outputs))
@@ -72,21 +77,54 @@ def point_slots(modules: Mapping[str, BaseLayerWithLoRA]) -> None:
         module.set_lora, module.reset_lora = set_lora, reset_lora
 
 
-def lay_out(lora: LoRAModel, modules: Mapping[str, BaseLayerWithLoRA]) -> None:
-    """Lay an adapter out as the kernel reads it, in place. Raises ValueError if it does not fit the base model.
+@dataclass(frozen=True)
+class Parts:
+    """What an adapter changes of a module: factors of each part, or None. In place of vLLM's tensors."""
 
-    vLLM would find out in the step loop, or never.
+    lora_a: list[Factors | None]
+    lora_b: None = None
+
+
+class LaidOut(LoRAModel):  # type: ignore[misc]
+    """An adapter that slots can point to."""
+
+
+class Pointing(LRUCacheLoRAModelManager):  # type: ignore[misc]
+    """vLLM's manager of the slots."""
+
+    def _create_merged_loras_inplace(self, lora_model: LoRAModel) -> None:
+        """Nothing for an adapter that is laid out: vLLM calls this in the step loop."""
+        if not isinstance(lora_model, LaidOut):
+            super()._create_merged_loras_inplace(lora_model)
+
+
+def read_laid_out(
+    folder: Path,
+    number: int,
+    modules: Mapping[str, BaseLayerWithLoRA],
+    packed: Mapping[str, Sequence[str]],
+    name_of: Callable[[str], str],
+) -> LaidOut:
+    """The adapter in ``folder``; ``packed`` are the names of modules' parts, ``name_of`` vLLM's of PEFT's.
+
+    Raises ValueError if it does not fit the base model. vLLM would find out in the step loop, or never.
     """
-    for name, weights in lora.loras.items():
-        if name not in modules:
+    shapes, bits = read(folder)
+    sizes = [each.rank * width for each in shapes for width in (each.inputs, each.outputs)]
+    pieces = iter(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).split(sizes))
+    place = {part: (whole, at) for whole, parts in packed.items() for at, part in enumerate(parts)}
+    loras: dict[str, Parts] = {}
+    for shape in shapes:
+        name = name_of(shape.layer)
+        module, part = place.get(name, (name, 0))
+        if module not in modules:
             raise ValueError(f"it changes {name}, which adapters cannot change here")
-        parts = _of_parts(weights.lora_a, weights.lora_b, layer := _layer(modules[name]))
-        for each, outputs in zip(parts, layer.outputs, strict=True):
-            if each and (each[0].shape[1], each[1].shape[1]) != (layer.inputs, outputs):
-                raise ValueError(f"its factors of {name} are of another base model's shape")
-        # Copied, where they still are the file that they were read from: that may leave the memory at any time.
-        a, b = [each and each[0].clone() for each in parts], [each and each[1].t() for each in parts]
-        weights.lora_a, weights.lora_b = (a, b) if isinstance(weights.lora_b, list) else (a[0], b[0])
+        layer = _layer(modules[module])
+        if (shape.inputs, shape.outputs) != (layer.inputs, layer.outputs[part]):
+            raise ValueError(f"its factors of {name} are of another base model's shape")
+        parts = loras.setdefault(module, Parts([None] * len(layer.outputs))).lora_a
+        parts[part] = (next(pieces).view(shape.rank, shape.inputs), next(pieces).view(shape.rank, shape.outputs))
+    return LaidOut(number, max((shape.rank for shape in shapes), default=0), loras)
 
 
 def _layer(module: Any) -> Layer:

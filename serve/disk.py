@@ -5,11 +5,10 @@ import fcntl
 import itertools
 import shutil
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO
 
-from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.errors import StoreUnavailable
 
 Load = Callable[[str], Awaitable[None]]
@@ -40,14 +39,14 @@ class Disk:
         await asyncio.to_thread(shutil.rmtree, gone)
 
 
-def write(files: AdapterFiles, digest: str, folder: Path) -> None:
-    """Write the adapter as ``folder/digest``. Raises StoreUnavailable if there is no room."""
+def write(files: Mapping[str, bytes], digest: str, folder: Path) -> None:
+    """Write the adapter's files, by name, as ``folder/digest``. Raises StoreUnavailable if there is no room."""
     if (folder / digest).exists():
         return  # whole, by one who died before it could say so
     partial = _scratch(folder)
     try:
         partial.mkdir()
-        for name, content in files.by_name().items():
+        for name, content in files.items():
             (partial / name).write_bytes(content)
         partial.rename(folder / digest)
     except OSError as error:

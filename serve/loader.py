@@ -8,6 +8,7 @@ takes what they leave.
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -16,18 +17,22 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looper.platform.adapters import AdapterFiles, fetch
+from looper.platform.adapters.files import CONFIG
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.disk import write
+from looper.serve.engine import Device
+from looper.serve.laid_out import LAID_OUT, lay_out
 from looper.serve.tiers import numbers_per_rank
 
 AT_ONCE = 8
-"""Adapters that are on their way together: a store far away is waited for, a near one is bound by one core."""
+"""Adapters that are on their way together, as a store may be far away. What there is to compute is done one by one:
+more would be ready at the same time, and their requests would make one step of the engine's long."""
 
-STEPS_BACK = 5
-"""By which the process's niceness is above the replica's: the engine has three quarters of a core that both want."""
+STEPS_BACK = 10
+"""By which the process's niceness is above the replica's: of a core that both want, the engine has nine tenths."""
 
 Fetch = Callable[[str], AdapterFiles]
 """Digest to verified files. Blocks; called from several threads at once."""
@@ -36,24 +41,29 @@ Fetch = Callable[[str], AdapterFiles]
 class Loader:
     """The process: an actor of Ray's, which starts it again should it die, and ends it with its replica."""
 
-    def __init__(self, settings: Settings, pool: PoolSettings, model_dir: Path, folder: Path) -> None:
+    def __init__(self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device, folder: Path) -> None:
         os.nice(STEPS_BACK)
         self._fetch = servable(settings, pool, model_dir)
+        self._device = device
         self._folder = folder
+        self._computing = Lock()
 
     def load(self, digest: str) -> None:
-        write(self._fetch(digest), digest, self._folder)
+        files = self._fetch(digest)
+        with self._computing:
+            served = {CONFIG: files.config, LAID_OUT: lay_out(files)} if self._device == "cpu" else files.by_name()
+            write(served, digest, self._folder)
 
 
 def start_loader(
-    settings: Settings, pool: PoolSettings, model_dir: Path, folder: Path
+    settings: Settings, pool: PoolSettings, model_dir: Path, device: Device, folder: Path
 ) -> Callable[[str], Awaitable[None]]:
     """What brings the adapter of a digest into ``folder`` of this machine, raising why it could not be."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     loader: Any = (
         ray.remote(Loader)
         .options(num_cpus=0, max_concurrency=AT_ONCE, max_restarts=-1, scheduling_strategy=here)
-        .remote(settings, pool, model_dir, folder)
+        .remote(settings, pool, model_dir, device, folder)
     )
 
     async def load(digest: str) -> None:

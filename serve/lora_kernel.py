@@ -6,6 +6,7 @@ threads would fight with those for the cores. Factors are bfloat16, as adapters'
 """
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
+from looper.serve.laid_out import STEP
+
 TILE = 4
 """Rows of one adapter, at most, for which a factor is widened once."""
-
-STEP = 8
-"""Ranks that are expanded together, and by which the rank of adapters is divisible."""
 
 PARTS = 3
 """Layers that vLLM puts together, at most: q, k and v."""
@@ -216,14 +216,11 @@ def _work(calls: Any) -> None:
         tile = _take(call.address)
 
 
-def _openmp_parallel() -> Any:
-    """OpenMP's own way into a region, of the library that PyTorch has bound: ``(function, data, threads, flags)``.
-
-    The interpreter's lock is kept: whoever took it meanwhile would keep it for longer than a call lasts.
-    """
+def _openmp_parallel(kind: type[ctypes.CDLL]) -> Any:
+    """OpenMP's own way into a region, of the library that PyTorch has bound: ``(function, data, threads, flags)``."""
     for library in (None, str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")):  # None: if one was preloaded
         try:
-            parallel = ctypes.PyDLL(library).GOMP_parallel
+            parallel = kind(library).GOMP_parallel
         except (OSError, AttributeError):
             continue
         parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
@@ -231,7 +228,23 @@ def _openmp_parallel() -> Any:
     return None
 
 
-_parallel = _openmp_parallel()
+_parallel = _openmp_parallel(ctypes.PyDLL)
+"""The interpreter's lock is kept: whoever took it meanwhile would keep it for longer than a call lasts."""
+
+
+def keep_apart() -> None:
+    """Bind each of the threads that compute for this one, and itself, to a core of its own.
+
+    Else, while another process computes on one core, the kernel may leave two of them on the other for half a second:
+    one waits for the other, awake, in turns. Threads that are started afterwards inherit this one's core.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    parallel = _openmp_parallel(ctypes.CDLL)
+    if parallel is None or len(cores) != torch.get_num_threads():
+        return  # there are others to share with, or none to bind
+    left = iter(cores)
+    bind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: os.sched_setaffinity(0, {next(left)}))
+    parallel(ctypes.cast(bind, ctypes.c_void_p), None, len(cores), 0)
 
 
 @dataclass(frozen=True)

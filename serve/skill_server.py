@@ -75,7 +75,7 @@ class SkillServer(LLMServer):
         folder, server._folder_lock = claim_folder(settings.home / "adapters")
         await server.start()  # type: ignore[no-untyped-call]
         server._pager = Pager(
-            Disk(start_loader(settings, pool, model_dir, folder), folder),
+            Disk(start_loader(settings, pool, model_dir, device, folder), folder),
             Staged(server.engine._engine_client, server.engine._oai_models.lora_requests),
             on_disk=room.on_disk,
             in_memory=room.in_memory,

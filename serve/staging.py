@@ -9,18 +9,24 @@ Two sides: ``StagedLoras`` and ``Staging`` in each worker, and ``Staged`` in the
 
 import asyncio
 import itertools
+import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from vllm.lora.lora_model import LoRAModel
+from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
+from vllm.lora.utils import parse_fine_tuned_lora_name
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.platforms import current_platform
 
 from looper.platform.domain.errors import InvalidInput
-from looper.serve.cpu_lora import lay_out, point_slots
+from looper.serve.cpu_lora import LaidOut, Pointing, point_slots, read_laid_out
+from looper.serve.laid_out import A
+from looper.serve.lora_kernel import keep_apart
 
 POLL_S = 0.005
 """Between two questions whether an adapter is there. The workers answer between two steps."""
@@ -32,9 +38,13 @@ SWITCH_S = 0.0005
 class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
     """vLLM's manager of a worker's adapters, which finds what has been staged."""
 
+    if current_platform.is_cpu():
+        _manager_cls = Pointing
+
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="stage")  # more would only take the loop's cores
+        # More than one would only take the loop's cores.
+        self._reader = ThreadPoolExecutor(1, "stage", os.sched_setaffinity, (0, os.sched_getaffinity(0)))
         self._staged: dict[int, Future[LoRAModel]] = {}
 
     def create_lora_manager(self, model: Any, vllm_config: Any) -> Any:
@@ -43,6 +53,7 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
             # The reader must not keep the interpreter from the loop, which asks for it a thousand times a step.
             sys.setswitchinterval(SWITCH_S)
             point_slots(self._modules)
+            keep_apart()
         return model
 
     @property
@@ -67,16 +78,28 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
         self._staged.pop(number, None)
 
     def _read(self, request: LoRARequest) -> LoRAModel:
+        if current_platform.is_cpu():
+            return self._read_laid_out(request)
         lora = super()._load_adapter(request)
         # What the manager would do in the loop: the factors of q, k and v, and the like, are put together.
         self._adapter_manager._create_merged_loras_inplace(lora)
-        if current_platform.is_cpu():
-            lay_out(lora, self._modules)
         return lora
+
+    def _read_laid_out(self, request: LoRARequest) -> LaidOut:
+        PEFTHelper.from_local_dir(request.lora_path, self.max_position_embeddings).validate_legal(self.lora_config)
+        packed = self._adapter_manager.packed_modules
+        return read_laid_out(Path(request.lora_path), request.lora_int_id, self._modules, packed, self._name_of)
+
+    @lru_cache(4096)  # noqa: B019 (there is one of these in a process)
+    def _name_of(self, layer: str) -> str:
+        """vLLM's name of a layer, of PEFT's."""
+        names = getattr(self._adapter_manager.model, "hf_to_vllm_mapper", None)
+        name: str = parse_fine_tuned_lora_name(layer + A, names and names.get_rename_mapper())[0]
+        return name
 
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
         staged = self._staged.get(lora_request.lora_int_id)
-        return super()._load_adapter(lora_request) if staged is None else staged.result()
+        return self._read(lora_request) if staged is None else staged.result()
 
 
 class Staging:

@@ -13,7 +13,7 @@ def disk(fetch: Callable[[str], AdapterFiles], folder: Path) -> Disk:
     """One that is written by threads."""
 
     async def load(digest: str) -> None:
-        await asyncio.to_thread(lambda: write(fetch(digest), digest, folder))
+        await asyncio.to_thread(lambda: write(fetch(digest).by_name(), digest, folder))
 
     return Disk(load, folder)
 

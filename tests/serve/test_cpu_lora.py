@@ -1,5 +1,9 @@
 """The LoRA of vLLM's CPU engine, against each row computed by itself, and against vLLM's own where that is right."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -103,3 +107,15 @@ def test_rows_that_fill_a_batch_up_are_left_alone() -> None:
     ours((7, 5), y, x)
     assert y[:2].any()
     assert not y[2:].any()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_each_thread_that_computes_has_a_core_of_its_own() -> None:
+    code = (
+        "import os, torch; from looper.serve.lora_kernel import keep_apart; x = torch.ones(999, 999); "
+        "torch.set_num_threads(len(os.sched_getaffinity(0))); keep_apart(); x @ x; "
+        "cores = [os.sched_getaffinity(int(thread)) for thread in os.listdir('/proc/self/task')]; "
+        "print(*sorted(core.pop() for core in cores if len(core) == 1))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert [int(core) for core in ran.stdout.split()] == sorted(os.sched_getaffinity(0))
