@@ -43,6 +43,8 @@ class Turn:
     since: float
     """When it came; once it is served, when that began."""
     begins: asyncio.Future[None]
+    ahead: bool = False
+    """Its tenant had less than its share when its turn came: the engine reads its prompt before others'."""
 
 
 class Admission:
@@ -159,7 +161,8 @@ class Admission:
         """The least served tenant's that has waited longest. Sees to it that there will be a slot for who has none."""
         here = len(self._waiting.keys() | self._seated.keys())
         for tenant in sorted(self._waiting, key=self._served.__getitem__):
-            spare = self._spare if here > 1 and self._seated[tenant] * here < self._seats else 0
+            has_less = here > 1 and self._seated[tenant] * here < self._seats
+            spare = self._spare if has_less else 0
             if self.serving >= self._seats + spare:
                 continue
             chosen, most, passed_over = None, -1.0, 0.0
@@ -174,6 +177,7 @@ class Admission:
             if self._closing is None and passed_over > max(self._patience_s, most):
                 self._closing = min(self._adapters, key=self._adapters.__getitem__)
             if chosen:
+                chosen.ahead = has_less
                 return chosen
         return None
 

@@ -13,8 +13,8 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The values that vLLM takes for ``max_lora_rank``, but for 1: our kernel takes eight ranks together."""
 
 
-CPU_STEP_TOKENS = 128
-"""A CPU has no more to gain from longer steps."""
+CPU_STEP_TOKENS = 64
+"""A CPU has little to gain from longer steps, for which those who are answered meanwhile wait."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def engine_settings(
         "worker_extension_cls": "looper.serve.staging.Staging",
         "max_model_len": serve.max_model_len,
         "max_num_seqs": serve.max_num_seqs + SPARE,
+        "scheduling_policy": "priority",  # said by the skill server, never by clients
         "enable_auto_tool_choice": True,
         "tool_call_parser": "hermes",
         # Left to choose, vLLM checks each request for a backend of its own, and runs all by that of the first. guidance

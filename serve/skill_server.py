@@ -107,6 +107,7 @@ class SkillServer(LLMServer):
                     turn = await held.enter_async_context(place)
                 yield Opening(tier, loaded - came, now() - loaded, line.slots_taken, pager.newly_evicted())
                 held.enter_context(span("engine", ask.trace))
+                request.priority = 0 if turn.ahead else 1
                 replies = await (self.chat(request) if ask.call == "chat" else self.completions(request))
                 async for reply in replies:
                     # Streamed answers come in batches: lists of events, or of the one error there is.
