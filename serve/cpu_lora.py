@@ -111,7 +111,7 @@ def read_laid_out(
     """
     shapes, bits = read(folder)
     sizes = [each.rank * width for each in shapes for width in (each.inputs, each.outputs)]
-    pieces = iter(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16).split(sizes))
+    pieces = iter(torch.split(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16), sizes))
     place = {part: (whole, at) for whole, parts in packed.items() for at, part in enumerate(parts)}
     loras: dict[str, Parts] = {}
     for shape in shapes:

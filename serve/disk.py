@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from looper.platform.domain.errors import StoreUnavailable
+from looper.serve import direct
 
 Load = Callable[[str], Awaitable[None]]
 """Has the adapter of a digest written into a Disk's folder by ``write``, wherever that runs."""
@@ -47,7 +48,7 @@ def write(files: Mapping[str, bytes], digest: str, folder: Path) -> None:
     try:
         partial.mkdir()
         for name, content in files.items():
-            (partial / name).write_bytes(content)
+            direct.write(partial / name, content)
         partial.rename(folder / digest)
     except OSError as error:
         raise StoreUnavailable(

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.errors import InvalidInput
+from looper.serve import direct
 
 LAID_OUT = "adapter.laid_out"
 """The file: the length of a header, the header, both in whole lines, and the factors of each layer."""
@@ -76,13 +77,7 @@ def lay_out(files: AdapterFiles) -> bytes:
 
 def read(folder: Path) -> tuple[list[Shape], NDArray[np.uint16]]:
     """An adapter's shapes and, one behind the other as they are laid out, its factors' bits."""
-    with (folder / LAID_OUT).open("rb", buffering=0) as file:
-        size = file.seek(0, 2)
-        file.seek(0)
-        # NumPy asks for large pages, of which the kernel has few to find.
-        room = np.empty(size + LINE, np.uint8)
-        content = room[(start := -room.ctypes.data % LINE) : start + size]
-        file.readinto(content)
+    content = direct.read(folder / LAID_OUT)
     begin = LINE + int.from_bytes(content[:8].tobytes(), "little")
     shapes = [Shape(*each) for each in orjson.loads(content[LINE:begin].tobytes())]
     return shapes, content[begin:].view(np.uint16)

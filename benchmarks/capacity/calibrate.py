@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from math import ceil
 
 import numpy as np
 
@@ -30,8 +31,7 @@ def calibrate(ask: Ask, cluster: Cluster, cold_from: int) -> Costs:
     warm = range(cluster.slots)
     ask([_one(adapter=number) for number in warm])
     step, sequence, adapter = _steps(ask, cluster)
-    prompt_token, rest = _prompts(ask)
-    request = max(0.0, rest - step - adapter)
+    prompt_token, request = _prompts(ask, cluster, step + adapter)
     first = _alone(ask, [_one(adapter=0)] * AGAIN)
     load = _alone(ask, [_one(adapter=cold_from + number) for number in range(COLD)]) - first
     # Enough others that the first of the cold are in the memory no more.
@@ -70,14 +70,13 @@ def _steps(ask: Ask, cluster: Cluster) -> tuple[float, float, float]:
     return float(step), max(0.0, float(sequence)), max(0.0, float(adapter))
 
 
-def _prompts(ask: Ask) -> tuple[float, float]:
-    """Seconds for a token of a prompt, and for what a first token takes besides."""
-    lengths, firsts = [], []
-    for prompt in PROMPTS:
-        lengths.append(prompt)
-        firsts.append(_alone(ask, [_one(0, prompt=prompt)] * AGAIN))
-    slope, rest = np.polyfit(lengths, firsts, 1)
-    return float(slope), float(rest)
+def _prompts(ask: Ask, cluster: Cluster, step: float) -> tuple[float, float]:
+    """Seconds for a token of a prompt, and for what a first token takes besides the steps that read its prompt."""
+    firsts = [
+        _alone(ask, [_one(0, prompt=prompt)] * AGAIN) - ceil(prompt / cluster.step_tokens) * step for prompt in PROMPTS
+    ]
+    slope, rest = np.polyfit(PROMPTS, firsts, 1)
+    return float(slope), max(0.0, float(rest))
 
 
 def _alone(ask: Ask, asked: Sequence[Asked]) -> float:

@@ -23,10 +23,11 @@ from looper.benchmarks.capacity.simulator import Cluster
 from looper.benchmarks.capacity.world import World, instance, peer_name
 from looper.platform.settings import ServeSettings
 from looper.serve.app import free_port
-from looper.serve.engine import engine_settings
+from looper.serve.engine import CPU_STEP_TOKENS, engine_settings
+from looper.serve.gateway import LINE
 from looper.serve.tiers import adapted
 
-CLUSTER = Cluster(seats=16, slots=16, in_memory=512, on_disk=3000)
+CLUSTER = Cluster(seats=16, slots=16, in_memory=512, on_disk=3000, step_tokens=CPU_STEP_TOKENS, line=LINE * 16)
 """Of every peer: one engine, with so many requests in a batch and so many adapters."""
 
 SERVE = ServeSettings(

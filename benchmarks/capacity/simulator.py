@@ -1,9 +1,10 @@
 """A discrete-event model of engines behind Looper's router: what a cluster that is not there would answer.
 
-An engine works in steps, as vLLM does: each step reads the prompts of the requests that have just been admitted, and
-generates one token for each of the others. How long a step lasts is linear in what it holds (``Costs``); adapters are
-brought to the engine's memory as the pager brings them, the least recently used making room. Whose turn it is goes by
-Looper's rule for one tenant: fairness between tenants changes whose turn it is, not how many turns there are.
+An engine works in steps, as vLLM does: each step generates one token for each request whose prompt has been read, and
+reads of the other prompts what its bound on tokens leaves. How long a step lasts is linear in what it holds
+(``Costs``); adapters are brought to the engine's memory as the pager brings them, the least recently used making room.
+Whose turn it is goes by Looper's rule for one tenant: fairness between tenants changes whose turn it is, not how many
+turns there are.
 """
 
 import heapq
@@ -52,12 +53,19 @@ class Cluster(BaseModel):
     slots: int
     in_memory: int
     on_disk: int
+    step_tokens: int
+    """That a step reads and generates at most."""
+    line: int
+    """Requests that are here at most for each engine; more are refused, as a gateway does to a tenant."""
 
 
 @dataclass(eq=False)
 class _Request:
     answered: Answered
+    unread: int
+    """Tokens of its prompt."""
     left: int
+    """Tokens of its answer."""
     ready_s: float = 0.0
     """When its adapter is in the engine's memory."""
 
@@ -96,7 +104,7 @@ class _Engine:
         return len(self.waiting) + len(self.reading) + len(self.generating)
 
     def take(self, asked: Asked, now: float) -> _Request:
-        request = _Request(Answered(asked), asked.answer, now + self.costs.request / 2)
+        request = _Request(Answered(asked), asked.prompt, asked.answer, now + self.costs.request / 2)
         if asked.adapter is not None and not self._memory.touch(asked.adapter):
             # One thread reads adapters; what is on its way delays the next.
             seconds = self.costs.reload if self._disk.touch(asked.adapter) else self.costs.load
@@ -111,7 +119,7 @@ class _Engine:
         self._disk.touch(adapter)
 
     def begin(self, now: float) -> float | None:
-        """Admit whom there is room for; return when the step ends, None if there is nothing to do."""
+        """Admit whom there is room for, and read; return when the step ends, None if there is nothing to do."""
         while len(self.reading) + len(self.generating) < self.cluster.seats and (request := self._next(now)):
             self.waiting.remove(request)
             if request.answered.asked.adapter is not None:
@@ -119,13 +127,18 @@ class _Engine:
             self.reading.append(request)
         if not self.reading and not self.generating:
             return None
+        room = left = self.cluster.step_tokens - len(self.generating)
+        for request in self.reading:
+            reads = min(request.unread, left)
+            request.unread -= reads
+            left -= reads
         costs = self.costs
         return (
             now
             + costs.step
             + costs.adapter * len(self.adapters)
             + costs.sequence * len(self.generating)
-            + costs.prompt_token * sum(request.answered.asked.prompt for request in self.reading)
+            + costs.prompt_token * (room - left)
         )
 
     def _next(self, now: float) -> _Request | None:
@@ -142,9 +155,9 @@ class _Engine:
         return chosen
 
     def end(self, now: float) -> None:
-        """Everyone has one token more."""
+        """Everyone whose prompt has been read has one token more."""
         going = []
-        for request in (*self.generating, *self.reading):
+        for request in (*self.generating, *(each for each in self.reading if not each.unread)):
             answered = request.answered
             answered.tokens_s.append(now + self.costs.request / 2)
             request.left -= 1
@@ -157,7 +170,7 @@ class _Engine:
                 self.adapters[adapter] -= 1
                 if not self.adapters[adapter]:
                     del self.adapters[adapter]
-        self.generating, self.reading = going, []
+        self.generating, self.reading = going, [each for each in self.reading if each.unread]
 
 
 def simulate(
@@ -191,6 +204,9 @@ def simulate(
     while events and events[0][0] <= within_s:
         now, _, what = heapq.heappop(events)
         if isinstance(what, Asked):
+            if sum(engine.load for engine in engines.values()) >= cluster.line * cluster.replicas:
+                answers.append(Answered(what, failure="refused"))
+                continue
             digest = "" if what.adapter is None else str(what.adapter)
             name = place(digest, {name: engine.load for name, engine in engines.items()}, cluster.seats)[0]
             answers.append(engines[name].take(what, now).answered)

@@ -162,10 +162,10 @@ def test_who_has_less_than_its_share_need_not_wait_for_those_who_came_together()
         client = Client(Admission(4, 2))
         flood = [client.ask(f"flood-{number}", "flood", f"{number % 2}") for number in range(8)]
         await settle()
-        for number in range(3):
-            client.ask(f"calm-{number}", "calm", "another")
+        calm = [client.ask(f"calm-{number}", "calm", "another") for number in range(3)]
         await settle()
         assert client.served[4:] == ["calm-0", "calm-1"], "beyond the four seats and the two slots"
+        assert [each.turn.ahead for each in (*flood, *calm) if each.turn] == [False] * 4 + [True] * 2
         await flood[0].finish()
         assert len(client.served) == 6, "the spare seats are nobody's"
         await flood[1].finish()

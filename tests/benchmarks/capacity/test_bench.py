@@ -43,7 +43,7 @@ def test_what_is_compared() -> None:
 
 
 COSTS = Costs(step=0.05, sequence=0.002, prompt_token=0.0005, adapter=0.005, request=0.02, load=0.3, reload=0.05)
-CLUSTER = Cluster(seats=16, slots=8, in_memory=64, on_disk=256)
+CLUSTER = Cluster(seats=16, slots=8, in_memory=64, on_disk=256, step_tokens=64, line=64)
 
 
 def test_a_cluster_carries_fewer_adapters_at_a_higher_rate_and_more_with_more_engines() -> None:

@@ -10,7 +10,7 @@ from looper.benchmarks.capacity.simulator import Cluster, Costs, simulate
 from looper.benchmarks.capacity.workload import Asked
 
 COSTS = Costs(step=0.1, sequence=0.01, prompt_token=0.001, adapter=0.02, request=0.04, load=0.5, reload=0.25)
-ONE = Cluster(seats=4, slots=2, in_memory=4, on_disk=100)
+ONE = Cluster(seats=4, slots=2, in_memory=4, on_disk=100, step_tokens=64, line=1000)
 
 
 def asked(at_s: float, adapter: int | None, prompt: int = 10, answer: int = 2) -> Asked:
@@ -64,6 +64,20 @@ def test_who_waits_for_an_adapter_that_is_in_the_batch_goes_before_who_has_waite
     assert same.tokens_s[0] < other.tokens_s[0]
 
 
+def test_a_long_prompt_is_read_in_several_steps() -> None:
+    (alone,) = run([asked(0, None, prompt=100, answer=1)])
+    assert alone.first_s == pytest.approx(0.02 + 0.1 + 0.064 + 0.1 + 0.036 + 0.02)
+    short, long = run([asked(0, None, prompt=30), asked(0, None, prompt=40)])
+    # The second step generates one token, and reads the six that the first had no room for.
+    assert short.tokens_s == pytest.approx([0.04 + 0.164, 0.04 + 0.164 + 0.116])
+    assert long.tokens_s[0] == short.tokens_s[1]
+
+
+def test_beyond_its_line_a_tenant_is_refused() -> None:
+    answers = run([asked(0, None) for _ in range(5)], ONE.model_copy(update={"line": 3}))
+    assert [answer.failure for answer in answers] == [None] * 3 + ["refused"] * 2
+
+
 def test_whoever_has_no_answer_in_time_has_none() -> None:
     (answer,) = run([asked(0, None, answer=100)], within_s=1)
     assert 0 < len(answer.tokens_s) < 100
@@ -77,7 +91,7 @@ def test_two_engines_answer_twice_as_much() -> None:
 
 
 def test_calibrated_on_itself_it_finds_its_costs() -> None:
-    cluster = Cluster(seats=16, slots=8, in_memory=16, on_disk=100)
+    cluster = Cluster(seats=16, slots=8, in_memory=16, on_disk=100, step_tokens=64, line=1000)
     since: list[Asked] = []
 
     def ask(each: Sequence[Asked]) -> list[Answered]:
