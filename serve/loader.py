@@ -31,8 +31,8 @@ AT_ONCE = 8
 """Adapters that are on their way together, as a store may be far away. What there is to compute is done one by one:
 more would be ready at the same time, and their requests would make one step of the engine's long."""
 
-STEPS_BACK = 10
-"""By which the process's niceness is above the replica's: of a core that both want, the engine has nine tenths."""
+STEPS_BACK = 2
+"""By which the process's niceness is above the replica's: of a core that both want, the engine has three fifths."""
 
 Fetch = Callable[[str], AdapterFiles]
 """Digest to verified files. Blocks; called from several threads at once."""

@@ -76,7 +76,7 @@ class SkillServer(LLMServer):
         await server.start()  # type: ignore[no-untyped-call]
         server._pager = Pager(
             Disk(start_loader(settings, pool, model_dir, device, folder), folder),
-            Staged(server.engine._engine_client, server.engine._oai_models.lora_requests),
+            await Staged.open(server.engine._engine_client, server.engine._oai_models.lora_requests),
             on_disk=room.on_disk,
             in_memory=room.in_memory,
         )

@@ -11,11 +11,16 @@ import asyncio
 import itertools
 import os
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
+from tempfile import TemporaryDirectory
+from threading import Thread
+from typing import Any, Self
 
+import orjson
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.peft_helper import PEFTHelper
 from vllm.lora.request import LoRARequest
@@ -27,9 +32,6 @@ from looper.platform.domain.errors import InvalidInput
 from looper.serve.cpu_lora import LaidOut, Pointing, point_slots, read_laid_out
 from looper.serve.laid_out import A
 from looper.serve.lora_kernel import keep_apart
-
-POLL_S = 0.005
-"""Between two questions whether an adapter is there. The workers answer between two steps."""
 
 SWITCH_S = 0.0005
 """For so long, a thread keeps the interpreter while another waits for it; Python's own 5 ms are a tenth of a step."""
@@ -43,9 +45,9 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        # More than one would only take the loop's cores.
+        # One, as more would take the loop's cores; the loop's thread is bound to one later, as are those that it starts.
         self._reader = ThreadPoolExecutor(1, "stage", os.sched_setaffinity, (0, os.sched_getaffinity(0)))
-        self._staged: dict[int, Future[LoRAModel]] = {}
+        self._staged: dict[int, LoRAModel] = {}
 
     def create_lora_manager(self, model: Any, vllm_config: Any) -> Any:
         model = super().create_lora_manager(model, vllm_config)
@@ -60,17 +62,11 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
     def _modules(self) -> Any:
         return self._adapter_manager.modules
 
-    def stage(self, request: LoRARequest) -> None:
-        """Begin to read an adapter."""
-        self._staged[request.lora_int_id] = self._reader.submit(self._read, request)
-
-    def refusal(self, number: int) -> str | None:
-        """Why an adapter could not be read, empty if it was read, None while it is being read."""
-        reading = self._staged[number]
-        if not reading.done():
-            return None
-        if error := reading.exception():
-            del self._staged[number]
+    def stage(self, request: LoRARequest) -> str:
+        """Read an adapter; return why it could not be read, or nothing."""
+        try:
+            self._staged[request.lora_int_id] = self._reader.submit(self._read, request).result()
+        except Exception as error:
             return str(error) or type(error).__name__
         return ""
 
@@ -99,50 +95,91 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
 
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
         staged = self._staged.get(lora_request.lora_int_id)
-        return self._read(lora_request) if staged is None else staged.result()
+        return self._read(lora_request) if staged is None else staged
 
 
 class Staging:
-    """Methods that every worker of the engine gets, for ``Staged`` to call."""
+    """What every worker of the engine can do besides."""
 
     model_runner: Any
+    rank: int
 
-    def stage_adapter(self, name: str, number: int, path: str) -> None:
-        self.model_runner.lora_manager.stage(LoRARequest(name, number, path))
+    def listen(self, folder: str) -> str:
+        """Begin to do what ``Staged`` asks for at a socket in ``folder``; return its path.
 
-    def adapter_refusal(self, number: int) -> str | None:
-        refusal: str | None = self.model_runner.lora_manager.refusal(number)
-        return refusal
+        vLLM's own calls to workers wait for the end of the step, and their answers for that of the next.
+        """
+        loras: StagedLoras = self.model_runner.lora_manager
 
-    def unstage_adapter(self, number: int) -> None:
-        self.model_runner.lora_manager.unstage(number)
+        class Requests(StreamRequestHandler):
+            def handle(self) -> None:
+                for line in self.rfile:
+                    name, number, path = orjson.loads(line)
+                    refusal = ""
+                    if path is None:
+                        loras.unstage(number)
+                    else:
+                        refusal = loras.stage(LoRARequest(name, number, path))
+                    self.wfile.write(orjson.dumps(refusal) + b"\n")
+
+        path = str(Path(folder) / str(self.rank))
+        server = ThreadingUnixStreamServer(path, Requests)
+        server.daemon_threads = True
+        Thread(target=server.serve_forever, name="staging", daemon=True).start()
+        return path
 
 
 class Staged:
-    """The adapters in the memory of the workers of ``engine``, vLLM's asynchronous client.
+    """The adapters in the memory of the workers of an engine.
 
     ``known`` is where vLLM's OpenAI front end finds what a request's model means.
     """
 
-    def __init__(self, engine: Any, known: dict[str, LoRARequest]) -> None:
-        self._engine = engine
+    def __init__(self, workers: Sequence["_Worker"], sockets: TemporaryDirectory[str], known: dict[str, LoRARequest]):
+        self._workers = workers
+        self._sockets = sockets
         self._known = known
         self._numbers = itertools.count(1)
+
+    @classmethod
+    async def open(cls, engine: Any, known: dict[str, LoRARequest]) -> Self:
+        """``engine`` is vLLM's asynchronous client."""
+        sockets = TemporaryDirectory(prefix="looper-")
+        paths = await engine.collective_rpc("listen", args=(sockets.name,))
+        return cls([_Worker(*await asyncio.open_unix_connection(path)) for path in paths], sockets, known)
 
     async def bring(self, digest: str, folder: Path) -> LoRARequest:
         """Have every worker read the adapter in ``folder``; from then on, requests may name it.
 
-        Raises InvalidInput with vLLM's reason if it refuses the adapter.
+        Raises InvalidInput with the reason if one refuses the adapter.
         """
-        number = next(self._numbers)
-        await self._engine.collective_rpc("stage_adapter", args=(digest, number, str(folder)))
-        while None in (answers := await self._engine.collective_rpc("adapter_refusal", args=(number,))):  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
-        if any(answers):
-            raise InvalidInput(f"adapter {digest}: {next(filter(None, answers))}")
-        self._known[digest] = LoRARequest(digest, number, str(folder))
-        return self._known[digest]
+        request = LoRARequest(digest, next(self._numbers), str(folder))
+        if refusal := next(filter(None, await self._tell(digest, request.lora_int_id, str(folder))), None):
+            await self._tell(digest, request.lora_int_id, None)
+            raise InvalidInput(f"adapter {digest}: {refusal}")
+        self._known[digest] = request
+        return request
 
     async def drop(self, digest: str, request: LoRARequest) -> None:
         del self._known[digest]
-        await self._engine.collective_rpc("unstage_adapter", args=(request.lora_int_id,))
+        await self._tell(digest, request.lora_int_id, None)
+
+    async def _tell(self, digest: str, number: int, path: str | None) -> list[str]:
+        return await asyncio.gather(*(worker.ask([digest, number, path]) for worker in self._workers))
+
+
+class _Worker:
+    """One worker's socket. Whoever asks waits for who asked before."""
+
+    def __init__(self, answers: asyncio.StreamReader, questions: asyncio.StreamWriter) -> None:
+        self._answers, self._questions = answers, questions
+        self._turn = asyncio.Lock()
+
+    async def ask(self, question: Sequence[str | int | None]) -> str:
+        async with self._turn:
+            self._questions.write(orjson.dumps(question) + b"\n")
+            answer = await self._answers.readline()
+        if not answer:
+            raise RuntimeError("a worker of the engine has died")
+        refusal: str = orjson.loads(answer)
+        return refusal
