@@ -132,7 +132,8 @@ def test_tasks_that_ask_for_nearly_the_same_go_by_one_name_if_their_numbers_are_
 
 @pytest.mark.parametrize("others", [0, FEW])
 def test_requests_that_are_nearly_the_same_are_found_among_few_and_among_many(others: int) -> None:
-    said = [(task, "", f"cancel the order of ann smith and refund all of it {end}") for task, end in (("a", "today"), ("b", "now"))]
+    request = "cancel the first order of ann smith and then refund all of it to her card"
+    said = [("a", "", f"{request} today"), ("b", "", f"{request} now")]
     said += [(f"other {n}", "", f"find{n} the{n} room{n}") for n in range(others)]
     assert list(alike(said)) == [("a", "b")]
 
