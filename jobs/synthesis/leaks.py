@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
 from typing import NamedTuple
 
 from looper.jobs.synthesis.draft import Draft
@@ -23,6 +24,8 @@ FEWEST = 3
 """Words of a request that can be nearly another."""
 LONGEST = 400
 """Words that are compared."""
+FEW = 100
+"""Requests of which each is compared with each: an index of MinHash takes longer to set up, 20 ms."""
 
 _COURTESY = re.compile(
     r"\b(please|thanks?( you)?( so much| very much| a lot)?|kindly|hi|hello|hey|dear"
@@ -85,20 +88,27 @@ def alike(said: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def _alike(tasks: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Of tasks by their words. MinHash finds who may be alike, without comparing all with all; then it is counted."""
+    """Of tasks by their words."""
+    twos: dict[str, set[str]] = {}
+    for text in tasks:
+        spoken = text.split()
+        twos[text] = {" ".join(spoken[at : at + 2]) for at in range(len(spoken) - 1)}
+    for one, other in combinations(twos, 2) if len(twos) <= FEW else _near(twos):
+        common = len(twos[one] & twos[other])
+        if common >= ALIKE * (len(twos[one]) + len(twos[other]) - common):
+            yield tasks[one], tasks[other]
+
+
+def _near(twos: Mapping[str, set[str]]) -> Iterator[tuple[str, str]]:
+    """Of many texts by their words in twos, those that may be alike, without comparing all with all."""
     from datasketch import MinHash, MinHashLSH  # with all of SciPy: two seconds, which most jobs need not pay
 
     index = MinHashLSH(threshold=ALIKE - MARGIN, num_perm=PERMUTATIONS)
-    twos: dict[str, set[str]] = {}
-    for text, task in tasks.items():
-        spoken = text.split()
-        twos[text] = {" ".join(spoken[at : at + 2]) for at in range(len(spoken) - 1)}
+    for text, some in twos.items():
         hashed = MinHash(num_perm=PERMUTATIONS, seed=1)
-        hashed.update_batch([two.encode() for two in sorted(twos[text])])
+        hashed.update_batch([two.encode() for two in sorted(some)])
         for other in sorted(index.query(hashed)):
-            common = len(twos[text] & twos[other])
-            if common >= ALIKE * (len(twos[text]) + len(twos[other]) - common):
-                yield tasks[other], task
+            yield other, text
         index.insert(text, hashed)
 
 

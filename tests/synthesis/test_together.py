@@ -9,7 +9,7 @@ from looper.jobs.synthesis.draft import Draft
 from looper.jobs.synthesis.duplicates import drop_duplicates
 from looper.jobs.synthesis.errors import classify_errors
 from looper.jobs.synthesis.grade import grade
-from looper.jobs.synthesis.leaks import asked, one_name
+from looper.jobs.synthesis.leaks import FEW, alike, asked, one_name
 from looper.jobs.synthesis.pairs import contrast
 from looper.jobs.synthesis.pipeline import each, refine
 from looper.platform.domain.trajectory import Step, Trajectory
@@ -128,6 +128,14 @@ def test_tasks_that_ask_for_nearly_the_same_go_by_one_name_if_their_numbers_are_
     ]
     names = [task.name for task in refine([batch])]
     assert names == (["a"] if one else ["a", "b"])
+
+
+@pytest.mark.parametrize("others", [0, FEW])
+def test_requests_that_are_nearly_the_same_are_found_among_few_and_among_many(others: int) -> None:
+    request = "cancel the first order of ann smith and then refund all of it to her card"
+    said = [("a", "", f"{request} today"), ("b", "", f"{request} now")]
+    said += [(f"other {n}", "", f"find{n} the{n} room{n}") for n in range(others)]
+    assert list(alike(said)) == [("a", "b")]
 
 
 def test_pairs_part_where_the_agent_does() -> None:
