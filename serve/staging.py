@@ -45,7 +45,7 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        # One, as more would take the loop's cores; the loop's thread is bound to one later, as are those that it starts.
+        # One, as more would take the loop's cores. The loop's thread is bound to one later, as are those it starts.
         self._reader = ThreadPoolExecutor(1, "stage", os.sched_setaffinity, (0, os.sched_getaffinity(0)))
         self._staged: dict[int, LoRAModel] = {}
 
