@@ -1,6 +1,5 @@
 """``looper bench synthesis``: the same stages over the same trajectories in several ways, in one run."""
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,16 +25,15 @@ class Row(BaseModel):
     variant: str
     instances: int
     trajectories: int
-    measured: Measured | None
-    """None where the way needs a package that is not installed."""
+    measured: Measured
 
     @property
     def corpus(self) -> Corpus:
         return Corpus(self.instances, self.trajectories)
 
     @property
-    def per_s(self) -> float | None:
-        return None if self.measured is None else self.trajectories / self.measured.seconds
+    def per_s(self) -> float:
+        return self.trajectories / self.measured.seconds
 
 
 class SynthesisReport(BaseModel):
@@ -98,9 +96,6 @@ def row(variant: str, corpus: Corpus, out: Path) -> Row:
     file = out / f"{variant.replace(' ', '-').replace(',', '')}-{corpus.name}.json"
     if file.exists():
         return Row.model_validate_json(file.read_bytes())
-    found = Row(variant=variant, instances=corpus.instances, trajectories=corpus.trajectories, measured=None)
-    if variant == "datasets.map" and importlib.util.find_spec("datasets") is None:
-        return found
     store = out / "store"
     corpus.write(store_in(store))
     command = [sys.executable, "-m", "looper.benchmarks.synthesis.variants", variant]
@@ -112,7 +107,8 @@ def row(variant: str, corpus: Corpus, out: Path) -> Row:
     )
     if ran.returncode != 0:
         raise LooperError(f"variant {variant!r} ended with {ran.returncode}: {ran.stderr.strip().splitlines()[-1]}")
-    found = found.model_copy(update={"measured": Measured.model_validate_json(ran.stdout.strip().splitlines()[-1])})
+    measured = Measured.model_validate_json(ran.stdout.strip().splitlines()[-1])
+    found = Row(variant=variant, instances=corpus.instances, trajectories=corpus.trajectories, measured=measured)
     file.write_text(found.model_dump_json(indent=1) + "\n")
     return found
 
@@ -120,8 +116,6 @@ def row(variant: str, corpus: Corpus, out: Path) -> Row:
 def _compare(rows: list[Row]) -> None:
     digests: dict[Corpus, str] = {}
     for each in rows:
-        if each.measured is None:
-            continue
         known = digests.setdefault(each.corpus, each.measured.digest)
         if known != each.measured.digest:
             raise LooperError(
@@ -131,13 +125,12 @@ def _compare(rows: list[Row]) -> None:
 
 
 def _ratios(rows: list[Row], trajectories: int) -> dict[str, float]:
-    found = {(each.variant, each.corpus): each.measured for each in rows if each.measured}
+    found = {(each.variant, each.corpus): each.measured for each in rows}
     ratios = {}
     for corpus in (of_four(trajectories // 100), of_four(trajectories)):
         for name in ("plain loop", "datasets.map", ONE):
-            if (name, corpus) in found:
-                times = found[name, corpus].seconds / found[TWO, corpus].seconds
-                ratios[f"2 workers faster than {name} at {corpus.trajectories}"] = times
+            times = found[name, corpus].seconds / found[TWO, corpus].seconds
+            ratios[f"2 workers faster than {name} at {corpus.trajectories}"] = times
     memory = [found[TWO, of_four(count)].peak_memory_bytes for count in (trajectories // 10, trajectories)]
     ratios[f"peak memory at {trajectories} over {trajectories // 10}"] = memory[1] / memory[0]
     ratios["seconds of a small job"] = found[LOOPER, SMALL].seconds
@@ -165,7 +158,5 @@ def to_markdown(report: SynthesisReport) -> str:
 
 def _cells(each: Row) -> tuple[str, ...]:
     head = each.variant, str(each.instances), str(each.trajectories)
-    if each.measured is None or each.per_s is None:
-        return *head, "not installed", "", ""
     memory = f"{each.measured.peak_memory_bytes / 1e9:.2f} GB"
     return *head, f"{each.measured.seconds:.1f}", f"{each.per_s:.0f}", memory
