@@ -136,7 +136,7 @@ def test_there_are_never_more_adapters_than_slots_and_the_base_needs_none() -> N
     run(test)
 
 
-def test_who_has_company_goes_first_unless_another_has_waited_half_as_long_again() -> None:
+def test_who_has_company_goes_first_unless_another_has_waited_three_times_as_long() -> None:
     async def test() -> None:
         admission = Admission(2, 2, spare=0)
         client = Client(admission)
