@@ -1,6 +1,7 @@
 """The clients: send a load to an OpenAI-compatible endpoint when it is due, whether or not it keeps up, and watch."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +14,10 @@ from looper.serve.gateway import ADAPTER_HEADER
 
 Ready = Callable[[httpx.AsyncClient, int], Awaitable[None]]
 """What a client does before a request for an adapter, where a peer leaves it to its clients to have adapters loaded."""
+
+
+PROMPTS = itertools.count()
+"""Seeds: no prompt of this process begins as an earlier one does, which a server may have kept."""
 
 
 @dataclass
@@ -58,10 +63,10 @@ async def drive(
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=within_s, limits=limits) as client:
         began = time.perf_counter()
 
-        async def one(answered: Answered, number: int) -> None:
+        async def one(answered: Answered) -> None:
             request = answered.asked
             await asyncio.sleep(max(0.0, request.at_s - (time.perf_counter() - began)))
-            tokens = random.Random(number).choices(range(16, vocabulary), k=request.prompt)
+            tokens = random.Random(next(PROMPTS)).choices(range(16, vocabulary), k=request.prompt)
             body = {
                 "model": model_of(request.adapter),
                 "prompt": tokens,
@@ -89,13 +94,13 @@ async def drive(
                 return
             answered.done_s = time.perf_counter() - began
 
-        async def in_time(request: Asked, number: int) -> Answered:
+        async def in_time(request: Asked) -> Answered:
             answered = Answered(request)
             try:
                 async with asyncio.timeout(max(0.0, within_s - (time.perf_counter() - began))):
-                    await one(answered, number)
+                    await one(answered)
             except TimeoutError:  # the tokens that it did get stay
                 answered.failure = f"no whole answer within {within_s:g} s"
             return answered
 
-        return await asyncio.gather(*(in_time(request, number) for number, request in enumerate(asked)))
+        return await asyncio.gather(*map(in_time, asked))
