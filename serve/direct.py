@@ -5,7 +5,6 @@ who reads it keeps it in memory of its own.
 """
 
 import errno
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,35 +17,38 @@ BLOCK = 4096
 """Bytes: addresses, offsets and sizes are multiples of it."""
 
 
-def write(file: Path, content: bytes) -> None:
+def write(file: Path, content: bytes | memoryview) -> None:
     """Write a new file. Raises OSError."""
-    with (
-        mmap.mmap(-1, _whole_blocks(len(content)) or BLOCK) as aligned,
-        _opened(file, os.O_WRONLY | os.O_CREAT) as into,
-    ):
-        aligned.madvise(mmap.MADV_HUGEPAGE)
-        aligned.write(content)
-        with memoryview(aligned) as left:
-            done = 0
-            while done < len(content):
-                with left[done : _whole_blocks(len(content))] as rest:
-                    done += os.write(into, rest)
-        os.truncate(into, len(content))
+    size = len(content)
+    blocks = _blocks(size)
+    blocks[:size] = np.frombuffer(content, np.uint8)
+    blocks[size:] = 0
+    with _opened(file, os.O_WRONLY | os.O_CREAT) as into:
+        done = 0
+        while done < size:
+            done += os.write(into, blocks[done:].data)
+        os.truncate(into, size)
 
 
 def read(file: Path) -> NDArray[np.uint8]:
     """A file's content, which begins at a block's address. Raises OSError."""
     with _opened(file, os.O_RDONLY) as source:
         size = os.fstat(source).st_size
-        # NumPy asks for large pages, of which the kernel has few to find.
-        room = np.empty(_whole_blocks(size) + BLOCK, np.uint8)
-        content = room[-room.ctypes.data % BLOCK :][: _whole_blocks(size)]
+        content = _blocks(size)
+        content[::BLOCK] = 0  # has pages now, which the kernel finds ten times slower while it reads into them
         done = 0
         while done < size:
-            if not (more := os.readv(source, [content[done:]])):  # type: ignore[list-item]  # it is a buffer
+            if not (more := os.readv(source, [content[done:].data])):
                 raise OSError(errno.EIO, f"{file} ended after {done} of {size} bytes")
             done += more
     return content[:size]
+
+
+def _blocks(size: int) -> NDArray[np.uint8]:
+    """Room for so many bytes in whole blocks, at a block's address."""
+    whole = -(-size // BLOCK) * BLOCK
+    room = np.empty(whole + BLOCK, np.uint8)
+    return room[-room.ctypes.data % BLOCK :][:whole]
 
 
 @contextmanager
@@ -61,7 +63,3 @@ def _opened(file: Path, flags: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _whole_blocks(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK

@@ -40,7 +40,7 @@ class Disk:
         await asyncio.to_thread(shutil.rmtree, gone)
 
 
-def write(files: Mapping[str, bytes], digest: str, folder: Path) -> None:
+def write(files: Mapping[str, bytes | memoryview], digest: str, folder: Path) -> None:
     """Write the adapter's files, by name, as ``folder/digest``. Raises StoreUnavailable if there is no room."""
     if (folder / digest).exists():
         return  # whole, by one who died before it could say so

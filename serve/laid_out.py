@@ -52,7 +52,7 @@ class _Config(BaseModel):
         return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
-def lay_out(files: AdapterFiles) -> bytes:
+def lay_out(files: AdapterFiles) -> memoryview:
     """The content of ``LAID_OUT``. Raises InvalidInput if the adapter is not of LoRA's factors alone."""
     try:
         scale = _Config.model_validate_json(files.config).scale
@@ -63,16 +63,24 @@ def lay_out(files: AdapterFiles) -> bytes:
     if any(not {f"{layer}{A}", f"{layer}{B}"} <= tensors.keys() for layer in layers):
         raise InvalidInput(f"adapter {files.digest} changes more than LoRA's factors, or has one without the other")
     shapes: list[Shape] = []
-    pieces: list[bytes] = []
+    pieces: list[NDArray[np.uint16]] = []
     for layer in layers:
         a, b = tensors[f"{layer}{A}"], tensors[f"{layer}{B}"].T
         missing = -len(a) % STEP
         if missing:
             a, b = (np.pad(each, ((0, missing), (0, 0))) for each in (a, b))
         shapes.append(Shape(layer, len(a), a.shape[1], b.shape[1]))
-        pieces += (_bfloat16(a).tobytes(), _bfloat16(b, scale).tobytes())
+        pieces += (_bfloat16(a), _bfloat16(b, scale))
     header = _padded(orjson.dumps([list(each) for each in shapes]), b" ")
-    return b"".join((_padded(len(header).to_bytes(8, "little")), header, *pieces))
+    begin = LINE + len(header)
+    content = np.empty(begin + sum(piece.nbytes for piece in pieces), np.uint8)
+    content[:begin] = np.frombuffer(_padded(len(header).to_bytes(8, "little")) + header, np.uint8)
+    factors = content[begin:].view(np.uint16)
+    at = 0
+    for piece in pieces:
+        factors[at : at + piece.size].reshape(piece.shape)[:] = piece
+        at += piece.size
+    return content.data
 
 
 def read(folder: Path) -> tuple[list[Shape], NDArray[np.uint16]]:
