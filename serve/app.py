@@ -50,9 +50,8 @@ class SkillReplica:
         self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device
     ) -> None:
         room = tiers(settings.serve, pool, model_dir)
-        engine = engine_settings(
-            settings.serve, pool, room.slots, adapted(model_dir), device, len(os.sched_getaffinity(0))
-        )
+        cores = os.sched_getaffinity(0)
+        engine = engine_settings(settings.serve, pool, room.slots, adapted(model_dir), device, cores)
         os.environ.update(engine.environment)
         send_traces("looper-engine")
         from looper.serve.skill_server import SkillServer

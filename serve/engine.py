@@ -1,11 +1,14 @@
 """From Looper's settings to vLLM's: plain functions, importable without torch, Ray or vLLM."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
 from looper.serve.admission import SPARE
+from looper.serve.cores import BIND, engines, others, to_bind
 
 Device = Literal["cpu", "gpu"]
 
@@ -17,6 +20,14 @@ CPU_STEP_TOKENS = 64
 """A CPU has little to gain from longer steps, for which those who are answered meanwhile wait."""
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has units for matrices in bfloat16 (AMX). Emulated, it is three times slower."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """How one vLLM engine is started."""
@@ -25,12 +36,14 @@ class EngineSettings:
     """Of vLLM's engine and of its OpenAI front end, under their own names."""
     environment: dict[str, str]
     """For the engine's processes; must be in place before torch is imported."""
+    others: set[int]
+    """Cores of this machine for what surrounds the engine."""
 
 
 def engine_settings(
-    serve: ServeSettings, pool: PoolSettings, slots: int, adapted: list[str], device: Device, cores: int
+    serve: ServeSettings, pool: PoolSettings, slots: int, adapted: list[str], device: Device, cores: Collection[int]
 ) -> EngineSettings:
-    """An engine of ``pool`` on ``device``, which fills so many slots; ``cores`` is how many a CPU engine computes on.
+    """An engine of ``pool`` on ``device``, which fills so many slots; ``cores`` are this machine's.
 
     ``adapted`` is what the layers are called that adapters change.
     """
@@ -57,10 +70,9 @@ def engine_settings(
         "structured_outputs_config": {"backend": "xgrammar"},
     }
     if device == "gpu":
-        return EngineSettings(arguments, {})
+        return EngineSettings(arguments, {}, set(cores))
     arguments |= {
-        # bfloat16 is emulated, and three times slower, on CPUs without AVX512-BF16 or AMX.
-        "dtype": "float32",
+        "dtype": "bfloat16" if multiplies_bfloat16() else "float32",
         "lora_dtype": "bfloat16",  # read by each step, for each adapter in it: half the bytes
         "enforce_eager": True,
         # Of prompts, a step reads so many tokens at once at most, as those who are answered meanwhile wait for it.
@@ -69,12 +81,16 @@ def engine_settings(
     }
     environment = {
         # Ray would set one thread per CPU that the replica asked for.
-        "OMP_NUM_THREADS": str(cores),
+        "OMP_NUM_THREADS": str(len(engines(cores))),
         # An engine alone is nearly twice as fast if its threads spin for a moment before they sleep. Beside another
         # engine on the same cores, threads that spin take the core from whom they wait for.
-        **({"GOMP_SPINCOUNT": "100000"} if serve.most_engines == 1 else {"OMP_WAIT_POLICY": "PASSIVE"}),
+        **(
+            {"GOMP_SPINCOUNT": "100000", BIND: to_bind(cores)}
+            if serve.most_engines == 1
+            else {"OMP_WAIT_POLICY": "PASSIVE", BIND: "nobind"}
+        ),
         # vLLM compiles its sampler in the step loop, at the first request that samples: it takes a C++ compiler, and
         # seconds in which everyone waits.
         "TORCHDYNAMO_DISABLE": "1",
     }
-    return EngineSettings(arguments, environment)
+    return EngineSettings(arguments, environment, others(cores) if serve.most_engines == 1 else set(cores))

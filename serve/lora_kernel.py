@@ -2,7 +2,8 @@
 
 A step of the engine calls this once for each linear layer, more than a hundred times, so what a call costs beside its
 work counts. It is one region on the threads that PyTorch has anyway, entered through their OpenMP itself; Numba's own
-threads would fight with those for the cores. Factors are bfloat16, as adapters' files are; sums are float32.
+threads would fight with those for the cores. Factors are bfloat16, as adapters' files are; sums are float32. A row of
+``y`` is rounded once where it is bfloat16.
 """
 
 import ctypes
@@ -43,8 +44,9 @@ class Call(ctypes.Structure):
         ("bounds", ctypes.c_int64),  # [tiles + 1] int64: a tile is of the sorted rows from bounds[tile] to the next
         ("rows", ctypes.c_int64),  # int64, sorted by slot: where each is in x and y
         ("slots", ctypes.c_int64),  # int64
-        ("x", ctypes.c_int64),  # float32 [T, inputs]
-        ("y", ctypes.c_int64),  # float32 [T, sum of outputs, or more]
+        ("x", ctypes.c_int64),  # [T, inputs]
+        ("y", ctypes.c_int64),  # [T, sum of outputs, or more]
+        ("narrow", ctypes.c_int64),  # x and y are bfloat16 if it is 1, and float32 if it is 0
         ("x_stride", ctypes.c_int64),
         ("y_stride", ctypes.c_int64),
         ("scale", ctypes.c_float),
@@ -77,6 +79,20 @@ def _float(context: Any, bits: Any) -> Any:
         return builder.bitcast(shifted, context.get_value_type(types.float32))
 
     return types.float32(types.uint16), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _bits(context: Any, number: Any) -> Any:
+    """Of a float32, rounded to the nearest bfloat16, and to even between two."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(types.uint32)
+        bits = builder.bitcast(arguments[0], kind)
+        odd = builder.and_(builder.lshr(bits, kind(16)), kind(1))
+        rounded = builder.add(bits, builder.add(kind(0x7FFF), odd))
+        return builder.trunc(builder.lshr(rounded, kind(16)), context.get_value_type(types.uint16))
+
+    return types.uint16(types.float32), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -171,8 +187,62 @@ def _expand(y: Any, shrunk: Any, b: Any, scale: float, b_at: int) -> None:
 
 
 @_compiled
+def _expand_tile(y0: Any, y1: Any, y2: Any, y3: Any, shrunk: Any, b: Any, scale: float) -> None:
+    """The same of four rows: ``shrunk[4, rank]``."""
+    ranks, outputs = b.shape
+    for r in range(0, ranks, 4):
+        s00, s01, s02, s03 = (
+            scale * shrunk[0, r],
+            scale * shrunk[0, r + 1],
+            scale * shrunk[0, r + 2],
+            scale * shrunk[0, r + 3],
+        )
+        s10, s11, s12, s13 = (
+            scale * shrunk[1, r],
+            scale * shrunk[1, r + 1],
+            scale * shrunk[1, r + 2],
+            scale * shrunk[1, r + 3],
+        )
+        s20, s21, s22, s23 = (
+            scale * shrunk[2, r],
+            scale * shrunk[2, r + 1],
+            scale * shrunk[2, r + 2],
+            scale * shrunk[2, r + 3],
+        )
+        s30, s31, s32, s33 = (
+            scale * shrunk[3, r],
+            scale * shrunk[3, r + 1],
+            scale * shrunk[3, r + 2],
+            scale * shrunk[3, r + 3],
+        )
+        for o in range(outputs):
+            f0, f1, f2, f3 = _float(b[r, o]), _float(b[r + 1, o]), _float(b[r + 2, o]), _float(b[r + 3, o])
+            y0[o] += s00 * f0 + s01 * f1 + s02 * f2 + s03 * f3
+            y1[o] += s10 * f0 + s11 * f1 + s12 * f2 + s13 * f3
+            y2[o] += s20 * f0 + s21 * f1 + s22 * f2 + s23 * f3
+            y3[o] += s30 * f0 + s31 * f1 + s32 * f2 + s33 * f3
+
+
+@_compiled
 def _row(address: int, row: int, stride: int, length: int) -> Any:
     return carray(_pointer(address + 4 * row * stride), length, np.float32)
+
+
+@_compiled
+def _narrow_row(address: int, row: int, stride: int, length: int) -> Any:
+    return carray(_pointer(address + 2 * row * stride), length, np.uint16)
+
+
+@_compiled
+def _widen(narrow: Any, wide: Any) -> None:
+    for i in range(len(narrow)):
+        wide[i] = _float(narrow[i])
+
+
+@_compiled
+def _narrow(wide: Any, narrow: Any) -> None:
+    for i in range(len(narrow)):
+        narrow[i] = _bits(wide[i])
 
 
 @cfunc(types.void(types.CPointer(from_dtype(np.dtype(Call)))), cache=True)  # type: ignore[untyped-decorator]
@@ -186,9 +256,16 @@ def _work(calls: Any) -> None:
     ranks = carray(_pointer(call.ranks), shape, np.int64)
     of_a, of_b = carray(_pointer(call.a), shape, np.int64), carray(_pointer(call.b), shape, np.int64)
     shrunk = np.empty((TILE, call.largest), np.float32)
+    wide, largest = np.empty((TILE, call.inputs if call.narrow else 0), np.float32), 0
+    for part in range(call.parts):
+        largest = max(largest, call.outputs[part])
+    sums = np.empty((TILE, largest if call.narrow else 0), np.float32)
     tile = _take(call.address)
     while tile < call.tiles:
         first, size, slot, begin = bounds[tile], bounds[tile + 1] - bounds[tile], slots[bounds[tile]], 0
+        if call.narrow:
+            for i in range(size):
+                _widen(_narrow_row(call.x, rows[first + i], call.x_stride, call.inputs), wide[i])
         for part in range(call.parts):
             outputs, rank = call.outputs[part], ranks[part, slot]
             if rank == 0:
@@ -197,7 +274,9 @@ def _work(calls: Any) -> None:
             a_at, b_at = of_a[part, slot], of_b[part, slot]
             a = carray(_pointer(a_at), (rank, call.inputs), np.uint16)
             b = carray(_pointer(b_at), (rank, outputs), np.uint16)
-            if size == TILE:
+            if call.narrow and size == TILE:
+                _shrink_tile(wide[0], wide[1], wide[2], wide[3], a, shrunk)
+            elif size == TILE:
                 _shrink_tile(
                     _row(call.x, rows[first], call.x_stride, call.inputs),
                     _row(call.x, rows[first + 1], call.x_stride, call.inputs),
@@ -208,10 +287,35 @@ def _work(calls: Any) -> None:
                 )
             else:
                 for i in range(size):
-                    _shrink(_row(call.x, rows[first + i], call.x_stride, call.inputs), a, shrunk[i], a_at, b_at)
-            for i in range(size):
-                y = _row(call.y + 4 * begin, rows[first + i], call.y_stride, outputs)
-                _expand(y, shrunk[i], b, call.scale, b_at)
+                    x = wide[i] if call.narrow else _row(call.x, rows[first + i], call.x_stride, call.inputs)
+                    _shrink(x, a, shrunk[i], a_at, b_at)
+            if call.narrow:
+                y_at = call.y + 2 * begin
+                for i in range(size):
+                    _widen(_narrow_row(y_at, rows[first + i], call.y_stride, outputs), sums[i, :outputs])
+                if size == TILE:
+                    y0, y1, y2, y3 = sums[0, :outputs], sums[1, :outputs], sums[2, :outputs], sums[3, :outputs]
+                    _expand_tile(y0, y1, y2, y3, shrunk, b, call.scale)
+                else:
+                    for i in range(size):
+                        _expand(sums[i, :outputs], shrunk[i], b, call.scale, b_at)
+                for i in range(size):
+                    _narrow(sums[i, :outputs], _narrow_row(y_at, rows[first + i], call.y_stride, outputs))
+            else:
+                y_at = call.y + 4 * begin
+                if size == TILE:
+                    _expand_tile(
+                        _row(y_at, rows[first], call.y_stride, outputs),
+                        _row(y_at, rows[first + 1], call.y_stride, outputs),
+                        _row(y_at, rows[first + 2], call.y_stride, outputs),
+                        _row(y_at, rows[first + 3], call.y_stride, outputs),
+                        shrunk,
+                        b,
+                        call.scale,
+                    )
+                else:
+                    for i in range(size):
+                        _expand(_row(y_at, rows[first + i], call.y_stride, outputs), shrunk[i], b, call.scale, b_at)
             begin += outputs
         tile = _take(call.address)
 
@@ -232,16 +336,15 @@ _parallel = _openmp_parallel(ctypes.PyDLL)
 """The interpreter's lock is kept: whoever took it meanwhile would keep it for longer than a call lasts."""
 
 
-def keep_apart() -> None:
-    """Bind each of the threads that compute for this one, and itself, to a core of its own.
+def keep_apart(cores: Sequence[int]) -> None:
+    """Bind each of the threads that compute for this one, and itself, to one of ``cores``, if there are as many.
 
     Else, while another process computes on one core, the kernel may leave two of them on the other for half a second:
     one waits for the other, awake, in turns. Threads that are started afterwards inherit this one's core.
     """
-    cores = sorted(os.sched_getaffinity(0))
     parallel = _openmp_parallel(ctypes.CDLL)
     if parallel is None or len(cores) != torch.get_num_threads():
-        return  # there are others to share with, or none to bind
+        return
     left = iter(cores)
     bind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: os.sched_setaffinity(0, {next(left)}))
     parallel(ctypes.cast(bind, ctypes.c_void_p), None, len(cores), 0)
@@ -322,11 +425,12 @@ class Layer:
     def add(self, y: Tensor, x: Tensor, scale: float, tiles: Tiles) -> None:
         """y += scale * x a^T b^T of each row's own slot, in place; of several layers, side by side.
 
-        ``y`` is ``[T, outputs]``, ``x`` ``[T, inputs]``, both float32 with whole rows.
+        ``y`` is ``[T, outputs]``, ``x`` ``[T, inputs]``, both float32 or both bfloat16, with whole rows.
         """
-        if not (x.dtype == y.dtype == torch.float32 and x.stride(1) == y.stride(1) == 1):
+        if not (x.dtype == y.dtype in (torch.float32, torch.bfloat16) and x.stride(1) == y.stride(1) == 1):
             raise ValueError(f"{x.dtype} {x.stride()} and {y.dtype} {y.stride()}")
         call = self._call
+        call.narrow = x.dtype == torch.bfloat16
         call.taken, call.tiles, call.scale = 0, len(tiles.bounds) - 1, scale
         call.bounds, call.rows, call.slots = (each.ctypes.data for each in (tiles.bounds, tiles.rows, tiles.slots))
         call.x, call.x_stride, call.y, call.y_stride = x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0)

@@ -68,6 +68,7 @@ class SkillServer(LLMServer):
             engine_kwargs=engine.arguments,
             accelerator_config={"kind": device},
             callback_config={"callback_class": _LocalModel},
+            experimental_configs={"stream_batching_interval_ms": 0},  # else tokens wait for up to 50 ms, the first too
         )
         server = cls.sync_init(config, engine_cls=_OneProcess if device == "cpu" else VLLMEngine)
         assert isinstance(server, cls)
@@ -75,7 +76,7 @@ class SkillServer(LLMServer):
         folder, server._folder_lock = claim_folder(settings.home / "adapters")
         await server.start()  # type: ignore[no-untyped-call]
         server._pager = Pager(
-            Disk(start_loader(settings, pool, model_dir, device, folder), folder),
+            Disk(start_loader(settings, pool, model_dir, device, folder, engine.others), folder),
             await Staged.open(server.engine._engine_client, server.engine._oai_models.lora_requests),
             on_disk=room.on_disk,
             in_memory=room.in_memory,

@@ -29,12 +29,21 @@ from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.platforms import current_platform
 
 from looper.platform.domain.errors import InvalidInput
+from looper.serve.cores import bound
 from looper.serve.cpu_lora import LaidOut, Pointing, point_slots, read_laid_out
 from looper.serve.laid_out import A
 from looper.serve.lora_kernel import keep_apart
 
 SWITCH_S = 0.0005
 """For so long, a thread keeps the interpreter while another waits for it; Python's own 5 ms are a tenth of a step."""
+
+ALL = os.sched_getaffinity(0)
+"""This process's cores, before any thread is bound."""
+
+
+def step_aside() -> None:
+    """Have this thread, and those it starts, leave the cores to the loop that the loop's threads are bound to."""
+    os.sched_setaffinity(0, ALL - set(bound()) or ALL)
 
 
 class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
@@ -45,8 +54,7 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        # One, as more would take the loop's cores. The loop's thread is bound to one later, as are those it starts.
-        self._reader = ThreadPoolExecutor(1, "stage", os.sched_setaffinity, (0, os.sched_getaffinity(0)))
+        self._reader = ThreadPoolExecutor(1, "stage", step_aside)
         self._staged: dict[int, LoRAModel] = {}
 
     def create_lora_manager(self, model: Any, vllm_config: Any) -> Any:
@@ -55,7 +63,7 @@ class StagedLoras(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
             # The reader must not keep the interpreter from the loop, which asks for it a thousand times a step.
             sys.setswitchinterval(SWITCH_S)
             point_slots(self._modules)
-            keep_apart()
+            keep_apart(bound())
         return model
 
     @property
@@ -125,7 +133,12 @@ class Staging:
         path = str(Path(folder) / str(self.rank))
         server = ThreadingUnixStreamServer(path, Requests)
         server.daemon_threads = True
-        Thread(target=server.serve_forever, name="staging", daemon=True).start()
+
+        def serve() -> None:
+            step_aside()
+            server.serve_forever()
+
+        Thread(target=serve, name="staging", daemon=True).start()
         return path
 
 

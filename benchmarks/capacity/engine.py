@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from looper.benchmarks.capacity import adapters
+from looper.platform.adapters import AdapterFiles
 from looper.platform.settings import load_settings
 from looper.serve.engine import EngineSettings, engine_settings
+from looper.serve.laid_out import LAID_OUT, lay_out
 from looper.serve.tiers import adapted
 
 SEQUENCES = 16
@@ -71,15 +73,16 @@ def measure(model_dir: Path, lora: bool) -> dict[str, Any]:
 
 def _settings(model_dir: Path) -> EngineSettings:
     serve = load_settings().serve
-    return engine_settings(serve, serve, SLOTS, adapted(model_dir), "cpu", len(os.sched_getaffinity(0)))
+    return engine_settings(serve, serve, SLOTS, adapted(model_dir), "cpu", os.sched_getaffinity(0))
 
 
 def _adapter(folder: Path, model_dir: Path, number: int, request: Any) -> Any:
     layers = adapters.shapes(model_dir)
     path = folder / str(number)
     path.mkdir()
-    (path / "adapter_model.safetensors").write_bytes(adapters.weights(layers, number))
-    (path / "adapter_config.json").write_bytes(adapters.config(layers, "base"))
+    files = AdapterFiles(adapters.weights(layers, number), adapters.config(layers, "base"), b"{}")
+    for name, content in (files.by_name() | {LAID_OUT: lay_out(files)}).items():
+        (path / name).write_bytes(content)
     return request(str(number), number + 1, str(path))
 
 

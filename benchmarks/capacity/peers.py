@@ -150,7 +150,7 @@ READY: dict[str, Callable[[World], Ready]] = {"vllm": _load_into_vllm}
 
 def _arguments(model_dir: Path) -> dict[str, Any]:
     """Of the same engine, without what is Looper's."""
-    cores = len(os.sched_getaffinity(0))
+    cores = os.sched_getaffinity(0)
     arguments = engine_settings(SERVE, SERVE, CLUSTER.slots, adapted(model_dir), "cpu", cores).arguments
     del arguments["worker_extension_cls"]
     return arguments | {"max_cpu_loras": CLUSTER.in_memory}

@@ -84,6 +84,16 @@ def test_each_token_gets_its_own_adapter_and_no_other(tokens: tuple[int, ...], s
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("tokens", [(7,), (7, 0, 9) + (5,) * 6])
+def test_rows_in_bfloat16_are_summed_in_float32_and_rounded_once(tokens: tuple[int, ...]) -> None:
+    x, y = factors(len(tokens), IN, seed=20), factors(len(tokens), sum(OUT), seed=21)
+    mine = y.clone()
+    ours(tokens, mine, x)
+    expected = row_by_row(x.float(), y.float(), tokens, 1.0)
+    torch.testing.assert_close(mine, expected.bfloat16(), rtol=2**-7, atol=2**-16)
+    assert (mine == expected.bfloat16()).float().mean() > 0.99, "nearly all, as sums differ in their last bit"
+
+
 def test_a_slot_has_what_it_was_pointed_to_last_of_whatever_rank() -> None:
     x = weights(1, IN, seed=20)
     wrapper = engine(TiledLora, (9,))
@@ -113,9 +123,9 @@ def test_rows_that_fill_a_batch_up_are_left_alone() -> None:
 def test_each_thread_that_computes_has_a_core_of_its_own() -> None:
     code = (
         "import os, torch; from looper.serve.lora_kernel import keep_apart; x = torch.ones(999, 999); "
-        "torch.set_num_threads(len(os.sched_getaffinity(0))); keep_apart(); x @ x; "
-        "cores = [os.sched_getaffinity(int(thread)) for thread in os.listdir('/proc/self/task')]; "
-        "print(*sorted(core.pop() for core in cores if len(core) == 1))"
+        "cores = sorted(os.sched_getaffinity(0)); torch.set_num_threads(len(cores)); keep_apart(cores); x @ x; "
+        "bound = [os.sched_getaffinity(int(thread)) for thread in os.listdir('/proc/self/task')]; "
+        "print(*sorted(core.pop() for core in bound if len(core) == 1))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [int(core) for core in ran.stdout.split()] == sorted(os.sched_getaffinity(0))
