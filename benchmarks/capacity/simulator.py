@@ -27,7 +27,7 @@ class Costs(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     step: float
-    """Of any step."""
+    """Of any step that has an adapter in it."""
     sequence: float
     """More, for each sequence that is generated for."""
     prompt_token: float
