@@ -7,10 +7,8 @@ threads would fight with those for the cores. Factors are bfloat16, as adapters'
 """
 
 import ctypes
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from looper.serve.laid_out import STEP
+from looper.serve.openmp import openmp_parallel
 
 TILE = 4
 """Rows of one adapter, at most, for which a factor is widened once."""
@@ -187,34 +186,19 @@ def _expand(y: Any, shrunk: Any, b: Any, scale: float, b_at: int) -> None:
 
 
 @_compiled
+def _four(shrunk: Any, r: int, scale: float) -> Any:
+    return scale * shrunk[r], scale * shrunk[r + 1], scale * shrunk[r + 2], scale * shrunk[r + 3]
+
+
+@_compiled
 def _expand_tile(y0: Any, y1: Any, y2: Any, y3: Any, shrunk: Any, b: Any, scale: float) -> None:
     """The same of four rows: ``shrunk[4, rank]``."""
     ranks, outputs = b.shape
     for r in range(0, ranks, 4):
-        s00, s01, s02, s03 = (
-            scale * shrunk[0, r],
-            scale * shrunk[0, r + 1],
-            scale * shrunk[0, r + 2],
-            scale * shrunk[0, r + 3],
-        )
-        s10, s11, s12, s13 = (
-            scale * shrunk[1, r],
-            scale * shrunk[1, r + 1],
-            scale * shrunk[1, r + 2],
-            scale * shrunk[1, r + 3],
-        )
-        s20, s21, s22, s23 = (
-            scale * shrunk[2, r],
-            scale * shrunk[2, r + 1],
-            scale * shrunk[2, r + 2],
-            scale * shrunk[2, r + 3],
-        )
-        s30, s31, s32, s33 = (
-            scale * shrunk[3, r],
-            scale * shrunk[3, r + 1],
-            scale * shrunk[3, r + 2],
-            scale * shrunk[3, r + 3],
-        )
+        s00, s01, s02, s03 = _four(shrunk[0], r, scale)
+        s10, s11, s12, s13 = _four(shrunk[1], r, scale)
+        s20, s21, s22, s23 = _four(shrunk[2], r, scale)
+        s30, s31, s32, s33 = _four(shrunk[3], r, scale)
         for o in range(outputs):
             f0, f1, f2, f3 = _float(b[r, o]), _float(b[r + 1, o]), _float(b[r + 2, o]), _float(b[r + 3, o])
             y0[o] += s00 * f0 + s01 * f1 + s02 * f2 + s03 * f3
@@ -320,34 +304,8 @@ def _work(calls: Any) -> None:
         tile = _take(call.address)
 
 
-def _openmp_parallel(kind: type[ctypes.CDLL]) -> Any:
-    """OpenMP's own way into a region, of the library that PyTorch has bound: ``(function, data, threads, flags)``."""
-    for library in (None, str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")):  # None: if one was preloaded
-        try:
-            parallel = kind(library).GOMP_parallel
-        except (OSError, AttributeError):
-            continue
-        parallel.argtypes, parallel.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
-        return parallel
-    return None
-
-
-_parallel = _openmp_parallel(ctypes.PyDLL)
+_parallel = openmp_parallel(ctypes.PyDLL)
 """The interpreter's lock is kept: whoever took it meanwhile would keep it for longer than a call lasts."""
-
-
-def keep_apart(cores: Sequence[int]) -> None:
-    """Bind each of the threads that compute for this one, and itself, to one of ``cores``, if there are as many.
-
-    Else, while another process computes on one core, the kernel may leave two of them on the other for half a second:
-    one waits for the other, awake, in turns. Threads that are started afterwards inherit this one's core.
-    """
-    parallel = _openmp_parallel(ctypes.CDLL)
-    if parallel is None or len(cores) != torch.get_num_threads():
-        return
-    left = iter(cores)
-    bind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: os.sched_setaffinity(0, {next(left)}))
-    parallel(ctypes.cast(bind, ctypes.c_void_p), None, len(cores), 0)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from looper.platform.domain.errors import InvalidInput
 from looper.serve.cores import bound
 from looper.serve.cpu_lora import LaidOut, Pointing, point_slots, read_laid_out
 from looper.serve.laid_out import A
-from looper.serve.lora_kernel import keep_apart
+from looper.serve.openmp import keep_apart
 
 SWITCH_S = 0.0005
 """For so long, a thread keeps the interpreter while another waits for it; Python's own 5 ms are a tenth of a step."""

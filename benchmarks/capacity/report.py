@@ -80,7 +80,8 @@ def plot(report: CapacityReport, file: Path) -> None:
         (steady, "TTFT p95 in seconds, steady load"),
     ):
         axes.set(xscale="log", xlabel="adapters", title=what)
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
+    full.set_ylim(bottom=0)
+    steady.set_yscale("log")  # one peer's seconds are another's minutes
     full.legend()
     figure.savefig(file, dpi=120)

@@ -122,7 +122,7 @@ def test_rows_that_fill_a_batch_up_are_left_alone() -> None:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 def test_each_thread_that_computes_has_a_core_of_its_own() -> None:
     code = (
-        "import os, torch; from looper.serve.lora_kernel import keep_apart; x = torch.ones(999, 999); "
+        "import os, torch; from looper.serve.openmp import keep_apart; x = torch.ones(999, 999); "
         "cores = sorted(os.sched_getaffinity(0)); torch.set_num_threads(len(cores)); keep_apart(cores); x @ x; "
         "bound = [os.sched_getaffinity(int(thread)) for thread in os.listdir('/proc/self/task')]; "
         "print(*sorted(core.pop() for core in bound if len(core) == 1))"
