@@ -25,7 +25,7 @@ PATIENCE_S = 600
 def engines() -> int:
     """How many serve now."""
     states = serve.status().applications[NAME].deployments["skills-r8"].replica_states
-    return sum(count for state, count in states.items() if state.value == "RUNNING")
+    return sum(count for state, count in states.items() if state == "RUNNING")
 
 
 def wait_for(count: int) -> float:
