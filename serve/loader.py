@@ -1,8 +1,8 @@
 """A process beside each replica that brings adapters from the object store to the replica's disk.
 
-Receiving an adapter, hashing it and writing it takes the interpreter for tens of milliseconds each, and cores that the
-engine computes on. In the replica's own process, everyone's tokens would wait for that; here, at a lower priority, it
-takes what they leave.
+Receiving an adapter, hashing it and writing it takes the interpreter for tens of milliseconds. In the replica's own
+process, everyone's tokens would wait for that; here, at a lower priority and off the engine's cores, it takes what they
+leave.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ AT_ONCE = 8
 more would be ready at the same time, and their requests would make one step of the engine's long."""
 
 STEPS_BACK = 2
-"""By which the process's niceness is above the replica's: of a core that both want, the engine has three fifths."""
+"""By which the process's niceness is above that of what it shares a core with: of that, tokens have three fifths."""
 
 Fetch = Callable[[str], AdapterFiles]
 """Digest to verified files. Blocks; called from several threads at once."""
