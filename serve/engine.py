@@ -79,18 +79,16 @@ def engine_settings(
         "max_num_batched_tokens": max(CPU_STEP_TOKENS, serve.max_num_seqs + SPARE),
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
     }
+    alone = serve.most_engines == 1
     environment = {
         # Ray would set one thread per CPU that the replica asked for.
         "OMP_NUM_THREADS": str(len(engines(cores))),
         # An engine alone is nearly twice as fast if its threads spin for a moment before they sleep. Beside another
         # engine on the same cores, threads that spin take the core from whom they wait for.
-        **(
-            {"GOMP_SPINCOUNT": "100000", BIND: to_bind(cores)}
-            if serve.most_engines == 1
-            else {"OMP_WAIT_POLICY": "PASSIVE", BIND: "nobind"}
-        ),
+        **({"GOMP_SPINCOUNT": "100000"} if alone else {"OMP_WAIT_POLICY": "PASSIVE"}),
+        BIND: to_bind(cores) if alone else "nobind",
         # vLLM compiles its sampler in the step loop, at the first request that samples: it takes a C++ compiler, and
         # seconds in which everyone waits.
         "TORCHDYNAMO_DISABLE": "1",
     }
-    return EngineSettings(arguments, environment, others(cores) if serve.most_engines == 1 else set(cores))
+    return EngineSettings(arguments, environment, others(cores) if alone else set(cores))
