@@ -34,7 +34,7 @@ def test_cold_skills_come_at_once_and_each_says_its_own(live: Live) -> None:
         live.publish(InstanceName("cold", f"agent-{seed}"), seed)
         ask(client, f"cold/agent-{seed}")
     assert [ask(client, str(instance)) for instance in instances] == cold
-    assert ask(client, "tiny")[0] == base
+    assert ask(client, "tiny")[0] not in {text for text, _ in cold}
 
 
 def test_the_first_request_that_samples_waits_for_no_compiler(live: Live) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from looper.platform.domain.names import InstanceName
 from tests.serve.live import HELLO, Live, ask
+from tests.serve.published import publish_version, random_adapter
 
 BOOK: Any = {
     "type": "function",
@@ -26,8 +27,10 @@ BOOK: Any = {
 
 @pytest.fixture(scope="module")
 def client(live: Live) -> openai.OpenAI:
-    client = live.tenant("protocol")
-    live.publish(InstanceName("protocol", "agent"), 110)
+    """Of a skill that says this and that. Its prompt has been read, so that each test finds it read."""
+    client, agent = live.tenant("protocol"), InstanceName("protocol", "agent")
+    publish_version(live.catalog, live.store, agent, random_adapter(live.base, agent, 110))
+    ask(client, MODEL)
     return client
 
 
