@@ -27,6 +27,9 @@ COMPANY = 3.0
 SPARE = 2
 """Seats and slots that an engine has besides, for tenants that have less than their share of the seats."""
 
+AHEAD, IN_TURN = 0, 1
+"""Priorities in the engine, the least first."""
+
 WEIGHT_OF_OUTPUT = 2.0
 """Of a token that is generated, against one that is read: the paper's."""
 
@@ -44,7 +47,7 @@ class Turn:
     """When it came; once it is served, when that began."""
     begins: asyncio.Future[None]
     ahead: bool = False
-    """Its tenant had less than its share when its turn came: the engine reads its prompt before others'."""
+    """When its turn came, another tenant had more seats than its own was to have: the engine reads its prompt first."""
 
 
 class Admission:
@@ -177,7 +180,7 @@ class Admission:
             if self._closing is None and passed_over > max(self._patience_s, most):
                 self._closing = min(self._adapters, key=self._adapters.__getitem__)
             if chosen:
-                chosen.ahead = has_less
+                chosen.ahead = has_less and self._seated[tenant] + 1 < max(self._seated.values(), default=0)
                 return chosen
         return None
 

@@ -29,7 +29,7 @@ from looper.platform.domain.errors import (
     StoreUnavailable,
 )
 from looper.platform.settings import PoolSettings, Settings
-from looper.serve.admission import Admission
+from looper.serve.admission import AHEAD, IN_TURN, Admission
 from looper.serve.disk import Disk, claim_folder
 from looper.serve.engine import Device, EngineSettings
 from looper.serve.loader import start_loader
@@ -108,7 +108,7 @@ class SkillServer(LLMServer):
                     turn = await held.enter_async_context(place)
                 yield Opening(tier, loaded - came, now() - loaded, line.slots_taken, pager.newly_evicted())
                 held.enter_context(span("engine", ask.trace))
-                request.priority = 0 if turn.ahead else 1
+                request.priority = AHEAD if turn.ahead else IN_TURN
                 replies = await (self.chat(request) if ask.call == "chat" else self.completions(request))
                 async for reply in replies:
                     # Streamed answers come in batches: lists of events, or of the one error there is.

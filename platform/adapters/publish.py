@@ -21,9 +21,10 @@ def fetch(store: ObjectStore, tenant: str, digest: str, *, at_most: int | None =
     """
     beyond = None if at_most is None else at_most + 1
     try:
-        content = {name: store.get(keys.adapter(tenant, digest, name), beyond) for name in FILES}
+        found = store.get_all([keys.adapter(tenant, digest, name) for name in FILES], beyond)
     except NotFound as error:
         raise NotFound(f"adapter {digest} of tenant {tenant} is not whole in the store {store.url}") from error
+    content = dict(zip(FILES, found, strict=True))
     for name in FILES:
         if len(content[name]) == beyond:
             raise InvalidInput(f"adapter {digest}: {name} is larger than {at_most} bytes, the most that is served here")

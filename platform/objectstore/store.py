@@ -2,8 +2,9 @@
 
 import errno
 import os
+import posixpath
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,6 +53,15 @@ class ObjectStore:
     def get(self, key: str, first: int | None = None) -> bytes:
         """The object, or so many of its ``first`` bytes."""
         return self._guard(key, lambda: bytes(self._fs.cat_file(self._path(key), end=first)))
+
+    def get_all(self, keys: Sequence[str], first: int | None = None) -> list[bytes]:
+        """The same of several objects at once. Raises as ``get`` does, of any that it fails on."""
+        paths = [self._path(key) for key in keys]
+
+        def read() -> list[bytes]:
+            return [bytes(content) for content in self._fs.cat_ranges(paths, None, first, on_error="raise")]
+
+        return self._guard(posixpath.commonpath(keys), read)
 
     def put(self, key: str, content: bytes) -> None:
         """Write ``content`` at ``key`` unless something is there already: what is written never changes."""

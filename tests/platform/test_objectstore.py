@@ -26,6 +26,16 @@ def test_what_is_put_is_got_and_listed(store_settings: Settings) -> None:
     assert not store.exists("a/three")
 
 
+def test_several_are_got_at_once_and_none_if_one_is_missing(store_settings: Settings) -> None:
+    store = ObjectStore.open(store_settings)
+    store.put("a/one", b"123")
+    store.put("a/two", b"45")
+    assert store.get_all(["a/two", "a/one"]) == [b"45", b"123"]
+    assert store.get_all(["a/two", "a/one"], 2) == [b"45", b"12"]
+    with pytest.raises(NotFound, match="object a is not in the store"):
+        store.get_all(["a/one", "a/three"])
+
+
 def test_an_object_never_changes(store_settings: Settings) -> None:
     store = ObjectStore.open(store_settings)
     store.put("key", b"first")

@@ -22,9 +22,11 @@ class Client:
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self.served: list[str] = []
+        self.asked: list[Asked] = []  # a loop does not keep its tasks
 
     def ask(self, name: str, tenant: str = "t", digest: str | None = None, tokens: int = 1) -> "Asked":
-        return Asked(self, name, tenant, digest, tokens)
+        self.asked.append(Asked(self, name, tenant, digest, tokens))
+        return self.asked[-1]
 
 
 class Asked:
@@ -171,6 +173,17 @@ def test_who_has_less_than_its_share_need_not_wait_for_those_who_came_together()
         await flood[1].finish()
         await flood[2].finish()
         assert client.served[6:] == ["flood-5"], "it is the least served now, and both its adapters have their slots"
+
+    run(test)
+
+
+def test_nobody_is_ahead_where_nobody_has_more_than_others() -> None:
+    async def test() -> None:
+        client = Client(Admission(4, 8))
+        asked = [client.ask(name, tenant=name) for name in "abcdefgh"]
+        await settle()
+        assert len(client.served) == 6, "each has less than its share, and may take a spare seat"
+        assert not any(each.turn.ahead for each in asked if each.turn)
 
     run(test)
 
