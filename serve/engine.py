@@ -88,6 +88,8 @@ def engine_settings(
         # engine on the same cores, threads that spin take the core from whom they wait for.
         **({"GOMP_SPINCOUNT": "100000"} if alone else {"OMP_WAIT_POLICY": "PASSIVE"}),
         BIND: to_bind(cores) if alone else "nobind",
+        # Weights in large pages, where the kernel gives them to who asks: a step reads them all.
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         # vLLM compiles its sampler in the step loop, at the first request that samples: it takes a C++ compiler, and
         # seconds in which everyone waits.
         "TORCHDYNAMO_DISABLE": "1",
