@@ -75,7 +75,7 @@ def engine_settings(
         "dtype": "bfloat16" if multiplies_bfloat16() else "float32",
         "lora_dtype": "bfloat16",  # read by each step, for each adapter in it: half the bytes
         "enforce_eager": True,
-        "scheduler_cls": "looper.serve.express.Express",
+        "scheduler_cls": "looper.serve.scheduler.AheadScheduler",
         # Of prompts, a step reads so many tokens at once at most, as those who are answered meanwhile wait for it.
         "max_num_batched_tokens": max(CPU_STEP_TOKENS, serve.max_num_seqs + SPARE),
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),

@@ -20,7 +20,7 @@ STEPS_OF_ALL = 2
 """At least, between two steps without them."""
 
 
-class Express(Scheduler):  # type: ignore[misc]
+class AheadScheduler(Scheduler):  # type: ignore[misc]
     """vLLM's own, but for the prompts of those who are ahead."""
 
     running: list[Request]

@@ -13,14 +13,14 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 from looper.serve.admission import AHEAD, IN_TURN
-from looper.serve.express import CROWD, STEPS_OF_ALL, Express
+from looper.serve.scheduler import CROWD, STEPS_OF_ALL, AheadScheduler
 from tests.tiny import tiny_base
 
 BLOCK, SEATS, STEP_TOKENS = 32, CROWD + 2, 64
 
 
 @pytest.fixture
-def scheduler(tmp_path: Path) -> Express:
+def scheduler(tmp_path: Path) -> AheadScheduler:
     model = ModelConfig(model=str(tiny_base(tmp_path)), dtype="float32")
     settings = SchedulerConfig(
         max_num_seqs=SEATS,
@@ -40,7 +40,7 @@ def scheduler(tmp_path: Path) -> Express:
     blocks = 64
     config.cache_config.num_gpu_blocks = blocks
     heads = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.float32)
-    return Express(
+    return AheadScheduler(
         config,
         KVCacheConfig(num_blocks=blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], heads)]),
         StructuredOutputManager(config),
@@ -48,13 +48,13 @@ def scheduler(tmp_path: Path) -> Express:
     )
 
 
-def ask(scheduler: Express, name: str, priority: int, tokens: int = 20) -> None:
+def ask(scheduler: AheadScheduler, name: str, priority: int, tokens: int = 20) -> None:
     sampling = SamplingParams(max_tokens=100, ignore_eos=True)
     sampling.update_from_generation_config({}, eos_token_id=2)
     scheduler.add_request(Request(name, list(range(tokens)), sampling, None, priority=priority))
 
 
-def step(scheduler: Express) -> dict[str, int]:
+def step(scheduler: AheadScheduler) -> dict[str, int]:
     """Tokens that are computed of each request; those that are at their end have one more then."""
     scheduled: SchedulerOutput = scheduler.schedule()
     names = list(scheduled.num_scheduled_tokens)
@@ -68,7 +68,7 @@ def step(scheduler: Express) -> dict[str, int]:
     return scheduled.num_scheduled_tokens
 
 
-def crowd(scheduler: Express, size: int = CROWD) -> dict[str, int]:
+def crowd(scheduler: AheadScheduler, size: int = CROWD) -> dict[str, int]:
     """Requests that are being answered, and what a step of them is."""
     for number in range(size):
         ask(scheduler, str(number), IN_TURN)
@@ -80,7 +80,7 @@ def crowd(scheduler: Express, size: int = CROWD) -> dict[str, int]:
     return of_all
 
 
-def test_who_is_ahead_is_read_alone_and_then_all_go_on(scheduler: Express) -> None:
+def test_who_is_ahead_is_read_alone_and_then_all_go_on(scheduler: AheadScheduler) -> None:
     of_all = crowd(scheduler)
     ask(scheduler, "in turn", IN_TURN)
     ask(scheduler, "ahead", AHEAD)
@@ -89,7 +89,7 @@ def test_who_is_ahead_is_read_alone_and_then_all_go_on(scheduler: Express) -> No
     assert step(scheduler) == of_all | {"ahead": 1, "in turn": 1}
 
 
-def test_others_do_not_stand_still_while_one_after_another_is_ahead(scheduler: Express) -> None:
+def test_others_do_not_stand_still_while_one_after_another_is_ahead(scheduler: AheadScheduler) -> None:
     of_all = crowd(scheduler)
     ask(scheduler, "first", AHEAD)
     assert step(scheduler) == {"first": 20}
@@ -98,14 +98,14 @@ def test_others_do_not_stand_still_while_one_after_another_is_ahead(scheduler: E
         assert step(scheduler).items() >= of_all.items(), number
 
 
-def test_a_long_prompt_is_read_with_the_others_after_its_beginning(scheduler: Express) -> None:
+def test_a_long_prompt_is_read_with_the_others_after_its_beginning(scheduler: AheadScheduler) -> None:
     of_all = crowd(scheduler)
     ask(scheduler, "long", AHEAD, tokens=100)
     assert step(scheduler) == {"long": STEP_TOKENS}
     assert step(scheduler) == of_all | {"long": 100 - STEP_TOKENS}
 
 
-def test_beside_few_or_where_all_seats_are_taken_nothing_is_changed(scheduler: Express) -> None:
+def test_beside_few_or_where_all_seats_are_taken_nothing_is_changed(scheduler: AheadScheduler) -> None:
     few = crowd(scheduler, CROWD - 1)
     ask(scheduler, "ahead", AHEAD)
     assert step(scheduler) == few | {"ahead": 20}
