@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class SkillReplica:
         engine = engine_settings(settings.serve, pool, room.slots, adapted(model_dir), device, cores)
         os.environ.update(engine.environment)
         send_traces("looper-engine")
-        from looper.serve.skill_server import SkillServer
+        with serve_s_log_kept():
+            from looper.serve.skill_server import SkillServer
 
         self._server = await SkillServer.open(settings, pool, room, model_dir, device, engine)
 
@@ -73,6 +75,23 @@ class SkillReplica:
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         return await self._server.record_autoscaling_stats()
+
+
+@contextmanager
+def serve_s_log_kept() -> Iterator[None]:
+    """Around an import that configures logging, as vLLM's does: Ray Serve's log of this replica keeps its file.
+
+    To configure logging closes every handler of the process, and a MemoryHandler that is closed has lost its target.
+    Serve would log no more; and its controller, which asks each replica for its log's path when it is started again,
+    would stop this one for not knowing it.
+    """
+    handlers = logging.getLogger("ray.serve").handlers
+    files = [(handler, handler.target) for handler in handlers if isinstance(handler, MemoryHandler)]
+    try:
+        yield
+    finally:
+        for handler, file in files:
+            handler.setTarget(file)
 
 
 @contextmanager
