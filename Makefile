@@ -13,7 +13,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # OpenMP's threads spin while they wait; many processes on few cores slow each other down by that, many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format bench lock environment
+.PHONY: demo test lint format bench docs docs-picture package lock environment
 
 demo: environment  ## the whole loop: trajectories in, skills trained, gated, served and asked
 	$(BIN)/looper demo
@@ -21,10 +21,11 @@ demo: environment  ## the whole loop: trajectories in, skills trained, gated, se
 test: environment  ## all tests but the long ones
 	$(BIN)/python -m pytest -m "not bench"
 
-lint: environment  ## ruff and mypy --strict
+lint: environment  ## ruff, mypy --strict, hadolint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile Dockerfile.cuda
 
 format: environment
 	$(BIN)/ruff check --fix
@@ -32,6 +33,18 @@ format: environment
 
 bench: environment  ## the long tests and measurements
 	$(BIN)/python -m pytest -m bench
+
+docs: environment  ## the documentation site, in site/; a warning is an error
+	NO_COLOR=1 $(BIN)/zensical build --strict --clean
+
+# The picture holds the digest of the text that it was made from, which a test compares.
+docs-picture:  ## the architecture's picture, from its text; needs Graphviz (apt-get install graphviz)
+	dot -Tsvg docs/architecture.dot >docs/images/architecture.svg
+	$(PYTHON) -c 'import hashlib, pathlib; digest = hashlib.sha256(pathlib.Path("docs/architecture.dot").read_bytes()).hexdigest(); print(f"<!-- architecture.dot sha256 {digest} -->")' \
+	  >>docs/images/architecture.svg
+
+package: environment  ## the source archive and the wheel, in dist/
+	$(BIN)/uv build --python $(BIN)/python --no-build-isolation --quiet --out-dir dist
 
 environment: $(READY)
 
