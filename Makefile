@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MACHINE ?= $(if $(shell command -v nvidia-smi),gpu,cpu)
 LOCK := requirements/$(MACHINE).lock
-TORCH := $(shell sed -n 's/^torch==//p' requirements/core.in)
+TORCH := $(shell sed -n '/+cpu$$/p' requirements/overrides-cpu.txt)
+EXTRAS := --extra dev --group smollm2
 READY := $(VENV)/ready-$(MACHINE)
 # uv does not read pip's settings, so a folder of wheels that pip is told of is handed over.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
@@ -50,21 +51,22 @@ environment: $(READY)
 
 # The CPU build of torch comes from where pip looks anyway, or else from PyTorch's own index, which is asked for nothing
 # but this one package. Without compiled bytecode, every process takes several times as long to import vLLM.
-$(READY): $(LOCK) pyproject.toml
+$(READY): $(LOCK) pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Looper needs Python 3.11 or newer, and $(PYTHON) is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
 ifeq ($(MACHINE),cpu)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "torch==$(TORCH)+cpu" 2>/dev/null \
-	  || $(BIN)/python -m pip install --disable-pip-version-check --no-deps "torch==$(TORCH)+cpu" \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$(TORCH)" 2>/dev/null \
+	  || $(BIN)/python -m pip install --disable-pip-version-check --no-deps "$(TORCH)" \
 	       --index-url https://download.pytorch.org/whl/cpu
 endif
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --compile-bytecode -r $(LOCK)
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-lock: environment  ## compile both locks again, after a change of requirements/*.in
-	$(BIN)/uv pip compile -q requirements/cpu.in --override requirements/overrides-cpu.txt --python-version 3.11 \
-	  --universal --no-emit-package torch --no-header -o requirements/cpu.lock
-	UV_FIND_LINKS= $(BIN)/uv pip compile -q requirements/gpu.in --override requirements/overrides-gpu.txt \
-	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header -o requirements/gpu.lock
+lock: environment  ## compile both locks again, after a change of the dependencies in pyproject.toml
+	$(BIN)/uv pip compile -q pyproject.toml --extra cpu $(EXTRAS) --override requirements/overrides-cpu.txt \
+	  --python-version 3.11 --universal --no-emit-package torch --no-header -o requirements/cpu.lock
+	UV_FIND_LINKS= $(BIN)/uv pip compile -q pyproject.toml --extra gpu $(EXTRAS) \
+	  --override requirements/overrides-gpu.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --no-header -o requirements/gpu.lock

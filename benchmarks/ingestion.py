@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from looper.platform.trajectories.ingest import FileReport, read_path
+from looper.platform.trajectories.ingest import read_path
+from looper.platform.trajectories.report import FileReport
 
 
 def rows(folder: Path) -> Iterator[str]:

@@ -21,7 +21,7 @@ def test_platform_has_no_init_file() -> None:
     assert not (ROOT / "platform" / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*ROOMS, "examples"])
 def test_rooms_are_links_of_the_front_door(room: str) -> None:
     assert (ROOT / "looper" / room).readlink() == Path("..") / room
 

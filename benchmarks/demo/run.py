@@ -14,6 +14,7 @@ from rich.text import Text
 
 from looper.benchmarks.demo import report as report_
 from looper.benchmarks.demo.ask import Question, solve_all
+from looper.benchmarks.demo.plan import Stage, instances_in
 from looper.benchmarks.demo.report import DemoReport, SkillResult
 from looper.benchmarks.demo.stages import Stages
 from looper.benchmarks.gym.workplaces import WORKPLACES
@@ -26,7 +27,7 @@ from looper.jobs.synthesis.table import read_examples
 from looper.platform.api.submission import submit
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Recipe, State
-from looper.platform.domain.errors import Conflict, InvalidInput, LooperError
+from looper.platform.domain.errors import Conflict, LooperError
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings, load_settings
@@ -37,7 +38,7 @@ from looper.serve.app import deploy
 RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_context=512)
 GYM_SEED = 0
 """That ``examples/`` was made from; the gym draws the same tasks from it again, to judge the answers."""
-SHOWN_AS = {
+SHOWN_AS: dict[State, Stage] = {
     State.QUEUED: "synthesise",
     State.SYNTHESISING: "synthesise",
     State.TRAINING: "train",
@@ -79,12 +80,8 @@ def run_demo(examples: Path, out: Path) -> None:
 
 
 def _ingest(examples: Path, catalog: Catalog, store: ObjectStore, stages: Stages) -> list[InstanceName]:
-    files = sorted(examples.glob("*/*.jsonl"))
-    if not files:
-        raise InvalidInput(f"--examples {examples} has no TENANT/INSTANCE.jsonl: run from the repository, or name them")
     instances, kept, rejected = [], 0, 0
-    for file in files:
-        instance = InstanceName.parse(f"{file.parent.name}/{file.stem}")
+    for instance, file in instances_in(examples).items():
         with contextlib.suppress(Conflict):
             catalog.create_tenant(instance.tenant)
         (outcome,) = ingest([file], instance, catalog=catalog, store=store).files

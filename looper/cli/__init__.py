@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from looper.cli import bench, bring_up, chat, consolidate, demo, ingest, instances, jobs, skills, tenants
+from looper.cli.needs import PACKAGE, in_words
 from looper.cli.output import fail
+from looper.platform.domain.errors import LooperError
 
 app = typer.Typer(
     name="looper",
@@ -34,7 +36,7 @@ def _version(show: bool) -> None:
     if show:
         from importlib.metadata import version
 
-        typer.echo(version("looper"))
+        typer.echo(version(PACKAGE))
         raise typer.Exit
 
 
@@ -49,12 +51,15 @@ def _root(
 
 def main() -> None:
     """Run the command line: a mistake is one line on standard error and exit status 1, an interrupt is 130."""
-    from looper.platform.domain.errors import LooperError
-
     try:
         app()
     except LooperError as error:
         fail(str(error))
+    except ModuleNotFoundError as error:
+        missing = in_words(error)
+        if missing is None:
+            raise
+        fail(missing)
     except SystemExit as end:
         if end.code == 130:  # what typer makes of Ctrl-C, without a word
             fail("interrupted; nothing is lost: run the command again to go on", status=130)

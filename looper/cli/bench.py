@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from looper.cli import needs
 from looper.cli.output import Json, emit_json, progress
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def forgetting(
     Example: `looper bench forgetting --source harbor/dispatch --out forgetting --sharing 2 & looper bench forgetting
     --source harbor/dispatch --out forgetting --sharing 2`
     """
+    needs.to_run("looper bench forgetting", "bench")
+
     from rich.console import Console
 
     from looper.benchmarks.forgetting.bench import bench
@@ -87,6 +90,8 @@ def consolidation(
 
     Example: `looper bench consolidation --n 16 --out consolidation`
     """
+    needs.to_run("looper bench consolidation", "bench")
+
     from rich.console import Console
 
     from looper.benchmarks.consolidation.bench import bench, to_table
@@ -123,6 +128,8 @@ def synthesis(
 
     Example: `looper bench synthesis --out synthesis`
     """
+    needs.to_run("looper bench synthesis", "bench")
+
     from rich.console import Console
 
     from looper.benchmarks.machine import describe
@@ -162,6 +169,8 @@ def capacity(
 
     Example: `looper bench capacity --adapters 8,512 --peers looper,vllm --out capacity`
     """
+    needs.to_run("looper bench capacity", "bench")
+
     from rich.console import Console
 
     from looper.benchmarks.capacity.bench import bench, simulate_capacity

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from looper.cli import needs
 from looper.cli.output import Json, emit_json, progress
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ def up(
 
     Example: `looper up --port 8000`
     """
+    needs.to_run("looper up")
+
     from looper.cluster import control
     from looper.cluster.state import read_state
     from looper.platform.settings import load_settings

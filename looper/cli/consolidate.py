@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from looper.cli import needs
 from looper.cli.output import Json, emit_json, progress, table
-from looper.cli.watch import exit_if_failed, why
+from looper.cli.watch import exit_if_failed, watch, why
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,10 +56,15 @@ def consolidate(
     names = [InstanceName.parse(instance) for instance in instances]
     settings = load_settings()
     recipe = _with_flags(settings.consolidation.recipe, flags)
+    here = wait and not _cluster_is_up(settings)
+    if here:
+        needs.to_run("looper consolidate --wait")
     catalog = Catalog.open(settings)
     jobs = submit(catalog, settings, names, recipe, priority)
-    if wait:
-        jobs = _wait(catalog, settings, jobs)
+    if here:
+        jobs = _work(catalog, settings, [job.id for job in jobs])
+    elif wait:
+        jobs = watch(catalog, [job.id for job in jobs], sys.stderr)
     if json:
         emit_json([ConsolidationInfo.of(job) for job in jobs])
     else:
@@ -93,13 +99,8 @@ def _cluster_is_up(settings: "Settings") -> bool:
     return read_state(settings) is not None
 
 
-def _wait(catalog: "Catalog", settings: "Settings", jobs: "list[Consolidation]") -> "list[Consolidation]":
-    from looper.cli.watch import watch
-
-    ids = [job.id for job in jobs]
-    if _cluster_is_up(settings):
-        return watch(catalog, ids, sys.stderr)
-
+def _work(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list[Consolidation]":
+    """Do the work in this process, as no cluster of this machine does it."""
     import threading
     from contextlib import ExitStack
 

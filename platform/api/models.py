@@ -1,10 +1,10 @@
 """What the control plane says, and what ``--json`` prints. Apart from the domain's types, so that each may change."""
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from looper.platform.catalog import Catalog, Event
 from looper.platform.domain.consolidation import (
     LOWEST_PRIORITY,
     Consolidation,
@@ -15,6 +15,9 @@ from looper.platform.domain.consolidation import (
     Version,
 )
 from looper.platform.domain.names import PROD, InstanceName
+
+if TYPE_CHECKING:  # the client has these models and no database
+    from looper.platform.catalog import Catalog, Event
 
 
 class _Model(BaseModel):
@@ -30,7 +33,7 @@ class InstanceInfo(_Model):
     prod: str | None = Field(description="digest that the instance's plain name answers with")
 
     @classmethod
-    def of(cls, catalog: Catalog, instance: InstanceName) -> "InstanceInfo":
+    def of(cls, catalog: "Catalog", instance: InstanceName) -> "InstanceInfo":
         batches = catalog.batches(instance)
         return cls(
             name=str(instance),
@@ -80,7 +83,7 @@ class EventInfo(_Model):
     what: str
 
     @classmethod
-    def of(cls, event: Event) -> "EventInfo":
+    def of(cls, event: "Event") -> "EventInfo":
         return cls(at=event.at, what=event.what)
 
 
@@ -109,7 +112,7 @@ class SkillInfo(_Model):
     versions: list[VersionInfo]
 
     @classmethod
-    def of(cls, catalog: Catalog, instance: InstanceName) -> "SkillInfo":
+    def of(cls, catalog: "Catalog", instance: InstanceName) -> "SkillInfo":
         return cls(
             model=str(instance),
             channels=catalog.channels(instance),

@@ -25,7 +25,8 @@ from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.platform.tenancy import authenticate
-from looper.platform.trajectories.ingest import IngestReport, ingest_bytes
+from looper.platform.trajectories.ingest import ingest_bytes
+from looper.platform.trajectories.report import IngestReport
 
 MAX_UPLOAD = 256 * 2**20
 """Bytes of one POST of trajectories."""

@@ -1,5 +1,6 @@
 """Opening the database: SQLite and PostgreSQL made to behave alike, and the schema brought up to date."""
 
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def _migrate(engine: Engine) -> None:
 
 def _upgrade(sql: Connection) -> None:
     script = Config()
-    script.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    script.set_main_option("script_location", str(files("looper.platform.catalog") / "migrations"))
     newest = ScriptDirectory.from_config(script).get_current_head()
     if MigrationContext.configure(sql).get_current_revision() != newest:
         script.attributes["connection"] = sql

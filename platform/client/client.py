@@ -20,7 +20,7 @@ from looper.platform.domain.errors import (
     Unauthorised,
 )
 from looper.platform.domain.names import PROD, check_name, is_digest
-from looper.platform.trajectories.ingest import IngestReport
+from looper.platform.trajectories.report import IngestReport
 
 T = TypeVar("T")
 

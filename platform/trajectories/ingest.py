@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import orjson
-from pydantic import BaseModel
 
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput
@@ -25,30 +24,13 @@ from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.trajectories.documents import BY_LINE, WHOLE_FILE, Document, Rejection, documents
 from looper.platform.trajectories.readers import READERS, readers_for
 from looper.platform.trajectories.readers.reader import Reader
+from looper.platform.trajectories.report import FileReport, IngestReport
 from looper.platform.trajectories.table import to_parquet
 
 log = logging.getLogger(__name__)
 
 # So many documents at the head of a file may be unreadable before it is said to be of no known format.
 _HEAD = 1000
-
-
-class FileReport(BaseModel):
-    """What became of one file: ``trajectories == kept + rejected``, and ``reasons`` counts the rejected by code.
-
-    A file met in a folder that holds no trajectories has no format and the reason ``not_a_trajectory_file``.
-    """
-
-    path: str
-    format: str | None
-    trajectories: int
-    kept: int
-    rejected: int
-    reasons: dict[str, int]
-
-
-class IngestReport(BaseModel):
-    files: list[FileReport]
 
 
 class _Reading(NamedTuple):

@@ -2,11 +2,11 @@
 
 import json
 import re
-from pathlib import Path
+from importlib.resources import files
 
 from looper.serve.metrics import Metrics
 
-DASHBOARD = Path(__file__).parents[2] / "cluster" / "grafana" / "serving.json"
+DASHBOARD = files("looper.cluster") / "grafana" / "serving.json"
 
 
 def test_every_panel_asks_for_metrics_that_there_are() -> None:

@@ -20,7 +20,8 @@ from looper.jobs.synthesis.report import Report
 from looper.jobs.synthesis.table import read_examples
 from looper.platform.domain.example import Example
 from looper.platform.settings import ModelSettings
-from looper.platform.trajectories.ingest import FileReport, read_path
+from looper.platform.trajectories.ingest import read_path
+from looper.platform.trajectories.report import FileReport
 
 Message = dict[str, Any]
 TOOLS = [

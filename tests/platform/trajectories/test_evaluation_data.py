@@ -8,7 +8,8 @@ import pytest
 
 from looper.benchmarks.ingestion import rows
 from looper.platform.domain.trajectory import Trajectory
-from looper.platform.trajectories.ingest import FileReport, read_path
+from looper.platform.trajectories.ingest import read_path
+from looper.platform.trajectories.report import FileReport
 from looper.platform.trajectories.table import from_parquet, to_parquet
 
 DATA = Path(__file__).parents[3] / ".." / "shared" / "data"

@@ -14,7 +14,8 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.platform.trajectories.documents import MAX_LINE
-from looper.platform.trajectories.ingest import FileReport, ingest, ingest_bytes, read_path
+from looper.platform.trajectories.ingest import ingest, ingest_bytes, read_path
+from looper.platform.trajectories.report import FileReport
 from looper.platform.trajectories.table import from_parquet
 
 INSTANCE = InstanceName("acme", "desk")
