@@ -27,7 +27,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.engine import Device, engine_settings
 from looper.serve.gateway import gateway
-from looper.serve.protocol import Ask, EngineGone, Opening, Reply
+from looper.serve.protocol import Ask, EngineGone, Opening, Reply, Whole
 from looper.serve.request_log import log_as_json
 from looper.serve.tiers import adapted, tiers
 from looper.serve.tracing import send_traces
@@ -128,12 +128,12 @@ class Skills:
             replies: Any = pool.options(multiplexed_model_id=ask.digest or "").remote(ask)
             try:
                 async for reply in replies:
-                    if not isinstance(reply, Opening):
-                        said = True
-                    elif opened:
-                        continue  # another replica opened it, and died
-                    else:
+                    if isinstance(reply, Opening):
+                        if opened:
+                            continue  # another replica opened it, and died
                         opened = True
+                    elif isinstance(reply, Whole) or reply.text:
+                        said = True
                     yield reply
                 return
             except RayActorError:

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from math import ceil, inf
 from typing import Annotated, Any
 
@@ -34,7 +33,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.platform.tenancy import authenticate
 from looper.serve.foresight import Foresight
-from looper.serve.limits import Limits
+from looper.serve.limits import Bill, Limits
 from looper.serve.metrics import Metered, Metrics
 from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Body, Call, Engine, EngineGone, Whole, error
 from looper.serve.relay import Relay
@@ -145,7 +144,7 @@ def _openai(
     async def admitted(request: Request) -> AsyncIterator[str]:
         """The tenant, within its limits until its answer has ended."""
         request.state.seen.tenant = tenant = await run_in_threadpool(tenant_of, request, catalog)
-        with limits.place(tenant):
+        with limits.place(tenant) as request.state.bill:
             limits.admit(tenant, await run_in_threadpool(catalog.quota, tenant), time.monotonic())
             yield tenant
 
@@ -164,6 +163,7 @@ def _openai(
 
     async def answer(call: Call, request: Request, tenant: str) -> Response:
         seen: Seen = request.state.seen
+        bill: Bill = request.state.bill
         content = await _read(request)
         body = _parse(content)
         model = body.get("model")
@@ -181,7 +181,8 @@ def _openai(
         ask = Ask(call, for_engine, digest, rank, _opaque(tenant), _within_s(request), seen.trace)
         tally = traffic.tally(model, digest) if digest and len(versions) > 1 else None
         label = channel if channel in CHANNELS else "other"
-        watch = Watch(metrics, seen, label, tally, len(content) // BYTES_PER_TOKEN, partial(limits.pay, tenant))
+        bill.expected = len(content) // BYTES_PER_TOKEN
+        watch = Watch(metrics, seen, label, tally, bill.reach)
         relay = Relay(engine.answer(ask), model, digest, watch, revoked)
         try:
             first = await relay.first()

@@ -1,14 +1,16 @@
 """What a tenant may ask: so many requests at once, and token buckets that fill within a minute.
 
 In a gateway's memory: several gateways each allow the whole. Who has a whole line waiting gains nothing by a longer
-one; it would only take the machine, request by request, from those that are answered. What a request costs in tokens is
-known when it has ended, so a bucket of tokens may go below nothing, and the next request waits until it is above again.
+one; it would only take the machine, request by request, from those that are answered. What a request costs in tokens
+shows while it is answered, so a bucket of tokens may go below nothing, and the next request waits until it is above
+again.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from looper.platform.catalog import Quota
 from looper.platform.domain.errors import OverLimit
@@ -31,6 +33,26 @@ class Bucket:
         return max(0.0, (wanted - self.level) * 60 / self.per_minute)
 
 
+class Bill:
+    """What one request costs its tenant, paid as it becomes known: nobody can end a request before it is paid."""
+
+    def __init__(self, pay: Callable[[int], None]) -> None:
+        self._pay = pay
+        self._paid: int | None = None
+        self.expected = 0
+        """Tokens to pay if the request ends before the engine has counted any."""
+
+    def reach(self, tokens: int) -> None:
+        """So many have been read and generated in all until now."""
+        self._pay(tokens - (self._paid or 0))
+        self._paid = tokens
+
+    def settle(self) -> None:
+        """The request has ended."""
+        if self._paid is None:
+            self._pay(self.expected)
+
+
 class Limits:
     """Of all tenants."""
 
@@ -41,15 +63,20 @@ class Limits:
         self._buckets: dict[tuple[str, str], Bucket] = {}
 
     @contextmanager
-    def place(self, tenant: str) -> Iterator[None]:
-        """Inside, the tenant has one request more here. Raises OverLimit if it has as many as it may."""
+    def place(self, tenant: str) -> Iterator[Bill]:
+        """Inside, the tenant has one request more here; its bill is settled at the end, however that comes.
+
+        Raises OverLimit if the tenant has as many requests here as it may.
+        """
         if self._here[tenant] >= self._at_once:
             reason = f"tenant {tenant} has {self._at_once} requests here already: ask again when one is answered"
             raise OverLimit(reason, retry_after_s=1)
         self._here[tenant] += 1
+        bill = Bill(partial(self.pay, tenant))
         try:
-            yield
+            yield bill
         finally:
+            bill.settle()
             self._here[tenant] -= 1
             if not self._here[tenant]:
                 del self._here[tenant]

@@ -5,7 +5,7 @@ Imported by the gateway, which never loads torch or vLLM, and by the skill serve
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
@@ -40,6 +40,14 @@ class Ask:
     """The span that it belongs to, in W3C's form."""
 
 
+class Tokens(NamedTuple):
+    """What the engine has done for one request until now, as it counts itself."""
+
+    read: int
+    """Of prompts: each counts once, however many answers to it were asked for."""
+    generated: int
+
+
 @dataclass(frozen=True)
 class Whole:
     """A complete answer: JSON ``body`` with its HTTP ``status``."""
@@ -48,6 +56,16 @@ class Whole:
     body: bytes
     retry_after_s: float | None = None
     """Of an error that need not last."""
+    tokens: Tokens | None = None
+    """None where the engine has not begun."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """Text of server-sent events, whole ones, or no text where there is only something to count."""
+
+    text: str
+    tokens: Tokens
 
 
 Tier = Literal["memory", "disk", "store"]
@@ -70,8 +88,8 @@ class Opening:
     """How many adapters were put out of each tier since this engine said so last."""
 
 
-Reply: TypeAlias = Opening | Whole | str
-"""At most one Opening; then either one Whole, or text of server-sent events (each item holds whole events)."""
+Reply: TypeAlias = Opening | Said | Whole
+"""At most one Opening; then events, or counts alone and one Whole. A stream that breaks ends with a Whole, too."""
 
 
 class Engine(Protocol):

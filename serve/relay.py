@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Container
 from contextlib import aclosing
+from dataclasses import replace
 
 import orjson
 
@@ -35,22 +36,23 @@ class Relay:
     async def first(self) -> Whole | str:
         """The whole answer or the first events of it. Raises whatever the engine raises."""
         try:
-            reply = await anext(self._replies)
-            if isinstance(reply, Opening):
-                self.opening = reply
-                self._watch.opened(reply)
-                reply = await anext(self._replies)
+            while not isinstance(reply := await anext(self._replies), Whole):
+                if isinstance(reply, Opening):
+                    self.opening = reply
+                    self._watch.opened(reply)
+                    continue
+                self._watch.counted(reply.tokens)
+                if reply.text:
+                    break
         except Exception:
             self._watch.failed()
             raise
-        assert not isinstance(reply, Opening)
-        if isinstance(reply, str) and (refused := _refusal(reply)):
-            reply = refused
-        if isinstance(reply, str):
-            self._watch.events(reply)
-            return self._say(reply)
-        self._watch.whole(reply)
-        return Whole(reply.status, self._say(reply.body.decode()).encode(), reply.retry_after_s)
+        answer = reply if isinstance(reply, Whole) else _refusal(reply.text) or reply.text
+        if isinstance(answer, str):
+            self._watch.events()
+            return self._say(answer)
+        self._watch.whole(answer)
+        return replace(answer, body=self._say(answer.body.decode()).encode())
 
     async def events(self, first: str) -> AsyncIterator[str]:
         """``first`` and all that follow it. The status is out, so a failure is told as an event, as vLLM does."""
@@ -62,9 +64,13 @@ class Relay:
                         self._watch.failed()
                         yield _broken("this version was revoked", "version_revoked")
                         return
-                    text = f"data: {reply.body.decode()}\n\n" if isinstance(reply, Whole) else str(reply)
-                    self._watch.events(text)
-                    yield self._say(text)
+                    assert not isinstance(reply, Opening)
+                    if reply.tokens:
+                        self._watch.counted(reply.tokens)
+                    text = f"data: {reply.body.decode()}\n\n" if isinstance(reply, Whole) else reply.text
+                    if text:
+                        self._watch.events()
+                        yield self._say(text)
             self._watch.ended()
         except Exception:
             log.exception("the engine failed while it streamed an answer of %s", self._digest or self._model)

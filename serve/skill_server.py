@@ -7,7 +7,7 @@ nothing of tenants. Imports vLLM: loaded in a replica's own process only.
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -33,8 +33,9 @@ from looper.serve.admission import AHEAD, IN_TURN, Admission
 from looper.serve.disk import Disk, claim_folder
 from looper.serve.engine import Device, EngineSettings
 from looper.serve.loader import start_loader
+from looper.serve.meter import Meter
 from looper.serve.pager import Pager
-from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Call, Opening, Reply, Whole, error
+from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Call, Opening, Reply, Said, Tokens, Whole, error
 from looper.serve.staging import Staged
 from looper.serve.tiers import Tiers
 from looper.serve.tracing import span
@@ -50,6 +51,7 @@ class SkillServer(LLMServer):
     engine: Any
     _pager: Pager[LoRARequest]
     _admission: Admission
+    _meter: Meter
     _folder_lock: IO[bytes]
 
     @classmethod
@@ -82,6 +84,7 @@ class SkillServer(LLMServer):
             in_memory=room.in_memory,
         )
         server._admission = Admission(settings.serve.max_num_seqs, room.slots)
+        server._meter = Meter(server.engine._engine_client.output_processor)
         return server
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
@@ -110,11 +113,13 @@ class SkillServer(LLMServer):
                 held.enter_context(span("engine", ask.trace))
                 request.priority = AHEAD if turn.ahead else IN_TURN
                 replies = await (self.chat(request) if ask.call == "chat" else self.completions(request))
-                async for reply in replies:
+                counted, generated = await held.enter_async_context(aclosing(self._meter.counted(replies))), 0
+                async for reply, tokens in counted:
+                    line.generated(turn, tokens.generated - generated)
+                    generated = tokens.generated
                     # Streamed answers come in batches: lists of events, or of the one error there is.
                     for item in reply if isinstance(reply, list) else [reply]:
-                        line.generated(turn, _tokens(item))
-                        yield item if isinstance(item, str) else _whole(item)
+                        yield Said(item, tokens) if isinstance(item, str) else _whole(item, tokens)
         except Overloaded as full:
             yield error(503, str(full), code="overloaded", retry_after_s=full.retry_after_s)
         except LooperError as fault:
@@ -157,17 +162,9 @@ class _OneProcess(VLLMEngine):
         return super()._start_async_llm_engine(engine_args, engine_config, placement_group)
 
 
-def _tokens(reply: Any) -> int:
-    """About how many were generated for it: one for each event, or what vLLM counted."""
-    if isinstance(reply, str):
-        return reply.count("data: ")
-    usage = getattr(reply, "usage", None)
-    return usage.completion_tokens or 0 if usage else 0
-
-
-def _whole(answer: Any) -> Whole:
+def _whole(answer: Any, tokens: Tokens) -> Whole:
     status = answer.error.code if isinstance(answer, ErrorResponse) else 200
-    return Whole(status, answer.model_dump_json().encode())
+    return Whole(status, answer.model_dump_json().encode(), tokens=tokens)
 
 
 def _invalid(invalid: ValidationError) -> Whole:

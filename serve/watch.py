@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import quantiles
 
-import orjson
-
 from looper.platform.api.models import VersionTraffic
 from looper.serve.metrics import Metrics
-from looper.serve.protocol import Opening, Whole
+from looper.serve.protocol import Opening, Tokens, Whole
 from looper.serve.request_log import Request as Seen
 
 MOST_SPLIT = 1000
@@ -68,18 +66,17 @@ class Watch:
         seen: Seen,
         channel: str,
         tally: Tally | None,
-        reads: int,
-        pay: Callable[[int], None],
+        cost: Callable[[int], None],
     ) -> None:
-        """``reads`` is about how many tokens its prompt has; ``pay`` is told how many it has cost."""
+        """``cost`` is told how many tokens have been read and generated in all, each time that more are known."""
         self._metrics = metrics
         self._seen = seen
         self._channel = channel
         self._tally = tally
-        self._reads = reads
-        self._pay = pay
+        self._cost = cost
         self._began = self._last = time.perf_counter()
-        self._generated = 0
+        self._spoke = False
+        self._tokens = Tokens(0, 0)
 
     def opened(self, opening: Opening) -> None:
         metrics, tier, seen = self._metrics, opening.tier, self._seen
@@ -94,39 +91,43 @@ class Watch:
         for put_out_of, count in opening.evicted.items():
             metrics.evicted.labels(put_out_of).inc(count)
 
-    def events(self, text: str) -> None:
-        """Of a stream, one event for each token."""
+    def counted(self, tokens: Tokens) -> None:
+        """What the engine has counted until now. One that takes over from another counts from nothing again."""
+        read, generated = max(self._tokens.read, tokens.read), max(self._tokens.generated, tokens.generated)
+        for kind, more in (("read", read - self._tokens.read), ("generated", generated - self._tokens.generated)):
+            if more:
+                self._metrics.tokens.labels(self._channel, kind).inc(more)
+        self._tokens = Tokens(read, generated)
+        self._seen.tokens_read, self._seen.tokens_generated = read, generated
+        self._cost(read + generated)
+
+    def events(self) -> None:
+        """Some of a stream's come."""
         now = time.perf_counter()
-        if not self._generated:
+        if not self._spoke:
+            self._spoke = True
             self._metrics.first_token_s.labels(self._channel).observe(now - self._began)
             if self._tally is not None:
                 self._tally.first_s.append(now - self._began)
         else:
             self._metrics.between_tokens_s.labels(self._channel).observe(now - self._last)
         self._last = now
-        self._generated += text.count("data: {")
 
     def whole(self, answer: Whole) -> None:
+        if answer.tokens or answer.status >= 400:  # what was refused before it began costs nothing
+            self.counted(answer.tokens or Tokens(0, 0))
         if answer.status >= 500:
             self.failed()
-            return
-        usage = orjson.loads(answer.body).get("usage") or {} if answer.status == 200 else {}
-        self._reads = usage.get("prompt_tokens", self._reads if answer.status == 200 else 0)
-        self._generated = usage.get("completion_tokens", 0)
-        self.ended()
+        else:
+            self.ended()
 
     def ended(self) -> None:
-        self._seen.tokens_read, self._seen.tokens_generated = self._reads, self._generated
-        self._metrics.tokens.labels(self._channel, "read").inc(self._reads)
-        self._metrics.tokens.labels(self._channel, "generated").inc(self._generated)
-        self._pay(self._reads + self._generated)
         if self._tally is not None:
             self._tally.requests += 1
-            self._tally.tokens += self._generated
+            self._tally.tokens += self._tokens.generated
             self._tally.seconds.append(time.perf_counter() - self._began)
 
     def failed(self) -> None:
-        self._pay(self._generated)
         if self._tally is not None:
             self._tally.requests += 1
             self._tally.failed += 1

@@ -16,10 +16,12 @@ from looper.platform.domain.errors import (
     OverLimit,
     Overloaded,
     StoreUnavailable,
+    TooLarge,
     Unauthorised,
 )
 
 _STATUS: list[tuple[type[LooperError], int, str, str]] = [
+    (TooLarge, 413, "invalid_request_error", "request_too_large"),
     (InvalidInput, 400, "invalid_request_error", "invalid_input"),
     (Unauthorised, 401, "invalid_request_error", "invalid_api_key"),
     (NotFound, 404, "invalid_request_error", "not_found"),

@@ -1,9 +1,9 @@
 """What the control plane says, and what ``--json`` prints. Apart from the domain's types, so that each may change."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from looper.platform.domain.consolidation import (
     LOWEST_PRIORITY,
@@ -46,7 +46,8 @@ class InstanceInfo(_Model):
 class Submission(_Model):
     """Instances (without the tenant's name) to consolidate as one request."""
 
-    instances: list[str] = Field(min_length=1)
+    # Failing fast, because an error for each of many wrong items takes seconds to write.
+    instances: Annotated[list[str], FailFast()] = Field(min_length=1)
     recipe: Recipe | None = Field(None, description="default: the cluster's own")
     priority: int = Field(
         0, ge=LOWEST_PRIORITY, le=0, description="below all others' work; above it only the operator puts anything"

@@ -8,6 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from looper.platform import adapters
+from looper.platform.api.key_first import key_first, read_body
 from looper.platform.api.models import (
     ConsolidationInfo,
     ErrorBody,
@@ -20,7 +21,7 @@ from looper.platform.api.models import (
 from looper.platform.api.submission import submit
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, Version
-from looper.platform.domain.errors import InvalidInput, NotFound
+from looper.platform.domain.errors import NotFound
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
@@ -42,8 +43,13 @@ def control_plane(
     ``bring`` is called with a version before a channel is pointed to it, so that it is where it will be asked for.
     """
 
-    def tenant_of(bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
-        return authenticate(catalog, bearer.credentials if bearer else None)
+    async def find_tenant(request: Request) -> str:
+        bearer = await _bearer(request)
+        return await run_in_threadpool(authenticate, catalog, bearer.credentials if bearer else None)
+
+    async def tenant_of(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
+        """What the route has found. The bearer is named for the document."""
+        return str(request.state.tenant)
 
     Tenant = Annotated[str, Depends(tenant_of)]  # noqa: N806 (a type)
 
@@ -62,7 +68,8 @@ def control_plane(
 
     router = APIRouter(
         prefix="/api/v1",
-        responses={code: {"model": ErrorBody} for code in (400, 401, 404, 409, 503)},
+        route_class=key_first(find_tenant),
+        responses={code: {"model": ErrorBody} for code in (400, 401, 404, 409, 413, 503)},
     )
 
     @router.get("/instances", summary="The tenant's instances")
@@ -83,12 +90,9 @@ def control_plane(
     ) -> IngestReport:
         """The body is the file as it is. The instance is made if it is new; the same file twice changes nothing."""
         target = named(tenant, instance)
-        content = bytearray()
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > MAX_UPLOAD:
-                raise InvalidInput(f"{name} has more than {MAX_UPLOAD // 2**20} MiB: split it into several files")
-        return await run_in_threadpool(ingest_bytes, name, bytes(content), target, format, catalog=catalog, store=store)
+        advice = f"{name} has more than {MAX_UPLOAD // 2**20} MiB: split it into several files"
+        content = await read_body(request, MAX_UPLOAD, advice)
+        return await run_in_threadpool(ingest_bytes, name, content, target, format, catalog=catalog, store=store)
 
     @router.post("/consolidations", status_code=status.HTTP_202_ACCEPTED, summary="Submit consolidations")
     def consolidate(tenant: Tenant, submission: Submission) -> list[ConsolidationInfo]:

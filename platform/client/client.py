@@ -17,6 +17,7 @@ from looper.platform.domain.errors import (
     LooperError,
     NotFound,
     StoreUnavailable,
+    TooLarge,
     Unauthorised,
 )
 from looper.platform.domain.names import PROD, check_name, is_digest
@@ -29,6 +30,7 @@ _ERRORS: dict[int, type[LooperError]] = {
     401: Unauthorised,
     404: NotFound,
     409: Conflict,
+    413: TooLarge,
     422: InvalidInput,
     500: CorruptAdapter,
     503: StoreUnavailable,

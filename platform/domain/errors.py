@@ -2,7 +2,8 @@
 
     LooperError
     ├── InvalidInput        the caller's mistake: a name, a file, a recipe, a flag
-    │   └── MalformedTrajectory   one trajectory that cannot be kept, with the reason
+    │   ├── MalformedTrajectory   one trajectory that cannot be kept, with the reason
+    │   └── TooLarge        more bytes than are read
     ├── NotFound            what was named does not exist (for this tenant)
     ├── Unauthorised        no key, a wrong one, or an expired one
     ├── Conflict            the state moved under the caller: a lost compare-and-swap
@@ -30,6 +31,10 @@ class MalformedTrajectory(InvalidInput):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class TooLarge(InvalidInput):
+    """More bytes than are read."""
 
 
 class NotFound(LooperError, LookupError):

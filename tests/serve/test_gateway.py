@@ -1,7 +1,7 @@
 """The gateway over HTTP, on a real catalog, with an engine made of a list of replies."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.serve.gateway import MAX_BODY, gateway
-from looper.serve.protocol import Ask, EngineGone, Opening, Reply, Whole, error
+from looper.serve.protocol import Ask, EngineGone, Opening, Reply, Said, Tokens, Whole, error
 from tests.serve.published import adapter_files, publish_version
 
 DESK = InstanceName("acme", "desk")
@@ -26,12 +26,15 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 
 class Scripted:
-    """Says what it was asked with, in vLLM's form; ``script`` overrides what it says."""
+    """Says what it was asked with, in vLLM's form; ``script`` overrides what it says, with text for events.
+
+    Counts one token for each event, and ``tokens`` for a whole answer.
+    """
 
     def __init__(self) -> None:
         self.asked: list[Ask] = []
-        self.script: list[Reply | Exception] | None = None
-        self.usage: dict[str, int] | None = None
+        self.script: Sequence[Reply | str | Exception] | None = None
+        self.tokens: Tokens | None = None
         self.pause_s = 0.0
         self.finished = 0
         self.on_prefetch: Callable[[str], None] = lambda _: None
@@ -42,16 +45,18 @@ class Scripted:
     async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
         self.asked.append(ask)
         model, body = ask.body["model"], ask.body
-        usage = {"usage": self.usage} if self.usage else {}
-        said = orjson.dumps({"model": model, "content": f'I wrote "model":"{model}"', **usage}).decode()
-        script = self.script
+        said = orjson.dumps({"model": model, "content": f'I wrote "model":"{model}"'}).decode()
+        script, generated = self.script, 0
         if script is None:
             streamed = [f"data: {said}\n\n", f"data: {said}\n\ndata: [DONE]\n\n"]
-            script = [*streamed] if body.get("stream") else [Whole(200, said.encode())]
+            script = streamed if body.get("stream") else [Whole(200, said.encode(), tokens=self.tokens)]
         try:
             for reply in script:
                 if isinstance(reply, Exception):
                     raise reply
+                if isinstance(reply, str):
+                    generated += reply.count("data: {")
+                    reply = Said(reply, Tokens(1, generated))
                 yield reply
                 await asyncio.sleep(self.pause_s)
         finally:
@@ -325,7 +330,7 @@ def test_a_deadline_that_is_none_is_refused(served: Served, within: str) -> None
 def test_a_canary_gets_its_share_and_both_are_seen_side_by_side(served: Served, tmp_path: Path) -> None:
     newer = version(tmp_path, served.catalog, ObjectStore.open(served.settings), DESK, b"two")
     served.catalog.point(DESK, "canary", served.digest, 0.1)
-    served.engine.usage = {"prompt_tokens": 5, "completion_tokens": 7}
+    served.engine.tokens = Tokens(5, 7)
     answered = [served.post("acme/desk").headers["x-looper-version"] for _ in range(50)]
     assert (answered.count(served.digest), answered.count(newer)) == (5, 45)
     served.engine.script = [Whole(503, b"{}")]
@@ -389,7 +394,7 @@ def test_a_tenant_s_line_is_bounded_and_its_next_request_is_taken_when_one_is_an
 
 def test_tokens_are_counted_as_the_engine_counts_them(served: Served) -> None:
     served.catalog.set_quota("acme", Quota(tokens_per_minute=100))
-    served.engine.usage = {"prompt_tokens": 60, "completion_tokens": 60}
+    served.engine.tokens = Tokens(60, 60)
     assert [served.post("acme/desk").status_code for _ in range(2)] == [200, 429]
 
 
@@ -423,7 +428,7 @@ def test_an_engine_that_died_is_a_reason_to_ask_again(served: Served, said: int)
 
 def test_how_the_engine_made_ready_is_counted_and_told(served: Served) -> None:
     opening = Opening("store", load_s=0.25, wait_s=0.0, slots_taken=0.5, evicted={"memory": 2, "disk": 0})
-    served.engine.script = [opening, Whole(200, b'{"usage":{"prompt_tokens":3,"completion_tokens":2}}')]
+    served.engine.script = [opening, Whole(200, b"{}", tokens=Tokens(3, 2))]
     assert served.post("acme/desk").headers["x-looper-adapter"] == "store"
     served.engine.script = [opening, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
     streamed = served.post("acme/desk", stream=True)
@@ -471,7 +476,7 @@ def test_each_request_is_logged_once_with_the_id_that_its_answer_carries(served:
         "adapter_from": "disk",
         "load_s": 0.25,
         "queue_s": 0.5,
-        "tokens_read": streamed["tokens_read"],
+        "tokens_read": 1,
         "tokens_generated": 1,
         "seconds": 0,
     }

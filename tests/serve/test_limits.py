@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 
 from looper.platform.catalog import Quota
@@ -26,6 +28,20 @@ def test_tokens_are_paid_afterwards_and_a_debt_is_waited_off() -> None:
         limits.admit("acme", quota, 1)
     assert refused.value.retry_after_s == pytest.approx(29.1)
     limits.admit("acme", quota, 31)
+
+
+@pytest.mark.parametrize(("counted", "paid"), [([], 70), ([60], 60), ([50, 50, 90], 90)])
+def test_tokens_are_paid_as_they_are_counted_and_as_expected_if_nobody_has(counted: list[int], paid: int) -> None:
+    limits, quota = Limits(Quota(), 1), Quota(tokens_per_minute=60)
+    limits.admit("acme", quota, 0)
+    with suppress(RuntimeError), limits.place("acme") as bill:
+        bill.expected = 70
+        for tokens in counted:
+            bill.reach(tokens)
+        raise RuntimeError("whatever way it ends")
+    with pytest.raises(OverLimit) as refused:
+        limits.admit("acme", quota, 0)
+    assert refused.value.retry_after_s == paid - 60 + 1
 
 
 def test_what_has_no_limit_of_its_own_has_the_default_and_without_any_is_free() -> None:
