@@ -171,7 +171,11 @@ def _read(folder: Path, device: Device) -> PreTrainedModel:
 
 def _sharded(folder: Path, device: Device) -> PreTrainedModel:
     """Each worker reads and keeps its part; DeepSpeed gathers a layer's whole while that layer computes."""
-    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": 3},
+        "bf16": {"enabled": device.dtype is torch.bfloat16},  # else DeepSpeed makes every parameter float32
+    }
     in_force = HfDeepSpeedConfig(config)  # for as long as the object lives, transformers loads in parts
     model = _read(folder, device).requires_grad_(False)
     del in_force
