@@ -30,12 +30,14 @@ from looper.platform.domain.errors import (
 )
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.admission import AHEAD, IN_TURN, Admission
+from looper.serve.cache_salt import new_key, tenant_salt
 from looper.serve.disk import Disk, claim_folder
 from looper.serve.engine import Device, EngineSettings
 from looper.serve.loader import start_loader
 from looper.serve.meter import Meter
 from looper.serve.pager import Pager
 from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Call, Opening, Reply, Said, Tokens, Whole, error
+from looper.serve.request_bounds import check_bounds, count_sequences
 from looper.serve.staging import Staged
 from looper.serve.tiers import Tiers
 from looper.serve.tracing import span
@@ -52,6 +54,9 @@ class SkillServer(LLMServer):
     _pager: Pager[LoRARequest]
     _admission: Admission
     _meter: Meter
+    _vocab_size: int
+    _most_sequences: int
+    _salt_key: bytes
     _folder_lock: IO[bytes]
 
     @classmethod
@@ -83,8 +88,12 @@ class SkillServer(LLMServer):
             on_disk=room.on_disk,
             in_memory=room.in_memory,
         )
+        # A request that needs more seats than there are would wait for ever.
+        server._most_sequences = settings.serve.max_num_seqs
         server._admission = Admission(settings.serve.max_num_seqs, room.slots)
         server._meter = Meter(server.engine._engine_client.output_processor)
+        server._vocab_size = server.engine._engine_client.model_config.get_vocab_size()
+        server._salt_key = new_key()
         return server
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
@@ -97,6 +106,11 @@ class SkillServer(LLMServer):
         except VLLMValidationError as invalid:  # no ValueError, so pydantic lets it through
             yield error(400, str(invalid), param=invalid.parameter)
             return
+        if wrong := check_bounds(request, self._vocab_size, self._most_sequences):
+            yield wrong
+            return
+        request.cache_salt = tenant_salt(self._salt_key, ask.tenant, request.cache_salt)
+        seats = count_sequences(request)
         pager, line, now = self._pager, self._admission, time.perf_counter
         reads = len(str(ask.body)) // BYTES_PER_TOKEN
         tier, came = pager.tier(ask.digest) if ask.digest else None, now()
@@ -107,7 +121,7 @@ class SkillServer(LLMServer):
                         await held.enter_async_context(pager.memory.pin(ask.digest))
                 loaded = now()
                 with span("queue", ask.trace):
-                    place = line.turn(ask.tenant, ask.digest, reads, within_s=ask.within_s)
+                    place = line.turn(ask.tenant, ask.digest, reads, seats=seats, within_s=ask.within_s)
                     turn = await held.enter_async_context(place)
                 yield Opening(tier, loaded - came, now() - loaded, line.slots_taken, pager.newly_evicted())
                 held.enter_context(span("engine", ask.trace))
