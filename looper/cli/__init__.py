@@ -1,18 +1,20 @@
 """The command line. Heavy imports happen inside the command that needs them, so that ``--help`` answers at once."""
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from looper.cli import bench, bring_up, chat, consolidate, demo, ingest, instances, jobs, skills, tenants
+from looper.cli import bench, bring_up, chat, config, consolidate, demo, ingest, instances, jobs, skills, tenants
 from looper.cli.output import fail
 
 app = typer.Typer(
     name="looper",
     help="A skill layer for every deployed agent: trajectories in, a served adapter out.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -28,6 +30,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(skills.app, name="skills")
 app.command()(chat.chat)
 app.add_typer(bench.app, name="bench")
+app.add_typer(config.app, name="config")
 
 
 def _version(show: bool) -> None:
@@ -43,8 +46,13 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Settings file; default: LOOPER_CONFIG, ./looper.yaml, ~/.looper/looper.yaml."),
+    ] = None,
 ) -> None:
-    pass
+    if config is not None:
+        os.environ["LOOPER_CONFIG"] = str(config.expanduser().absolute())
 
 
 def main() -> None:
@@ -52,7 +60,7 @@ def main() -> None:
     from looper.platform.domain.errors import LooperError
 
     try:
-        app()
+        app(prog_name="looper")
     except LooperError as error:
         fail(str(error))
     except SystemExit as end:
