@@ -90,18 +90,18 @@ class Recipe(BaseModel):
         None, ge=1, description="Training ends after this many optimizer steps, whatever the epochs."
     )
     batch_size: int = Field(4, ge=1, description="Sequences per optimizer step.")
-    max_context: int = Field(
+    max_seq_length: int = Field(
         1024, ge=32, description="Most tokens of a sequence. A longer example becomes several windows."
     )
-    warmup: float = Field(
+    warmup_ratio: float = Field(
         0.1,
         ge=0,
         le=1,
         description="Share of the steps in which the learning rate rises linearly.",
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
-    clip: float = Field(1.0, gt=0, description="Largest gradient norm, of each tenant for itself.")
-    preference: float = Field(
+    max_grad_norm: float = Field(1.0, gt=0, description="Largest gradient norm, of each tenant for itself.")
+    preference_weight: float = Field(
         0.0,
         ge=0,
         le=10,

@@ -27,7 +27,7 @@ class StoreSettings(_Section):
         gt=0,
         description="How long to wait for a connection and for the next bytes.",
     )
-    retries: int = Field(3, ge=0, description="How often a request that failed on the way is tried again.")
+    max_retries: int = Field(3, ge=0, description="How often a request that failed on the way is tried again.")
 
     @field_validator("url")
     @classmethod
@@ -83,35 +83,35 @@ class ConsolidationSettings(_Section):
         lt=1,
         description="Share of the tasks that is kept from training and that the gate asks about.",
     )
-    cohort: int = Field(16, ge=1, description="Most consolidations in one trainer at once.")
-    trainers: int = Field(
+    cohort_size: int = Field(16, ge=1, description="Most consolidations in one trainer at once.")
+    max_trainers: int = Field(
         1,
         ge=1,
         description="Most trainers at once. Each holds a base model of its own in memory.",
     )
-    idle_s: float = Field(
+    idle_timeout_s: float = Field(
         300.0,
         gt=0,
         description="A trainer that has had nothing to do for this long ends.",
     )
-    per_tenant: int | None = Field(
+    max_concurrent_per_tenant: int | None = Field(
         None,
         ge=1,
         description="Most consolidations of one tenant in work at once in each stage. Default: no limit.",
     )
-    workers: int = Field(1, ge=1, description="Workers of a trainer. Each batch is divided among them.")
+    num_workers: int = Field(1, ge=1, description="Workers of a trainer. Each batch is divided among them.")
     sharded: bool = Field(
         False, description="Whether each worker of a trainer holds a part of the base only (ZeRO stage 3)."
     )
     lease_s: float = Field(
         60.0, gt=0, description="Work whose holder has been silent for this long is taken up by another."
     )
-    checkpoint_s: float = Field(
+    checkpoint_interval_s: float = Field(
         60.0,
         ge=0,
         description="Least time between two checkpoints of a training run.",
     )
-    attempts: int = Field(
+    max_attempts: int = Field(
         5,
         ge=2,
         description="A consolidation fails when this many trainers died of it without a new checkpoint.",
@@ -141,13 +141,13 @@ class ModelSettings(_Section):
         description="Key of the endpoint. Best given as an environment variable.",
     )
     timeout_s: float = Field(60.0, gt=0, description="Timeout of one attempt at a request.")
-    attempts: int = Field(
+    max_attempts: int = Field(
         5,
         ge=1,
         description="Attempts at a request that was refused for the moment or broke off.",
     )
     deadline_s: float = Field(600.0, gt=0, description="Timeout of all requests of one batch together.")
-    concurrency: int = Field(8, ge=1, description="Most requests at the endpoint at once.")
+    max_concurrency: int = Field(8, ge=1, description="Most requests at the endpoint at once.")
 
     @field_serializer("api_key", when_used="json-unless-none")
     def _whole_key(self, key: SecretStr) -> str:
@@ -158,7 +158,7 @@ class ModelSettings(_Section):
 class SynthesisSettings(_Section):
     """How trajectories become examples."""
 
-    without: tuple[SynthesisStage, ...] = Field((), description="Stages that are left out. Default: none.")
+    disabled_stages: tuple[SynthesisStage, ...] = Field((), description="Stages that are left out. Default: none.")
     model: ModelSettings = ModelSettings()
 
 
@@ -168,19 +168,19 @@ class PoolSettings(_Section):
     max_lora_rank: int = Field(
         16, ge=1, description="Largest rank that is served. Every adapter slot is allocated at this rank."
     )
-    slots_gib: float = Field(1.0, gt=0, description="Device memory for the adapters that one batch mixes.")
-    host_gib: float = Field(1.25, gt=0, description="Host memory of an engine for adapters.")
-    disk_gib: float = Field(4.0, gt=0, description="Disk of a replica for adapters.")
-    slots: int | None = Field(
+    loras_gib: float = Field(1.0, gt=0, description="Device memory for the adapters that one batch mixes.")
+    cpu_loras_gib: float = Field(1.25, gt=0, description="Host memory of an engine for adapters.")
+    disk_loras_gib: float = Field(4.0, gt=0, description="Disk of a replica for adapters.")
+    max_loras: int | None = Field(
         None,
         ge=1,
-        description="Most adapters in one batch. Default: as many as are expected and as slots_gib holds.",
+        description="Most adapters in one batch. Default: as many as are expected and as loras_gib holds.",
     )
-    host_adapters: int | None = Field(
-        None, ge=1, description="Most adapters in host memory. Default: as many as host_gib holds."
+    max_cpu_loras: int | None = Field(
+        None, ge=1, description="Most adapters in host memory. Default: as many as cpu_loras_gib holds."
     )
-    disk_adapters: int | None = Field(
-        None, ge=1, description="Most adapters on a replica's disk. Default: as many as disk_gib holds."
+    max_disk_loras: int | None = Field(
+        None, ge=1, description="Most adapters on a replica's disk. Default: as many as disk_loras_gib holds."
     )
     replicas: int = Field(1, ge=0, description="Engines; where max_replicas is more, the least of them.")
     max_replicas: int | None = Field(
@@ -209,7 +209,7 @@ class ServeSettings(PoolSettings):
     )
     max_model_len: int = Field(2048, ge=64, description="Most tokens of prompt and answer together.")
     max_num_seqs: int = Field(16, ge=1, description="Most requests in one batch.")
-    adapters: int = Field(
+    expected_adapters: int = Field(
         1000,
         ge=1,
         description="How many adapters are expected to be asked for, with the popularity of Zipf's law.",
@@ -222,7 +222,7 @@ class ServeSettings(PoolSettings):
         ge=1,
         description="Tokens read and generated; limit of a tenant that has none of its own. Default: no limit.",
     )
-    requests_at_once: int | None = Field(
+    max_concurrent_requests: int | None = Field(
         None,
         ge=1,
         description="Most requests of one tenant that wait or are answered. Default: four for each place in a batch.",
@@ -241,7 +241,7 @@ class ServeSettings(PoolSettings):
         return self.all_pools[-1].max_lora_rank
 
     @property
-    def most_engines(self) -> int:
+    def max_engines(self) -> int:
         return sum(max(pool.replicas, pool.max_replicas or 0) for pool in self.all_pools)
 
 

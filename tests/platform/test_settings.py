@@ -31,10 +31,10 @@ def refused(**flags: object) -> str:
 
 
 def test_flags_over_environment_over_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("looper.yaml").write_text("base: from-file\nserve: {port: 1, slots: 3}\n")
+    Path("looper.yaml").write_text("base: from-file\nserve: {port: 1, max_loras: 3}\n")
     assert load_settings().serve.port == 1
     monkeypatch.setenv("LOOPER_SERVE__PORT", "2")
-    assert (load_settings().serve.port, load_settings().serve.slots) == (2, 3)
+    assert (load_settings().serve.port, load_settings().serve.max_loras) == (2, 3)
     assert load_settings(serve={"port": 4}).serve.port == 4
     assert load_settings().base == "from-file"
 
