@@ -1,13 +1,25 @@
 """A consolidation: its states, its recipe and the numbers the gate judges."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from looper.platform.domain import strategy
+from looper.platform.domain.fields import did_you_mean
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.renamed import RECIPE_FIELDS, with_new_names
 
 
 class State(StrEnum):
@@ -113,9 +125,27 @@ class Recipe(BaseModel):
         description="Seed of the adapter's initial weights and of the order of examples.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, given: object) -> object:
+        for name in given if isinstance(given, Mapping) else ():
+            if name in cls.model_fields:
+                continue
+            meant = did_you_mean(str(name), list(cls.model_fields))
+            way_out = f"did you mean {meant}?" if meant else f"there are {', '.join(cls.model_fields)}"
+            if name in RECIPE_FIELDS:
+                way_out = f"it is called {RECIPE_FIELDS[name]} now"
+            message = f"{name} is not a field of recipes: {way_out}"
+            raise PydanticCustomError("unknown_field", "{message}", {"message": message})
+        return given
+
     @property
     def trainer_shape(self) -> TrainerShape:
         return TrainerShape.NF4 if self.method == "qlora" else TrainerShape.PLAIN
+
+
+StoredRecipe = Annotated[Recipe, BeforeValidator(with_new_names)]
+"""A recipe that is read from the catalog or a manifest, where fields may have the names of an earlier version."""
 
 
 class Scores(BaseModel):
@@ -219,7 +249,7 @@ class Consolidation(BaseModel):
     instance: InstanceName
     state: State
     base: str
-    recipe: Recipe
+    recipe: StoredRecipe
     batches: tuple[str, ...]
     parent: str | None
     """Digest of the version it starts from: what ``prod`` pointed to when it was first claimed."""

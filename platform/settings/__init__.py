@@ -5,6 +5,7 @@ local Ray and the SmolLM2-135M that a package carries.
 
     models      the tree: sections, fields, defaults, bounds
     names       every name in the tree, and the nearest one to a name that is not in it
+    renamed     what settings were called before
     sources     the file, the environment, flags: what each says
     loading     the three laid over each other, and where each value came from
     reference   docs/reference/settings.md, written from the models

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings.names import ITEM, PREFIX, known, nearest, sections, unknown
+from looper.platform.settings.renamed import RENAMED
 
 CONFIG_VARIABLE = "LOOPER_CONFIG"
 """Names the settings file. ``looper --config`` sets it, so that processes that a command starts know the file too."""
@@ -132,11 +133,15 @@ def read_all(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
 
 def _refuse_unknown(tree: Mapping[str, Any], where: str) -> None:
     for path in unknown({str(name): value for name, value in tree.items()}):
-        meant = nearest(path.replace(ITEM, ""))
-        raise InvalidInput(f"{path}{where} is not a setting: {_proposed(meant)}")
+        if path in RENAMED:
+            raise InvalidInput(f"{path}{where} is not a setting: it is called {RENAMED[path]} now")
+        raise InvalidInput(f"{path}{where} is not a setting: {_proposed(nearest(path.replace(ITEM, '')))}")
 
 
 def _instead(variable: str) -> str:
+    for old, new in RENAMED.items():
+        if variable == _variable(old):
+            return f"it is called {_variable(new)} now"
     meant = nearest(variable.removeprefix(PREFIX).lower().replace("__", "."))
     return _proposed(_variable(meant) if meant else None)
 
