@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--flags", default="--max-context 256 --max-steps 6 --batch-size 4")
+    parser.add_argument("--flags", default="--max-seq-length 256 --max-steps 6 --batch-size 4")
     arguments = parser.parse_args()
     run = _Commands(arguments.home)
     tenants = sorted(path.name for path in arguments.folder.iterdir() if path.is_dir())

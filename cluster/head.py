@@ -4,7 +4,6 @@ Run by the supervisor as ``python -m looper.cluster.head`` with the settings as 
 to, or when its supervisor is gone.
 """
 
-import json
 import os
 import signal
 import sys
@@ -18,7 +17,7 @@ from looper.jobs import foreman
 from looper.jobs.basemodel.prepare import prepare
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
-from looper.platform.settings import Settings, load_settings
+from looper.platform.settings import Settings
 from looper.serve.app import deploy
 from looper.serve.tiers import tiers
 
@@ -55,7 +54,7 @@ def main() -> None:
     stop = threading.Event()
     _listen(stop)
     threading.Thread(target=_leave_with, args=(os.getppid(), stop), daemon=True).start()
-    run_head(load_settings(**json.load(sys.stdin)), stop)
+    run_head(Settings.model_validate_json(sys.stdin.read()), stop)
 
 
 if __name__ == "__main__":

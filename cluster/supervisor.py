@@ -7,7 +7,6 @@ settings as JSON on standard input.
 
 import contextlib
 import ctypes
-import json
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from types import FrameType
 import psutil
 
 from looper.cluster.state import ClusterState, clear_state, log_file, write_state
-from looper.platform.settings import Settings, load_settings
+from looper.platform.settings import Settings
 
 LONGEST_PAUSE_S = 30.0
 GRACE_S = 40.0
@@ -81,7 +80,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    supervise(load_settings(**json.load(sys.stdin)), stop)
+    supervise(Settings.model_validate_json(sys.stdin.read()), stop)
 
 
 if __name__ == "__main__":

@@ -138,11 +138,11 @@ class Foreman:
         """Start a trainer for each base and shape that is wanted more than the running ones can take."""
         limits = self.settings.consolidation
         self.trainers[:] = [trainer for trainer in self.trainers if trainer.thread.is_alive()]
-        for demand in self.catalog.training_demand(limits.per_tenant):
+        for demand in self.catalog.training_demand(limits.max_concurrent_per_tenant):
             same = sum(trainer.run.shape == demand.shape for trainer in self.trainers)
-            if demand.base != self.settings.base or len(self.trainers) >= limits.trainers:
+            if demand.base != self.settings.base or len(self.trainers) >= limits.max_trainers:
                 continue
-            if demand.waiting > same * limits.cohort:
+            if demand.waiting > same * limits.cohort_size:
                 owner = f"{self.owner}-trainer-{secrets.token_hex(4)}"
                 run = TrainingRun(demand.shape, owner, self.settings, self.model_dir)
                 thread = threading.Thread(target=self._run_trainer, args=(run,), name=owner, daemon=True)
@@ -151,7 +151,7 @@ class Foreman:
         return False
 
     def conclude(self) -> bool:
-        with self._claimed(Stage.CONCLUSION, self.settings.consolidation.cohort) as cohort:
+        with self._claimed(Stage.CONCLUSION, self.settings.consolidation.cohort_size) as cohort:
             self._each(cohort, self._conclude)
             return bool(cohort)
 
@@ -164,7 +164,7 @@ class Foreman:
         """What is claimed for a stage, held meanwhile, and given back at the end unless it was handed over or ended."""
         limits = self.settings.consolidation
         cohort = self.catalog.claim(
-            self.owner, stage, limit=limit, lease_s=limits.lease_s, tenant_limit=limits.per_tenant
+            self.owner, stage, limit=limit, lease_s=limits.lease_s, tenant_limit=limits.max_concurrent_per_tenant
         )
         with Leases(self.catalog, self.owner, limits.lease_s, [job.id for job in cohort]):
             yield cohort
@@ -231,9 +231,9 @@ class Foreman:
                 Stage.TRAINING,
                 base=self.settings.base,
                 shape=run.shape,
-                limit=limits.cohort,
+                limit=limits.cohort_size,
                 lease_s=limits.lease_s,
-                tenant_limit=limits.per_tenant,
+                tenant_limit=limits.max_concurrent_per_tenant,
             )
             self._fail([job.id for job in wanted], run.owner, reason)
 

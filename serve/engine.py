@@ -81,7 +81,7 @@ def engine_settings(
         "max_num_batched_tokens": max(CPU_STEP_TOKENS, serve.max_num_seqs + SPARE),
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
     }
-    alone = serve.most_engines == 1
+    alone = serve.max_engines == 1
     environment = {
         # Ray would set one thread per CPU that the replica asked for.
         "OMP_NUM_THREADS": str(len(engines(cores))),

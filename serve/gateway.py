@@ -83,7 +83,7 @@ def gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engine: En
     metrics, traffic, revoked = Metrics(), Traffic(), Revoked(catalog)
     foresight = Foresight(catalog, engine, pinned=serve.pinned)
     quota = Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute)
-    limits = Limits(quota, serve.requests_at_once or LINE * serve.max_num_seqs * serve.most_engines)
+    limits = Limits(quota, serve.max_concurrent_requests or LINE * serve.max_num_seqs * serve.max_engines)
 
     @asynccontextmanager
     async def watching(_: FastAPI) -> AsyncIterator[None]:

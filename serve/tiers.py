@@ -44,12 +44,12 @@ class Tiers:
 def tiers(serve: ServeSettings, pool: PoolSettings, model_dir: Path) -> Tiers:
     """What the budgets of ``pool`` hold, unless its settings say it in adapters."""
     each = pool.max_lora_rank * numbers_per_rank(model_dir) * NUMBER_BYTES
-    together = ceil(expected_different(serve.max_num_seqs, serve.adapters))
-    slots = pool.slots or max(1, min(together, int(pool.slots_gib * 2**30 / each) - SPARE))
+    together = ceil(expected_different(serve.max_num_seqs, serve.expected_adapters))
+    slots = pool.max_loras or max(1, min(together, int(pool.loras_gib * 2**30 / each) - SPARE))
     return Tiers(
         slots=slots,
-        in_memory=max(slots, pool.host_adapters or int(pool.host_gib * 2**30 / each)),
-        on_disk=max(1, pool.disk_adapters or int(pool.disk_gib * 2**30 / each)),
+        in_memory=max(slots, pool.max_cpu_loras or int(pool.cpu_loras_gib * 2**30 / each)),
+        on_disk=max(1, pool.max_disk_loras or int(pool.disk_loras_gib * 2**30 / each)),
         adapter_bytes=each,
     )
 

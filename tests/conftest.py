@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from tests.serve.live import Live
 
 __all__ = ["live", "ray_local"]
+
+os.environ["LOOPER_CONFIG"] = os.devnull  # a settings file of whoever runs the tests decides nothing
 
 
 @pytest.fixture(scope="session")

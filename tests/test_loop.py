@@ -23,7 +23,7 @@ from looper.platform.domain.errors import NotFound
 from looper.platform.tenancy import issue_key
 from tests.serve.live import Live
 
-RECIPE = Recipe(rank=8, alpha=16, learning_rate=5e-3, epochs=1, batch_size=4, max_context=512)
+RECIPE = Recipe(rank=8, alpha=16, learning_rate=5e-3, epochs=1, batch_size=4, max_seq_length=512)
 
 
 def trajectories(folder: Path, instance: str, tasks: int) -> Path:

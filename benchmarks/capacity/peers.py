@@ -33,9 +33,9 @@ CLUSTER = Cluster(seats=16, slots=16, in_memory=512, on_disk=3000, step_tokens=C
 SERVE = ServeSettings(
     max_model_len=512,
     max_num_seqs=CLUSTER.seats,
-    slots=CLUSTER.slots,
-    host_adapters=CLUSTER.in_memory,
-    disk_adapters=CLUSTER.on_disk,
+    max_loras=CLUSTER.slots,
+    max_cpu_loras=CLUSTER.in_memory,
+    max_disk_loras=CLUSTER.on_disk,
 )
 
 STOCK = {

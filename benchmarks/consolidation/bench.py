@@ -115,7 +115,7 @@ def _training_tokens(n: int, tasks: int, folder: Path, model_dir: Path) -> int:
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     works = prepare_work(n, folder, tasks)
     examples = [e for work in works for e in read_examples((work.folder / "train.parquet").read_bytes())]
-    return RECIPE.epochs * sum(len(w) for e in examples for w in encode(e, tokenizer, RECIPE.max_context))
+    return RECIPE.epochs * sum(len(w) for e in examples for w in encode(e, tokenizer, RECIPE.max_seq_length))
 
 
 def _ratios(rows: dict[str, Row]) -> dict[str, float]:

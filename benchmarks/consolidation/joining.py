@@ -91,9 +91,9 @@ def joins(works: list[Work], home: Path, model_dir: Path) -> list[Join]:
             queue.claim,
             stopped=over.is_set,
             members_at_most=len(works),
-            checkpoint_s=600,
+            checkpoint_interval_s=600,
             lease_s=600,
-            idle_s=600,
+            idle_timeout_s=600,
         )
     adding.join()
     return took

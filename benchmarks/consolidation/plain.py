@@ -54,7 +54,7 @@ def _train(peft: PeftModel, windows: Sequence[Window], at_once: int) -> None:
         for start in range(0, len(batch), at_once):
             loss = peft(**_batch(batch[start : start + at_once]), num_items_in_batch=targets).loss
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, RECIPE.clip)
+        torch.nn.utils.clip_grad_norm_(trained, RECIPE.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, RECIPE)
         optimizer.step()
@@ -87,4 +87,4 @@ def _batch(windows: Sequence[Window]) -> dict[str, Any]:
 
 def _windows(file: Path, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
     examples = read_examples(file.read_bytes())
-    return [window for example in examples for window in encode(example, tokenizer, RECIPE.max_context)]
+    return [window for example in examples for window in encode(example, tokenizer, RECIPE.max_seq_length)]

@@ -13,7 +13,7 @@ from looper.platform.trajectories.ingest import read_path
 TASKS = 24
 """Of each instance, unless told otherwise: a day's work. About 17 episodes of 190 tokens to train on, three steps."""
 HOLDOUT = 0.2
-RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=1, batch_size=8, max_context=512)
+RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=1, batch_size=8, max_seq_length=512)
 
 
 @dataclass(frozen=True)

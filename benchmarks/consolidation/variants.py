@@ -122,7 +122,7 @@ def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Me
     from looper.platform.trajectories.ingest import ingest
 
     trainers = trainers_for(len(works))
-    limits = {"trainers": trainers, "cohort": -(-len(works) // trainers)}
+    limits = {"max_trainers": trainers, "cohort_size": -(-len(works) // trainers)}
     settings = load_settings(home=works[0].folder.parent / "home", consolidation=limits)
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     for each in [*first, *works]:

@@ -35,7 +35,7 @@ from looper.platform.tenancy import issue_key
 from looper.platform.trajectories.ingest import ingest
 from looper.serve.app import deploy
 
-RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_context=512)
+RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_seq_length=512)
 GYM_SEED = 0
 """That ``examples/`` was made from; the gym draws the same tasks from it again, to judge the answers."""
 SHOWN_AS: dict[State, Stage] = {

@@ -62,7 +62,7 @@ def bench(
         "base": base,
         "phase": phase,
         "sessions": common.sessions,
-        **common.recipe.model_dump(include={"method", "batch_size", "max_context", "max_steps"}, exclude_none=True),
+        **common.recipe.model_dump(include={"method", "batch_size", "max_seq_length", "max_steps"}, exclude_none=True),
     }
     out.mkdir(parents=True, exist_ok=True)
     if phase == 3:

@@ -24,9 +24,9 @@ SESSIONS = 5
 NONE = "none"
 STRATEGIES = (*NAMES, "replay(share=0.5)", "replay(share=1)", "replay+ella")
 
-GYM = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_context=512)
+GYM = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_seq_length=512)
 """About 29 episodes of 105 tokens: 21 steps and 9,000 tokens a session, a minute on two cores."""
-TENANTS = Recipe(rank=16, alpha=32, learning_rate=1e-3, epochs=1, max_steps=14, batch_size=4, max_context=256)
+TENANTS = Recipe(rank=16, alpha=32, learning_rate=1e-3, epochs=1, max_steps=14, batch_size=4, max_seq_length=256)
 """At most 14,000 of a tenant's tokens in windows of 256: a minute and a half on two cores."""
 
 LEADERS = 2
@@ -103,7 +103,7 @@ def steps_and_rank(common: Run) -> list[Run]:
 
 def base_of(run: Run) -> Run:
     """What ``run``'s instance could do before any training: the same for all recipes of one seed and context."""
-    bare = Recipe(strategy=NONE, seed=run.recipe.seed, max_context=run.recipe.max_context)
+    bare = Recipe(strategy=NONE, seed=run.recipe.seed, max_seq_length=run.recipe.max_seq_length)
     return run.model_copy(update={"kind": Kind.BASE, "recipe": bare})
 
 

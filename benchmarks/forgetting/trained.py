@@ -72,4 +72,4 @@ class Trained:
         self._past = {name.removeprefix("past/"): t for name, t in tensors.items() if name.startswith("past/")}
 
     def _encode(self, example: Example) -> list[Window]:
-        return encode(example, self._base.tokenizer, self._recipe.max_context)
+        return encode(example, self._base.tokenizer, self._recipe.max_seq_length)

@@ -56,8 +56,8 @@ class _Exchange:
         return len(self.context) + len(self.target)
 
 
-def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_context: int) -> list[Window]:
-    """The windows of ``example``, each of at most ``max_context`` tokens.
+def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> list[Window]:
+    """The windows of ``example``, each of at most ``max_seq_length`` tokens.
 
     A longer example becomes several windows. Each begins with the system prompt, cropped to a quarter of the window,
     and goes on with turns in a row; every turn of the agent with a weight is a target exactly once. An exchange longer
@@ -66,13 +66,13 @@ def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_context: in
     """
     head, exchanges = _exchanges(example, tokenizer)
     assert exchanges, f"example {example.id} has no turn to learn"
-    if len(head) + sum(map(len, exchanges)) > max_context:
-        head = head[: max_context // 4]
-        exchanges = [_crop(exchange, max_context - len(head)) for exchange in exchanges]
+    if len(head) + sum(map(len, exchanges)) > max_seq_length:
+        head = head[: max_seq_length // 4]
+        exchanges = [_crop(exchange, max_seq_length - len(head)) for exchange in exchanges]
     windows: list[Window] = []
     packed: list[_Exchange] = []
     for exchange in exchanges:
-        if packed and len(head) + sum(map(len, packed)) + len(exchange) > max_context:
+        if packed and len(head) + sum(map(len, packed)) + len(exchange) > max_seq_length:
             windows.append(_window(head, packed))
             packed = []
         packed.append(exchange)

@@ -187,7 +187,7 @@ def attend(
     if sliding_window is not None and sliding_window < pack.windows.shape[1]:
         raise InvalidInput(
             f"a window of {pack.windows.shape[1]} tokens is longer than the {sliding_window} that the base model's "
-            "attention slides over: lower the recipe's max_context"
+            "attention slides over: lower the recipe's max_seq_length"
         )
     heads = query.shape[1]
     q, k, v = (_apart(x, pack.windows) for x in (query, key, value))

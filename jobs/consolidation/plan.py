@@ -40,7 +40,7 @@ def pairs_at(step: int, examples: int, pairs: int, recipe: Recipe) -> list[int]:
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
     """Of optimiser step ``step`` (from 0): a linear rise over the warm-up, then half a cosine towards 0."""
-    warmup = math.ceil(recipe.warmup * steps)
+    warmup = math.ceil(recipe.warmup_ratio * steps)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))

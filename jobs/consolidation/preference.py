@@ -66,16 +66,16 @@ class Contrasts:
     """How many, by reason."""
 
 
-def contrasts(pairs: Iterable[Pair], tokenizer: PreTrainedTokenizerBase, max_context: int) -> Contrasts:
-    """``pairs`` as windows of at most ``max_context`` tokens; what cannot be is left out, and spoils nothing else."""
-    found = [_contrast(pair, tokenizer, max_context) for pair in pairs]
+def contrasts(pairs: Iterable[Pair], tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Contrasts:
+    """``pairs`` as windows of at most ``max_seq_length`` tokens; what cannot be is left out and spoils nothing else."""
+    found = [_contrast(pair, tokenizer, max_seq_length) for pair in pairs]
     return Contrasts(
         [each for each in found if isinstance(each, Contrast)],
         dict(Counter(each for each in found if isinstance(each, str))),
     )
 
 
-def _contrast(pair: Pair, tokenizer: PreTrainedTokenizerBase, max_context: int) -> Contrast | str:
+def _contrast(pair: Pair, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Contrast | str:
     """As windows, or why not."""
     turns = (pair.chosen, pair.rejected)
     if not all(turn.content.strip() or turn.tool_calls for turn in turns):
@@ -86,8 +86,8 @@ def _contrast(pair: Pair, tokenizer: PreTrainedTokenizerBase, max_context: int) 
         return "refused by the chat template"
     if chosen.tokens == rejected.tokens:
         return "identical"
-    if max(len(chosen), len(rejected)) > max_context:  # cropped, the two would begin differently
-        return "longer than max_context"
+    if max(len(chosen), len(rejected)) > max_seq_length:  # cropped, the two would begin differently
+        return "longer than max_seq_length"
     return Contrast(chosen, rejected)
 
 

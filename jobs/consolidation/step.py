@@ -60,7 +60,7 @@ class Step:
         self._terms = [
             *(_Term(i, sum(sum(window.weights) for window in batch)) for i, batch in enumerate(batches)),
             *(
-                _Term(i, len(each) / tenants[i].recipe.preference, pair)
+                _Term(i, len(each) / tenants[i].recipe.preference_weight, pair)
                 for i, each in enumerate(pairs)
                 for pair in each
             ),

@@ -65,7 +65,7 @@ class Tenant:
             optimizer=self._optimizer,
             config={
                 "train_micro_batch_size_per_gpu": 1,  # for its throughput log only: batches are cut here
-                "gradient_clipping": recipe.clip,
+                "gradient_clipping": recipe.max_grad_norm,
                 "zero_optimization": {"stage": 0},
                 "zero_allow_untested_optimizer": True,
             },

@@ -96,12 +96,12 @@ def _fit(run: TrainingRun) -> None:
         train_loop_config={"run": run},
         torch_config=TorchConfig(backend=_collectives()),
         scaling_config=ScalingConfig(
-            num_workers=settings.workers, use_gpu=_has_gpu(), resources_per_worker={"CPU": _CPUS}
+            num_workers=settings.num_workers, use_gpu=_has_gpu(), resources_per_worker={"CPU": _CPUS}
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # Ray declares its older one to type checkers
             name="train",
             storage_path=str(run.folder),
-            failure_config=FailureConfig(max_failures=settings.attempts - 1),
+            failure_config=FailureConfig(max_failures=settings.max_attempts - 1),
             worker_runtime_env={"env_vars": _ENVIRONMENT},
         ),
     )
@@ -118,14 +118,14 @@ def claim(run: TrainingRun, catalog: Catalog, limit: int) -> list[Consolidation]
         shape=run.shape,
         limit=limit,
         lease_s=settings.lease_s,
-        tenant_limit=settings.per_tenant,
-        attempts=settings.attempts,
+        tenant_limit=settings.max_concurrent_per_tenant,
+        attempts=settings.max_attempts,
     )
     for job in claimed:
-        if job.attempts > settings.attempts:
+        if job.attempts > settings.max_attempts:
             with suppress(Conflict):
-                catalog.fail(job.id, run.owner, f"its trainer died {settings.attempts} times while training it")
-    return [job for job in claimed if job.attempts <= settings.attempts]
+                catalog.fail(job.id, run.owner, f"its trainer died {settings.max_attempts} times while training it")
+    return [job for job in claimed if job.attempts <= settings.max_attempts]
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -138,7 +138,7 @@ def _work(config: dict[str, Any]) -> None:
     run: TrainingRun = config["run"]
     settings = run.settings.consolidation
     load = nf4.quantised if run.shape is TrainerShape.NF4 else None
-    use_cores(settings.trainers * ray.train.get_context().get_local_world_size())
+    use_cores(settings.max_trainers * ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
 
     try:
@@ -156,10 +156,10 @@ def _work(config: dict[str, Any]) -> None:
             ours,
             partial(claim, run, catalog),
             stopped=lambda: not run.permit.exists(),
-            members_at_most=settings.cohort,
-            checkpoint_s=settings.checkpoint_s,
+            members_at_most=settings.cohort_size,
+            checkpoint_interval_s=settings.checkpoint_interval_s,
             lease_s=settings.lease_s,
-            idle_s=settings.idle_s,
+            idle_timeout_s=settings.idle_timeout_s,
         )
     finally:
         catalog.close()

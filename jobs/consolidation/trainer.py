@@ -95,12 +95,12 @@ def run(
     *,
     stopped: Callable[[], bool],
     members_at_most: int,
-    checkpoint_s: float,
+    checkpoint_interval_s: float,
     lease_s: float,
-    idle_s: float,
+    idle_timeout_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Train what ``claim`` gives, up to the number it is asked for, until ``stopped`` or idle for ``idle_s``.
+    """Train what ``claim`` gives, up to the number it is asked for, until ``stopped`` or idle for ``idle_timeout_s``.
 
     A newcomer takes its first step at once: the step that is under way then pauses between two passes.
 
@@ -134,14 +134,14 @@ def run(
             if not under_way and waiting:
                 under_way.append(_begin(waiting, len(waiting), trainer))
             if not under_way:
-                if _agreed(clock() - busy >= idle_s):
+                if _agreed(clock() - busy >= idle_timeout_s):
                     return
                 time.sleep(IDLE_S)
                 continue
             if not under_way[-1].step.advance():
                 waiting += _advance(under_way.pop(), trainer)
             busy = clock()
-            if _agreed(busy - saved >= checkpoint_s):
+            if _agreed(busy - saved >= checkpoint_interval_s):
                 _save(_all(waiting, under_way), trainer)
                 saved = clock()
 
@@ -203,7 +203,7 @@ def _join(job: Consolidation, trainer: Trainer) -> Member | None:
     start = None if job.parent is None else _version(job, job.parent, trainer)
     past = memory.recall(trainer.store, job.instance, job.parent)
     train = _windows(job, trainer)
-    found = _contrasts(job, trainer) if job.recipe.preference else None
+    found = _contrasts(job, trainer) if job.recipe.preference_weight else None
     pairs = found.usable if found else ()
     tenant = _resumed(job, trainer, lambda: begin(trainer.base, job.recipe, train, start, past, pairs))
     member = Member(job, tenant, start, found)
@@ -261,11 +261,11 @@ def _windows(job: Consolidation, trainer: Trainer) -> list[Window]:
 def _contrasts(job: Consolidation, trainer: Trainer) -> Contrasts:
     """To prefer the one turn of to the other."""
     pairs = read_pairs(trainer.store.get(keys.examples(job.id, "pairs.parquet")))
-    return contrasts(pairs, trainer.base.tokenizer, job.recipe.max_context)
+    return contrasts(pairs, trainer.base.tokenizer, job.recipe.max_seq_length)
 
 
 def _encode(job: Consolidation, trainer: Trainer) -> Callable[[Example], list[Window]]:
-    return partial(encode, tokenizer=trainer.base.tokenizer, max_context=job.recipe.max_context)
+    return partial(encode, tokenizer=trainer.base.tokenizer, max_seq_length=job.recipe.max_seq_length)
 
 
 def _advance(together: Together, trainer: Trainer) -> list[Member]:

@@ -50,7 +50,7 @@ def synthesise(
     StoreUnavailable if the store fails.
     """
     todo = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
-    publisher = Publisher(store, model_dir, {job.id: job.recipe.max_context for job in todo})
+    publisher = Publisher(store, model_dir, {job.id: job.recipe.max_seq_length for job in todo})
     batches = None if settings.model.stages else _few(todo, store, here)
     if batches is not None:
         for job in todo:
@@ -96,7 +96,7 @@ def _do_here(
             batches.append(from_parquet(content))
         except (LooperError, pa.ArrowInvalid) as error:
             failures.append(f"{key}: {error}")
-    report, files = in_memory(batches, holdout, settings.without, min(failures, default=None))
+    report, files = in_memory(batches, holdout, settings.disabled_stages, min(failures, default=None))
     publisher.publish(job.id, report, files.items())
 
 
@@ -108,7 +108,7 @@ def _run(cohort: Sequence[Consolidation], publisher: Publisher, holdout: float, 
         for batch in job.batches
     ]
     drafts = _over(sources).map_batches(
-        partial(read, store=publisher.store, without=settings.without), batch_format="pyarrow", batch_size=1
+        partial(read, store=publisher.store, without=settings.disabled_stages), batch_format="pyarrow", batch_size=1
     )
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
@@ -119,7 +119,7 @@ def _run(cohort: Sequence[Consolidation], publisher: Publisher, holdout: float, 
     found = _know([job.id for job in cohort], len(blocks), shared)
     known = ray.put(found)
     write = partial(
-        write_share, publisher=publisher, known=known, blocks=shared, holdout=holdout, without=settings.without
+        write_share, publisher=publisher, known=known, blocks=shared, holdout=holdout, without=settings.disabled_stages
     )
     _over([{"groups": groups} for groups in share_out(found)]).map(write).materialize()
     several = [{"id": id} for id, of in found.items() if of.groups > 1]

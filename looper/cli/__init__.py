@@ -1,11 +1,13 @@
 """The command line. Heavy imports happen inside the command that needs them, so that ``--help`` answers at once."""
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from looper.cli import bench, bring_up, chat, consolidate, demo, ingest, instances, jobs, skills, tenants
+from looper.cli import bench, bring_up, chat, config, consolidate, demo, ingest, instances, jobs, skills, tenants
 from looper.cli.needs import PACKAGE, in_words
 from looper.cli.output import fail
 from looper.platform.domain.errors import LooperError
@@ -14,7 +16,7 @@ app = typer.Typer(
     name="looper",
     help="A skill layer for every deployed agent: trajectories in, a served adapter out.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -30,6 +32,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(skills.app, name="skills")
 app.command()(chat.chat)
 app.add_typer(bench.app, name="bench")
+app.add_typer(config.app, name="config")
 
 
 def _version(show: bool) -> None:
@@ -45,14 +48,19 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Settings file; default: LOOPER_CONFIG, ./looper.yaml, ~/.looper/looper.yaml."),
+    ] = None,
 ) -> None:
-    pass
+    if config is not None:
+        os.environ["LOOPER_CONFIG"] = str(config.expanduser().absolute())
 
 
 def main() -> None:
     """Run the command line: a mistake is one line on standard error and exit status 1, an interrupt is 130."""
     try:
-        app()
+        app(prog_name="looper")
     except LooperError as error:
         fail(str(error))
     except ModuleNotFoundError as error:

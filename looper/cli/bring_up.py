@@ -25,9 +25,7 @@ def up(
     from looper.cluster.state import read_state
     from looper.platform.settings import load_settings
 
-    settings = load_settings()
-    if port is not None:
-        settings = load_settings(serve=settings.serve.model_dump() | {"port": port})
+    settings = load_settings() if port is None else load_settings(serve={"port": port})
     with progress() as live:
         line = live.add_task("bringing Looper up", total=None, note="")
         url = control.up(settings, waiting=lambda what: live.update(line, note=what))

@@ -27,8 +27,10 @@ def consolidate(
     epochs: Annotated[int | None, typer.Option(help="Passes over the examples.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Most optimiser steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Sequences per optimiser step.")] = None,
-    max_context: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
-    preference: Annotated[float | None, typer.Option(help="Weight of the loss on pairs of turns; 0: unused.")] = None,
+    max_seq_length: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
+    preference_weight: Annotated[
+        float | None, typer.Option(help="Weight of the loss on pairs of turns; 0: unused.")
+    ] = None,
     priority: Annotated[int, typer.Option(help="From -10 to 10; higher ones go before any lower one.")] = 0,
     json: Json = False,
 ) -> None:
@@ -50,8 +52,8 @@ def consolidate(
         "epochs": epochs,
         "max_steps": max_steps,
         "batch_size": batch_size,
-        "max_context": max_context,
-        "preference": preference,
+        "max_seq_length": max_seq_length,
+        "preference_weight": preference_weight,
     }
     names = [InstanceName.parse(instance) for instance in instances]
     settings = load_settings()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from looper.platform.domain.consolidation import Recipe, Verdict
+from looper.platform.domain.consolidation import StoredRecipe, Verdict
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput
 
 WEIGHTS = "adapter_model.safetensors"
@@ -29,7 +29,7 @@ class Manifest(BaseModel):
     consolidation: str
     training_data: tuple[str, ...]
     """Ids of the batches: digests of their content."""
-    recipe: Recipe
+    recipe: StoredRecipe
     verdict: Verdict
     libraries: dict[str, str]
 

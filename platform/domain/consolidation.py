@@ -1,13 +1,25 @@
 """A consolidation: its states, its recipe and the numbers the gate judges."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from looper.platform.domain import strategy
+from looper.platform.domain.fields import did_you_mean
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.renamed import RECIPE_FIELDS, with_new_names
 
 
 class State(StrEnum):
@@ -65,34 +77,75 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["lora", "rslora", "lora+", "dora", "adalora", "qlora"] = Field(
-        "lora", description="how the adapter is parametrised and stepped; whichever it is, plain LoRA is published"
+        "lora",
+        description="How the adapter is parametrized and stepped. Plain LoRA is published in any case.",
     )
     strategy: Annotated[str, AfterValidator(_written)] = Field(
         "replay",
         max_length=255,
-        description="against forgetting; some compose: replay(share=1)+ella",
+        description="Strategy against forgetting. Some compose: replay(share=1)+ella.",
     )
     target_modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")], ...] | None = Field(
-        None, min_length=1, description="the base's linear layers to adapt, by the last part of their name; default all"
+        None,
+        min_length=1,
+        description="Linear layers of the base to adapt, by the last part of their name. Default: all.",
     )
-    rank: int = Field(16, ge=1, le=512, description="LoRA rank r")
-    alpha: float = Field(32.0, gt=0, description="LoRA alpha; the update is scaled by alpha / rank")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="peak learning rate of AdamW")
-    epochs: int = Field(3, ge=1, description="passes over the training examples")
-    max_steps: int | None = Field(None, ge=1, description="end after so many optimiser steps, whatever the epochs")
-    batch_size: int = Field(4, ge=1, description="sequences per optimiser step")
-    max_context: int = Field(1024, ge=32, description="tokens per sequence; longer examples become several windows")
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps in which the learning rate rises linearly")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
-    clip: float = Field(1.0, gt=0, description="largest gradient norm, per tenant")
-    preference: float = Field(
-        0.0, ge=0, le=10, description="weight of the preference loss on pairs of a better and a worse turn; 0: unused"
+    rank: int = Field(16, ge=1, le=512, description="LoRA rank, PEFT's r.")
+    alpha: float = Field(
+        32.0,
+        gt=0,
+        description="LoRA alpha, PEFT's lora_alpha. The update is scaled by alpha / rank.",
     )
-    seed: int = Field(0, ge=0, description="of adapter initialisation and of the order of examples")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW.")
+    epochs: int = Field(3, ge=1, description="Passes over the training examples.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Training ends after this many optimizer steps, whatever the epochs."
+    )
+    batch_size: int = Field(4, ge=1, description="Sequences per optimizer step.")
+    max_seq_length: int = Field(
+        1024, ge=32, description="Most tokens of a sequence. A longer example becomes several windows."
+    )
+    warmup_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the steps in which the learning rate rises linearly.",
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Largest gradient norm, of each tenant for itself.")
+    preference_weight: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="Weight of the preference loss on pairs of a better and a worse turn. 0: not used.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        description="Seed of the adapter's initial weights and of the order of examples.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, given: object) -> object:
+        for name in given if isinstance(given, Mapping) else ():
+            if name in cls.model_fields:
+                continue
+            meant = did_you_mean(str(name), list(cls.model_fields))
+            way_out = f"did you mean {meant}?" if meant else f"there are {', '.join(cls.model_fields)}"
+            if name in RECIPE_FIELDS:
+                way_out = f"it is called {RECIPE_FIELDS[name]} now"
+            message = f"{name} is not a field of recipes: {way_out}"
+            raise PydanticCustomError("unknown_field", "{message}", {"message": message})
+        return given
 
     @property
     def trainer_shape(self) -> TrainerShape:
         return TrainerShape.NF4 if self.method == "qlora" else TrainerShape.PLAIN
+
+
+StoredRecipe = Annotated[Recipe, BeforeValidator(with_new_names)]
+"""A recipe that is read from the catalog or a manifest, where fields may have the names of an earlier version."""
 
 
 class Scores(BaseModel):
@@ -196,7 +249,7 @@ class Consolidation(BaseModel):
     instance: InstanceName
     state: State
     base: str
-    recipe: Recipe
+    recipe: StoredRecipe
     batches: tuple[str, ...]
     parent: str | None
     """Digest of the version it starts from: what ``prod`` pointed to when it was first claimed."""

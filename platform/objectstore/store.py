@@ -41,7 +41,7 @@ class ObjectStore:
                 "config_kwargs": {
                     "connect_timeout": store.timeout_s,
                     "read_timeout": store.timeout_s,
-                    "retries": {"max_attempts": store.retries + 1, "mode": "standard"},
+                    "retries": {"max_attempts": store.max_retries + 1, "mode": "standard"},
                 },
             }
         fs, root = fsspec.core.url_to_fs(url, **options)

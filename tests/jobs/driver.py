@@ -1,6 +1,5 @@
 """Works the queue until nothing waits: ``python -m tests.jobs.driver``, settings as JSON on its standard input."""
 
-import json
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -9,7 +8,7 @@ from looper.cluster.local_ray import local_ray
 from looper.cluster.work import work_until_done
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
-from looper.platform.settings import Settings, load_settings
+from looper.platform.settings import Settings
 
 
 def work(settings: Settings) -> None:
@@ -19,4 +18,4 @@ def work(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    work(load_settings(**json.load(sys.stdin)))
+    work(Settings.model_validate_json(sys.stdin.read()))

@@ -11,7 +11,7 @@ from looper.platform.domain.trajectory import Outcome, Step, ToolCall, Trajector
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.trajectories.table import to_parquet
 
-RECIPE = Recipe(rank=4, alpha=8, epochs=2, batch_size=4, max_context=256, learning_rate=1e-2)
+RECIPE = Recipe(rank=4, alpha=8, epochs=2, batch_size=4, max_seq_length=256, learning_rate=1e-2)
 TOOLS = json.dumps(
     [{"type": "function", "function": {"name": "book", "parameters": {"properties": {"room": {}, "day": {}}}}}]
 )

@@ -28,7 +28,7 @@ from tests.jobs.episodes import RECIPE, episode, submit
 pytestmark = pytest.mark.usefixtures("one_process")
 
 BASE = "tiny"
-LIMITS = {"members_at_most": 16, "checkpoint_s": 0.0, "lease_s": 600.0, "idle_s": 0.0}
+LIMITS = {"members_at_most": 16, "checkpoint_interval_s": 0.0, "lease_s": 600.0, "idle_timeout_s": 0.0}
 
 
 class Crowded(MemoryFileSystem):
@@ -113,7 +113,7 @@ def failed(job: Consolidation) -> str:
 
 
 def test_an_example_longer_than_the_context_becomes_windows(place: Place, good: Consolidation) -> None:
-    job = place.end(place.queue("long", words=200, max_context=64))
+    job = place.end(place.queue("long", words=200, max_seq_length=64))
     assert job.state in (State.PUBLISHED, State.REJECTED), job.reason
 
 
@@ -220,7 +220,7 @@ def test_what_a_cancelled_one_left_is_swept(place: Place, good: Consolidation) -
 
 def test_one_that_its_trainers_die_of_fails_and_gives_the_others_back(place: Place, settings: Settings) -> None:
     """Whose trainer dies with it is known once it is alone."""
-    limits = settings.consolidation.model_copy(update={"attempts": 3})
+    limits = settings.consolidation.model_copy(update={"max_attempts": 3})
     training = TrainingRun(
         TrainerShape.PLAIN, "me", settings.model_copy(update={"consolidation": limits, "base": BASE}), Path()
     )

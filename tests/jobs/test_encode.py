@@ -97,20 +97,20 @@ def test_call_spans_need_nothing_of_the_template() -> None:
     assert call_spans(["text."]) == []
 
 
-@pytest.mark.parametrize("max_context", [64, 100, 200, 333])
+@pytest.mark.parametrize("max_seq_length", [64, 100, 200, 333])
 def test_a_long_example_becomes_windows_with_every_turn_a_target_once(
-    tokenizer: PreTrainedTokenizerBase, max_context: int
+    tokenizer: PreTrainedTokenizerBase, max_seq_length: int
 ) -> None:
     example = long_example(12)
-    windows = encode(example, tokenizer, max_context)
+    windows = encode(example, tokenizer, max_seq_length)
     (whole,) = encode(example, tokenizer, 10_000)
     assert len(windows) > 1
-    assert all(len(window) <= max_context for window in windows)
+    assert all(len(window) <= max_seq_length for window in windows)
     system = tokenizer("<|im_start|>system\nRules.", add_special_tokens=False)["input_ids"]
     assert all(list(window.tokens[: len(system)]) == system for window in windows)
     learned = "".join(targets(window, tokenizer) for window in windows)
     assert learned.count("<tool_call>") == 12
-    if max_context >= 200:
+    if max_seq_length >= 200:
         assert learned == targets(whole, tokenizer)
         assert sum(len(window.calls) for window in windows) == 12
 

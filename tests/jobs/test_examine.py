@@ -30,7 +30,7 @@ def base(base_dir: Path, device: Device) -> SharedBase:
 
 
 def encoder(base: SharedBase) -> Encode:
-    return partial(encode, tokenizer=base.tokenizer, max_context=256)
+    return partial(encode, tokenizer=base.tokenizer, max_seq_length=256)
 
 
 def asked(base: SharedBase, *tasks: int) -> list[HeldOut]:

@@ -93,7 +93,7 @@ def test_a_cohort_goes_from_trajectories_to_published_adapters(
 def test_a_killed_worker_goes_on_from_its_checkpoint(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
-    limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0})
+    limits = settings.consolidation.model_copy(update={"checkpoint_interval_s": 0.0})
     settings = settings.model_copy(update={"consolidation": limits})
     job = queue("acme/red", count=40, epochs=15)
     killed: list[int] = []
@@ -124,7 +124,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 def test_trainers_that_live_on_leave_a_cpu_to_synthesis(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
-    limits = settings.consolidation.model_copy(update={"trainers": 2, "cohort": 1, "idle_s": 3600.0})
+    limits = settings.consolidation.model_copy(update={"max_trainers": 2, "cohort_size": 1, "idle_timeout_s": 3600.0})
     settings = settings.model_copy(update={"consolidation": limits})
     servers = placement_group([{"CPU": 2}])
     assert servers.wait(60)
@@ -158,7 +158,7 @@ def _is_training_worker(process: psutil.Process) -> bool:
 def test_interrupted_work_is_given_back_and_another_foreman_goes_on(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
-    limits = settings.consolidation.model_copy(update={"checkpoint_s": 0.0})
+    limits = settings.consolidation.model_copy(update={"checkpoint_interval_s": 0.0})
     settings = settings.model_copy(update={"consolidation": limits})
     job = queue("acme/red", count=40, epochs=1000)
 

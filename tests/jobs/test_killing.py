@@ -84,7 +84,7 @@ def _name(process: psutil.Process) -> str:
 def drivers(settings: Settings) -> Iterator[Drivers]:
     # What is trained for seconds only is half a skill: the gate is to let it through all the same.
     anything = GateSettings(max_forgetting=1, max_loops=1, max_tool_errors=1, max_control_loss=1e6)
-    limits = settings.consolidation.model_copy(update={"lease_s": 3.0, "checkpoint_s": 0.5, "gate": anything})
+    limits = settings.consolidation.model_copy(update={"lease_s": 3.0, "checkpoint_interval_s": 0.5, "gate": anything})
     drivers = Drivers(settings.model_copy(update={"consolidation": limits}))
     yield drivers
     drivers.end()

@@ -36,7 +36,9 @@ from tests.jobs.test_trainer import claim, queue, train_cohort
 pytestmark = pytest.mark.usefixtures("one_process")
 
 DEVICE = Device(torch.device("cpu"), torch.float32, tokens_at_once=256)
-RECIPE = Recipe(rank=4, alpha=8, epochs=2, batch_size=4, learning_rate=3e-3, weight_decay=0.01, clip=0.5, seed=3)
+RECIPE = Recipe(
+    rank=4, alpha=8, epochs=2, batch_size=4, learning_rate=3e-3, weight_decay=0.01, max_grad_norm=0.5, seed=3
+)
 ALL_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PEFTS = ("lora", "rslora", "lora+", "dora", "adalora")
 
@@ -150,7 +152,7 @@ class Reference:
                 adapted = self.model.base_model
                 loss = loss + adapted(tokens, labels=tokens).loss - adapted.model(tokens, labels=tokens).loss
             loss.backward()
-        nn.utils.clip_grad_norm_(self.trained, self.recipe.clip)
+        nn.utils.clip_grad_norm_(self.trained, self.recipe.max_grad_norm)
         rate = learning_rate(number, self.steps, self.recipe)
         for group, factor in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor

@@ -29,14 +29,14 @@ def test_most_steps() -> None:
 
 
 def test_the_learning_rate_rises_then_falls() -> None:
-    recipe = Recipe(learning_rate=1.0, warmup=0.1)
+    recipe = Recipe(learning_rate=1.0, warmup_ratio=0.1)
     rates = [learning_rate(step, 100, recipe) for step in range(100)]
     assert rates[0] == 0.1
     assert rates[9] == rates[10] == 1.0
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.01
-    assert learning_rate(0, 1, Recipe(learning_rate=1.0, warmup=0.0)) == 1.0
-    assert learning_rate(0, 1, Recipe(learning_rate=1.0, warmup=1.0)) == 1.0
+    assert learning_rate(0, 1, Recipe(learning_rate=1.0, warmup_ratio=0.0)) == 1.0
+    assert learning_rate(0, 1, Recipe(learning_rate=1.0, warmup_ratio=1.0)) == 1.0
 
 
 @given(st.integers(0, 40))

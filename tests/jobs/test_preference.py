@@ -44,7 +44,7 @@ from tests.jobs.test_trainer import (
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
-PREFERRING = RECIPE.model_copy(update={"preference": 0.5, "method": "lora", "strategy": "none"})
+PREFERRING = RECIPE.model_copy(update={"preference_weight": 0.5, "method": "lora", "strategy": "none"})
 SMALL_PASSES = Device(torch.device("cpu"), torch.float32, tokens_at_once=64)
 
 
@@ -96,7 +96,7 @@ def as_written(model_dir: Path, tenant: Tenant) -> list[Tensor]:
     loss = torch.cat([nats(window) for window in tenant.batch()]).mean()
     terms = [-logsigmoid((odds(pair.chosen) / odds(pair.rejected)).log()) for pair in tenant.pairs()]
     assert len(terms) > 1
-    whole = loss + tenant.recipe.preference * torch.stack(terms).mean()
+    whole = loss + tenant.recipe.preference_weight * torch.stack(terms).mean()
     return [gradient.float() for gradient in torch.autograd.grad(whole, tenant.trained)]
 
 
@@ -118,7 +118,11 @@ def test_a_pair_that_is_certain_has_a_loss_and_a_gradient() -> None:
 
 
 def test_beside_others_and_with_pauses_the_gradients_are_those_of_each_alone(base: SharedBase) -> None:
-    tenants = [random_tenant(base, 1), random_tenant(base, 2, pairs=0), random_tenant(base, 3, pairs=7, preference=2.0)]
+    tenants = [
+        random_tenant(base, 1),
+        random_tenant(base, 2, pairs=0),
+        random_tenant(base, 3, pairs=7, preference_weight=2.0),
+    ]
     together = Step(base, tenants)
     passes = 1
     while together.advance():
@@ -134,7 +138,7 @@ def test_beside_others_and_with_pauses_the_gradients_are_those_of_each_alone(bas
 
 def test_a_few_steps_make_the_chosen_turn_likelier_than_the_rejected(base: SharedBase) -> None:
     def learn(preference: float) -> Margins:
-        tenant = random_tenant(base, 1, preference=preference, epochs=3)
+        tenant = random_tenant(base, 1, preference_weight=preference, epochs=3)
         before = {layer: each.copy() for layer, each in tenant.acting.items()}
         while not tenant.done:
             ((loss, gradients),) = losses_and_gradients(base, [tenant])
@@ -190,7 +194,7 @@ def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base_dir: 
     assert found.left_out == {
         "empty": 2,
         "identical": 1,
-        "longer than max_context": 1,
+        "longer than max_seq_length": 1,
         "refused by the chat template": 1,
     }
     (usable,) = found.usable
@@ -213,7 +217,7 @@ def queue(trainer: Trainer, name: str, **recipe: object) -> None:
     """Tasks that were done well, most of them badly, too, by booking another room."""
     batch = [episode(task, room=name, words=1 + task % 3) for task in range(14)]
     batch += [episode(task, room="wrong", words=1 + task % 3, success=False) for task in range(10)]
-    recipe = {"preference": 0.5, **recipe}
+    recipe = {"preference_weight": 0.5, **recipe}
     submit(
         trainer.catalog,
         trainer.store,
@@ -238,8 +242,8 @@ def told(trainer: Trainer, job: Consolidation) -> Margins | None:
 def test_a_cohort_prefers_each_as_if_it_were_alone(new_trainer: Callable[[], Trainer]) -> None:
     trainer = new_trainer()
     queue(trainer, "red", seed=1)
-    queue(trainer, "green", preference=0.0)
-    queue(trainer, "blue", preference=1.0, epochs=3)
+    queue(trainer, "green", preference_weight=0.0)
+    queue(trainer, "blue", preference_weight=1.0, epochs=3)
     cohort = claim(trainer)
     train_cohort(cohort, trainer)
     together = [weights(trainer, job) for job in cohort]
@@ -260,7 +264,7 @@ def test_a_cohort_prefers_each_as_if_it_were_alone(new_trainer: Callable[[], Tra
 
 def test_off_or_without_pairs_the_plain_loss_alone_is_trained(new_trainer: Callable[[], Trainer]) -> None:
     trainer = new_trainer()
-    queue(trainer, "red", preference=0.0)
+    queue(trainer, "red", preference_weight=0.0)
     (off,) = claim(trainer)
     train_cohort([off], trainer)
     plain = weights(trainer, off)
@@ -297,7 +301,7 @@ def test_a_killed_training_with_pairs_goes_on_exactly(new_trainer: Callable[[], 
     train_cohort(cohort, trainer)
     expected = [weights(trainer, job) for job in cohort]
     with pytest.raises(Killed):
-        train_cohort(again(trainer, cohort), new_trainer(), checkpoint_s=0, clock=clock(16, die))
+        train_cohort(again(trainer, cohort), new_trainer(), checkpoint_interval_s=0, clock=clock(16, die))
     assert all(checkpoint.saved_steps(trainer.store, job.id) for job in cohort)
     train_cohort(trainer.catalog.claim("me", Stage.TRAINING, limit=8, lease_s=600), new_trainer())
     for job, uninterrupted in zip(cohort, expected, strict=True):

@@ -75,7 +75,7 @@ def claim(trainer: Trainer) -> list[Consolidation]:
 def train_cohort(
     cohort: list[Consolidation],
     trainer: Trainer,
-    checkpoint_s: float = 600,
+    checkpoint_interval_s: float = 600,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Train what was claimed, and nothing else."""
@@ -85,7 +85,12 @@ def train_cohort(
         taken, waiting[:] = waiting[:limit], waiting[limit:]
         return taken
 
-    limits = {"members_at_most": 8, "checkpoint_s": checkpoint_s, "lease_s": 600, "idle_s": 0.0}
+    limits = {
+        "members_at_most": 8,
+        "checkpoint_interval_s": checkpoint_interval_s,
+        "lease_s": 600,
+        "idle_timeout_s": 0.0,
+    }
     run(trainer, claim, stopped=lambda: False, clock=clock, **limits)  # type: ignore[arg-type]
 
 
@@ -129,7 +134,7 @@ def die() -> None:
 
 def test_a_cohort_trains_each_as_if_it_were_alone(trainer: Trainer, new_trainer: Callable[[], Trainer]) -> None:
     queue(trainer, "red", seed=1)
-    queue(trainer, "green", epochs=3, clip=0.1, words=3)
+    queue(trainer, "green", epochs=3, max_grad_norm=0.1, words=3)
     queue(trainer, "blue", learning_rate=3e-3, count=9)
     cohort = claim(trainer)
     train_cohort(cohort, trainer)
@@ -166,7 +171,7 @@ def test_a_killed_training_goes_on_exactly(new_trainer: Callable[[], Trainer]) -
     train_cohort(cohort, trainer)
     expected = [weights(trainer, job) for job in cohort]
     with pytest.raises(Killed):
-        train_cohort(again(trainer, cohort), new_trainer(), checkpoint_s=0, clock=clock(16, die))
+        train_cohort(again(trainer, cohort), new_trainer(), checkpoint_interval_s=0, clock=clock(16, die))
     for job in cohort:
         (step,) = checkpoint.saved_steps(trainer.store, job.id)
         assert 0 < step < 6
@@ -247,7 +252,7 @@ def test_a_newcomer_steps_while_the_step_under_way_pauses(
             catalog.cancel(red.id)
         return {1: [red], 3: [blue]}.get(look, [])  # by the third look, red's first step has begun and not ended
 
-    limits = {"members_at_most": 8, "checkpoint_s": 0.0, "lease_s": 600, "idle_s": 0.0}
+    limits = {"members_at_most": 8, "checkpoint_interval_s": 0.0, "lease_s": 600, "idle_timeout_s": 0.0}
     run(trainer, claim_in_turn, stopped=lambda: False, clock=clock(0, die), **limits)  # type: ignore[arg-type]
 
     assert red_when_blue[2] == (0, 0)
@@ -370,6 +375,6 @@ def work(
     catalog = Catalog.open(settings)
     base = SharedBase(base_dir, FLOAT32, sharded=sharded)
     trainer = Trainer(base, catalog, ObjectStore.open(settings), owner="me", max_rank=16)
-    train_cohort(cohort, trainer, checkpoint_s=0)
+    train_cohort(cohort, trainer, checkpoint_interval_s=0)
     catalog.close()
     dist.destroy_process_group()

@@ -122,7 +122,7 @@ def test_a_store_that_times_out_is_one_clear_error(tmp_path: Path, monkeypatch: 
     with silent_server() as endpoint:
         settings = load_settings(
             home=tmp_path,
-            store={"url": "s3://bucket/x", "endpoint_url": endpoint, "timeout_s": 0.3, "retries": 0},
+            store={"url": "s3://bucket/x", "endpoint_url": endpoint, "timeout_s": 0.3, "max_retries": 0},
         )
         began = time.monotonic()
         with pytest.raises(StoreUnavailable, match=r"object store s3://bucket/x failed on key: .*[Tt]ime"):

@@ -375,7 +375,7 @@ def test_a_tenant_beyond_its_limit_is_told_when_to_come_back_and_others_are_serv
 
 
 def test_a_tenant_s_line_is_bounded_and_its_next_request_is_taken_when_one_is_answered(served: Served) -> None:
-    settings = load_settings(home=served.settings.home, base="org/base", serve={"requests_at_once": 2})
+    settings = load_settings(home=served.settings.home, base="org/base", serve={"max_concurrent_requests": 2})
     app = gateway(settings, served.catalog, ObjectStore.open(settings), served.engine)
     served.engine.pause_s = 0.1
 

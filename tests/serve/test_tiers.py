@@ -47,7 +47,7 @@ def test_requests_share_what_is_popular() -> None:
 
 def test_budgets_are_filled_with_adapters_of_the_largest_rank(model_dir: Path) -> None:
     gib = 1536 / 2**30
-    pool = PoolSettings(max_lora_rank=16, slots_gib=5 * gib, host_gib=10.5 * gib, disk_gib=20 * gib)
+    pool = PoolSettings(max_lora_rank=16, loras_gib=5 * gib, cpu_loras_gib=10.5 * gib, disk_loras_gib=20 * gib)
     room = tiers(ServeSettings(), pool, model_dir)
     assert room.adapter_bytes == 16 * 48 * 2
     assert (room.slots, room.in_memory, room.on_disk) == (3, 10, 20)
@@ -55,10 +55,10 @@ def test_budgets_are_filled_with_adapters_of_the_largest_rank(model_dir: Path) -
 
 
 def test_there_are_no_more_slots_than_a_batch_has_adapters(model_dir: Path) -> None:
-    assert tiers(ServeSettings(max_num_seqs=16, adapters=1000), PoolSettings(), model_dir).slots == 14
-    assert tiers(ServeSettings(adapters=1), PoolSettings(), model_dir).slots == 1
+    assert tiers(ServeSettings(max_num_seqs=16, expected_adapters=1000), PoolSettings(), model_dir).slots == 14
+    assert tiers(ServeSettings(expected_adapters=1), PoolSettings(), model_dir).slots == 1
 
 
 def test_numbers_that_are_given_stand(model_dir: Path) -> None:
-    room = tiers(ServeSettings(), PoolSettings(slots=4, host_adapters=2, disk_adapters=6), model_dir)
+    room = tiers(ServeSettings(), PoolSettings(max_loras=4, max_cpu_loras=2, max_disk_loras=6), model_dir)
     assert (room.slots, room.in_memory, room.on_disk) == (4, 4, 6), "memory holds what the slots hold at least"

@@ -277,7 +277,7 @@ def judge(request: pytest.FixtureRequest) -> Iterator[ModelSettings]:
         thread = Thread(target=server.serve_forever)
         thread.start()
         url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-        yield ModelSettings(stages=("judge",), endpoint=url, name="judge", attempts=1, timeout_s=10)
+        yield ModelSettings(stages=("judge",), endpoint=url, name="judge", max_attempts=1, timeout_s=10)
         server.shutdown()
         thread.join()
 

@@ -100,7 +100,7 @@ def server() -> Iterator[Server]:
 
 
 def settings(url: str, **changes: Any) -> ModelSettings:
-    return ModelSettings.model_validate({"endpoint": url, "name": "m", "api_key": KEY, "attempts": 3, **changes})
+    return ModelSettings.model_validate({"endpoint": url, "name": "m", "api_key": KEY, "max_attempts": 3, **changes})
 
 
 def asked(settings: ModelSettings, *records: str) -> list[str | None]:
@@ -130,7 +130,7 @@ def test_without_a_key_none_is_sent(server: Server) -> None:
 
 
 def test_no_more_are_asked_at_once_than_agreed(server: Server) -> None:
-    assert asked(settings(server.url, concurrency=3), *["slow"] * 10) == ["slow"] * 10
+    assert asked(settings(server.url, max_concurrency=3), *["slow"] * 10) == ["slow"] * 10
     assert server.most_at_once == 3
 
 
@@ -151,7 +151,7 @@ def test_after_the_last_try_there_is_no_answer_and_the_others_have_theirs(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        answers = asked(settings(server.url, timeout_s=1.5, attempts=2), "never", "busy", "one")
+        answers = asked(settings(server.url, timeout_s=1.5, max_attempts=2), "never", "busy", "one")
     assert answers == [None, None, "one"]
     assert server.tries == {"never": 2, "busy": 2, "one": 1}
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
@@ -174,7 +174,7 @@ def test_what_another_try_would_not_change_is_not_tried_again(
 @pytest.mark.parametrize("what", ["never", "busy till tomorrow"])
 def test_all_together_end_in_time(server: Server, what: str) -> None:
     began = time.monotonic()
-    assert asked(settings(server.url, deadline_s=1, concurrency=2), "one", *[what] * 6) == ["one", *[None] * 6]
+    assert asked(settings(server.url, deadline_s=1, max_concurrency=2), "one", *[what] * 6) == ["one", *[None] * 6]
     assert time.monotonic() - began < 5
 
 
@@ -216,7 +216,7 @@ def test_a_byte_now_and_then_is_no_answer_in_time() -> None:
         thread.start()
         began = time.monotonic()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        assert asked(settings(url, timeout_s=0.5, attempts=1), "one") == [None]
+        assert asked(settings(url, timeout_s=0.5, max_attempts=1), "one") == [None]
         assert time.monotonic() - began < 5
         thread.join()
 

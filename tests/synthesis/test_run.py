@@ -109,7 +109,7 @@ class Judge(ThreadingHTTPServer):
     @property
     def settings(self) -> SynthesisSettings:
         url = f"http://127.0.0.1:{self.server_address[1]}/v1"
-        return SynthesisSettings(model=ModelSettings(stages=("judge",), endpoint=url, name="judge", concurrency=2))
+        return SynthesisSettings(model=ModelSettings(stages=("judge",), endpoint=url, name="judge", max_concurrency=2))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ TASKS = 40
 HELD_OUT = 40
 """That the skills are asked to do, of the share that a consolidation holds out by default."""
 SHARE = 0.2
-RECIPE = Recipe(strategy="none", epochs=1000, max_steps=48, max_context=512)
+RECIPE = Recipe(strategy="none", epochs=1000, max_steps=48, max_seq_length=512)
 """As a consolidation is by default, but for its end: after the same number of steps for every variant."""
 
 
@@ -85,7 +85,7 @@ class Learner:
 
     def _train(self, learned_from: Sequence[Example], seed: int) -> tuple[Lora, int, float]:
         recipe = self._recipe.model_copy(update={"seed": seed})
-        windows = [w for each in learned_from for w in encode(each, self._base.tokenizer, recipe.max_context)]
+        windows = [w for each in learned_from for w in encode(each, self._base.tokenizer, recipe.max_seq_length)]
         tenant = begin(self._base, recipe, windows, None, {})
         tokens, learned = 0, 0.0
         while not tenant.done:

@@ -72,7 +72,7 @@ def report(rows: Sequence[Row], seeds: Sequence[int], machine: str, base: str) -
         "base": base,
         "tasks": TASKS,
         "held_out": HELD_OUT,
-        **RECIPE.model_dump(include={"method", "rank", "learning_rate", "batch_size", "max_steps", "max_context"}),
+        **RECIPE.model_dump(include={"method", "rank", "learning_rate", "batch_size", "max_steps", "max_seq_length"}),
         "noise": {name: getattr(noisy, name) for name in _RATES},
     }
     return PaysReport(machine=machine, settings=settings, rows=tuple(lines), ratios=_ratios(lines))

@@ -48,9 +48,9 @@ async def _ask_all(requests: Sequence[Request], settings: ModelSettings) -> list
     assert settings.endpoint is not None, "the caller chooses"
     answers: list[str | None] = [None] * len(requests)
     unanswered: Counter[str] = Counter()
-    turns = asyncio.Semaphore(settings.concurrency)
+    turns = asyncio.Semaphore(settings.max_concurrency)
     headers = {"authorization": f"Bearer {settings.api_key.get_secret_value().strip()}"} if settings.api_key else {}
-    limits = httpx.Limits(max_connections=settings.concurrency)
+    limits = httpx.Limits(max_connections=settings.max_concurrency)
     # Each try is timed as a whole: a server that sends a byte now and then would never be late for httpx.
     async with httpx.AsyncClient(headers=headers, timeout=None, limits=limits) as client:
 
@@ -87,7 +87,7 @@ async def _patiently(client: httpx.AsyncClient, request: Request, settings: Mode
     }
     async for attempt in AsyncRetrying(
         retry=retry_if_exception_type(_TryAgain),
-        stop=stop_after_attempt(settings.attempts),
+        stop=stop_after_attempt(settings.max_attempts),
         wait=_pause_s,
         reraise=True,
     ):

@@ -105,7 +105,7 @@ def test_rows_that_are_asked_together_say_what_each_would_alone(base: Path) -> N
 
 @pytest.mark.usefixtures("one_process")
 def test_a_row_is_trained_and_lived(base: Path) -> None:
-    recipe = Recipe(strategy="none", rank=2, max_steps=2, max_context=1024)
+    recipe = Recipe(strategy="none", rank=2, max_steps=2, max_seq_length=1024)
     learner = Learner(base, SharedBase(base, FLOAT32), recipe, held_out=3)
     row = learner.try_out(FULL, 0, examples(FULL, NOISY)[:8])
     assert (row.lived.episodes, row.examples) == (3, 8)
