@@ -50,7 +50,7 @@ def trainer(base: SharedBase, catalog: Catalog, store: ObjectStore, gpu: None) -
 def stop_and_resume(trainer: Trainer, job: Consolidation) -> None:
     """Train ``job`` for two steps, and go on from the checkpoint of then."""
     looks, waiting = itertools.count(), [job]
-    limits = {"members_at_most": 1, "checkpoint_s": 600.0, "lease_s": 600, "idle_s": 0.0}
+    limits = {"members_at_most": 1, "checkpoint_interval_s": 600.0, "lease_s": 600, "idle_timeout_s": 0.0}
     run(
         trainer,
         lambda _: [waiting.pop()] if waiting else [],
