@@ -13,13 +13,13 @@ from types import FrameType
 
 from looper.cluster.local_ray import local_ray
 from looper.cluster.state import read_state, write_state
-from looper.jobs import foreman
 from looper.jobs.basemodel.prepare import prepare
+from looper.jobs.queue import worker as foreman
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
-from looper.serve.app import deploy
-from looper.serve.tiers import tiers
+from looper.serve.cache.cache_sizes import plan_cache_sizes
+from looper.serve.deployment.ray_app import deploy
 
 
 def run_head(settings: Settings, stop: threading.Event) -> None:
@@ -31,9 +31,11 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
         url = deploy(settings, model_dir)
         state = read_state(settings)
         if state is not None:
-            engines = {p.max_lora_rank: str(tiers(settings.serve, p, model_dir)) for p in settings.serve.all_pools}
+            engines = {
+                p.max_lora_rank: str(plan_cache_sizes(settings.serve, p, model_dir)) for p in settings.serve.all_pools
+            }
             write_state(settings, state.model_copy(update={"phase": "up", "url": url, "engines": engines}))
-        foreman.work(catalog, store, settings, model_dir, stop.is_set)
+        foreman.work_queue(catalog, store, settings, model_dir, stop.is_set)
 
 
 def _leave_with(parent: int, stop: threading.Event) -> None:

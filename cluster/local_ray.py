@@ -9,7 +9,7 @@ import psutil
 import ray
 
 from looper.platform.domain.errors import LooperError
-from looper.serve.environment import set_for_ray
+from looper.serve.deployment.ray_environment import set_for_ray
 
 _CPUS = 1 + max(2, os.cpu_count() or 1)
 """Ray's CPUs are bookkeeping: a skill server holds one, trainers a fraction each, and a task needs one beside them."""

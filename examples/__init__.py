@@ -1,1 +1,1 @@
-"""The demo's trajectories, as TENANT/INSTANCE.jsonl. ``looper.benchmarks.gym.generate`` has made them."""
+"""The demo's trajectories, as TENANT/INSTANCE.jsonl. ``looper.gym.generate`` has made them."""

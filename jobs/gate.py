@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from looper.platform.domain.consolidation import CandidateScores, Comparison, Scores, Verdict
+from looper.platform.domain.consolidation import CandidateScores, Comparison, GateVerdict, Scores
 from looper.platform.settings import GateSettings
 
 NOISE = 1e-4
@@ -16,7 +16,7 @@ class Finding(NamedTuple):
     what: str
 
 
-def judge(scores: CandidateScores, limits: GateSettings) -> Verdict:
+def judge(scores: CandidateScores, limits: GateSettings) -> GateVerdict:
     """Pass a candidate that does better on the new tasks and as well on all else.
 
     It must do something at all; be better on the held-out tasks of its session; have forgotten nothing of the sessions
@@ -26,7 +26,7 @@ def judge(scores: CandidateScores, limits: GateSettings) -> Verdict:
     findings = list(_findings(scores, limits))
     failed = next((finding for finding in findings if not finding.passed), None)
     reason = failed.what if failed else "; ".join(finding.what for finding in findings)
-    return Verdict(passed=failed is None, reason=reason, **dict(scores))
+    return GateVerdict(passed=failed is None, reason=reason, **dict(scores))
 
 
 def _findings(scores: CandidateScores, limits: GateSettings) -> Iterator[Finding]:

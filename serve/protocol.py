@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
-Call = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions"]
 Body = dict[str, Any]
 """A request as the client sent it, in OpenAI's JSON. vLLM validates it; Looper reads ``model`` only."""
 
@@ -18,15 +18,15 @@ BYTES_PER_TOKEN = 4
 """Of a request, roughly: before it is tokenised, or where nobody says."""
 
 
-class EngineGone(Exception):
+class EngineUnavailable(Exception):
     """What was to answer has died before it said anything, and so has what took its place. Ask again."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class EngineRequest:
     """One request, authorised and resolved."""
 
-    call: Call
+    call: Endpoint
     body: Body
     digest: str | None
     """The version that is to answer, None for the base model."""
@@ -49,7 +49,7 @@ class Tokens(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Whole:
+class FullResponse:
     """A complete answer: JSON ``body`` with its HTTP ``status``."""
 
     status: int
@@ -73,7 +73,7 @@ Tier = Literal["memory", "disk", "store"]
 
 
 @dataclass(frozen=True)
-class Opening:
+class AdmissionInfo:
     """How an engine made ready for a request, said when its turn has come."""
 
     tier: Tier | None
@@ -88,14 +88,14 @@ class Opening:
     """How many adapters were put out of each tier since this engine said so last."""
 
 
-Reply: TypeAlias = Opening | Said | Whole
+Reply: TypeAlias = AdmissionInfo | Said | FullResponse
 """At most one Opening; then events, or counts alone and one Whole. A stream that breaks ends with a Whole, too."""
 
 
-class Engine(Protocol):
+class EngineClient(Protocol):
     """What answers requests."""
 
-    def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]: ...
+    def answer(self, ask: EngineRequest) -> AsyncGenerator[Reply, None]: ...
 
     async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
         """Bring an adapter to where requests for it go, and keep it there for so long at least.
@@ -111,8 +111,8 @@ def error(
     code: str | None = None,
     param: str | None = None,
     retry_after_s: float | None = None,
-) -> Whole:
+) -> FullResponse:
     """An error in OpenAI's form: ``invalid_request_error`` below 500, ``server_error`` from there on."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     detail = {"message": message, "type": kind, "param": param, "code": code}
-    return Whole(status, orjson.dumps({"error": detail}), retry_after_s)
+    return FullResponse(status, orjson.dumps({"error": detail}), retry_after_s)

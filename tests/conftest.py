@@ -35,8 +35,8 @@ def one_process() -> Iterator[None]:
     """
     import torch
 
-    from looper.jobs.consolidation.alone import alone
+    from looper.jobs.consolidation.training.single_process_group import single_process_group
 
     torch.set_num_threads(1)
-    with alone():
+    with single_process_group():
         yield

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from looper.serve.environment import set_for_ray
+from looper.serve.deployment.ray_environment import set_for_ray
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,15 @@ def declared(*extras: str) -> list[Requirement]:
 
 @pytest.mark.parametrize(
     ("room", "extra"),
-    [("platform", "serve"), ("serve", "serve"), ("cluster", "serve"), ("jobs", "train"), ("benchmarks", "bench")],
+    [
+        ("platform", "serve"),
+        ("serve", "serve"),
+        ("cluster", "serve"),
+        ("jobs", "train"),
+        ("benchmarks", "bench"),
+        ("looper/demo", "bench"),
+        ("looper/gym", "bench"),
+    ],
 )
 def test_what_a_room_imports_is_in_its_extra(room: str, extra: str) -> None:
     """Of other packages, extras are not looked at: ``ray`` is one package, whether with Serve, Data or Train."""

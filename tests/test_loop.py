@@ -12,13 +12,13 @@ import httpx
 import openai
 import pytest
 
-from looper.benchmarks.gym.episode import Message, run_episode
-from looper.benchmarks.gym.generate import record
-from looper.benchmarks.gym.workplaces import WORKPLACES
-from looper.cluster.work import work_until_done
+from looper.cluster.run_until_complete import run_until_complete
+from looper.gym.episode import Message, run_episode
+from looper.gym.generate import record
+from looper.gym.workplaces import WORKPLACES
 from looper.platform.adapters import fetch
 from looper.platform.client import Client
-from looper.platform.domain.consolidation import Recipe, State
+from looper.platform.domain.consolidation import ConsolidationState, Recipe
 from looper.platform.domain.errors import NotFound
 from looper.platform.tenancy import issue_key
 from tests.serve.live import Live
@@ -58,9 +58,9 @@ def test_trajectories_become_skills_that_answer_by_name(live: Live, tmp_path: Pa
             assert (file.kept, file.rejected) == (12, 0)
             ids += [job.id for job in client.consolidate([instance], recipe=RECIPE)]
 
-    work_until_done(live.catalog, live.store, live.settings, live.base, ids)
+    run_until_complete(live.catalog, live.store, live.settings, live.base, ids)
     ended = [live.catalog.consolidation(id) for id in ids]
-    assert {str(job.instance): job.state for job in ended} == dict.fromkeys(names, State.PUBLISHED)
+    assert {str(job.instance): job.state for job in ended} == dict.fromkeys(names, ConsolidationState.PUBLISHED)
 
     answers = {}
     for job in ended:

@@ -44,10 +44,13 @@ def test_pytest_as_a_module_sees_pythons_platform() -> None:
 
 
 HEAVY = {"torch", "ray", "vllm", "transformers", "peft", "deepspeed"}
+PRODUCT = {"looper.cli", "looper.demo", "looper.gym"}
 FORBIDDEN = {
-    "platform": {"looper.jobs", "looper.serve", "looper.cluster", "looper.benchmarks", "looper.cli"} | HEAVY,
-    "jobs": {"looper.serve", "looper.cluster", "looper.benchmarks", "looper.cli"},
-    "serve": {"looper.jobs", "looper.cluster", "looper.benchmarks", "looper.cli"},
+    "platform": {"looper.jobs", "looper.serve", "looper.cluster", "looper.benchmarks"} | PRODUCT | HEAVY,
+    "jobs": {"looper.serve", "looper.cluster", "looper.benchmarks"} | PRODUCT,
+    "serve": {"looper.jobs", "looper.cluster", "looper.benchmarks"} | PRODUCT,
+    "looper/demo": {"looper.benchmarks", "looper.cli"},
+    "looper/gym": {"looper.benchmarks", "looper.cli"},
 }
 
 

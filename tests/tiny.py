@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import looper.jobs
-from looper.jobs.consolidation.device import Device
+from looper.jobs.consolidation.model.device import Device
 
 FLOAT32 = Device(torch.device("cpu"), torch.float32, tokens_at_once=1024)
 """Where what is compared is equal to rounding, whatever a trainer would choose on this machine."""

@@ -13,12 +13,9 @@ from typing import Any
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from looper.benchmarks.capacity.calibrate import calibrate
-from looper.benchmarks.capacity.drive import Answered, drive
-from looper.benchmarks.capacity.experiments import EXPERIMENTS, FRESH, Scene
-from looper.benchmarks.capacity.figures import Figures, sum_up
-from looper.benchmarks.capacity.peers import CLUSTER, PEERS, READY, Endpoint
-from looper.benchmarks.capacity.plan import (
+from looper.benchmarks.capacity.experiments import EXPERIMENTS, FRESH, ExperimentContext
+from looper.benchmarks.capacity.fixtures import CapacityFixtures
+from looper.benchmarks.capacity.load.cases import (
     COLD,
     COLD_S,
     COUNTS,
@@ -31,11 +28,14 @@ from looper.benchmarks.capacity.plan import (
     cold,
     known,
 )
-from looper.benchmarks.capacity.predict import Simulation, simulation
-from looper.benchmarks.capacity.simulator import Cluster, Costs
-from looper.benchmarks.capacity.started import Started, s3
-from looper.benchmarks.capacity.workload import Asked, Load, draw
-from looper.benchmarks.capacity.world import World
+from looper.benchmarks.capacity.load.clients import Answered, drive
+from looper.benchmarks.capacity.load.figures import Figures, sum_up
+from looper.benchmarks.capacity.load.workload import Load, WorkloadRequest, draw
+from looper.benchmarks.capacity.peers.peers import CLUSTER, PEERS, READY, Endpoint
+from looper.benchmarks.capacity.peers.processes import PeerProcess, s3
+from looper.benchmarks.capacity.simulation.calibrate import calibrate
+from looper.benchmarks.capacity.simulation.predict import SimulationReport, simulation
+from looper.benchmarks.capacity.simulation.simulator import Cluster, Costs
 from looper.platform.catalog import Catalog
 from looper.platform.settings import load_settings
 
@@ -46,7 +46,7 @@ engine computes on."""
 ANSWERED = 0.7
 
 
-class Round(BaseModel):
+class CapacityRound(BaseModel):
     """What came of one load, once."""
 
     model_config = ConfigDict(frozen=True)
@@ -63,7 +63,7 @@ class Round(BaseModel):
     """Of cold adapters that were asked for at once."""
 
 
-class Row(Round):
+class CapacityRow(CapacityRound):
     """The medians of a load's rounds."""
 
     rounds: int
@@ -72,7 +72,7 @@ class Row(Round):
     first_p95_s: tuple[float, float] | None
 
     @classmethod
-    def of(cls, rounds: Sequence[Round]) -> "Row":
+    def of(cls, rounds: Sequence[CapacityRound]) -> "CapacityRow":
         figures = [each.figures for each in rounds]
         tokens = [each.tokens_per_s for each in figures]
         firsts = [each.first_s.p95 for each in figures if each.first_s]
@@ -99,16 +99,16 @@ class CapacityReport(BaseModel):
 
     machine: str
     settings: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[CapacityRow, ...]
     ratios: dict[str, float]
     promises: dict[str, dict[str, float]]
     """The experiments' figures, by name: seconds unless a figure's name says otherwise."""
 
 
-class Bench:
+class CapacityBenchmark:
     """A folder in which measurements are kept: what is there is not measured again."""
 
-    def __init__(self, out: Path, world: World, seconds: float, notify: Callable[[str], None]) -> None:
+    def __init__(self, out: Path, world: CapacityFixtures, seconds: float, notify: Callable[[str], None]) -> None:
         self._out = out
         self._world = world
         self._seconds = seconds
@@ -142,14 +142,14 @@ class Bench:
                             self._notify(f"{peer}, cold, {number + 1} of {ROUNDS}")
                             _keep(self._cold(peer, most + number * COLD, endpoint), file)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[CapacityRow]:
         """All that this folder holds, whichever run it is from."""
         names = [peer.replace(" ", "-") for peer in PEERS]
         files = [file for name in names for file in sorted(self._out.glob(f"{name}-*.json"))]
         rounds = defaultdict(list)
-        for each in (Round.model_validate_json(file.read_bytes()) for file in files):
+        for each in (CapacityRound.model_validate_json(file.read_bytes()) for file in files):
             rounds[each.peer, each.kind, each.adapters].append(each)
-        found = [Row.of(each) for each in rounds.values()]
+        found = [CapacityRow.of(each) for each in rounds.values()]
         return sorted(found, key=lambda row: (row.peer != "looper", row.peer, KINDS.index(row.kind), row.adapters))
 
     def costs(self, cluster: Cluster, fresh: int) -> Costs:
@@ -161,7 +161,7 @@ class Bench:
                 started = endpoint.get()
                 self._notify("calibration")
 
-                def ask(asked: Sequence[Asked]) -> list[Answered]:
+                def ask(asked: Sequence[WorkloadRequest]) -> list[Answered]:
                     return asyncio.run(self._answers(started, asked, 600))
 
                 file.write_text(calibrate(ask, cluster, fresh).model_dump_json(indent=1) + "\n")
@@ -177,7 +177,11 @@ class Bench:
             case.round(number) for case in cases_of(peer, COUNTS, per_s, self._seconds) for number in range(ROUNDS)
         ]
         files = [(case, self._file(case.name, case.load.seed)) for case in cases]
-        return [(case, Round.model_validate_json(file.read_bytes()).figures) for case, file in files if file.exists()]
+        return [
+            (case, CapacityRound.model_validate_json(file.read_bytes()).figures)
+            for case, file in files
+            if file.exists()
+        ]
 
     def experiments(self, fresh: int) -> dict[str, dict[str, float]]:
         """Looper's promises, measured with adapters from ``fresh`` on."""
@@ -190,13 +194,13 @@ class Bench:
                     self._notify(name)
                     catalog = Catalog.open(load_settings(home=self._world.folder / "home", base=self._world.base))
                     rate = self._answered_per_s(endpoint)
-                    scene = Scene(endpoint.get(), self._world, catalog, self._vocabulary, fresh, rate)
+                    scene = ExperimentContext(endpoint.get(), self._world, catalog, self._vocabulary, fresh, rate)
                     file.write_text(json.dumps(asyncio.run(experiment(scene))))
                     catalog.close()
                 found[name] = json.loads(file.read_text())
         return found
 
-    def _answered_per_s(self, endpoint: Started) -> float:
+    def _answered_per_s(self, endpoint: PeerProcess) -> float:
         """Requests for 8 adapters in a second, at full load, by whom is measured first in this folder."""
         file = self._out / "rate.json"
         if not file.exists():
@@ -210,7 +214,7 @@ class Bench:
             file.write_text(json.dumps({"requests_per_s": answered}))
         return float(json.loads(file.read_text())["requests_per_s"])
 
-    def _make_known(self, endpoint: Started, adapters: int) -> None:
+    def _make_known(self, endpoint: PeerProcess, adapters: int) -> None:
         """What is measured is a cluster that has been up for a while. The most popular are asked for last."""
         end = time.monotonic() + KNOWN_S
         for first in reversed(range(0, min(adapters, KNOWN), CLUSTER.seats)):
@@ -219,11 +223,11 @@ class Bench:
                 numbers = range(first, min(adapters, first + CLUSTER.seats))
                 self._drive(endpoint, known(numbers), KNOWN_S)
 
-    def _measured(self, case: Case, endpoint: Started) -> Round:
+    def _measured(self, case: Case, endpoint: PeerProcess) -> CapacityRound:
         self._drive(endpoint, draw(case.warm_up()), self._seconds)
         before = psutil.cpu_times()
         figures = self._drive(endpoint, draw(case.load), case.within_s)
-        return Round(
+        return CapacityRound(
             peer=case.peer,
             kind=case.kind,
             adapters=case.load.adapters,
@@ -232,10 +236,10 @@ class Bench:
             stolen=_stolen(before),
         )
 
-    def _cold(self, peer: str, first: int, endpoint: Started) -> Round:
+    def _cold(self, peer: str, first: int, endpoint: PeerProcess) -> CapacityRound:
         before = psutil.cpu_times()
         answers = asyncio.run(self._answers(endpoint.get(), cold(first), COLD_S))
-        return Round(
+        return CapacityRound(
             peer=peer,
             kind="cold",
             adapters=COLD,
@@ -248,10 +252,10 @@ class Bench:
     def _file(self, name: str, number: int) -> Path:
         return self._out / f"{name.replace(', ', '-').replace(' ', '-')}-{number}.json"
 
-    def _drive(self, endpoint: Started, asked: Sequence[Asked], within_s: float) -> Figures:
+    def _drive(self, endpoint: PeerProcess, asked: Sequence[WorkloadRequest], within_s: float) -> Figures:
         return sum_up(asyncio.run(self._answers(endpoint.get(), asked, within_s)))
 
-    async def _answers(self, endpoint: Endpoint, asked: Sequence[Asked], within_s: float) -> list[Answered]:
+    async def _answers(self, endpoint: Endpoint, asked: Sequence[WorkloadRequest], within_s: float) -> list[Answered]:
         ready = READY.get(endpoint.peer)
         return await drive(
             endpoint.url,
@@ -264,15 +268,15 @@ class Bench:
         )
 
     @contextmanager
-    def _started(self, peer: str, store: str) -> Iterator[Started]:
-        endpoint = Started(peer, self._world, store, self._notify)
+    def _started(self, peer: str, store: str) -> Iterator[PeerProcess]:
+        endpoint = PeerProcess(peer, self._world, store, self._notify)
         try:
             yield endpoint
         finally:
             endpoint.stop()
 
 
-def _keep(measured: Round, file: Path) -> None:
+def _keep(measured: CapacityRound, file: Path) -> None:
     file.write_text(measured.model_dump_json(indent=1) + "\n")
 
 
@@ -282,7 +286,7 @@ def _stolen(before: Any) -> float:
     return round(float(taken / (sum(now) - sum(before))), 4)
 
 
-def ratios(rows: Sequence[Row]) -> dict[str, float]:
+def ratios(rows: Sequence[CapacityRow]) -> dict[str, float]:
     """What Looper is measured by: against itself with few adapters, and against the others with many."""
     by = {(row.peer, row.kind, row.adapters): row for row in rows}
     counts = sorted({row.adapters for row in rows if row.kind == "full"})
@@ -331,7 +335,7 @@ def bench(
     from looper.benchmarks.capacity.report import plot, to_markdown
 
     out.mkdir(parents=True, exist_ok=True)
-    measured = Bench(out, World(out / "world", model_dir, base), seconds, notify)
+    measured = CapacityBenchmark(out, CapacityFixtures(out / "world", model_dir, base), seconds, notify)
     measured.run(peers, counts)
     rows = measured.rows()
     report = CapacityReport(
@@ -356,10 +360,10 @@ def simulate_capacity(
     rates: Sequence[float],
     replicas: Sequence[int],
     notify: Callable[[str], None],
-) -> Simulation:
+) -> SimulationReport:
     """Calibrate unless ``out`` holds the costs, compare with what it holds of measurements, and answer."""
     out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(out, World(out / "world", model_dir, base), seconds, notify)
+    bench = CapacityBenchmark(out, CapacityFixtures(out / "world", model_dir, base), seconds, notify)
     costs = bench.costs(CLUSTER, max(COUNTS) + COLD * ROUNDS + FRESH)
     notify("simulation")
     found = simulation(bench.measured("looper"), CLUSTER, costs, rates, replicas)

@@ -1,6 +1,6 @@
 """What Looper promises besides throughput, each measured on a server that is up.
 
-An experiment is a function of ``Scene`` that returns figures, seconds unless their name says otherwise.
+An experiment is a function of ``ExperimentContext`` that returns figures, seconds unless their name says otherwise.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import numpy as np
 
-from looper.benchmarks.capacity.drive import Answered, drive
-from looper.benchmarks.capacity.peers import Endpoint
-from looper.benchmarks.capacity.workload import Asked
-from looper.benchmarks.capacity.world import World, instance
+from looper.benchmarks.capacity.fixtures import CapacityFixtures, instance
+from looper.benchmarks.capacity.load.clients import Answered, drive
+from looper.benchmarks.capacity.load.workload import WorkloadRequest
+from looper.benchmarks.capacity.peers.peers import Endpoint
 from looper.platform.catalog import Catalog
 from looper.platform.tenancy import issue_key
 
@@ -28,18 +28,20 @@ FRESH = 100
 
 
 @dataclass(frozen=True)
-class Scene:
+class ExperimentContext:
     """A Looper that is up, and adapters that nobody has asked for, from ``fresh`` on."""
 
     endpoint: Endpoint
-    world: World
+    world: CapacityFixtures
     catalog: Catalog
     vocabulary: int
     fresh: int
     requests_per_s: float
     """That it answers at full load."""
 
-    async def drive(self, asked: Sequence[Asked], within_s: float, *, key: str | None = None) -> list[Answered]:
+    async def drive(
+        self, asked: Sequence[WorkloadRequest], within_s: float, *, key: str | None = None
+    ) -> list[Answered]:
         headers = {"authorization": f"Bearer {key}"} if key else self.endpoint.headers
         model_of = self.endpoint.model if key is None else lambda adapter: self.endpoint.base
         return await drive(self.endpoint.url, headers, asked, model_of, vocabulary=self.vocabulary, within_s=within_s)
@@ -49,13 +51,13 @@ class Scene:
         return httpx.AsyncClient(base_url=self.endpoint.url, headers=self.endpoint.headers, timeout=120, limits=limits)
 
 
-async def warm_beside_cold(scene: Scene) -> Figures:
+async def warm_beside_cold(scene: ExperimentContext) -> Figures:
     """Time between tokens of four streams on warm adapters: quiet, and while a hundred cold adapters load.
 
     The hundred are requests, too, whose prompts the engine reads: what those alone take is told by the same requests
     for the warm adapters.
     """
-    streams = [Asked(at_s=0.0, adapter=number, prompt=16, answer=400) for number in range(4)]
+    streams = [WorkloadRequest(at_s=0.0, adapter=number, prompt=16, answer=400) for number in range(4)]
     await scene.drive([each.model_copy(update={"answer": 4}) for each in streams], 60)
     quiet = await scene.drive(streams, 600)
     lasts_s = max(answer.done_s or 0.0 for answer in quiet)
@@ -63,7 +65,7 @@ async def warm_beside_cold(scene: Scene) -> Figures:
     async def beside(adapters: Sequence[int]) -> list[Answered]:
         # Spread over the time that the streams last, so that they are beside all of the loading.
         others = [
-            Asked(at_s=0.5 + number * 0.8 * lasts_s / len(adapters), adapter=adapter, prompt=8, answer=1)
+            WorkloadRequest(at_s=0.5 + number * 0.8 * lasts_s / len(adapters), adapter=adapter, prompt=8, answer=1)
             for number, adapter in enumerate(adapters)
         ]
         return await scene.drive([*streams, *others], 600)
@@ -84,7 +86,7 @@ async def warm_beside_cold(scene: Scene) -> Figures:
     }
 
 
-async def canary(scene: Scene) -> Figures:
+async def canary(scene: ExperimentContext) -> Figures:
     """The share of 1,000 requests that a canary of 10 % answers."""
     name = instance(scene.fresh)
     other, prod = await asyncio.to_thread(scene.world.renew, scene.catalog, scene.fresh)
@@ -100,7 +102,7 @@ async def canary(scene: Scene) -> Figures:
     return {"share": counts[other] / counts.total(), "others_count": counts.total() - counts[other] - counts[prod]}
 
 
-async def promotion(scene: Scene) -> Figures:
+async def promotion(scene: ExperimentContext) -> Figures:
     """Promotions and rollbacks of a skill that sixteen clients ask without a pause."""
     name = instance(scene.fresh + 1)
     first, second = await asyncio.to_thread(scene.world.renew, scene.catalog, scene.fresh + 1)
@@ -147,7 +149,7 @@ async def promotion(scene: Scene) -> Figures:
     }
 
 
-async def overload(scene: Scene) -> Figures:
+async def overload(scene: ExperimentContext) -> Figures:
     """TTFT of a tenant within its share, while another asks for its share, and for ten times that."""
     other = "greedy"
     if other not in await asyncio.to_thread(scene.catalog.tenants):
@@ -175,7 +177,7 @@ async def overload(scene: Scene) -> Figures:
     }
 
 
-EXPERIMENTS: dict[str, Callable[[Scene], Coroutine[Any, Any, Figures]]] = {
+EXPERIMENTS: dict[str, Callable[[ExperimentContext], Coroutine[Any, Any, Figures]]] = {
     "warm beside cold": warm_beside_cold,
     "canary of 10 %": canary,
     "promotion under load": promotion,
@@ -183,10 +185,11 @@ EXPERIMENTS: dict[str, Callable[[Scene], Coroutine[Any, Any, Figures]]] = {
 }
 
 
-def _evenly(rate: float, seconds: float, *, adapters: int) -> list[Asked]:
+def _evenly(rate: float, seconds: float, *, adapters: int) -> list[WorkloadRequest]:
     count = round(rate * seconds)
     return [
-        Asked(at_s=number * seconds / count, adapter=number % adapters, prompt=32, answer=16) for number in range(count)
+        WorkloadRequest(at_s=number * seconds / count, adapter=number % adapters, prompt=32, answer=16)
+        for number in range(count)
     ]
 
 

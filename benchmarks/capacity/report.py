@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from looper.benchmarks.capacity.bench import CapacityReport, Row
+from looper.benchmarks.capacity.bench import CapacityReport, CapacityRow
 
 _HEADS = (
     "peer",
@@ -23,7 +23,7 @@ _HEADS = (
 )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: CapacityRow) -> tuple[str, ...]:
     figures = row.figures
     first, between = figures.first_s, figures.between_s
     load = row.kind if row.all_answered_s is None else f"{row.kind}: all answered in {row.all_answered_s:.1f} s"
@@ -41,7 +41,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _spread(row: Row) -> str:
+def _spread(row: CapacityRow) -> str:
     first, spread = row.figures.first_s, row.first_p95_s
     return f"{first.p95:.2f} s ({spread[0]:.2f} to {spread[1]:.2f})" if first and spread else ""
 

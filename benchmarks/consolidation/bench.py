@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from looper.benchmarks.consolidation.plan import HOLDOUT, RECIPE, prepare_work
 from looper.benchmarks.consolidation.variants import VARIANTS, trainers_for
-from looper.benchmarks.memory import PeakMemory
-from looper.jobs.synthesis.table import read_examples
+from looper.benchmarks.consolidation.workload import HOLDOUT, RECIPE, prepare_work
+from looper.demo.peak_memory import PeakMemory
+from looper.jobs.synthesis.output.example_table import read_examples
 from looper.platform.domain.errors import LooperError
 
 
-class Row(BaseModel):
+class ConsolidationRow(BaseModel):
     """One way of doing them."""
 
     model_config = ConfigDict(frozen=True)
@@ -43,7 +43,7 @@ class ConsolidationReport(BaseModel):
 
     machine: str
     settings: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[ConsolidationRow, ...]
     ratios: dict[str, float]
 
 
@@ -74,10 +74,10 @@ def bench(
     return report
 
 
-def _row(name: str, n: int, tasks: int, out: Path, model_dir: Path) -> Row:
+def _row(name: str, n: int, tasks: int, out: Path, model_dir: Path) -> ConsolidationRow:
     file = out / f"{name.replace(' ', '-').replace(',', '')}-{n}x{tasks}.json"
     if file.exists():
-        return Row.model_validate_json(file.read_bytes())
+        return ConsolidationRow.model_validate_json(file.read_bytes())
     with tempfile.TemporaryDirectory() as folder, PeakMemory(every_s=2.0) as memory:
         tokens = _training_tokens(n, tasks, Path(folder), model_dir)
         command = [
@@ -95,7 +95,7 @@ def _row(name: str, n: int, tasks: int, out: Path, model_dir: Path) -> Row:
         raise LooperError(f"variant {name!r} ended with {ran.returncode}: {ran.stderr.strip().splitlines()[-1]}")
     measured = json.loads(ran.stdout.strip().splitlines()[-1])
     took = measured["makespan_s"]
-    row = Row(
+    row = ConsolidationRow(
         variant=name,
         makespan_s=took and round(took, 2),
         median_s=took and round(statistics.median(measured["done_s"]), 2),
@@ -110,7 +110,7 @@ def _row(name: str, n: int, tasks: int, out: Path, model_dir: Path) -> Row:
 def _training_tokens(n: int, tasks: int, folder: Path, model_dir: Path) -> int:
     from transformers import AutoTokenizer
 
-    from looper.jobs.consolidation.encode import encode
+    from looper.jobs.consolidation.data.encode import encode
 
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     works = prepare_work(n, folder, tasks)
@@ -118,7 +118,7 @@ def _training_tokens(n: int, tasks: int, folder: Path, model_dir: Path) -> int:
     return RECIPE.epochs * sum(len(w) for e in examples for w in encode(e, tokenizer, RECIPE.max_seq_length))
 
 
-def _ratios(rows: dict[str, Row]) -> dict[str, float]:
+def _ratios(rows: dict[str, ConsolidationRow]) -> dict[str, float]:
     ratios = {}
     for label, ours in (("", rows["looper"]), ("trainer at work: ", rows["looper, trainer at work"])):
         for name in ("one TorchTrainer each", "in turn, plain PEFT", "side by side"):
@@ -147,7 +147,7 @@ def to_markdown(report: ConsolidationReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ConsolidationRow) -> tuple[str, ...]:
     memory = f"{row.peak_memory_bytes / 1e9:.1f} GB"
     published = "no gate" if row.published is None else str(row.published)
     if row.makespan_s is None:

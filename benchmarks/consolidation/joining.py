@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from looper.benchmarks.consolidation.plan import RECIPE, Work, prepare_work
-from looper.jobs.consolidation import trainer
-from looper.jobs.consolidation.alone import alone
-from looper.jobs.consolidation.device import pick_device, use_cores
-from looper.jobs.consolidation.shared_base import SharedBase
+from looper.benchmarks.consolidation.workload import RECIPE, InstanceWorkload, prepare_work
+from looper.jobs.consolidation.model.device import pick_device, use_cores
+from looper.jobs.consolidation.model.shared_base import SharedBase
+from looper.jobs.consolidation.training import trainer
+from looper.jobs.consolidation.training.single_process_group import single_process_group
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, Recipe, Stage, State
+from looper.platform.domain.consolidation import Consolidation, ConsolidationState, QueueStage, Recipe
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import load_settings
@@ -29,14 +29,14 @@ BUSY = RECIPE.model_copy(update={"epochs": 1000})
 """Of the tenants that are there already: they have not ended when the last one joins."""
 
 
-class _Queue:
+class _TimedQueue:
     """The catalog and store of this measurement, in which work comes ready to be trained."""
 
     def __init__(self, home: Path) -> None:
         self.settings = load_settings(home=home)
         self.catalog, self.store = Catalog.open(self.settings), ObjectStore.open(self.settings)
 
-    def hand_over(self, work: Work, recipe: Recipe) -> str:
+    def hand_over(self, work: InstanceWorkload, recipe: Recipe) -> str:
         """Queue ``work`` as synthesis would; return its consolidation's id."""
         instance = InstanceName.parse(work.instance)
         if instance.tenant not in self.catalog.tenants():
@@ -45,12 +45,12 @@ class _Queue:
         job = self.catalog.submit(instance, base=self.settings.base, recipe=recipe)
         for part in ("train.parquet", "holdout.parquet"):
             self.store.put(keys.examples(job.id, part), (work.folder / part).read_bytes())
-        self.catalog.claim("synthesis", Stage.SYNTHESIS, limit=1, lease_s=60)
-        self.catalog.hand_over(job.id, "synthesis", State.TRAINING)
+        self.catalog.claim("synthesis", QueueStage.SYNTHESIS, limit=1, lease_s=60)
+        self.catalog.hand_over(job.id, "synthesis", ConsolidationState.TRAINING)
         return job.id
 
     def claim(self, limit: int) -> list[Consolidation]:
-        return self.catalog.claim("trainer", Stage.TRAINING, limit=limit, lease_s=600)
+        return self.catalog.claim("trainer", QueueStage.TRAINING, limit=limit, lease_s=600)
 
     def wait(self, id: str, steps: int) -> float:
         """Until it has taken so many, none of them as soon as it has joined; return the time."""
@@ -66,9 +66,9 @@ class Join(NamedTuple):
     stepped_s: float
 
 
-def joins(works: list[Work], home: Path, model_dir: Path) -> list[Join]:
+def joins(works: list[InstanceWorkload], home: Path, model_dir: Path) -> list[Join]:
     """Of each of the last ``JOINS`` of ``works``, beside the others."""
-    queue, over = _Queue(home), threading.Event()
+    queue, over = _TimedQueue(home), threading.Event()
     use_cores(1)
     at_work = trainer.Trainer(SharedBase(model_dir, pick_device()), queue.catalog, queue.store, "trainer", max_rank=16)
     there = [queue.hand_over(work, BUSY) for work in works[:-JOINS]]
@@ -85,7 +85,7 @@ def joins(works: list[Work], home: Path, model_dir: Path) -> list[Join]:
 
     adding = threading.Thread(target=add)
     adding.start()
-    with alone():
+    with single_process_group():
         trainer.run(
             at_work,
             queue.claim,

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import psutil
 
-from looper.benchmarks.consolidation.plan import RECIPE, Work, prepare_work
+from looper.benchmarks.consolidation.workload import RECIPE, InstanceWorkload, prepare_work
 
 LEAST_FREE = 2 << 30
 """Bytes of the machine's memory that are left to everything else."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class ConsolidationMeasurement:
     """Of one variant: from the first submission to the last adapter, and when each was there, in seconds."""
 
     makespan_s: float | None
@@ -33,7 +33,7 @@ class Measured:
     """How many the gate let through; None where there is no gate."""
 
 
-def one_trainer_each(works: Sequence[Work], model_dir: Path) -> Measured:
+def one_trainer_each(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
     """(a) A ``TorchTrainer`` for every instance, one after another, on a Ray that is up."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -56,14 +56,14 @@ def one_trainer_each(works: Sequence[Work], model_dir: Path) -> Measured:
         return clock.measured()
 
 
-def in_turn(works: Sequence[Work], model_dir: Path) -> Measured:
+def in_turn(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
     """(b) One process with plain PEFT that takes them one after another."""
     clock = _Clock()
     _train_in_turn(works, model_dir, clock.done)
     return clock.measured()
 
 
-def side_by_side(works: Sequence[Work], model_dir: Path) -> Measured:
+def side_by_side(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
     """(c) A process for every instance, all at once, each with its share of the cores.
 
     They are ended when they leave less than ``LEAST_FREE`` of the machine's memory: it would stand still.
@@ -81,7 +81,7 @@ def side_by_side(works: Sequence[Work], model_dir: Path) -> Measured:
                 process.kill()
             for process in processes:
                 process.wait()
-            return Measured(None, ())
+            return ConsolidationMeasurement(None, ())
         for process in [process for process in processes if process.poll() is not None]:
             if process.returncode != 0:
                 raise RuntimeError(f"a process ended with {process.returncode}")
@@ -93,10 +93,10 @@ def side_by_side(works: Sequence[Work], model_dir: Path) -> Measured:
 
 def alone(instance: str, folder: str, model_dir: str) -> None:
     """One of the processes of ``side_by_side``. Its passes are small, or N of them would not fit in memory."""
-    _train_in_turn([Work(instance, Path(folder))], Path(model_dir), at_once=2)
+    _train_in_turn([InstanceWorkload(instance, Path(folder))], Path(model_dir), at_once=2)
 
 
-def looper(works: Sequence[Work], model_dir: Path) -> Measured:
+def looper(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
     """(d) Looper: from the queue through synthesis, trainers and the gate to published versions.
 
     Of so little training, the gate lets not every candidate through: a verdict is an end, too.
@@ -104,18 +104,20 @@ def looper(works: Sequence[Work], model_dir: Path) -> Measured:
     return _looper(works, model_dir, first=[])
 
 
-def looper_at_work(works: Sequence[Work], model_dir: Path) -> Measured:
+def looper_at_work(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
     """(d) with a trainer that has worked before, as one that lives on has; others, if any, start with the work."""
     (first,) = prepare_work(1, works[0].folder.parent / "first")
-    return _looper(works, model_dir, first=[Work("first/first", first.folder)])
+    return _looper(works, model_dir, first=[InstanceWorkload("first/first", first.folder)])
 
 
-def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Measured:
+def _looper(
+    works: Sequence[InstanceWorkload], model_dir: Path, first: Sequence[InstanceWorkload]
+) -> ConsolidationMeasurement:
     """``first`` is consolidated before, unmeasured, and the trainer stays."""
     from looper.cluster.local_ray import local_ray
-    from looper.jobs import foreman
+    from looper.jobs.queue import worker as foreman
     from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import Consolidation, State
+    from looper.platform.domain.consolidation import Consolidation, ConsolidationState
     from looper.platform.domain.names import InstanceName
     from looper.platform.objectstore import ObjectStore
     from looper.platform.settings import load_settings
@@ -131,7 +133,7 @@ def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Me
             catalog.create_tenant(instance.tenant)
         ingest([each.folder / "trajectories.jsonl"], instance, catalog=catalog, store=store)
 
-    def consolidate(some: Sequence[Work]) -> list[Consolidation]:
+    def consolidate(some: Sequence[InstanceWorkload]) -> list[Consolidation]:
         names = [InstanceName.parse(each.instance) for each in some]
         ids = [catalog.submit(name, base=settings.base, recipe=RECIPE).id for name in names]
         while not all(job.state.final for job in catalog.consolidations_by_id(ids)):
@@ -147,12 +149,12 @@ def _looper(works: Sequence[Work], model_dir: Path, first: Sequence[Work]) -> Me
     with local_ray():
         submitting = threading.Thread(target=submit)
         submitting.start()
-        foreman.work(catalog, store, settings, model_dir, lambda: not submitting.is_alive())
+        foreman.work_queue(catalog, store, settings, model_dir, lambda: not submitting.is_alive())
     assert all(job.verdict is not None for job in jobs), [job.reason for job in jobs]
     began = min(job.created_at for job in jobs)
     done = sorted((job.ended_at - began).total_seconds() for job in jobs if job.ended_at is not None)
-    published = sum(job.state is State.PUBLISHED for job in jobs)
-    return Measured(done[-1], tuple(done), published)
+    published = sum(job.state is ConsolidationState.PUBLISHED for job in jobs)
+    return ConsolidationMeasurement(done[-1], tuple(done), published)
 
 
 def trainers_for(n: int) -> int:
@@ -163,11 +165,14 @@ def trainers_for(n: int) -> int:
 
 
 def _train_in_turn(
-    works: Sequence[Work], model_dir: Path, done: Callable[[], None] = lambda: None, at_once: int = RECIPE.batch_size
+    works: Sequence[InstanceWorkload],
+    model_dir: Path,
+    done: Callable[[], None] = lambda: None,
+    at_once: int = RECIPE.batch_size,
 ) -> None:
     import torch
 
-    from looper.benchmarks.consolidation import plain
+    from looper.benchmarks.consolidation import plain_peft as plain
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     model, tokenizer = plain.load(model_dir)
@@ -184,8 +189,8 @@ class _Clock:
     def done(self) -> None:
         self._done.append(time.monotonic() - self._began)
 
-    def measured(self) -> Measured:
-        return Measured(self._done[-1], tuple(self._done))
+    def measured(self) -> ConsolidationMeasurement:
+        return ConsolidationMeasurement(self._done[-1], tuple(self._done))
 
 
 VARIANTS = {

@@ -13,7 +13,7 @@ from looper.benchmarks.forgetting.plan import (
     SESSIONS,
     STRATEGIES,
     TENANTS,
-    Run,
+    ForgettingRun,
     every_strategy,
     rates,
     seeds,
@@ -21,9 +21,9 @@ from looper.benchmarks.forgetting.plan import (
 )
 from looper.benchmarks.forgetting.power_law import fit_power_law
 from looper.benchmarks.forgetting.report import ForgettingReport
-from looper.benchmarks.forgetting.run import Notify, Result, execute
-from looper.benchmarks.forgetting.sources import Session, gym_sessions, tenant_sessions
-from looper.benchmarks.gym.workplaces import WORKPLACES
+from looper.benchmarks.forgetting.run import Notify, RunResult, execute
+from looper.benchmarks.forgetting.sources import LearningSession, gym_sessions, tenant_sessions
+from looper.gym.workplaces import WORKPLACES
 from looper.platform.domain.errors import InvalidInput
 
 PHASES = {1: "every strategy once", 2: "the leaders and both bounds over rates and seeds", 3: "steps and rank"}
@@ -43,7 +43,7 @@ def bench(
         known = "; ".join(f"{number} is {what}" for number, what in PHASES.items())
         raise InvalidInput(f"there is no phase {phase}: {known}")
     in_gym = source in WORKPLACES
-    common = Run(
+    common = ForgettingRun(
         source=source if in_gym else Path(source).resolve().name,
         sessions=QUICK_SESSIONS if quick else SESSIONS,
         base=base,
@@ -51,10 +51,10 @@ def bench(
     )
 
     @cache
-    def sessions(seed: int) -> Sequence[Session]:
+    def sessions(seed: int) -> Sequence[LearningSession]:
         return (gym_sessions(source, seed) if in_gym else tenant_sessions(Path(source)))[: common.sessions]
 
-    def live(runs: Sequence[Run]) -> list[Result]:
+    def live(runs: Sequence[ForgettingRun]) -> list[RunResult]:
         return execute(runs, lambda run: sessions(run.recipe.seed), learner, out, notify)
 
     settings = {
@@ -85,6 +85,6 @@ def bench(
     return found
 
 
-def _once(results: Sequence[Result]) -> list[Result]:
+def _once(results: Sequence[RunResult]) -> list[RunResult]:
     """What both phases have in common is one run."""
     return list({result.run.key: result for result in results}.values())

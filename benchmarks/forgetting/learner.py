@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.benchmarks.forgetting.plan import Run
+from looper.benchmarks.forgetting.plan import ForgettingRun
 from looper.platform.domain.example import Example
 
 
@@ -31,7 +31,7 @@ class Score(BaseModel):
 class Learner(Protocol):
     """An instance from its first consolidation on. Deterministic in the run and in what it is given."""
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: ForgettingRun) -> None:
         """Forget everything: a fresh instance on ``run.base`` that learns by ``run.recipe``."""
 
     def learn(self, examples: Sequence[Example]) -> int:

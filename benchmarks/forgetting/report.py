@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from looper.benchmarks.forgetting import metrics
-from looper.benchmarks.forgetting.plan import NONE, Kind, Run, base_of
+from looper.benchmarks.forgetting.plan import NONE, ForgettingRun, RunKind, base_of
 from looper.benchmarks.forgetting.power_law import Point, PowerLaw
-from looper.benchmarks.forgetting.run import Result, Row
-from looper.benchmarks.gym.workplaces import WORKPLACES
+from looper.benchmarks.forgetting.run import ForgettingRow, RunResult
+from looper.gym.workplaces import WORKPLACES
 
 FIGURES = {
     "accuracy": "ACC",
@@ -42,12 +42,12 @@ class Spread(BaseModel):
         return f"{self.mean:.3f}" if self.std is None else f"{self.mean:.3f} ± {self.std:.3f}"
 
 
-class Line(BaseModel):
+class StrategySummary(BaseModel):
     """One strategy, or bound, in one recipe. A figure that needs more than one evaluation is left out."""
 
     model_config = ConfigDict(frozen=True)
 
-    kind: Kind
+    kind: RunKind
     strategy: str
     learning_rate: float
     rank: int
@@ -63,9 +63,9 @@ class Line(BaseModel):
 
     @property
     def label(self) -> str:
-        if self.kind is Kind.SEQUENCE:
+        if self.kind is RunKind.SEQUENCE:
             return f"{NONE} (lower bound)" if self.strategy == NONE else self.strategy
-        return {Kind.BASE: "base model", Kind.MULTI_TASK: "multi-task (upper bound)"}[self.kind]
+        return {RunKind.BASE: "base model", RunKind.MULTI_TASK: "multi-task (upper bound)"}[self.kind]
 
     @property
     def standing(self) -> tuple[float, float]:
@@ -83,14 +83,14 @@ class ForgettingReport(BaseModel):
 
     machine: str
     settings: dict[str, str | int | float]
-    rows: list[Line]
+    rows: list[StrategySummary]
     ratios: dict[str, float]
     """``default_forgetting``: F of the default recipe; ``default_accuracy_over_multi_task``: its ACC over the upper
     bound's; ``power_law_*``: what was fitted."""
 
 
 def report(
-    results: Sequence[Result], machine: str, settings: Mapping[str, str | int | float], law: PowerLaw | None = None
+    results: Sequence[RunResult], machine: str, settings: Mapping[str, str | int | float], law: PowerLaw | None = None
 ) -> ForgettingReport:
     """Sum up ``results`` of one source; ``law`` is what was fitted to them."""
     rows = lines(results)
@@ -100,38 +100,38 @@ def report(
     return ForgettingReport(machine=machine, settings=dict(settings), rows=rows, ratios=ratios)
 
 
-def lines(results: Iterable[Result]) -> list[Line]:
+def lines(results: Iterable[RunResult]) -> list[StrategySummary]:
     """A line for each strategy, bound and recipe: the bounds first, then the best first."""
     every = list(results)
-    before = {result.run.key: matrix(result)[0] for result in every if result.run.kind is Kind.BASE and result.rows}
-    groups: dict[str, list[Result]] = {}
+    before = {result.run.key: matrix(result)[0] for result in every if result.run.kind is RunKind.BASE and result.rows}
+    groups: dict[str, list[RunResult]] = {}
     for result in every:
         unseeded = result.run.model_copy(update={"recipe": result.run.recipe.model_copy(update={"seed": 0})})
         groups.setdefault(unseeded.key, []).append(result)
-    order = list(Kind)
+    order = list(RunKind)
     found = [_line(group, before) for group in groups.values()]
     return sorted(found, key=lambda line: (order.index(line.kind), line.strategy != NONE, line.standing))
 
 
-def best_of_each(rows: Iterable[Line]) -> list[Line]:
+def best_of_each(rows: Iterable[StrategySummary]) -> list[StrategySummary]:
     """Each strategy and bound at its best learning rate, in the order of ``rows``; of equals, the first.
 
     Rates with most seeds come before all others: luck with one does not beat a mean over several.
     """
-    best: dict[tuple[Kind, str, int, int], Line] = {}
+    best: dict[tuple[RunKind, str, int, int], StrategySummary] = {}
     for line in rows:
         key = line.kind, line.strategy, line.rank, line.epochs
         best[key] = min(best.get(key, line), line, key=lambda candidate: (-len(candidate.seeds), candidate.standing))
     return list(best.values())
 
 
-def leaders(results: Iterable[Result], count: int) -> list[str]:
+def leaders(results: Iterable[RunResult], count: int) -> list[str]:
     """The best ``count`` strategies, without the lower bound."""
-    rows = [line for line in best_of_each(lines(results)) if line.kind is Kind.SEQUENCE and line.strategy != NONE]
+    rows = [line for line in best_of_each(lines(results)) if line.kind is RunKind.SEQUENCE and line.strategy != NONE]
     return [line.strategy for line in sorted(rows, key=lambda line: line.standing) if not line.failures][:count]
 
 
-def at_best_rate(results: Iterable[Result]) -> list[Run]:
+def at_best_rate(results: Iterable[RunResult]) -> list[ForgettingRun]:
     """Of ``results`` of one seed: the run of each strategy and bound at its best learning rate."""
     every = list(results)
     best = {(line.kind, line.strategy, line.learning_rate) for line in best_of_each(lines(every))}
@@ -139,7 +139,7 @@ def at_best_rate(results: Iterable[Result]) -> list[Run]:
     return [run for run in runs if (run.kind, run.recipe.strategy, run.recipe.learning_rate) in best]
 
 
-def points(results: Iterable[Result]) -> list[Point]:
+def points(results: Iterable[RunResult]) -> list[Point]:
     """Forgetting of whole runs against steps per session and rank, as the rise of the held-out loss.
 
     The loss and not success: the power law was found for it, and success on a few tasks moves in jumps.
@@ -155,7 +155,7 @@ def points(results: Iterable[Result]) -> list[Point]:
     ]
 
 
-def matrix(result: Result) -> list[list[float]]:
+def matrix(result: RunResult) -> list[list[float]]:
     """``a[i][j]``: the share of tasks solved in the gym; of calls that were right with real tenants."""
     in_gym = result.run.source in WORKPLACES
     return [
@@ -164,17 +164,17 @@ def matrix(result: Result) -> list[list[float]]:
     ]
 
 
-def _losses(rows: Sequence[Row]) -> list[list[float]]:
+def _losses(rows: Sequence[ForgettingRow]) -> list[list[float]]:
     """Minus the loss, which is better when higher, as the metrics ask."""
     return [[-score.loss for score in row.scores] for row in rows]
 
 
-def _line(group: Sequence[Result], before: Mapping[str, list[float]]) -> Line:
+def _line(group: Sequence[RunResult], before: Mapping[str, list[float]]) -> StrategySummary:
     run = group[0].run
     whole = [result for result in group if result.failure is None]
     each = [_figures(result, before.get(base_of(result.run).key)) for result in whole]
     shared = [name for name in FIGURES if each and all(name in figures for figures in each)]
-    return Line(
+    return StrategySummary(
         kind=run.kind,
         strategy=run.recipe.strategy,
         learning_rate=run.recipe.learning_rate,
@@ -188,7 +188,7 @@ def _line(group: Sequence[Result], before: Mapping[str, list[float]]) -> Line:
     )
 
 
-def _figures(result: Result, before: list[float] | None) -> dict[str, float]:
+def _figures(result: RunResult, before: list[float] | None) -> dict[str, float]:
     a = matrix(result)
     figures = {"accuracy": metrics.average_accuracy(a)}
     if len(a) < 2:
@@ -204,9 +204,9 @@ def _figures(result: Result, before: list[float] | None) -> dict[str, float]:
     }
 
 
-def _ratios(rows: Sequence[Line]) -> dict[str, float]:
-    bounds = [line for line in rows if line.kind is Kind.MULTI_TASK and line.figures]
-    learned = [line for line in rows if line.kind is Kind.SEQUENCE and line.figures]
+def _ratios(rows: Sequence[StrategySummary]) -> dict[str, float]:
+    bounds = [line for line in rows if line.kind is RunKind.MULTI_TASK and line.figures]
+    learned = [line for line in rows if line.kind is RunKind.SEQUENCE and line.figures]
     if not bounds or not learned:
         return {}
     most = max(len(line.seeds) for line in learned)  # luck with one seed beats nobody's mean over several
@@ -228,9 +228,9 @@ def _mean(matrices: Sequence[Sequence[Sequence[float]]]) -> tuple[tuple[float, .
 _HEADS = ("strategy", "rate", "rank", "epochs", "seeds", *FIGURES.values(), "s")
 
 
-def _cells(line: Line) -> list[str]:
+def _cells(line: StrategySummary) -> list[str]:
     recipe = (f"{line.learning_rate:g}", str(line.rank), str(line.epochs))
-    cells = [line.label, *(("", "", "") if line.kind is Kind.BASE else recipe), str(len(line.seeds))]
+    cells = [line.label, *(("", "", "") if line.kind is RunKind.BASE else recipe), str(len(line.seeds))]
     cells += [str(line.figures.get(name, "")) for name in FIGURES]
     return [*cells, f"failed: {line.failures[0]}" if line.failures else f"{line.seconds:.0f}"]
 
@@ -275,7 +275,7 @@ def draw_matrices(found: ForgettingReport, names: Sequence[str], file: Path) -> 
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", size=7, color="w" if value > 0.6 else "k")
         axes.set_title(f"{line.label}\nACC {line.figures['accuracy'].mean:.2f}", fontsize=9)
         axes.set_xticks(range(len(names)), names, fontsize=7, rotation=30)
-        lessons = list(names) if len(line.matrix) > 1 else ["never" if line.kind is Kind.BASE else "all at once"]
+        lessons = list(names) if len(line.matrix) > 1 else ["never" if line.kind is RunKind.BASE else "all at once"]
         axes.set_yticks(range(len(lessons)), lessons, fontsize=7)
         axes.set_ylabel("trained" if len(lessons) == 1 else "after", fontsize=8)
     figure.colorbar(image, ax=grid, label="held-out success", shrink=0.6)

@@ -16,16 +16,16 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from looper.benchmarks.forgetting.learner import Learner, Score
-from looper.benchmarks.forgetting.plan import Kind, Run
-from looper.benchmarks.forgetting.sources import Session
+from looper.benchmarks.forgetting.plan import ForgettingRun, RunKind
+from looper.benchmarks.forgetting.sources import LearningSession
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
 
-SessionsOf = Callable[[Run], Sequence[Session]]
+SessionsOf = Callable[[ForgettingRun], Sequence[LearningSession]]
 """The sessions of a run's source, drawn by its seed; as many as ``run.sessions``."""
 
 
-class Row(BaseModel):
+class ForgettingRow(BaseModel):
     """One evaluation of an instance on every session's held-out tasks."""
 
     model_config = ConfigDict(frozen=True)
@@ -38,41 +38,45 @@ class Row(BaseModel):
     judging_s: float
 
 
-class Result(BaseModel):
+class RunResult(BaseModel):
     """A run that came to its end: a row per lesson, or the reason why it has too few."""
 
     model_config = ConfigDict(frozen=True)
 
-    run: Run
-    rows: tuple[Row, ...]
+    run: ForgettingRun
+    rows: tuple[ForgettingRow, ...]
     failure: str | None = None
 
 
-class Progress(NamedTuple):
+class BenchmarkProgress(NamedTuple):
     """The run at work is number ``place`` of ``runs``, from 1; ``done`` of its ``lessons`` are over."""
 
-    run: Run
+    run: ForgettingRun
     place: int
     runs: int
     done: int
     lessons: int
 
 
-Notify = Callable[[Progress], None]
+Notify = Callable[[BenchmarkProgress], None]
 
 
-def execute(runs: Sequence[Run], sessions_of: SessionsOf, learner: Learner, out: Path, notify: Notify) -> list[Result]:
+def execute(
+    runs: Sequence[ForgettingRun], sessions_of: SessionsOf, learner: Learner, out: Path, notify: Notify
+) -> list[RunResult]:
     """Do what is missing of ``runs`` and return all their results, in order. A run that cannot learn stops no other.
 
     What another process is at comes last: it is waited for, and lived here should that process have ended.
     """
 
-    def live(place: int, run: Run) -> Result:
+    def live(place: int, run: ForgettingRun) -> RunResult:
         sessions = sessions_of(run)
         count = len(lessons(run, sessions))
-        return _live(run, sessions, learner, out, lambda done: notify(Progress(run, place, len(runs), done, count)))
+        return _live(
+            run, sessions, learner, out, lambda done: notify(BenchmarkProgress(run, place, len(runs), done, count))
+        )
 
-    def result(place: int, run: Run, wait_s: float) -> Result | None:
+    def result(place: int, run: ForgettingRun, wait_s: float) -> RunResult | None:
         _folder(run, out).mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(_folder(run, out) / "lock", timeout=wait_s):
@@ -85,16 +89,18 @@ def execute(runs: Sequence[Run], sessions_of: SessionsOf, learner: Learner, out:
     return [found for found in waited_for if found is not None]
 
 
-def lessons(run: Run, sessions: Sequence[Session]) -> list[tuple[Example, ...]]:
+def lessons(run: ForgettingRun, sessions: Sequence[LearningSession]) -> list[tuple[Example, ...]]:
     """What the instance is given to learn, in turn; it is judged after each. The base is given nothing, once."""
-    if run.kind is Kind.BASE:
+    if run.kind is RunKind.BASE:
         return [()]
-    if run.kind is Kind.MULTI_TASK:
+    if run.kind is RunKind.MULTI_TASK:
         return [tuple(example for session in sessions for example in session.train)]
     return [session.train for session in sessions]
 
 
-def _live(run: Run, sessions: Sequence[Session], learner: Learner, out: Path, over: Callable[[int], None]) -> Result:
+def _live(
+    run: ForgettingRun, sessions: Sequence[LearningSession], learner: Learner, out: Path, over: Callable[[int], None]
+) -> RunResult:
     """``over`` is told how many lessons are."""
     folder = _folder(run, out)
     _write(folder / "run.json", run.model_dump_json(indent=1).encode())
@@ -108,42 +114,42 @@ def _live(run: Run, sessions: Sequence[Session], learner: Learner, out: Path, ov
             row = _take(lesson, sessions, learner)
         except InvalidInput as error:
             _write(folder / "failed.txt", str(error).encode())
-            return Result(run=run, rows=tuple(rows), failure=str(error))
+            return RunResult(run=run, rows=tuple(rows), failure=str(error))
         if lesson:
             _write(folder / f"{number}.saved", learner.save())
         _write(folder / f"{number}.json", row.model_dump_json(indent=1).encode())
         rows.append(row)
     over(len(todo))
-    return Result(run=run, rows=tuple(rows))
+    return RunResult(run=run, rows=tuple(rows))
 
 
-def _take(lesson: Sequence[Example], sessions: Sequence[Session], learner: Learner) -> Row:
+def _take(lesson: Sequence[Example], sessions: Sequence[LearningSession], learner: Learner) -> ForgettingRow:
     began = time.monotonic()
     steps = learner.learn(lesson) if lesson else 0
     learned = time.monotonic()
     scores = tuple(learner.judge(session.holdout) for session in sessions)
-    return Row(scores=scores, steps=steps, learning_s=learned - began, judging_s=time.monotonic() - learned)
+    return ForgettingRow(scores=scores, steps=steps, learning_s=learned - began, judging_s=time.monotonic() - learned)
 
 
-def _result(run: Run, out: Path) -> Result | None:
+def _result(run: ForgettingRun, out: Path) -> RunResult | None:
     """What an earlier execution left, if it left all."""
     folder = _folder(run, out)
     rows = tuple(_rows(folder))
     failed = folder / "failed.txt"
     if failed.exists():
-        return Result(run=run, rows=rows, failure=failed.read_text())
-    wanted = run.sessions if run.kind is Kind.SEQUENCE else 1
-    return Result(run=run, rows=rows) if len(rows) == wanted else None
+        return RunResult(run=run, rows=rows, failure=failed.read_text())
+    wanted = run.sessions if run.kind is RunKind.SEQUENCE else 1
+    return RunResult(run=run, rows=rows) if len(rows) == wanted else None
 
 
-def _rows(folder: Path) -> list[Row]:
-    rows: list[Row] = []
+def _rows(folder: Path) -> list[ForgettingRow]:
+    rows: list[ForgettingRow] = []
     while (file := folder / f"{len(rows)}.json").exists():
-        rows.append(Row.model_validate_json(file.read_bytes()))
+        rows.append(ForgettingRow.model_validate_json(file.read_bytes()))
     return rows
 
 
-def _folder(run: Run, out: Path) -> Path:
+def _folder(run: ForgettingRun, out: Path) -> Path:
     return out / "runs" / run.key
 
 

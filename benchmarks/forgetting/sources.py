@@ -17,14 +17,14 @@ from pathlib import Path
 
 import orjson
 
-from looper.benchmarks.gym.generate import Recorded
-from looper.benchmarks.gym.policies import run_expert
-from looper.benchmarks.gym.sessions import HOLDOUT, TASKS, sessions
-from looper.benchmarks.gym.workplace import Workplace
-from looper.benchmarks.gym.workplaces import WORKPLACES
-from looper.jobs.synthesis.parts import in_memory
-from looper.jobs.synthesis.pipeline import STAGES
-from looper.jobs.synthesis.table import read_examples
+from looper.gym.generate import Recorded
+from looper.gym.policies import run_expert
+from looper.gym.sessions import HOLDOUT, TASKS, sessions
+from looper.gym.workplace import Workplace
+from looper.gym.workplaces import WORKPLACES
+from looper.jobs.synthesis.output.example_table import read_examples
+from looper.jobs.synthesis.output.output_files import in_memory
+from looper.jobs.synthesis.pipeline.stages import STAGES
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
 from looper.platform.domain.trajectory import Trajectory
@@ -35,7 +35,7 @@ TENANTS = 5
 
 
 @dataclass(frozen=True)
-class Session:
+class LearningSession:
     """What an instance lives through between two consolidations: new examples, and the tasks kept from training."""
 
     name: str
@@ -43,7 +43,7 @@ class Session:
     holdout: tuple[Example, ...]
 
 
-def gym_sessions(instance: str, seed: int) -> list[Session]:
+def gym_sessions(instance: str, seed: int) -> list[LearningSession]:
     """The sessions of a work place as its expert works there, every episode a success; ``seed`` draws the tasks.
 
     Raises InvalidInput if there is no such work place, or it has no sessions.
@@ -53,7 +53,7 @@ def gym_sessions(instance: str, seed: int) -> list[Session]:
     return [_session(place.since, [_played(place, seed)]) for place in sessions(WORKPLACES[instance])]
 
 
-def tenant_sessions(folder: Path) -> list[Session]:
+def tenant_sessions(folder: Path) -> list[LearningSession]:
     """The ``TENANTS`` tenants below ``folder`` with the most examples, in the order of their names.
 
     A tenant whose held-out episodes call no tool is left out: there would be no action to judge. Raises InvalidInput if
@@ -83,16 +83,16 @@ def _of_tenant(tenant: str, batch: Iterable[Trajectory]) -> list[Trajectory]:
     return [trajectory.model_copy(update={"task_id": f"{tenant}/{trajectory.task_id}"}) for trajectory in batch]
 
 
-def _session(name: str, batches: Sequence[Sequence[Trajectory]]) -> Session:
+def _session(name: str, batches: Sequence[Sequence[Trajectory]]) -> LearningSession:
     """All that succeeded, as it is: what is measured here is training."""
     _, parts = in_memory(batches, HOLDOUT, without=STAGES)
     train, holdout = (tuple(read_examples(parts[part])) for part in ("train.parquet", "holdout.parquet"))
-    return Session(name, train, holdout)
+    return LearningSession(name, train, holdout)
 
 
-def _has_actions(session: Session) -> bool:
+def _has_actions(session: LearningSession) -> bool:
     return any(turn.weight and turn.tool_calls for example in session.holdout for turn in example.turns)
 
 
-def _size(session: Session) -> int:
+def _size(session: LearningSession) -> int:
     return len(session.train) + len(session.holdout)

@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from looper.benchmarks.synthesis.corpus import BATCH, Corpus
-from looper.benchmarks.synthesis.variants import HOLDOUT, VARIANTS, Measured, store_in
+from looper.benchmarks.synthesis.variants import HOLDOUT, VARIANTS, SynthesisMeasurement, store_in
 from looper.platform.domain.errors import LooperError
 
 SMALL = Corpus(1, 20)
 ONE, TWO, LOOPER = "looper, 1 worker", "looper, 2 workers", "looper"
 
 
-class Row(BaseModel):
+class SynthesisRow(BaseModel):
     """One way of working on one corpus."""
 
     model_config = ConfigDict(frozen=True)
@@ -25,7 +25,7 @@ class Row(BaseModel):
     variant: str
     instances: int
     trajectories: int
-    measured: Measured
+    measured: SynthesisMeasurement
 
     @property
     def corpus(self) -> Corpus:
@@ -36,14 +36,14 @@ class Row(BaseModel):
         return self.trajectories / self.measured.seconds
 
 
-class SynthesisReport(BaseModel):
+class SynthesisBenchmarkReport(BaseModel):
     """What every ``looper bench`` prints."""
 
     model_config = ConfigDict(frozen=True)
 
     machine: str
     settings: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[SynthesisRow, ...]
     ratios: dict[str, float]
 
 
@@ -69,7 +69,7 @@ def many(trajectories: int) -> Corpus:
     return Corpus(trajectories // 50, trajectories // 50 * 10)
 
 
-def bench(trajectories: int, out: Path, machine: str, notify: Callable[[str], None]) -> SynthesisReport:
+def bench(trajectories: int, out: Path, machine: str, notify: Callable[[str], None]) -> SynthesisBenchmarkReport:
     """Run what ``out`` does not hold yet, write the report there and return it.
 
     Raises LooperError if two ways make different examples of the same trajectories.
@@ -80,7 +80,7 @@ def bench(trajectories: int, out: Path, machine: str, notify: Callable[[str], No
         notify(f"{variant}: {corpus.instances} x {corpus.trajectories // corpus.instances}")
         rows.append(row(variant, corpus, out))
     _compare(rows)
-    report = SynthesisReport(
+    report = SynthesisBenchmarkReport(
         machine=machine,
         settings={"trajectories": trajectories, "batch": BATCH, "holdout": HOLDOUT},
         rows=tuple(rows),
@@ -91,11 +91,11 @@ def bench(trajectories: int, out: Path, machine: str, notify: Callable[[str], No
     return report
 
 
-def row(variant: str, corpus: Corpus, out: Path) -> Row:
+def row(variant: str, corpus: Corpus, out: Path) -> SynthesisRow:
     """Measured, if ``out`` does not hold it."""
     file = out / f"{variant.replace(' ', '-').replace(',', '')}-{corpus.name}.json"
     if file.exists():
-        return Row.model_validate_json(file.read_bytes())
+        return SynthesisRow.model_validate_json(file.read_bytes())
     store = out / "store"
     corpus.write(store_in(store))
     command = [sys.executable, "-m", "looper.benchmarks.synthesis.variants", variant]
@@ -107,13 +107,15 @@ def row(variant: str, corpus: Corpus, out: Path) -> Row:
     )
     if ran.returncode != 0:
         raise LooperError(f"variant {variant!r} ended with {ran.returncode}: {ran.stderr.strip().splitlines()[-1]}")
-    measured = Measured.model_validate_json(ran.stdout.strip().splitlines()[-1])
-    found = Row(variant=variant, instances=corpus.instances, trajectories=corpus.trajectories, measured=measured)
+    measured = SynthesisMeasurement.model_validate_json(ran.stdout.strip().splitlines()[-1])
+    found = SynthesisRow(
+        variant=variant, instances=corpus.instances, trajectories=corpus.trajectories, measured=measured
+    )
     file.write_text(found.model_dump_json(indent=1) + "\n")
     return found
 
 
-def _compare(rows: list[Row]) -> None:
+def _compare(rows: list[SynthesisRow]) -> None:
     digests: dict[Corpus, str] = {}
     for each in rows:
         known = digests.setdefault(each.corpus, each.measured.digest)
@@ -124,7 +126,7 @@ def _compare(rows: list[Row]) -> None:
             )
 
 
-def _ratios(rows: list[Row], trajectories: int) -> dict[str, float]:
+def _ratios(rows: list[SynthesisRow], trajectories: int) -> dict[str, float]:
     found = {(each.variant, each.corpus): each.measured for each in rows}
     ratios = {}
     for corpus in (of_four(trajectories // 100), of_four(trajectories)):
@@ -142,21 +144,21 @@ def _ratios(rows: list[Row], trajectories: int) -> dict[str, float]:
 _HEADS = ("variant", "instances", "trajectories", "seconds", "trajectories/s", "peak memory")
 
 
-def to_table(report: SynthesisReport) -> Table:
+def to_table(report: SynthesisBenchmarkReport) -> Table:
     table = Table(*_HEADS, box=None)
     for each in report.rows:
         table.add_row(*_cells(each))
     return table
 
 
-def to_markdown(report: SynthesisReport) -> str:
+def to_markdown(report: SynthesisBenchmarkReport) -> str:
     lines = [report.machine, "", f"| {' | '.join(_HEADS)} |", f"|{' --- |' * len(_HEADS)}"]
     lines += [f"| {' | '.join(_cells(each))} |" for each in report.rows]
     lines += ["", *(f"- {name}: {value}" for name, value in report.ratios.items())]
     return "\n".join(lines) + "\n"
 
 
-def _cells(each: Row) -> tuple[str, ...]:
+def _cells(each: SynthesisRow) -> tuple[str, ...]:
     head = each.variant, str(each.instances), str(each.trajectories)
     memory = f"{each.measured.peak_memory_bytes / 1e9:.2f} GB"
     return *head, f"{each.measured.seconds:.1f}", f"{each.per_s:.0f}", memory

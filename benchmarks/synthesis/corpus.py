@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 
-from looper.benchmarks.synthesis.planted import planted
-from looper.platform.domain.consolidation import Consolidation, Recipe, State
+from looper.benchmarks.synthesis.planted_defects.trajectories import planted
+from looper.platform.domain.consolidation import Consolidation, ConsolidationState, Recipe
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.trajectory import Trajectory
 from looper.platform.objectstore import ObjectStore, keys
@@ -41,7 +41,7 @@ class Corpus:
             Consolidation(
                 id=f"{variant}-{self.name}-{number}",
                 instance=self._instance(number),
-                state=State.SYNTHESISING,
+                state=ConsolidationState.SYNTHESISING,
                 base="none",
                 recipe=Recipe(),
                 batches=tuple(self._batches()),

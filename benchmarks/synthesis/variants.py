@@ -17,14 +17,14 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import BaseModel, ConfigDict
 
-from looper.benchmarks.memory import PeakMemory
 from looper.benchmarks.synthesis.corpus import Corpus
-from looper.jobs.synthesis.credit import Habits, worked
-from looper.jobs.synthesis.leaks import Asked, alike, asked, doubtful, one_name, words
-from looper.jobs.synthesis.parts import PARTS, contents, divide, in_memory
-from looper.jobs.synthesis.pipeline import drafts_of, each, together
-from looper.jobs.synthesis.rows import AT_ONCE, draft_of, to_bytes
-from looper.jobs.synthesis.table import read_examples
+from looper.demo.peak_memory import PeakMemory
+from looper.jobs.synthesis.output.example_table import read_examples
+from looper.jobs.synthesis.output.output_files import PARTS, contents, divide, in_memory
+from looper.jobs.synthesis.pipeline.draft_rows import AT_ONCE, draft_of, to_bytes
+from looper.jobs.synthesis.pipeline.stages import drafts_of, each, together
+from looper.jobs.synthesis.stages.credit import Habits, worked
+from looper.jobs.synthesis.stages.task_leaks import TaskRequest, alike, asked, doubtful, one_name, words
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.trajectories.table import from_parquet, from_table
@@ -35,7 +35,7 @@ Work = Callable[[Sequence[Consolidation], ObjectStore, Path], None]
 """Puts the examples of each consolidation into the store; the folder is the store's."""
 
 
-class Measured(BaseModel):
+class SynthesisMeasurement(BaseModel):
     """Of one way, once it was warm: it had done a corpus of 20 trajectories before."""
 
     model_config = ConfigDict(frozen=True)
@@ -76,7 +76,7 @@ def datasets_map(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path
 
 
 def _names(drafts: Any) -> dict[str, str]:
-    found = [(task, Asked(*what)) for task, what in zip(drafts["task"], drafts["asked"], strict=True)]
+    found = [(task, TaskRequest(*what)) for task, what in zip(drafts["task"], drafts["asked"], strict=True)]
     doubt = doubtful(found)
     said = (
         (task, what.marks, words(draft_of(drafts[at]["draft"])))
@@ -99,16 +99,16 @@ def _map_each(rows: pa.Table) -> pa.Table:
 
 
 def looper_over_ray(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
-    from looper.jobs.synthesis.run import synthesise
+    from looper.jobs.synthesis.pipeline.run import synthesize
 
-    synthesise(jobs, store, HOLDOUT, here=0)
+    synthesize(jobs, store, HOLDOUT, here=0)
 
 
 def looper_as_it_is(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
     """What is small is worked on where it is asked for."""
-    from looper.jobs.synthesis.run import synthesise
+    from looper.jobs.synthesis.pipeline.run import synthesize
 
-    synthesise(jobs, store, HOLDOUT)
+    synthesize(jobs, store, HOLDOUT)
 
 
 VARIANTS: Mapping[str, tuple[Work, int]] = {
@@ -125,7 +125,7 @@ def store_in(folder: Path) -> ObjectStore:
     return ObjectStore(str(folder), LocalFileSystem(), str(folder))
 
 
-def measure(variant: str, corpus: Corpus, folder: Path) -> Measured:
+def measure(variant: str, corpus: Corpus, folder: Path) -> SynthesisMeasurement:
     """``folder`` holds the corpus, and nothing more afterwards."""
     work, cpus = VARIANTS[variant]
     store = store_in(folder)
@@ -142,7 +142,7 @@ def measure(variant: str, corpus: Corpus, folder: Path) -> Measured:
             seconds = time.perf_counter() - began
     examples = digest(store, jobs)
     _clear(store, [*jobs, *small.jobs("warm")])
-    return Measured(seconds=round(seconds, 3), peak_memory_bytes=memory.bytes, digest=examples)
+    return SynthesisMeasurement(seconds=round(seconds, 3), peak_memory_bytes=memory.bytes, digest=examples)
 
 
 @contextmanager

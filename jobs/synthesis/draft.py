@@ -37,7 +37,7 @@ class Error(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StageVerdict:
     """What a stage found, and why it dropped or changed something."""
 
     stage: str
@@ -76,7 +76,7 @@ class Draft:
     grade: Grade | None = None
     weight: float = 1.0
     """Of the whole example."""
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[StageVerdict, ...] = ()
     rejected: str | None = None
     """Why it is no example, in one stable word, or None."""
 
@@ -84,11 +84,11 @@ class Draft:
     def of(cls, source: Trajectory, *, labelled: bool) -> Self:
         return cls(source, tuple(Placed(step, place) for place, step in enumerate(source.steps)), labelled)
 
-    def with_steps(self, steps: tuple[Placed, ...], *verdicts: Verdict) -> Self:
+    def with_steps(self, steps: tuple[Placed, ...], *verdicts: StageVerdict) -> Self:
         return replace(self, steps=steps, verdicts=(*self.verdicts, *verdicts))
 
     def reject(self, stage: str, what: str, detail: str) -> Self:
         """The first reason stands."""
         if self.rejected:
             return self
-        return replace(self, rejected=what, verdicts=(*self.verdicts, Verdict(stage, what, detail)))
+        return replace(self, rejected=what, verdicts=(*self.verdicts, StageVerdict(stage, what, detail)))

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from looper.cli import bench, bring_up, chat, config, consolidate, demo, ingest, instances, jobs, skills, tenants
+from looper.cli import bench, chat, config, consolidate, demo, ingest, instances, jobs, skills, tenants
+from looper.cli import up as bring_up
 from looper.cli.needs import PACKAGE, in_words
 from looper.cli.output import fail
 from looper.platform.domain.errors import LooperError

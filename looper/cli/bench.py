@@ -10,7 +10,7 @@ from looper.cli import needs
 from looper.cli.output import Json, emit_json, progress
 
 if TYPE_CHECKING:
-    from looper.benchmarks.forgetting.run import Progress
+    from looper.benchmarks.forgetting.run import BenchmarkProgress
 
 app = typer.Typer(help="Benchmarks; what was measured already is not measured again.", no_args_is_help=True)
 
@@ -51,21 +51,21 @@ def forgetting(
     from rich.console import Console
 
     from looper.benchmarks.forgetting.bench import bench
+    from looper.benchmarks.forgetting.looper_learner import LooperLearner
     from looper.benchmarks.forgetting.report import to_table
-    from looper.benchmarks.forgetting.trained import Trained
     from looper.benchmarks.machine import describe
     from looper.jobs.basemodel.prepare import prepare
-    from looper.jobs.consolidation.alone import alone
-    from looper.jobs.consolidation.device import use_cores
+    from looper.jobs.consolidation.model.device import use_cores
+    from looper.jobs.consolidation.training.single_process_group import single_process_group
     from looper.platform.settings import load_settings
 
     settings = load_settings()
-    with progress() as display, alone():
+    with progress() as display, single_process_group():
         line = display.add_task("base model", total=None, note="")
         use_cores(sharing)
-        learner = Trained(prepare(settings.base, settings.models_dir), settings.serve.largest_rank)
+        learner = LooperLearner(prepare(settings.base, settings.models_dir), settings.serve.largest_rank)
 
-        def notify(at: "Progress") -> None:
+        def notify(at: "BenchmarkProgress") -> None:
             name = f"{at.place} of {at.runs}: {at.run.name}"
             note = f"{at.done} of {at.lessons} sessions"
             display.update(line, description=name, completed=at.done, total=at.lessons, note=note)
@@ -174,8 +174,8 @@ def capacity(
     from rich.console import Console
 
     from looper.benchmarks.capacity.bench import bench, simulate_capacity
-    from looper.benchmarks.capacity.predict import to_tables
     from looper.benchmarks.capacity.report import to_table
+    from looper.benchmarks.capacity.simulation.predict import to_tables
     from looper.benchmarks.machine import describe
     from looper.jobs.basemodel.prepare import prepare
     from looper.platform.settings import load_settings

@@ -107,7 +107,7 @@ def _work(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list[Con
     from contextlib import ExitStack
 
     from looper.cluster.local_ray import local_ray
-    from looper.cluster.work import work_until_done
+    from looper.cluster.run_until_complete import run_until_complete
     from looper.jobs.basemodel.prepare import prepare
     from looper.platform.objectstore import ObjectStore
 
@@ -120,7 +120,7 @@ def _work(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list[Con
         watcher = threading.Thread(target=watch, args=(catalog, ids, sys.stderr), kwargs={"stop": done})
         watcher.start()
         try:
-            work_until_done(catalog, ObjectStore.open(settings), settings, model_dir, ids)
+            run_until_complete(catalog, ObjectStore.open(settings), settings, model_dir, ids)
         finally:
             done.set()
             watcher.join()

@@ -29,13 +29,13 @@ def demo(
 
         needs.to_run("looper demo", "bench")
 
-        from looper.benchmarks.demo.run import run_demo
+        from looper.demo.run import run_demo
 
         run_demo(examples or bundled, out)
 
 
 def _show_plan(examples: Path, out: Path) -> None:
-    from looper.benchmarks.demo.plan import STAGES, instances_in, trajectories_in
+    from looper.demo.plan import STAGES, instances_in, trajectories_in
     from looper.platform.settings import load_settings
 
     found = {instance: trajectories_in(file) for instance, file in instances_in(examples).items()}

@@ -11,7 +11,7 @@ from looper.platform.domain.errors import LooperError
 PACKAGE = "looper-skills"
 """The distribution's name: `looper` is another program in the package index."""
 
-_EXTRA_OF_ROOM = {"jobs": "train", "benchmarks": "bench"}
+_EXTRA_OF_ROOM = {"jobs": "train", "benchmarks": "bench", "demo": "bench", "gym": "bench"}
 """Which extra brings what a room imports; for all other rooms it is serve."""
 _OF_ENGINES = {"vllm", "numba", "llvmlite"}
 

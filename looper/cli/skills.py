@@ -10,7 +10,7 @@ from looper.cli.output import Json, emit_json, table
 if TYPE_CHECKING:
     from looper.platform.api.models import SkillInfo
     from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import Scores, Verdict
+    from looper.platform.domain.consolidation import GateVerdict, Scores
     from looper.platform.domain.names import InstanceName
 
 app = typer.Typer(help="What is served: channels and the versions they point to.", no_args_is_help=True)
@@ -97,7 +97,7 @@ def _pointed(skill: "SkillInfo", channel: str, *, short: bool = False) -> str:
 _NUMBERS = ("new", "earlier", "control", "loops", "tool errors", "canary", "conversion error")
 
 
-def _numbers(verdict: "Verdict") -> tuple[str | None, ...]:
+def _numbers(verdict: "GateVerdict") -> tuple[str | None, ...]:
     """The gate's numbers, each as what it was before and what it became; None where it was not taken."""
     new, old, earlier, control = verdict.candidate, verdict.current, verdict.earlier, verdict.control
     return (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from looper.platform.domain.consolidation import StoredRecipe, Verdict
+from looper.platform.domain.consolidation import GateVerdict, StoredRecipe
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput
 
 WEIGHTS = "adapter_model.safetensors"
@@ -30,7 +30,7 @@ class Manifest(BaseModel):
     training_data: tuple[str, ...]
     """Ids of the batches: digests of their content."""
     recipe: StoredRecipe
-    verdict: Verdict
+    verdict: GateVerdict
     libraries: dict[str, str]
 
     def to_bytes(self) -> bytes:
@@ -72,7 +72,7 @@ class AdapterFiles:
         """
         length = int.from_bytes(self.weights[:8], "little")
         try:
-            rank = _Config.model_validate_json(self.config).r
+            rank = _LoraConfig.model_validate_json(self.config).r
             tensors = _HEADER.validate_json(self.weights[8 : 8 + length])
         except ValidationError as error:
             raise InvalidInput(f"adapter {self.digest}: {CONFIG} or {WEIGHTS} is not what PEFT writes") from error
@@ -84,7 +84,7 @@ class AdapterFiles:
         return rank
 
 
-class _Config(BaseModel):
+class _LoraConfig(BaseModel):
     """Of PEFT's, what is read here."""
 
     r: int

@@ -17,13 +17,13 @@ from looper.platform.domain.errors import (
     Overloaded,
     StoreUnavailable,
     TooLarge,
-    Unauthorised,
+    Unauthorized,
 )
 
 _STATUS: list[tuple[type[LooperError], int, str, str]] = [
     (TooLarge, 413, "invalid_request_error", "request_too_large"),
     (InvalidInput, 400, "invalid_request_error", "invalid_input"),
-    (Unauthorised, 401, "invalid_request_error", "invalid_api_key"),
+    (Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
     (NotFound, 404, "invalid_request_error", "not_found"),
     (Conflict, 409, "invalid_request_error", "conflict"),
     (CorruptAdapter, 500, "server_error", "corrupt_adapter"),

@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 from looper.platform.domain.consolidation import (
     LOWEST_PRIORITY,
     Consolidation,
-    Progress,
+    ConsolidationState,
+    GateVerdict,
     Recipe,
-    State,
-    Verdict,
+    TrainingProgress,
     Version,
 )
 from looper.platform.domain.names import PROD, InstanceName
@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # the client has these models and no database
     from looper.platform.catalog import Catalog, Event
 
 
-class _Model(BaseModel):
+class _ApiModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class InstanceInfo(_Model):
+class InstanceInfo(_ApiModel):
     """One deployed agent: what was ingested and what it serves."""
 
     name: str
@@ -43,7 +43,7 @@ class InstanceInfo(_Model):
         )
 
 
-class Submission(_Model):
+class ConsolidationRequest(_ApiModel):
     """Instances (without the tenant's name) to consolidate as one request."""
 
     # Failing fast, because an error for each of many wrong items takes seconds to write.
@@ -54,10 +54,10 @@ class Submission(_Model):
     )
 
 
-class ConsolidationInfo(_Model):
+class ConsolidationInfo(_ApiModel):
     id: str
     instance: str
-    state: State
+    state: ConsolidationState
     base: str
     recipe: Recipe
     batches: int
@@ -65,9 +65,9 @@ class ConsolidationInfo(_Model):
     priority: int
     attempts: int = Field(description="how many trainers have taken it up")
     reason: str | None
-    verdict: Verdict | None
+    verdict: GateVerdict | None
     digest: str | None
-    progress: Progress | None
+    progress: TrainingProgress | None
     created_at: datetime = Field(description="when it was submitted")
     started_at: datetime | None = Field(description="when work on it began")
     ended_at: datetime | None
@@ -79,7 +79,7 @@ class ConsolidationInfo(_Model):
         return cls(instance=str(job.instance), batches=len(job.batches), **fields)
 
 
-class EventInfo(_Model):
+class EventInfo(_ApiModel):
     at: datetime
     what: str
 
@@ -88,14 +88,14 @@ class EventInfo(_Model):
         return cls(at=event.at, what=event.what)
 
 
-class VersionInfo(_Model):
+class VersionInfo(_ApiModel):
     digest: str
     base: str
     base_revision: str
     rank: int
     parent: str | None
     consolidation: str
-    verdict: Verdict
+    verdict: GateVerdict
     created_at: datetime
     revoked_at: datetime | None = Field(description="since when it is served no more")
 
@@ -104,7 +104,7 @@ class VersionInfo(_Model):
         return cls(**version.model_dump(exclude={"instance"}))
 
 
-class SkillInfo(_Model):
+class SkillInfo(_ApiModel):
     """An instance's channels and versions, newest first."""
 
     model: str = Field(description="the name an OpenAI client calls it by")
@@ -122,14 +122,14 @@ class SkillInfo(_Model):
         )
 
 
-class Pointer(_Model):
+class ChannelPointer(_ApiModel):
     digest: str
     share: float = Field(
         0.0, ge=0, le=1, description="of the requests for the plain name, which it answers from now on"
     )
 
 
-class VersionTraffic(_Model):
+class VersionTraffic(_ApiModel):
     """What one version of a skill with a canary has answered since the gateway that was asked began."""
 
     requests: int
@@ -139,14 +139,14 @@ class VersionTraffic(_Model):
     seconds: dict[str, float] | None = Field(description="p50 and p95, until the answer was whole")
 
 
-class ErrorDetail(_Model):
+class ErrorDetail(_ApiModel):
     message: str
     type: str
     param: str | None = None
     code: str | None = None
 
 
-class ErrorBody(_Model):
+class ErrorBody(_ApiModel):
     """The shape of OpenAI's errors."""
 
     error: ErrorDetail

@@ -10,13 +10,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from looper.platform import adapters
 from looper.platform.api.key_first import key_first, read_body
 from looper.platform.api.models import (
+    ChannelPointer,
     ConsolidationInfo,
+    ConsolidationRequest,
     ErrorBody,
     EventInfo,
     InstanceInfo,
-    Pointer,
     SkillInfo,
-    Submission,
 )
 from looper.platform.api.submission import submit
 from looper.platform.catalog import Catalog
@@ -95,7 +95,7 @@ def control_plane(
         return await run_in_threadpool(ingest_bytes, name, content, target, format, catalog=catalog, store=store)
 
     @router.post("/consolidations", status_code=status.HTTP_202_ACCEPTED, summary="Submit consolidations")
-    def consolidate(tenant: Tenant, submission: Submission) -> list[ConsolidationInfo]:
+    def consolidate(tenant: Tenant, submission: ConsolidationRequest) -> list[ConsolidationInfo]:
         instances = [named(tenant, instance) for instance in submission.instances]
         jobs = submit(catalog, settings, instances, submission.recipe, submission.priority)
         return [ConsolidationInfo.of(job) for job in jobs]
@@ -130,7 +130,7 @@ def control_plane(
         return SkillInfo.of(catalog, named(tenant, instance))
 
     @router.put("/skills/{instance}/channels/{channel}", summary="Promote: point a channel to a version")
-    def promote(tenant: Tenant, instance: str, channel: str, pointer: Pointer) -> SkillInfo:
+    def promote(tenant: Tenant, instance: str, channel: str, pointer: ChannelPointer) -> SkillInfo:
         target = named(tenant, instance)
         adapters.promote(catalog, store, target, channel, pointer.digest, pointer.share, bring)
         return SkillInfo.of(catalog, target)

@@ -14,14 +14,14 @@ from looper.platform.domain.consolidation import (
     HIGHEST_PRIORITY,
     LOWEST_PRIORITY,
     Consolidation,
+    ConsolidationState,
     Recipe,
-    State,
 )
 from looper.platform.domain.errors import Conflict, InvalidInput
 from looper.platform.domain.names import InstanceName
 
 
-class Consolidations(Database):
+class ConsolidationOperations(Database):
     def submit(self, instance: InstanceName, *, base: str, recipe: Recipe, priority: int = 0) -> Consolidation:
         """Queue a consolidation of the batches that no published or waiting one holds.
 
@@ -40,12 +40,14 @@ class Consolidations(Database):
                 select(t.consolidations)
                 .where(
                     rows.belongs(t.consolidations, instance),
-                    t.consolidations.c.state.not_in([State.REJECTED, State.FAILED, State.CANCELLED]),
+                    t.consolidations.c.state.not_in(
+                        [ConsolidationState.REJECTED, ConsolidationState.FAILED, ConsolidationState.CANCELLED]
+                    ),
                 )
                 .order_by(t.consolidations.c.created_at)
             ):
                 taken.update(row.batches)
-                if row.state != State.PUBLISHED:
+                if row.state != ConsolidationState.PUBLISHED:
                     waiting = rows.to_consolidation(row)
             known = sql.scalars(
                 select(t.batches.c.id)
@@ -75,7 +77,7 @@ class Consolidations(Database):
                 insert(t.consolidations).values(
                     id=id,
                     **rows.of(instance),
-                    state=State.QUEUED,
+                    state=ConsolidationState.QUEUED,
                     base=base,
                     recipe=recipe.model_dump(mode="json"),
                     batches=new,
@@ -131,7 +133,7 @@ class Consolidations(Database):
                 update(t.consolidations)
                 .where(c.id == id, c.ended_at.is_(None))
                 .values(
-                    state=State.CANCELLED,
+                    state=ConsolidationState.CANCELLED,
                     owner=None,
                     lease_until=None,
                     reason="cancelled on request",

@@ -10,7 +10,7 @@ from looper.platform.catalog.records import Batch
 from looper.platform.domain.names import InstanceName
 
 
-class Instances(Database):
+class InstanceOperations(Database):
     def ensure_instance(self, instance: InstanceName) -> None:
         """Make the instance if it is not there. Raises NotFound if its tenant is not."""
         with self._write() as sql:

@@ -29,22 +29,29 @@ from sqlalchemy import (
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import Demand
-from looper.platform.domain.consolidation import Consolidation, Progress, Stage, State, TrainerShape, Verdict
+from looper.platform.catalog.records import TrainingDemand
+from looper.platform.domain.consolidation import (
+    Consolidation,
+    ConsolidationState,
+    GateVerdict,
+    QueueStage,
+    TrainerShape,
+    TrainingProgress,
+)
 from looper.platform.domain.errors import Conflict
 from looper.platform.domain.names import PROD
 
-_STAGES = (State.SYNTHESISING, State.TRAINING, State.EVALUATING)
+_STAGES = (ConsolidationState.SYNTHESISING, ConsolidationState.TRAINING, ConsolidationState.EVALUATING)
 _CLAIM_LOCK = 0x6C6F6F71  # any fixed number: PostgreSQL's advisory locks are named by one
 
 c = t.consolidations.c
 
 
-class Queue(Database):
+class QueueOperations(Database):
     def claim(
         self,
         owner: str,
-        stage: Stage,
+        stage: QueueStage,
         *,
         base: str | None = None,
         shape: TrainerShape | None = None,
@@ -91,7 +98,7 @@ class Queue(Database):
                     owner=owner,
                     lease_until=now + timedelta(seconds=lease_s),
                     parent=case((c.started_at.is_(None), _prod()), else_=c.parent),
-                    attempts=c.attempts + (1 if stage is Stage.TRAINING else 0),
+                    attempts=c.attempts + (1 if stage is QueueStage.TRAINING else 0),
                     started_at=func.coalesce(c.started_at, literal(now, t.Instant())),
                     updated_at=now,
                 )
@@ -99,19 +106,19 @@ class Queue(Database):
             )
             claimed = {row.id: rows.to_consolidation(row) for row in taken}
             for job in claimed.values():
-                if stage is Stage.TRAINING and job.attempts > 1:
+                if stage is QueueStage.TRAINING and job.attempts > 1:
                     rows.record(sql, job.instance, job.id, f"its trainer died: attempt {job.attempts}")
         return [claimed[id] for id in chosen if id in claimed]
 
-    def training_demand(self, tenant_limit: int | None = None) -> list[Demand]:
+    def training_demand(self, tenant_limit: int | None = None) -> list[TrainingDemand]:
         """The trainers that are wanted: how many consolidations wait for each, the most urgent first.
 
         Those that are still before or in synthesis count, too: a trainer takes longer to start than they to get there.
         """
-        turns = _turns(Stage.TRAINING, rows.now(), tenant_limit)
+        turns = _turns(QueueStage.TRAINING, rows.now(), tenant_limit)
         ready = select(turns.c.base, turns.c.shape, turns.c.priority, turns.c.created_at)
         coming = select(c.base, c.shape, c.priority, c.created_at).where(
-            c.state.in_(Stage.SYNTHESIS.states), ~_behind_another()
+            c.state.in_(QueueStage.SYNTHESIS.states), ~_behind_another()
         )
         wanted = union_all(ready, coming).subquery()
         query = (
@@ -120,7 +127,7 @@ class Queue(Database):
             .order_by(func.max(wanted.c.priority).desc(), func.min(wanted.c.created_at))
         )
         with self._read() as sql:
-            return [Demand(**row._mapping) for row in sql.execute(query)]
+            return [TrainingDemand(**row._mapping) for row in sql.execute(query)]
 
     def heartbeat(self, ids: Iterable[str], owner: str, *, lease_s: float) -> set[str]:
         """Renew the leases; return the ids that ``owner`` still holds. A cancelled or lost one is missing."""
@@ -141,7 +148,9 @@ class Queue(Database):
 
     def release(self, ids: Iterable[str], owner: str, *, died: bool = False) -> None:
         """Give unfinished work back, for anyone to go on with. Training that nobody ``died`` of was no attempt."""
-        attempts = c.attempts if died else case((c.state == State.TRAINING, c.attempts - 1), else_=c.attempts)
+        attempts = (
+            c.attempts if died else case((c.state == ConsolidationState.TRAINING, c.attempts - 1), else_=c.attempts)
+        )
         with self._write() as sql:
             sql.execute(
                 update(t.consolidations)
@@ -149,15 +158,15 @@ class Queue(Database):
                 .values(owner=None, lease_until=None, attempts=attempts, updated_at=rows.now())
             )
 
-    def advance(self, id: str, owner: str, state: State) -> None:
+    def advance(self, id: str, owner: str, state: ConsolidationState) -> None:
         """Enter a stage and hold on. Raises Conflict if the consolidation was cancelled or is another's by now."""
         self._enter(id, owner, state)
 
-    def hand_over(self, id: str, owner: str, state: State) -> None:
+    def hand_over(self, id: str, owner: str, state: ConsolidationState) -> None:
         """Enter a stage for another to claim: its state and its being held change at once. Raises as ``advance``."""
         self._enter(id, owner, state, owner=None, lease_until=None)
 
-    def progress(self, id: str, owner: str, progress: Progress, *, saved: bool = False) -> None:
+    def progress(self, id: str, owner: str, progress: TrainingProgress, *, saved: bool = False) -> None:
         """Say how far training is; once that is ``saved``, earlier attempts are forgotten. Raises as ``advance``."""
         with self._write() as sql:
             attempts = {"attempts": 1} if saved else {}
@@ -176,16 +185,16 @@ class Queue(Database):
     def fail(self, id: str, owner: str, reason: str) -> None:
         """Raises Conflict as ``advance`` does; so do ``reject`` and ``publish``."""
         with self._write() as sql:
-            job = _end(sql, id, owner, state=State.FAILED, reason=reason)
+            job = _end(sql, id, owner, state=ConsolidationState.FAILED, reason=reason)
             rows.record(sql, job.instance, id, f"failed: {reason}")
 
-    def reject(self, id: str, owner: str, verdict: Verdict) -> None:
+    def reject(self, id: str, owner: str, verdict: GateVerdict) -> None:
         stored = verdict.model_dump(mode="json")
         with self._write() as sql:
-            job = _end(sql, id, owner, state=State.REJECTED, reason=verdict.reason, verdict=stored)
+            job = _end(sql, id, owner, state=ConsolidationState.REJECTED, reason=verdict.reason, verdict=stored)
             rows.record(sql, job.instance, id, f"rejected: {verdict.reason}")
 
-    def publish(self, id: str, owner: str, *, digest: str, verdict: Verdict, base_revision: str) -> bool:
+    def publish(self, id: str, owner: str, *, digest: str, verdict: GateVerdict, base_revision: str) -> bool:
         """Record the version, which is in the store by now, and point ``prod`` to it, all at once.
 
         ``prod`` moves only if it still points to the version that the consolidation started from: a promotion or a
@@ -193,7 +202,7 @@ class Queue(Database):
         """
         stored = verdict.model_dump(mode="json")
         with self._write() as sql:
-            job = _end(sql, id, owner, state=State.PUBLISHED, digest=digest, verdict=stored)
+            job = _end(sql, id, owner, state=ConsolidationState.PUBLISHED, digest=digest, verdict=stored)
             if sql.scalar(select(t.versions.c.digest).where(t.versions.c.digest == digest)) is None:
                 sql.execute(
                     insert(t.versions).values(
@@ -213,7 +222,7 @@ class Queue(Database):
             rows.record(sql, job.instance, id, f"prod -> {digest}" if moved else "prod left alone: it moved meanwhile")
             return moved
 
-    def _enter(self, id: str, holder: str, state: State, /, **values: Any) -> None:
+    def _enter(self, id: str, holder: str, state: ConsolidationState, /, **values: Any) -> None:
         if state not in _STAGES:
             raise ValueError(f"{state} is not a stage: use fail, reject, publish or cancel")
         with self._write() as sql:
@@ -229,7 +238,7 @@ def _take_turn(sql: Connection) -> None:
 
 
 def _turns(
-    stage: Stage,
+    stage: QueueStage,
     now: datetime,
     tenant_limit: int | None,
     base: str | None = None,
@@ -280,7 +289,7 @@ def _together(waiting: Sequence[int], held: Sequence[int], attempts: int) -> int
     return 1 if last == 0 and not held and waiting else last
 
 
-def _waits(stage: Stage, now: datetime) -> ColumnElement[bool]:
+def _waits(stage: QueueStage, now: datetime) -> ColumnElement[bool]:
     return and_(c.ended_at.is_(None), c.state.in_(stage.states), or_(c.owner.is_(None), c.lease_until < now))
 
 

@@ -20,7 +20,7 @@ class Batch(_Record):
     created_at: datetime
 
 
-class Key(_Record):
+class ApiKey(_Record):
     """A tenant's key as it is stored: without its secret, which nobody can read back."""
 
     id: str
@@ -59,7 +59,7 @@ class Event(_Record):
     what: str
 
 
-class Demand(_Record):
+class TrainingDemand(_Record):
     """A trainer that is wanted: the base and shape that it must have, and how many consolidations wait for it."""
 
     base: str

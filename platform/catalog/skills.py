@@ -13,7 +13,7 @@ from looper.platform.domain.errors import Conflict, InvalidInput, NotFound
 from looper.platform.domain.names import PROD, InstanceName, ModelName, check_name, is_digest
 
 
-class Skills(Database):
+class SkillOperations(Database):
     def version(self, digest: str) -> Version:
         with self._read() as sql:
             row = sql.execute(select(t.versions).where(t.versions.c.digest == digest)).one_or_none()

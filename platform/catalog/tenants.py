@@ -6,12 +6,12 @@ from sqlalchemy.exc import IntegrityError
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import Key, Quota
+from looper.platform.catalog.records import ApiKey, Quota
 from looper.platform.domain.errors import Conflict, NotFound
 from looper.platform.domain.names import check_name
 
 
-class Tenants(Database):
+class TenantOperations(Database):
     def create_tenant(self, name: str) -> None:
         """Raises Conflict if the tenant exists, InvalidInput if the name is not one."""
         check_name(name, "tenant")
@@ -39,18 +39,18 @@ class Tenants(Database):
             if done.rowcount == 0:
                 raise rows.no_tenant(tenant)
 
-    def add_key(self, key: Key) -> None:
+    def add_key(self, key: ApiKey) -> None:
         with self._write() as sql:
             if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == key.tenant)) is None:
                 raise rows.no_tenant(key.tenant)
             sql.execute(insert(t.keys).values(**key.model_dump()))
 
-    def key(self, id: str) -> Key:
+    def key(self, id: str) -> ApiKey:
         with self._read() as sql:
             row = sql.execute(select(t.keys).where(t.keys.c.id == id)).one_or_none()
         if row is None:
             raise NotFound(f"key {id} does not exist")
-        return Key(**row._mapping)
+        return ApiKey(**row._mapping)
 
     def revoke_key(self, id: str) -> None:
         with self._write() as sql:

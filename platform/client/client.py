@@ -18,7 +18,7 @@ from looper.platform.domain.errors import (
     NotFound,
     StoreUnavailable,
     TooLarge,
-    Unauthorised,
+    Unauthorized,
 )
 from looper.platform.domain.names import PROD, check_name, is_digest
 from looper.platform.trajectories.report import IngestReport
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _ERRORS: dict[int, type[LooperError]] = {
     400: InvalidInput,
-    401: Unauthorised,
+    401: Unauthorized,
     404: NotFound,
     409: Conflict,
     413: TooLarge,

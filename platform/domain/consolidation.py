@@ -22,7 +22,7 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.domain.renamed import RECIPE_FIELDS, with_new_names
 
 
-class State(StrEnum):
+class ConsolidationState(StrEnum):
     """``queued -> synthesising -> training -> evaluating -> published | rejected | failed | cancelled``"""
 
     QUEUED = "queued"
@@ -36,10 +36,15 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        return self in (State.PUBLISHED, State.REJECTED, State.FAILED, State.CANCELLED)
+        return self in (
+            ConsolidationState.PUBLISHED,
+            ConsolidationState.REJECTED,
+            ConsolidationState.FAILED,
+            ConsolidationState.CANCELLED,
+        )
 
 
-class Stage(StrEnum):
+class QueueStage(StrEnum):
     """Whose turn it is: each stage is worked by another kind of worker, which hands on to the next."""
 
     SYNTHESIS = "synthesis"
@@ -47,15 +52,15 @@ class Stage(StrEnum):
     CONCLUSION = "conclusion"
 
     @property
-    def states(self) -> tuple[State, ...]:
+    def states(self) -> tuple[ConsolidationState, ...]:
         """Of a consolidation that waits for this stage or is in it."""
         match self:
-            case Stage.SYNTHESIS:
-                return (State.QUEUED, State.SYNTHESISING)
-            case Stage.TRAINING:
-                return (State.TRAINING,)
-            case Stage.CONCLUSION:
-                return (State.EVALUATING,)
+            case QueueStage.SYNTHESIS:
+                return (ConsolidationState.QUEUED, ConsolidationState.SYNTHESISING)
+            case QueueStage.TRAINING:
+                return (ConsolidationState.TRAINING,)
+            case QueueStage.CONCLUSION:
+                return (ConsolidationState.EVALUATING,)
 
 
 class TrainerShape(StrEnum):
@@ -67,7 +72,7 @@ class TrainerShape(StrEnum):
 
 
 def _written(text: str) -> str:
-    strategy.read(text)
+    strategy.parse_strategy(text)
     return text
 
 
@@ -220,14 +225,14 @@ class CandidateScores(BaseModel):
     """None if the recipe gives a preference loss no weight."""
 
 
-class Verdict(CandidateScores):
+class GateVerdict(CandidateScores):
     """What the gate decided, and on which numbers."""
 
     passed: bool
     reason: str
 
 
-class Progress(BaseModel):
+class TrainingProgress(BaseModel):
     """How far training is: optimiser steps done of all, and the latest mean loss in nats per token."""
 
     model_config = ConfigDict(frozen=True)
@@ -247,7 +252,7 @@ class Consolidation(BaseModel):
 
     id: str
     instance: InstanceName
-    state: State
+    state: ConsolidationState
     base: str
     recipe: StoredRecipe
     batches: tuple[str, ...]
@@ -260,10 +265,10 @@ class Consolidation(BaseModel):
     owner: str | None
     reason: str | None
     """Why it was rejected or failed, in one line."""
-    verdict: Verdict | None
+    verdict: GateVerdict | None
     digest: str | None
     """Of the published version."""
-    progress: Progress | None
+    progress: TrainingProgress | None
     created_at: datetime
     """When it was submitted."""
     started_at: datetime | None
@@ -284,7 +289,7 @@ class Version(BaseModel):
     rank: int
     parent: str | None
     consolidation: str
-    verdict: Verdict
+    verdict: GateVerdict
     created_at: datetime
     revoked_at: datetime | None = None
     """Since when it is served no more."""

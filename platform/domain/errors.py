@@ -41,7 +41,7 @@ class NotFound(LooperError, LookupError):
     """What was named does not exist, or not for this tenant."""
 
 
-class Unauthorised(LooperError):
+class Unauthorized(LooperError):
     """No key, a wrong one, or an expired one."""
 
 

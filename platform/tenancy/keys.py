@@ -9,15 +9,15 @@ import hmac
 import secrets
 from datetime import UTC, datetime, timedelta
 
-from looper.platform.catalog import Catalog, Key
-from looper.platform.domain.errors import NotFound, Unauthorised
+from looper.platform.catalog import ApiKey, Catalog
+from looper.platform.domain.errors import NotFound, Unauthorized
 
 
 def issue_key(catalog: Catalog, tenant: str, *, lifetime: timedelta | None = None) -> str:
     """Make a key of ``tenant`` and return it. This is the only time that it can be seen."""
     id, secret, now = secrets.token_hex(8), secrets.token_hex(32), datetime.now(UTC)
     catalog.add_key(
-        Key(
+        ApiKey(
             id=id,
             tenant=tenant,
             secret_sha256=_hash(secret),
@@ -32,10 +32,10 @@ def issue_key(catalog: Catalog, tenant: str, *, lifetime: timedelta | None = Non
 def authenticate(catalog: Catalog, bearer: str | None) -> str:
     """The tenant whose key this is. Raises Unauthorised, which never says which part was wrong."""
     if not bearer:
-        raise Unauthorised("no API key was given: send it as 'Authorization: Bearer looper_...'")
+        raise Unauthorized("no API key was given: send it as 'Authorization: Bearer looper_...'")
     prefix, _, rest = bearer.partition("_")
     id, _, secret = rest.partition("_")
-    wrong = Unauthorised("the API key is wrong, expired or revoked: looper tenant key TENANT issues another")
+    wrong = Unauthorized("the API key is wrong, expired or revoked: looper tenant key TENANT issues another")
     if prefix != "looper" or not id.isalnum() or len(id) > 32:
         raise wrong
     try:

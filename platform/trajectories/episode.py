@@ -20,7 +20,7 @@ TERMINAL_TOOLS = frozenset({"finish", "submit", "done", "exit", "transfer_to_hum
 
 
 @dataclass(frozen=True)
-class Call:
+class RecordedCall:
     """A call as its source wrote it; ``id`` is None where the source has none."""
 
     name: str
@@ -29,7 +29,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class _Open:
+class _OpenCall:
     """A call that waits for its result: under the id of its source, and under ours."""
 
     source_id: str | None
@@ -38,19 +38,19 @@ class _Open:
     requestor: Literal["agent", "user"]
 
 
-class Episode:
+class EpisodeBuilder:
     """The steps of one episode, in order."""
 
     def __init__(self) -> None:
         self._steps: list[Step] = []
-        self._open: list[_Open] = []
+        self._open: list[_OpenCall] = []
         self._call_ids: set[str] = set()
 
     def say(
         self,
         source: Source,
         content: str,
-        calls: list[Call] | None = None,
+        calls: list[RecordedCall] | None = None,
         *,
         requestor: Literal["agent", "user"] = "agent",
         timestamp: str | None = None,
@@ -61,7 +61,7 @@ class Episode:
             for call in calls or ()
         )
         self._open += [
-            _Open(call.id, tool_call, len(self._steps), requestor)
+            _OpenCall(call.id, tool_call, len(self._steps), requestor)
             for call, tool_call in zip(calls or (), tool_calls, strict=True)
         ]
         self._steps.append(

@@ -74,12 +74,12 @@ def read_path(path: Path, format: str = "auto") -> Iterator[tuple[FileReport, li
             reading = _open(str(file), stream, readers, _companions(file, readers))
             if reading is None and named:
                 raise _unknown_format(file)
-            tally = _Tally(str(file))
+            tally = _IngestCounts(str(file))
             kept = list(tally.kept(reading)) if reading else []
             yield tally.report(reading), kept
 
 
-class _Tally:
+class _IngestCounts:
     """Counts what passes through ``kept``."""
 
     def __init__(self, path: str) -> None:
@@ -117,7 +117,7 @@ def _ingest_file(
         if reading is None:
             if named:
                 raise _unknown_format(file)
-            return _Tally(str(file)).report(None)
+            return _IngestCounts(str(file)).report(None)
         return _write_batch(str(file), reading, instance, catalog, store)
 
 
@@ -125,7 +125,7 @@ def _write_batch(
     path: str, reading: _Reading, instance: InstanceName, catalog: Catalog, store: ObjectStore
 ) -> FileReport:
     catalog.ensure_instance(instance)
-    tally = _Tally(path)
+    tally = _IngestCounts(path)
     content = to_parquet(tally.kept(reading))
     report = tally.report(reading)
     if report.kept:

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from looper.benchmarks.gym.generate import record
-from looper.benchmarks.gym.workplaces import WORKPLACES
+from looper.gym.generate import record
+from looper.gym.workplaces import WORKPLACES
 from tests.tiny import tiny_base
 
 STAGES = ["base model", "ingest", "ray", "synthesise", "train", "serve"]

@@ -16,13 +16,21 @@ import typer
 
 from looper.cli.watch import exit_if_failed, watch
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, Progress, Recipe, Scores, Stage, State, Verdict
+from looper.platform.domain.consolidation import (
+    Consolidation,
+    ConsolidationState,
+    GateVerdict,
+    QueueStage,
+    Recipe,
+    Scores,
+    TrainingProgress,
+)
 from looper.platform.domain.names import InstanceName
 from looper.platform.settings import load_settings
 from tests.cli.conftest import Home
 
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
-VERDICT = Verdict(passed=True, reason="loss 1.2 -> 1.0", candidate=SCORES, current=SCORES)
+VERDICT = GateVerdict(passed=True, reason="loss 1.2 -> 1.0", candidate=SCORES, current=SCORES)
 
 
 class Terminal(io.StringIO):
@@ -60,10 +68,10 @@ def test_the_command_prints_an_object_per_change_until_all_have_ended(home: Home
             return next(line for line in lines if wanted.items() <= line.items())
 
         until(id=bad.id, state="queued")
-        catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
-        catalog.advance(good.id, "me", State.TRAINING)
+        catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
+        catalog.advance(good.id, "me", ConsolidationState.TRAINING)
         until(id=good.id, state="training")
-        catalog.progress(good.id, "me", Progress(step=3, steps=20, loss=1.5))
+        catalog.progress(good.id, "me", TrainingProgress(step=3, steps=20, loss=1.5))
         until(id=good.id, progress={"step": 3, "steps": 20, "loss": 1.5})
         catalog.publish(good.id, "me", digest="1" * 64, verdict=VERDICT, base_revision="r")
         until(id=good.id, state="published", digest="1" * 64)
@@ -71,7 +79,7 @@ def test_the_command_prints_an_object_per_change_until_all_have_ended(home: Home
         until(id=bad.id, state="failed", reason="no examples left")
         assert list(lines) == []
     assert process.returncode == 1
-    assert catalog.consolidation(other.id).state is State.QUEUED
+    assert catalog.consolidation(other.id).state is ConsolidationState.QUEUED
 
 
 def test_ctrl_c_ends_the_watching_only(home: Home, catalog: Catalog) -> None:
@@ -93,7 +101,7 @@ def test_ctrl_c_ends_the_watching_only(home: Home, catalog: Catalog) -> None:
     assert process.returncode == 130
     assert said.startswith("stopped watching; the consolidations go on\n")
     assert "Traceback" not in said
-    assert catalog.consolidation(job.id).state is State.QUEUED
+    assert catalog.consolidation(job.id).state is ConsolidationState.QUEUED
 
 
 def test_with_nothing_to_watch_the_command_says_so(home: Home) -> None:
@@ -104,20 +112,20 @@ def test_with_nothing_to_watch_the_command_says_so(home: Home) -> None:
 
 def test_off_a_terminal_each_change_is_a_line(catalog: Catalog) -> None:
     job = submit(catalog, "desk")
-    catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+    catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     out, stop = io.StringIO(), threading.Event()
     stop.set()
     watch(catalog, [job.id], out, stop=stop)
     assert out.getvalue() == f"acme/desk {job.id[:8]}: queued\n"
 
-    catalog.hand_over(job.id, "me", State.TRAINING)
+    catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
     watch(catalog, [job.id], out, stop=stop)
-    catalog.claim("trainer", Stage.TRAINING, limit=9, lease_s=60)
-    catalog.progress(job.id, "trainer", Progress(step=3, steps=20, loss=1.5))
+    catalog.claim("trainer", QueueStage.TRAINING, limit=9, lease_s=60)
+    catalog.progress(job.id, "trainer", TrainingProgress(step=3, steps=20, loss=1.5))
     watch(catalog, [job.id], out, stop=stop)
     catalog.publish(job.id, "trainer", digest="1" * 64, verdict=VERDICT, base_revision="r")
     (ended,) = watch(catalog, [job.id], out)
-    assert ended.state is State.PUBLISHED
+    assert ended.state is ConsolidationState.PUBLISHED
     assert [line.partition(": ")[2] for line in out.getvalue().splitlines()[1:]] == [
         "training (waiting)",
         "training, step 3/20, loss 1.5000",
@@ -130,9 +138,9 @@ def test_a_terminal_shows_as_many_as_fit_and_counts_all(catalog: Catalog, monkey
     monkeypatch.setenv("LINES", "8")
     jobs = [submit(catalog, f"i{number}") for number in range(9)]
     catalog.cancel(jobs[0].id)
-    (worked_on,) = catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
-    catalog.advance(worked_on.id, "me", State.TRAINING)
-    catalog.progress(worked_on.id, "me", Progress(step=3, steps=20, loss=1.5))
+    (worked_on,) = catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
+    catalog.advance(worked_on.id, "me", ConsolidationState.TRAINING)
+    catalog.progress(worked_on.id, "me", TrainingProgress(step=3, steps=20, loss=1.5))
     terminal, stop = Terminal(), threading.Event()
     stop.set()
     watch(catalog, [job.id for job in jobs], terminal, stop=stop)
@@ -146,9 +154,15 @@ def test_a_terminal_shows_as_many_as_fit_and_counts_all(catalog: Catalog, monkey
 
 def test_only_a_failure_is_one(catalog: Catalog) -> None:
     job = submit(catalog, "desk")
-    exit_if_failed([job.model_copy(update={"state": state}) for state in State if state is not State.FAILED])
+    exit_if_failed(
+        [
+            job.model_copy(update={"state": state})
+            for state in ConsolidationState
+            if state is not ConsolidationState.FAILED
+        ]
+    )
     with pytest.raises(typer.Exit):
-        exit_if_failed([job, job.model_copy(update={"state": State.FAILED})])
+        exit_if_failed([job, job.model_copy(update={"state": ConsolidationState.FAILED})])
 
 
 def test_several_are_cancelled_and_one_that_cannot_be_does_not_stop_that(home: Home, catalog: Catalog) -> None:

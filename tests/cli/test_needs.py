@@ -37,8 +37,8 @@ def test_what_needs_linux_says_so_elsewhere(command: str, tmp_path: Path) -> Non
         ("sqlalchemy", "looper.platform.catalog.tables", "serve"),
         ("psutil", "looper.cluster.state", "serve"),
         ("filelock", "looper.jobs.basemodel.prepare", "train"),
-        ("openai", "looper.benchmarks.demo.run", "bench"),
-        ("vllm", "looper.serve.staging", "cpu"),
+        ("openai", "looper.demo.run", "bench"),
+        ("vllm", "looper.serve.cache.staging", "cpu"),
     ],
 )
 def test_the_room_that_imports_what_is_missing_tells_the_extra(

@@ -4,7 +4,7 @@ import json
 from contextlib import closing
 
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Comparison, Recipe, Scores, Stage, Verdict
+from looper.platform.domain.consolidation import Comparison, GateVerdict, QueueStage, Recipe, Scores
 from looper.platform.domain.names import InstanceName
 from looper.platform.settings import load_settings
 from tests.cli.conftest import Home
@@ -16,8 +16,8 @@ def scores(accuracy: float | None, loss: float, loops: float | None = None) -> S
     return Scores(accuracy=accuracy, loss=loss, actions=20, tokens=400, loops=loops, tool_errors=loops)
 
 
-FIRST = Verdict(passed=True, reason="better", candidate=scores(None, 1.0), current=scores(None, 2.5))
-SECOND = Verdict(
+FIRST = GateVerdict(passed=True, reason="better", candidate=scores(None, 1.0), current=scores(None, 2.5))
+SECOND = GateVerdict(
     passed=True,
     reason="better",
     candidate=scores(0.9, 0.5, 0.0),
@@ -36,7 +36,7 @@ def two_versions(home: Home) -> None:
         for digest, verdict in (("1" * 64, FIRST), ("2" * 64, SECOND)):
             catalog.add_batch(DESK, digest[:8], source="x", trajectories=1)
             job = catalog.submit(DESK, base="b", recipe=Recipe())
-            catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
+            catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
             catalog.publish(job.id, "me", digest=digest, verdict=verdict, base_revision="r")
 
 
@@ -61,7 +61,7 @@ def test_show_prints_the_gates_numbers(home: Home) -> None:
     assert cells[3:] == ["-", "loss 2.50 -> 1.00", "-", "-", "-", "-", "-", "-"]
 
     shown = json.loads(home.ok("skills", "show", "acme/desk", "--json"))
-    assert Verdict.model_validate(shown["versions"][0]["verdict"]) == SECOND
+    assert GateVerdict.model_validate(shown["versions"][0]["verdict"]) == SECOND
 
 
 def test_a_revoked_version_leaves_its_channels(home: Home) -> None:

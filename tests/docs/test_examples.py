@@ -13,17 +13,17 @@ from fastapi import APIRouter, Depends, FastAPI
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from pydantic import BaseModel, Field
 
-from looper.benchmarks.gym.sessions import sessions
-from looper.benchmarks.gym.workplace import Convention
-from looper.benchmarks.gym.workplaces import DISPATCH
+from looper.gym.sessions import sessions
+from looper.gym.workplace import Convention
+from looper.gym.workplaces import DISPATCH
 from looper.platform.client import Client
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.tenancy import issue_key
-from looper.serve.metrics import Metrics
+from looper.serve.gateway.metrics import GatewayMetrics
 from tests.docs.pages import ROOT, code_blocks
 from tests.platform.test_api import EPISODE, Platform, platform, publish, served
-from tests.serve.test_gateway import Served
-from tests.serve.test_gateway import served as gateway
+from tests.serve.gateway.test_app import Served
+from tests.serve.gateway.test_app import served as gateway
 
 __all__ = ["gateway", "platform"]
 
@@ -117,5 +117,7 @@ def test_the_gyms_examples() -> None:
 
 
 def test_the_page_on_serving_has_every_metric_and_no_other() -> None:
-    counted = {family.name + ("_total" if family.type == "counter" else "") for family in Metrics().registry.collect()}
+    counted = {
+        family.name + ("_total" if family.type == "counter" else "") for family in GatewayMetrics().registry.collect()
+    }
     assert set(re.findall(r"`(looper_\w+)`", (ROOT / "docs" / "serving.md").read_text())) == counted

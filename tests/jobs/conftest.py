@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from looper.jobs.consolidation.device import Device
+from looper.jobs.consolidation.model.device import Device
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings

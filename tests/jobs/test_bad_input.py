@@ -11,15 +11,15 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import save
 
-from looper.jobs.consolidation import checkpoint
-from looper.jobs.consolidation.device import Device
-from looper.jobs.consolidation.shared_base import SharedBase
-from looper.jobs.consolidation.train import TrainingRun, claim
-from looper.jobs.consolidation.trainer import Trainer, run
-from looper.jobs.foreman import Foreman
-from looper.jobs.synthesis.parts import in_memory
+from looper.jobs.consolidation.model.device import Device
+from looper.jobs.consolidation.model.shared_base import SharedBase
+from looper.jobs.consolidation.training import checkpoint
+from looper.jobs.consolidation.training.run import TrainingRun, claim
+from looper.jobs.consolidation.training.trainer import Trainer, run
+from looper.jobs.queue.worker import QueueWorker
+from looper.jobs.synthesis.output.output_files import in_memory
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, Recipe, Stage, State, TrainerShape
+from looper.platform.domain.consolidation import Consolidation, ConsolidationState, QueueStage, Recipe, TrainerShape
 from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
@@ -55,7 +55,7 @@ class Place:
         self.store = ObjectStore("crowded://", self.files, "/root")
         self.catalog = catalog
         self.trainer = Trainer(base, catalog, self.store, owner="me", max_rank=16)
-        self.foreman = Foreman(catalog, self.store, settings, base_dir)
+        self.foreman = QueueWorker(catalog, self.store, settings, base_dir)
 
     def queue(self, name: str, *, words: int = 1, **recipe: object) -> Consolidation:
         """A consolidation that waits for training."""
@@ -64,15 +64,15 @@ class Place:
         job = submit(
             self.catalog, self.store, f"acme/{name}", batch, base=BASE, recipe=RECIPE.model_copy(update=recipe), id=id
         )
-        self.catalog.claim("synthesis", Stage.SYNTHESIS, limit=1, lease_s=600)
+        self.catalog.claim("synthesis", QueueStage.SYNTHESIS, limit=1, lease_s=600)
         for part, content in in_memory([batch], 0.2)[1].items():
             self.store.put(keys.examples(job.id, part), content)
-        self.catalog.hand_over(job.id, "synthesis", State.TRAINING)
+        self.catalog.hand_over(job.id, "synthesis", ConsolidationState.TRAINING)
         return job
 
     def train(self, clock: Callable[[], float] = time.monotonic) -> None:
         def claim(limit: int) -> list[Consolidation]:
-            return self.catalog.claim("me", Stage.TRAINING, limit=limit, lease_s=600)
+            return self.catalog.claim("me", QueueStage.TRAINING, limit=limit, lease_s=600)
 
         run(self.trainer, claim, stopped=lambda: False, clock=clock, **LIMITS)  # type: ignore[arg-type]
 
@@ -103,18 +103,18 @@ def good(place: Place) -> Iterator[Consolidation]:
     job = place.queue("good")
     yield job
     ended = place.end(job)
-    assert ended.state is State.PUBLISHED, ended.reason
+    assert ended.state is ConsolidationState.PUBLISHED, ended.reason
     assert place.store.list(keys.CHECKPOINTS) == []
 
 
 def failed(job: Consolidation) -> str:
-    assert job.state is State.FAILED, job.state
+    assert job.state is ConsolidationState.FAILED, job.state
     return str(job.reason)
 
 
 def test_an_example_longer_than_the_context_becomes_windows(place: Place, good: Consolidation) -> None:
     job = place.end(place.queue("long", words=200, max_seq_length=64))
-    assert job.state in (State.PUBLISHED, State.REJECTED), job.reason
+    assert job.state in (ConsolidationState.PUBLISHED, ConsolidationState.REJECTED), job.reason
 
 
 def test_an_option_that_a_strategy_has_not(place: Place, good: Consolidation) -> None:
@@ -170,7 +170,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_gone_on_from(place: Place, good
             checkpoint.save_state(place.store, job.id, saved, save({"weight/0": torch.zeros(3, 3)}))
     for job in (torn, strange):
         ended = place.end(job)
-        assert ended.state is State.PUBLISHED, ended.reason
+        assert ended.state is ConsolidationState.PUBLISHED, ended.reason
         assert sum("cannot be read: training goes on" in event for event in place.events(job)) == 1
 
 
@@ -201,10 +201,13 @@ def test_a_store_that_is_down_fails_nobody(place: Place, good: Consolidation) ->
     place.files.refused, place.files.number = "checkpoints", errno.EIO
     with pytest.raises(StoreUnavailable):
         place.train()
-    assert [each.state for each in place.catalog.unfinished()] == [State.TRAINING, State.TRAINING]
+    assert [each.state for each in place.catalog.unfinished()] == [
+        ConsolidationState.TRAINING,
+        ConsolidationState.TRAINING,
+    ]
     assert all((each.owner, each.attempts) == (None, 0) for each in place.catalog.unfinished())
     place.files.refused = None
-    assert place.end(job).state is State.PUBLISHED
+    assert place.end(job).state is ConsolidationState.PUBLISHED
 
 
 def test_what_a_cancelled_one_left_is_swept(place: Place, good: Consolidation) -> None:
@@ -233,7 +236,7 @@ def test_one_that_its_trainers_die_of_fails_and_gives_the_others_back(place: Pla
             place.catalog.release(hands, "me", died=True)
         else:
             for id in hands:
-                place.catalog.hand_over(id, "me", State.EVALUATING)
+                place.catalog.hand_over(id, "me", ConsolidationState.EVALUATING)
                 place.catalog.cancel(id)
     assert deaths == 3
     assert failed(place.catalog.consolidation(bad.id)) == "its trainer died 3 times while training it"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from looper.platform.adapters import AdapterFiles, Manifest, fetch, publish
-from looper.platform.domain.consolidation import Recipe, Scores, Verdict
+from looper.platform.domain.consolidation import GateVerdict, Recipe, Scores
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput, NotFound, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings, load_settings
@@ -19,7 +19,7 @@ MANIFEST = Manifest(
     consolidation="c" * 32,
     training_data=("b1",),
     recipe=Recipe(),
-    verdict=Verdict(passed=True, reason="better", candidate=SCORES, current=SCORES),
+    verdict=GateVerdict(passed=True, reason="better", candidate=SCORES, current=SCORES),
     libraries={"peft": "0"},
 )
 FILES = AdapterFiles(weights=b"weights", config=b'{"r": 16}', manifest=MANIFEST.to_bytes())

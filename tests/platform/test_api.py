@@ -14,13 +14,13 @@ from looper.platform.api import control_plane
 from looper.platform.api.errors import answer_errors
 from looper.platform.catalog import Catalog
 from looper.platform.client import Client
-from looper.platform.domain.consolidation import Recipe, Scores, Stage, State, Verdict
+from looper.platform.domain.consolidation import ConsolidationState, GateVerdict, QueueStage, Recipe, Scores
 from looper.platform.domain.errors import (
     Conflict,
     InvalidInput,
     NotFound,
     StoreUnavailable,
-    Unauthorised,
+    Unauthorized,
 )
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
@@ -30,7 +30,7 @@ from tests.platform.conftest import free_port
 from tests.platform.test_adapters import MANIFEST
 
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
-VERDICT = Verdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
+VERDICT = GateVerdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
 EPISODE = {
     "task_id": "t1",
     "messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}],
@@ -92,7 +92,7 @@ def publish(platform: Platform, instance: InstanceName, id: str) -> str:
     from looper.platform.adapters import AdapterFiles
     from looper.platform.adapters import publish as to_store
 
-    platform.catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+    platform.catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     manifest = MANIFEST.model_copy(update={"consolidation": id})
     digest = to_store(platform.store, instance.tenant, AdapterFiles(b"w", b'{"r": 16}', manifest.to_bytes()))
     platform.catalog.publish(id, "me", digest=digest, verdict=VERDICT, base_revision="r")
@@ -108,11 +108,16 @@ def test_from_a_file_to_a_rolled_back_skill(platform: Platform, episodes: Path) 
         assert [(one.name, one.trajectories) for one in client.instances()] == [("acme/desk", 1)]
 
         (job,) = client.consolidate(["desk"], recipe=Recipe(rank=8), priority=-3)
-        assert (job.instance, job.state, job.recipe.rank, job.priority) == ("acme/desk", State.QUEUED, 8, -3)
+        assert (job.instance, job.state, job.recipe.rank, job.priority) == (
+            "acme/desk",
+            ConsolidationState.QUEUED,
+            8,
+            -3,
+        )
         assert (job.started_at, job.ended_at) == (None, None)
         first = publish(platform, desk, job.id)
         (done,) = client.wait([job], every_s=0.01)
-        assert (done.state, done.digest) == (State.PUBLISHED, first)
+        assert (done.state, done.digest) == (ConsolidationState.PUBLISHED, first)
         assert done.started_at is not None
         assert done.ended_at is not None
         assert done.created_at < done.started_at < done.ended_at
@@ -155,7 +160,7 @@ def test_a_tenant_sees_nothing_of_another(platform: Platform, episodes: Path) ->
 
 
 def test_mistakes_come_back_as_they_were_raised(platform: Platform, episodes: Path, tmp_path: Path) -> None:
-    with Client(platform.url, "looper_no_key") as stranger, pytest.raises(Unauthorised):
+    with Client(platform.url, "looper_no_key") as stranger, pytest.raises(Unauthorized):
         stranger.instances()
     with platform.client("acme") as client:
         with pytest.raises(InvalidInput, match="is not a valid name"):
@@ -175,7 +180,7 @@ def test_mistakes_come_back_as_they_were_raised(platform: Platform, episodes: Pa
         with pytest.raises(InvalidInput, match=r"recipe\.rank: Input should be greater"):
             client.consolidate(["desk"], recipe=Recipe.model_construct(**Recipe().model_dump() | {"rank": 0}))
         (job,) = client.consolidate(["desk"])
-        assert client.cancel(job.id).state == State.CANCELLED
+        assert client.cancel(job.id).state == ConsolidationState.CANCELLED
         with pytest.raises(Conflict):
             client.cancel(job.id)
     with Client("http://127.0.0.1:1", "looper_no_key") as nowhere, pytest.raises(StoreUnavailable, match="no answer"):

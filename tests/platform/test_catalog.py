@@ -10,14 +10,21 @@ from alembic.migration import MigrationContext
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.engine import connect
 from looper.platform.catalog.tables import metadata
-from looper.platform.domain.consolidation import Progress, Recipe, Scores, Stage, State, Verdict
+from looper.platform.domain.consolidation import (
+    ConsolidationState,
+    GateVerdict,
+    QueueStage,
+    Recipe,
+    Scores,
+    TrainingProgress,
+)
 from looper.platform.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from looper.platform.domain.names import InstanceName, ModelName
 from looper.platform.settings import Settings, load_settings
 
 DESK = InstanceName("acme", "desk")
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
-VERDICT = Verdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
+VERDICT = GateVerdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def catalog(catalog_settings: Settings) -> Iterator[Catalog]:
 def published(catalog: Catalog, batch: str, digest: str) -> bool:
     catalog.add_batch(DESK, batch, source="x", trajectories=1)
     job = catalog.submit(DESK, base="b", recipe=Recipe())
-    catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+    catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     return catalog.publish(job.id, "me", digest=digest, verdict=VERDICT, base_revision="r")
 
 
@@ -72,7 +79,7 @@ def test_submission_needs_new_trajectories(catalog: Catalog) -> None:
         catalog.submit(InstanceName("acme", "nobody"), base="b", recipe=Recipe())
     catalog.add_batch(DESK, "b1", source="x", trajectories=1)
     first = catalog.submit(DESK, base="b", recipe=Recipe())
-    assert (first.batches, first.state, first.parent) == (("b1",), State.QUEUED, None)
+    assert (first.batches, first.state, first.parent) == (("b1",), ConsolidationState.QUEUED, None)
     assert catalog.submit(DESK, base="b", recipe=Recipe()) == first, "the same again is not queued twice"
     with pytest.raises(InvalidInput, match="no new trajectories"):
         catalog.submit(DESK, base="b", recipe=Recipe(rank=8))
@@ -105,10 +112,10 @@ def test_consolidations_are_found_by_their_ids(catalog: Catalog) -> None:
 def test_a_cancelled_consolidation_refuses_its_worker(catalog: Catalog) -> None:
     catalog.add_batch(DESK, "b1", source="x", trajectories=1)
     job = catalog.submit(DESK, base="b", recipe=Recipe())
-    catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
+    catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     catalog.cancel(job.id)
     with pytest.raises(Conflict):
-        catalog.progress(job.id, "me", Progress(step=1, steps=2))
+        catalog.progress(job.id, "me", TrainingProgress(step=1, steps=2))
     assert catalog.heartbeat([job.id], "me", lease_s=60) == set()
     with pytest.raises(Conflict, match="is cancelled already"):
         catalog.cancel(job.id)
@@ -123,11 +130,11 @@ def test_publishing_points_prod_and_keeps_a_rollback_made_meanwhile(catalog: Cat
 
     catalog.add_batch(DESK, "b3", source="x", trajectories=1)
     job = catalog.submit(DESK, base="b", recipe=Recipe())
-    catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
+    catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     catalog.point(DESK, "prod", one)
     assert not catalog.publish(job.id, "me", digest=three, verdict=VERDICT, base_revision="r")
     assert catalog.resolve(ModelName(DESK)) == one
-    assert catalog.consolidation(job.id).state == State.PUBLISHED
+    assert catalog.consolidation(job.id).state == ConsolidationState.PUBLISHED
     assert [version.digest for version in catalog.versions(DESK)] == [three, two, one]
 
 

@@ -98,10 +98,10 @@ def test_json_of_the_wrong_shape_is_said_so(plane: Plane, content: bytes) -> Non
 def test_of_many_mistakes_the_first_is_told(plane: Plane) -> None:
     from pydantic import ValidationError
 
-    from looper.platform.api.models import Submission
+    from looper.platform.api.models import ConsolidationRequest
 
     with pytest.raises(ValidationError) as raised:
-        Submission.model_validate({"instances": [[]] * 80_000})
+        ConsolidationRequest.model_validate({"instances": [[]] * 80_000})
     assert raised.value.error_count() == 1
     status, answer = plane.ask(SUBMIT, b'{"instances":[' + b"[]," * 80_000 + b"[]]}", plane.key)
     assert (status, answer["error"]["param"]) == (422, "instances.0")

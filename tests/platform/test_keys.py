@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from looper.platform.catalog import Catalog
-from looper.platform.domain.errors import NotFound, Unauthorised
+from looper.platform.domain.errors import NotFound, Unauthorized
 from looper.platform.settings import load_settings
 from looper.platform.tenancy import authenticate, issue_key
 
@@ -35,11 +35,11 @@ def test_wrong_expired_and_revoked_keys_are_refused_alike(catalog: Catalog) -> N
     swapped = f"looper_{good.split('_')[1]}_{other.split('_')[2]}"
     messages = set()
     for wrong in ["x", "looper_", "looper_x_y", "looper__", f"{good}0", good.upper(), swapped, expired, revoked]:
-        with pytest.raises(Unauthorised) as error:
+        with pytest.raises(Unauthorized) as error:
             authenticate(catalog, wrong)
         messages.add(str(error.value))
     assert len(messages) == 1
-    with pytest.raises(Unauthorised, match="no API key was given"):
+    with pytest.raises(Unauthorized, match="no API key was given"):
         authenticate(catalog, None)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import create_engine, insert
 from looper.platform import catalog as package
 from looper.platform.catalog import Catalog
 from looper.platform.catalog import tables as t
-from looper.platform.domain.consolidation import Recipe, Stage, State
+from looper.platform.domain.consolidation import ConsolidationState, QueueStage, Recipe
 from looper.platform.domain.names import InstanceName
 from looper.platform.settings import Settings
 
@@ -32,15 +32,18 @@ def test_consolidations_of_the_first_form_go_on(catalog_settings: Settings) -> N
         }
         assert all((job.priority, job.recipe, job.created_at) == (0, Recipe(), SUBMITTED) for job in jobs.values())
 
-        (queued,) = catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+        (queued,) = catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
         assert (queued.instance.instance, queued.parent) == ("queued", None)
         # The lease that its holder had is over; its parent is what it began with.
-        (training,) = catalog.claim("me", Stage.TRAINING, limit=9, lease_s=60)
+        (training,) = catalog.claim("me", QueueStage.TRAINING, limit=9, lease_s=60)
         assert (training.instance.instance, training.parent) == ("training", "p" * 64)
         catalog.cancel(training.id)
         assert [job.instance.instance for job in catalog.unfinished()] == ["evaluating", "queued"]
         catalog.add_batch(InstanceName("acme", "published"), "b2", source="x", trajectories=1)
-        assert catalog.submit(InstanceName("acme", "published"), base="b", recipe=Recipe()).state is State.QUEUED
+        assert (
+            catalog.submit(InstanceName("acme", "published"), base="b", recipe=Recipe()).state
+            is ConsolidationState.QUEUED
+        )
 
 
 def _make_first_form(url: str) -> None:
@@ -52,11 +55,11 @@ def _make_first_form(url: str) -> None:
         command.upgrade(alembic, "0001")
         sql.execute(insert(t.tenants).values(name="acme", created_at=SUBMITTED))
         for state, owner, seen_to_begin in (
-            (State.QUEUED, None, False),
-            (State.TRAINING, "dead", True),
-            (State.EVALUATING, None, False),
-            (State.PUBLISHED, None, True),
-            (State.CANCELLED, None, False),
+            (ConsolidationState.QUEUED, None, False),
+            (ConsolidationState.TRAINING, "dead", True),
+            (ConsolidationState.EVALUATING, None, False),
+            (ConsolidationState.PUBLISHED, None, True),
+            (ConsolidationState.CANCELLED, None, False),
         ):
             of_instance = {"tenant": "acme", "instance": state}
             sql.execute(insert(t.instances).values(**of_instance, created_at=SUBMITTED))

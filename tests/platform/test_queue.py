@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from looper.platform.catalog import Demand
+from looper.platform.catalog import TrainingDemand
 from looper.platform.domain.consolidation import (
     Consolidation,
+    ConsolidationState,
+    QueueStage,
     Recipe,
-    Stage,
-    State,
     TrainerShape,
 )
 from looper.platform.domain.errors import Conflict
@@ -20,11 +20,11 @@ from tests.platform.work import VERDICT, Work
 def test_a_consolidation_goes_from_worker_to_worker(work: Work) -> None:
     (job,) = work.submit("acme/desk")
     for stage, state in (
-        (Stage.SYNTHESIS, State.TRAINING),
-        (Stage.TRAINING, State.EVALUATING),
-        (Stage.CONCLUSION, State.EVALUATING),
+        (QueueStage.SYNTHESIS, ConsolidationState.TRAINING),
+        (QueueStage.TRAINING, ConsolidationState.EVALUATING),
+        (QueueStage.CONCLUSION, ConsolidationState.EVALUATING),
     ):
-        for other in set(Stage) - {stage}:
+        for other in set(QueueStage) - {stage}:
             assert work.claim("other", other) == []
         assert work.claim(stage, stage) == ["acme/desk"]
         assert work.claim("other", stage) == []
@@ -35,7 +35,7 @@ def test_a_consolidation_goes_from_worker_to_worker(work: Work) -> None:
             work.catalog.hand_over(job.id, stage, state)
     assert work.events(job) == ["queued with 1 batches", "training", "evaluating", "evaluating"]
     with pytest.raises(ValueError, match="published is not a stage"):
-        work.catalog.hand_over(job.id, "me", State.PUBLISHED)
+        work.catalog.hand_over(job.id, "me", ConsolidationState.PUBLISHED)
 
 
 def test_the_oldest_goes_first(work: Work) -> None:
@@ -61,8 +61,8 @@ def test_who_has_less_going_on_is_next_whatever_the_age(work: Work) -> None:
 def test_what_is_worked_on_in_another_stage_counts_and_what_a_dead_one_held_does_not(work: Work) -> None:
     work.submit("acme/a1")
     work.claim()
-    work.hand_over(State.TRAINING)
-    work.claim("trainer", Stage.TRAINING)
+    work.hand_over(ConsolidationState.TRAINING)
+    work.claim("trainer", QueueStage.TRAINING)
     work.submit("acme/a2", "umbrella/u1")
     assert work.claim(limit=1) == ["umbrella/u1"]
     work.die("trainer")
@@ -81,11 +81,15 @@ def test_a_tenants_limit_is_of_each_stage(work: Work) -> None:
     work.submit("acme/a1", "acme/a2", "acme/a3", "umbrella/u1")
     assert work.claim(tenant_limit=2) == ["acme/a1", "umbrella/u1", "acme/a2"]
     assert work.claim("other", tenant_limit=2) == []
-    work.hand_over(State.TRAINING)
+    work.hand_over(ConsolidationState.TRAINING)
     # Two may be trained now, and acme/a3 is on its way.
-    assert work.catalog.training_demand(tenant_limit=1) == [Demand(base="b", shape=TrainerShape.PLAIN, waiting=3)]
-    assert work.claim("trainer", Stage.TRAINING, tenant_limit=1) == ["acme/a1", "umbrella/u1"]
-    assert work.catalog.training_demand(tenant_limit=1) == [Demand(base="b", shape=TrainerShape.PLAIN, waiting=1)]
+    assert work.catalog.training_demand(tenant_limit=1) == [
+        TrainingDemand(base="b", shape=TrainerShape.PLAIN, waiting=3)
+    ]
+    assert work.claim("trainer", QueueStage.TRAINING, tenant_limit=1) == ["acme/a1", "umbrella/u1"]
+    assert work.catalog.training_demand(tenant_limit=1) == [
+        TrainingDemand(base="b", shape=TrainerShape.PLAIN, waiting=1)
+    ]
     assert work.claim(tenant_limit=2) == ["acme/a3"]
 
 
@@ -96,22 +100,22 @@ def test_a_trainer_claims_what_it_can_train(work: Work) -> None:
     work.submit("acme/urgent", base="other", priority=1)
     before = work.catalog.training_demand()
     work.claim()
-    work.hand_over(State.TRAINING)
+    work.hand_over(ConsolidationState.TRAINING)
     assert work.catalog.training_demand() == [
-        Demand(base="other", shape=TrainerShape.PLAIN, waiting=1),
-        Demand(base="b", shape=TrainerShape.PLAIN, waiting=2),
-        Demand(base="b", shape=TrainerShape.NF4, waiting=1),
+        TrainingDemand(base="other", shape=TrainerShape.PLAIN, waiting=1),
+        TrainingDemand(base="b", shape=TrainerShape.PLAIN, waiting=2),
+        TrainingDemand(base="b", shape=TrainerShape.NF4, waiting=1),
     ]
     assert work.catalog.training_demand() == before, "what waits for synthesis wants a trainer, too"
 
     def claim(base: str, shape: TrainerShape) -> list[str]:
-        jobs = work.catalog.claim("t", Stage.TRAINING, base=base, shape=shape, limit=9, lease_s=60)
+        jobs = work.catalog.claim("t", QueueStage.TRAINING, base=base, shape=shape, limit=9, lease_s=60)
         return [job.instance.instance for job in jobs]
 
     assert claim("b", TrainerShape.NF4) == ["quantised"]
     assert claim("b", TrainerShape.NF4) == []
     assert claim("b", TrainerShape.PLAIN) == ["small", "large"]
-    assert work.catalog.training_demand() == [Demand(base="other", shape=TrainerShape.PLAIN, waiting=1)]
+    assert work.catalog.training_demand() == [TrainingDemand(base="other", shape=TrainerShape.PLAIN, waiting=1)]
 
 
 def test_an_instances_consolidations_go_one_after_the_other(work: Work) -> None:
@@ -120,17 +124,17 @@ def test_an_instances_consolidations_go_one_after_the_other(work: Work) -> None:
     (third,) = work.submit("acme/desk")
     assert work.claim() == ["acme/desk"]
     assert work.claim() == []
-    work.hand_over(State.TRAINING)
+    work.hand_over(ConsolidationState.TRAINING)
     assert work.claim() == []
-    work.claim("me", Stage.TRAINING)
-    work.hand_over(State.EVALUATING)
-    work.claim("me", Stage.CONCLUSION)
+    work.claim("me", QueueStage.TRAINING)
+    work.hand_over(ConsolidationState.EVALUATING)
+    work.claim("me", QueueStage.CONCLUSION)
     work.publish(first, "1" * 64)
 
-    (now,) = work.catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+    (now,) = work.catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     assert (now.id, now.parent) == (second.id, "1" * 64)
     work.catalog.fail(second.id, "me", "no good")
-    (now,) = work.catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+    (now,) = work.catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     assert (now.id, now.parent) == (third.id, "1" * 64)
 
 
@@ -142,13 +146,13 @@ def test_the_parent_is_decided_by_the_first_claim(work: Work) -> None:
         work.publish(job, digest)
     (job,) = waiting
     assert work.catalog.consolidation(job.id).parent is None
-    (claimed,) = work.catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
+    (claimed,) = work.catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     assert claimed.parent == "2" * 64
 
     # What prod points to by now does not matter any more: training may have begun from the parent.
     work.catalog.release([job.id], "me")
     work.catalog.point(job.instance, "prod", "1" * 64)
-    (again,) = work.catalog.claim("me", Stage.SYNTHESIS, limit=1, lease_s=60)
+    (again,) = work.catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     assert (again.parent, again.started_at) == (claimed.parent, claimed.started_at)
 
 
@@ -175,7 +179,7 @@ def test_many_claim_at_once_and_each_consolidation_goes_to_one(work: Work) -> No
     def claim(owner: str) -> list[list[Consolidation]]:
         claims = []
         start.wait()
-        while claimed := work.catalog.claim(owner, Stage.SYNTHESIS, limit=3, lease_s=60, tenant_limit=8):
+        while claimed := work.catalog.claim(owner, QueueStage.SYNTHESIS, limit=3, lease_s=60, tenant_limit=8):
             claims.append(claimed)
         return claims
 

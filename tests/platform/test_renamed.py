@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import create_engine, update
 
 from looper.platform.adapters import fetch, publish
-from looper.platform.api.models import Submission
+from looper.platform.api.models import ConsolidationRequest
 from looper.platform.catalog import Catalog
 from looper.platform.catalog import tables as t
 from looper.platform.domain.consolidation import Recipe
@@ -72,7 +72,7 @@ def test_an_old_key_is_refused_with_the_new_one(
 )
 def test_a_recipe_that_is_sent_has_the_new_names(name: str, message: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        Submission.model_validate({"instances": ["desk"], "recipe": {name: 1}})
+        ConsolidationRequest.model_validate({"instances": ["desk"], "recipe": {name: 1}})
     assert caught.value.errors()[0]["msg"].startswith(message)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.engine import connect
-from looper.platform.domain.consolidation import Comparison, Recipe, Scores, Stage, State, Verdict
+from looper.platform.domain.consolidation import Comparison, ConsolidationState, GateVerdict, QueueStage, Recipe, Scores
 from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import InstanceName, ModelName
 from looper.platform.settings import Settings
@@ -18,7 +18,7 @@ from looper.platform.settings import Settings
 DESK = InstanceName("acme", "desk")
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40, loops=0.1, tool_errors=0.2)
 BOTH = Comparison(candidate=SCORES, reference=SCORES)
-VERDICT = Verdict(
+VERDICT = GateVerdict(
     passed=True, reason="better", candidate=SCORES, current=SCORES, earlier=BOTH, control=BOTH, canary=0.3
 )
 FAR = datetime(2200, 1, 1, tzinfo=UTC)
@@ -37,7 +37,7 @@ def claimed(catalog: Catalog, instance: InstanceName, batch: str, base: str = "b
     catalog.ensure_instance(instance)
     catalog.add_batch(instance, batch, source="x", trajectories=1)
     job = catalog.submit(instance, base=base, recipe=Recipe())
-    catalog.claim("me", Stage.SYNTHESIS, limit=9, lease_s=60)
+    catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     return job.id
 
 
@@ -82,7 +82,7 @@ def test_what_a_rejected_one_held_comes_again_with_the_next(catalog: Catalog) ->
     rejected = claimed(catalog, DESK, "b1")
     catalog.reject(rejected, "me", VERDICT.model_copy(update={"passed": False, "reason": "forgets"}))
     ended = catalog.consolidation(rejected)
-    assert (ended.state, ended.reason, ended.batches) == (State.REJECTED, "forgets", ("b1",))
+    assert (ended.state, ended.reason, ended.batches) == (ConsolidationState.REJECTED, "forgets", ("b1",))
     assert ended.verdict == VERDICT.model_copy(update={"passed": False, "reason": "forgets"})
 
     again = catalog.consolidation(claimed(catalog, DESK, "b2"))

@@ -3,16 +3,16 @@
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import (
     Consolidation,
+    ConsolidationState,
+    GateVerdict,
+    QueueStage,
     Recipe,
     Scores,
-    Stage,
-    State,
-    Verdict,
 )
 from looper.platform.domain.names import InstanceName
 
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
-VERDICT = Verdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
+VERDICT = GateVerdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
 
 
 class Work:
@@ -39,7 +39,7 @@ class Work:
     def claim(
         self,
         owner: str = "me",
-        stage: Stage = Stage.SYNTHESIS,
+        stage: QueueStage = QueueStage.SYNTHESIS,
         *,
         limit: int = 99,
         tenant_limit: int | None = None,
@@ -48,7 +48,7 @@ class Work:
         jobs = self.catalog.claim(owner, stage, limit=limit, lease_s=60, tenant_limit=tenant_limit)
         return [str(job.instance) for job in jobs]
 
-    def hand_over(self, state: State, owner: str = "me") -> None:
+    def hand_over(self, state: ConsolidationState, owner: str = "me") -> None:
         for job in self.catalog.unfinished():
             if job.owner == owner:
                 self.catalog.hand_over(job.id, owner, state)

@@ -15,8 +15,8 @@ import ray
 from ray import serve
 
 from looper.platform.domain.names import InstanceName
-from looper.serve.app import NAME
-from looper.serve.environment import set_for_ray
+from looper.serve.deployment.ray_app import NAME
+from looper.serve.deployment.ray_environment import set_for_ray
 from tests.serve.live import Live, ask, serving
 
 PATIENCE_S = 600

@@ -15,7 +15,7 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
-from looper.serve.app import deploy
+from looper.serve.deployment.ray_app import deploy
 from tests.serve.marks import mark_adapter, marked_base, marks
 from tests.serve.published import publish_version
 

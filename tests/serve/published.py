@@ -9,12 +9,12 @@ from safetensors.torch import save
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Recipe, Scores, Stage, State, Verdict
+from looper.platform.domain.consolidation import ConsolidationState, GateVerdict, QueueStage, Recipe, Scores
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 
 SCORES = Scores(accuracy=None, loss=1.0, actions=0, tokens=1)
-VERDICT = Verdict(passed=True, reason="made for a test", candidate=SCORES, current=SCORES)
+VERDICT = GateVerdict(passed=True, reason="made for a test", candidate=SCORES, current=SCORES)
 
 
 def random_adapter(base: Path, instance: InstanceName, seed: int, *, rank: int = 8) -> AdapterFiles:
@@ -72,9 +72,9 @@ def publish_version(catalog: Catalog, store: ObjectStore, instance: InstanceName
     digest = adapters.publish(store, instance.tenant, files)
     catalog.add_batch(instance, digest[:32], source="test", trajectories=1)
     job = catalog.submit(instance, base="tiny", recipe=files.read_manifest().recipe)
-    [claimed] = catalog.claim("test", Stage.SYNTHESIS, limit=1, lease_s=60)
+    [claimed] = catalog.claim("test", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     assert claimed.id == job.id
-    for state in (State.SYNTHESISING, State.TRAINING, State.EVALUATING):
+    for state in (ConsolidationState.SYNTHESISING, ConsolidationState.TRAINING, ConsolidationState.EVALUATING):
         catalog.advance(job.id, "test", state)
     revision = files.read_manifest().base_revision
     assert catalog.publish(job.id, "test", digest=digest, verdict=VERDICT, base_revision=revision)

@@ -5,11 +5,14 @@ import sys
 
 import pytest
 
-from looper.serve.app import plain_errors
+from looper.serve.deployment.ray_app import plain_errors
 
 
 def test_the_application_loads_neither_torch_nor_vllm() -> None:
-    heavy = "import sys, looper.serve.app; print(sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
+    heavy = (
+        "import sys, looper.serve.deployment.ray_app\n"
+        "print(sorted({'torch', 'vllm', 'transformers'} & set(sys.modules)))"
+    )
     loaded = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "[]"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from looper.serve.environment import set_for_ray
+from looper.serve.deployment.ray_environment import set_for_ray
 from tests.serve.live import serving
 from tests.serve.test_killed import under_load
 

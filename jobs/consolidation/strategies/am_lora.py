@@ -5,9 +5,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from looper.jobs.consolidation.lora import Factors, Lora, stack
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
 from looper.jobs.consolidation.strategies.progressive import Progressive
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, StrategyContext
 
 
 @dataclass(config=OPTIONS)
@@ -29,7 +29,7 @@ class AmLora(Progressive):
     weight: float = Field(default=0.01, ge=0, description="of the l1 norm of the gates, in nats for each open block")
     rate: float = Field(default=20.0, gt=0, description="how far a gate moves for each unit of its parameter")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         super().begin(session, past)
         self._ranks: list[int] = []
         if session.start is None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Factors, Lora, stack
-from looper.jobs.consolidation.strategies.strategy import Session, State, Strategy
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
+from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.strategies.strategy import State, Strategy, StrategyContext
 from looper.jobs.consolidation.strategies.tensors import under, within
 from looper.platform.domain.errors import InvalidInput
 
@@ -28,8 +28,8 @@ class Combined(Strategy):
         self.grows = bool(growing)
         self._members = dict(sorted(strategies.items(), key=lambda item: not item[1].grows))
 
-    def begin(self, session: Session, past: State) -> None:
-        self._whole = Whole(session.lora)
+    def begin(self, session: StrategyContext, past: State) -> None:
+        self._whole = CombinedImportance(session.lora)
         self._windows: list[Window] = []
         for name, strategy in self._members.items():
             strategy.begin(session, within(name, past))
@@ -78,7 +78,7 @@ class Combined(Strategy):
         return {key: tensor for name, state in states.items() for key, tensor in under(name, state).items()}
 
 
-class Whole(Mapping[str, Factors]):
+class CombinedImportance(Mapping[str, Factors]):
     """The sum of the block in training and of what acts beside it in this step, made for a layer when asked."""
 
     def __init__(self, block: Lora) -> None:

@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State, Strategy
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
 
 
 @dataclass(config=OPTIONS)
@@ -25,7 +25,7 @@ class Distill(Strategy):
     temperature: float = Field(default=2.0, gt=0, description="T")
     windows_per_step: int = Field(default=2, ge=1, description="windows that the two are compared on at each step")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session = session
         windows = session.old or session.windows
         self._windows = session.rng("distill").sample(list(windows), len(windows))

@@ -5,8 +5,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from looper.jobs.consolidation.lora import Factors
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State, Strategy
+from looper.jobs.consolidation.adapters.lora import Factors
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
 
 
 @dataclass(config=OPTIONS)
@@ -23,7 +23,7 @@ class Ella(Strategy):
 
     weight: float = Field(default=1e3, ge=0, description="lambda")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session = session
 
     def penalty(self) -> Tensor | None:

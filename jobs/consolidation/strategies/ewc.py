@@ -5,9 +5,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from looper.jobs.consolidation.lora import Factors, Lora
+from looper.jobs.consolidation.adapters.lora import Factors, Lora
 from looper.jobs.consolidation.strategies.importance import added, distance, sampled
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State, Strategy
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
 from looper.jobs.consolidation.strategies.tensors import (
     pack_importance,
     pack_lora,
@@ -32,7 +32,7 @@ class Ewc(Strategy):
     weight: float = Field(default=1e4, ge=0, description="lambda")
     samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session, self._past = session, past
         self._sessions = len({key.partition("/")[0] for key in past})
         memories = [within(str(t), past) for t in range(self._sessions)]
@@ -66,7 +66,7 @@ class OnlineEwc(Strategy):
     gamma: float = Field(default=0.95, ge=0, le=1, description="share of the importance that lasts to the next session")
     samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session = session
         self._importance = unpack_importance(past, session.lora) if past else None
 
@@ -95,7 +95,7 @@ class OnlineEwcFactors(Strategy):
     gamma: float = Field(default=0.95, ge=0, le=1, description="share of the importance that lasts to the next session")
     samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session = session
         self._anchor = {layer: factors.copy() for layer, factors in session.lora.items()}
         importance = unpack_lora(past, session.lora) if past and session.start is not None else None

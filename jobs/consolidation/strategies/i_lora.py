@@ -4,8 +4,8 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from looper.jobs.consolidation.lora import Factors, Lora, stack
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State, Strategy
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
 from looper.jobs.consolidation.strategies.tensors import pack_lora, unpack_lora
 
 
@@ -23,7 +23,7 @@ class ILora(Strategy):
 
     beta: float = Field(default=0.9, ge=0, lt=1, description="share of the slow weights that stays, per step")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session = session
         self._slow = self._fast()
 

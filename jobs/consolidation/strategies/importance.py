@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Factors, Lora
-from looper.jobs.consolidation.strategies.strategy import Importance, Session
+from looper.jobs.consolidation.adapters.lora import Factors, Lora
+from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.strategies.strategy import Importance, StrategyContext
 
 
 def distance(now: Lora, anchor: Lora | None, importance: Mapping[str, Importance]) -> Tensor:
@@ -43,6 +43,6 @@ def added(
     }
 
 
-def sampled(session: Session, count: int) -> list[Window]:
+def sampled(session: StrategyContext, count: int) -> list[Window]:
     """At most ``count`` of the new windows, the same whenever it is asked: each costs a backward pass."""
     return session.rng("importance").sample(list(session.windows), min(count, len(session.windows)))

@@ -9,8 +9,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from looper.jobs.consolidation.lora import Factors, Lora, truncate
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State, Strategy
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, truncate
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
 
 Kind = Literal[
     "linear",
@@ -47,7 +47,7 @@ class Merge(Strategy):
     new: float = Field(default=0.5, description="weight of what was trained")
     density: float = Field(default=0.5, gt=0, lt=1, description="share of the entries kept by ties, dare and pruning")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session = session
 
     def finish(self, trained: Lora) -> Lora:

@@ -7,11 +7,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Factors, Lora, stack, truncate
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack, truncate
+from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.strategies.importance import added, distance
 from looper.jobs.consolidation.strategies.progressive import Progressive
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Importance, Session, State
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, Importance, State, StrategyContext
 from looper.jobs.consolidation.strategies.tensors import (
     pack_importance,
     pack_lora,
@@ -48,7 +48,7 @@ class OnlineLora(Progressive):
     variance: float = Field(default=0.01, gt=0, description="highest variance of the loss on a plateau")
     energy: float = Field(default=0.95, gt=0, le=1, description="share of the new block's squared norm published")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         super().begin(session, past)
         self._signal = LossSignal(self.length, self.mean, self.variance)
         self._anchor: dict[str, Factors] | None = None

@@ -2,8 +2,8 @@
 
 from pydantic.dataclasses import dataclass
 
-from looper.jobs.consolidation.lora import Lora, stack
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State, Strategy
+from looper.jobs.consolidation.adapters.lora import Lora, stack
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
 
 
 @dataclass(config=OPTIONS)
@@ -20,7 +20,7 @@ class Progressive(Strategy):
 
     grows = True
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session = session
 
     def constant(self) -> Lora | None:

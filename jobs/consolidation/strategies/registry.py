@@ -18,7 +18,7 @@ from looper.jobs.consolidation.strategies.progressive import Progressive
 from looper.jobs.consolidation.strategies.replay import LossReplay, Replay
 from looper.jobs.consolidation.strategies.strategy import Strategy
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.domain.strategy import Term, read
+from looper.platform.domain.strategy import StrategyTerm, parse_strategy
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "none": Strategy,
@@ -48,7 +48,7 @@ def check_method(text: str, method: str) -> None:
     """Raises InvalidInput if the combination that ``text`` names does not go with a recipe's ``method``."""
     if method in OWN_FACTORS:
         return
-    for term in read(text):
+    for term in parse_strategy(text):
         if term.name not in ANY_METHOD:
             raise InvalidInput(
                 f"strategy {term.name!r} works on LoRA's own factors, which method {method!r} does not train: choose "
@@ -62,10 +62,10 @@ def parse(text: str) -> Strategy:
     What it remembers is kept by the strategies' names, so that a strategy finds its own again when others join it or
     go. Raises InvalidInput for a name, an option or a value that there is not.
     """
-    return Combined({term.name: _made(term) for term in read(text)})
+    return Combined({term.name: _made(term) for term in parse_strategy(text)})
 
 
-def _made(term: Term) -> Strategy:
+def _made(term: StrategyTerm) -> Strategy:
     strategy: Callable[..., Strategy] = STRATEGIES[term.name]
     known = signature(strategy).parameters
     for option in term.options:

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Lora
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, Session, State, Strategy
+from looper.jobs.consolidation.adapters.lora import Lora
+from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
 from looper.jobs.consolidation.strategies.tensors import pack_windows, unpack_windows
 
 
@@ -26,7 +26,7 @@ class Replay(Strategy):
     share: float = Field(default=2.0, gt=0, description="old windows for each new one, while the reservoir has as many")
     capacity: int = Field(default=512, ge=1, description="windows kept")
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         self._session = session
         self._kept = unpack_windows({key: tensor for key, tensor in past.items() if key != "seen"})
         self._seen = int(past["seen"]) if past else 0

@@ -7,8 +7,8 @@ from random import Random
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
-from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Factors, Lora
+from looper.jobs.consolidation.adapters.lora import Factors, Lora
+from looper.jobs.consolidation.data.encode import Window
 
 OPTIONS = ConfigDict(allow_inf_nan=False, extra="forbid")
 """Of the pydantic dataclasses that strategies are: their fields are what a user may set."""
@@ -32,7 +32,7 @@ class Importance:
 
 
 @dataclass(frozen=True)
-class Session:
+class StrategyContext:
     """One consolidation of an instance, as its strategy sees it."""
 
     lora: Lora
@@ -74,7 +74,7 @@ class Strategy:
     grows: bool = False
     """Whether the version it goes on from stays as it is and a new block of the recipe's rank is trained beside it."""
 
-    def begin(self, session: Session, past: State) -> None:
+    def begin(self, session: StrategyContext, past: State) -> None:
         """Get ready."""
 
     def windows(self) -> list[Window]:

@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from looper.jobs.consolidation.encode import Window
-from looper.jobs.consolidation.lora import Factors, Lora, stack
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
+from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.strategies.strategy import Importance, State
 
 

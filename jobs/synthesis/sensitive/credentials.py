@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from looper.jobs.synthesis.sensitive.kinds import Found, Kind
+from looper.jobs.synthesis.sensitive.kinds import Found, SensitiveKind
 from looper.jobs.synthesis.sensitive.words import NO_PASSWORDS
 
 
@@ -62,26 +62,26 @@ def credentials(text: str) -> Iterator[Found]:
     """All secrets of ``text`` that show by themselves."""
     if "PRIVATE KEY" in text:
         for match in _PRIVATE_KEY.finditer(text):
-            yield Found(*match.span("body"), Kind.KEY)
+            yield Found(*match.span("body"), SensitiveKind.KEY)
     if "eyJ" in text:
         for match in _JWT.finditer(text):
-            yield Found(*match.span(), Kind.KEY)
+            yield Found(*match.span(), SensitiveKind.KEY)
     if any(mark in text for mark in ("earer ", "asic ", "EARER ")):
         for match in _BEARER.finditer(text):
             if re.search(r"\d", match["value"]):
-                yield Found(*match.span("value"), Kind.KEY)
+                yield Found(*match.span("value"), SensitiveKind.KEY)
     if "://" in text and "@" in text:
         for match in _URL.finditer(text):
             if match["value"].lower() not in NO_PASSWORDS and "$" not in match["value"][:1]:
-                yield Found(*match.span("value"), Kind.PASSWORD)
+                yield Found(*match.span("value"), SensitiveKind.PASSWORD)
     if any(mark in text for mark in _OTHER_MARKS):
         for match in _OTHERS.finditer(text):
-            yield Found(*match.span(), Kind.KEY)
+            yield Found(*match.span(), SensitiveKind.KEY)
     for maker in _makers():
         if any(mark in text for mark in maker.marks):
             yield from _made_by(maker, text)
     for match in _BOT.finditer(text):
-        yield Found(*match.span(), Kind.KEY)
+        yield Found(*match.span(), SensitiveKind.KEY)
 
 
 def _made_by(maker: _Maker, text: str) -> Iterator[Found]:
@@ -92,7 +92,7 @@ def _made_by(maker: _Maker, text: str) -> Iterator[Found]:
                 grown = _TOKEN.match(text, end)
                 end = grown.end() if grown else end
             if not (_goes_on(text[start - 1 : start]) or _goes_on(text[end : end + 1])):
-                yield Found(start, end, Kind.KEY)
+                yield Found(start, end, SensitiveKind.KEY)
 
 
 def _goes_on(neighbour: str) -> bool:

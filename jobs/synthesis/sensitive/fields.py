@@ -10,46 +10,47 @@ import unicodedata
 from functools import lru_cache
 
 from looper.jobs.synthesis.sensitive.dates import parse_date
-from looper.jobs.synthesis.sensitive.kinds import Kind
+from looper.jobs.synthesis.sensitive.kinds import SensitiveKind
+from looper.jobs.synthesis.sensitive.kinds import SensitiveKind as K
 from looper.jobs.synthesis.sensitive.words import ABOUT_FIELDS, NO_PASSWORDS, OFFICES, ORGANISATIONS, PEOPLE
 
-_ENDINGS: dict[Kind, str] = {
-    Kind.EMAIL: "email, e mail, email address, mail address, emails, correo, correo electronico, correo facturacion, "
+_ENDINGS: dict[SensitiveKind, str] = {
+    K.EMAIL: "email, e mail, email address, mail address, emails, correo, correo electronico, correo facturacion, "
     "email envio",
-    Kind.PHONE: "phone, phones, telephone, telefono, telefono contacto, phone number, phone no, telephone number, "
+    K.PHONE: "phone, phones, telephone, telefono, telefono contacto, phone number, phone no, telephone number, "
     "mobile, mobile number, mobile phone, cell, cellphone, cell number, celular, movil, fax, fax number, whatsapp, "
     "msisdn, contact number, phonenumber, numero telefono, numero de telefono",
-    Kind.FAMILY: "last name, lastname, lname, surname, family name, maiden name, apellido, apellidos",
-    Kind.NAME: "first name, firstname, fname, given name, given names, middle name, full name, fullname, nombres, "
+    K.FAMILY: "last name, lastname, lname, surname, family name, maiden name, apellido, apellidos",
+    K.NAME: "first name, firstname, fname, given name, given names, middle name, full name, fullname, nombres, "
     "primer nombre, nombre completo, nombre contacto, nombre cliente, nombre usuario, persona contacto, "
     "emergency contact, contact person, passenger names, guest names, name on card, "
     + ", ".join(f"{person} name" for person in PEOPLE),
-    Kind.BIRTH: "dob, date of birth, birth date, birthdate, birthday, birth day, fecha nacimiento, fecha de nacimiento",
-    Kind.ADDRESS: "address, addresses, address line, street, street address, street name, home address, addr, "
+    K.BIRTH: "dob, date of birth, birth date, birthdate, birthday, birth day, fecha nacimiento, fecha de nacimiento",
+    K.ADDRESS: "address, addresses, address line, street, street address, street name, home address, addr, "
     "direccion, direcciones, domicilio, direccion entrega, direcciones entrega, direccion fiscal, direccion envio",
-    Kind.POSTCODE: "zip, zip code, zipcode, postal code, postcode, postalcode, codigo postal",
-    Kind.IDENTITY: "ssn, social security number, social security, social security no, passport, passport number, "
+    K.POSTCODE: "zip, zip code, zipcode, postal code, postcode, postalcode, codigo postal",
+    K.IDENTITY: "ssn, social security number, social security, social security no, passport, passport number, "
     "passport no, driver license, drivers license, driver license number, drivers license number, driving licence, "
     "driving licence number, national id, national id number, national insurance number, nino, dni, nif, nie, rut, "
     "patient run, curp, cpf, aadhaar, tax id, tin, identity number, id card number, numero documento, pasaporte",
-    Kind.CARD: "card number, cc number, credit card, credit card number, debit card, debit card number, cardnumber, "
+    K.CARD: "card number, cc number, credit card, credit card number, debit card, debit card number, cardnumber, "
     "card no, numero tarjeta, numero de tarjeta, tarjeta",
-    Kind.ACCOUNT: "iban, bank account, bank account number, routing number, sort code, clabe, cuenta bancaria",
-    Kind.WALLET: "wallet, wallet address, bitcoin address, eth address, btc address",
-    Kind.IP: "ip, ip address, ipaddress, ip addr, client ip, remote addr, remote address, source ip",
-    Kind.CODE: "cvv, cvc, cvv2, card code, card security code, pin code, otp, passcode, one time password, "
+    K.ACCOUNT: "iban, bank account, bank account number, routing number, sort code, clabe, cuenta bancaria",
+    K.WALLET: "wallet, wallet address, bitcoin address, eth address, btc address",
+    K.IP: "ip, ip address, ipaddress, ip addr, client ip, remote addr, remote address, source ip",
+    K.CODE: "cvv, cvc, cvv2, card code, card security code, pin code, otp, passcode, one time password, "
     "one time code, verification code",
-    Kind.PASSWORD: "password, passwd, pwd, passphrase, pass phrase, contrasena, user pass, db pass",
-    Kind.KEY: "token, secret, api key, apikey, api token, access key, secret key, secret access key, private key, "
+    K.PASSWORD: "password, passwd, pwd, passphrase, pass phrase, contrasena, user pass, db pass",
+    K.KEY: "token, secret, api key, apikey, api token, access key, secret key, secret access key, private key, "
     "signing key, encryption key, service key, master key, account key, auth key, client secret, credential, "
     "authorization, auth, bearer, cookie, webhook secret",
 }
-_ALONE: dict[Kind, str] = {
-    Kind.EMAIL: "mail",
-    Kind.IDENTITY: "run",
-    Kind.CARD: "card, pan",
-    Kind.CODE: "pin",
-    Kind.PHONE: "tel",
+_ALONE: dict[SensitiveKind, str] = {
+    SensitiveKind.EMAIL: "mail",
+    SensitiveKind.IDENTITY: "run",
+    SensitiveKind.CARD: "card, pan",
+    SensitiveKind.CODE: "pin",
+    SensitiveKind.PHONE: "tel",
 }
 """Names that say it only if they are all there is."""
 
@@ -60,8 +61,8 @@ _NOTHING = """username, user name, tokens, page token, next token, next page tok
     street number"""
 
 
-def _table() -> dict[tuple[str, ...], Kind | None]:
-    table: dict[tuple[str, ...], Kind | None] = {}
+def _table() -> dict[tuple[str, ...], SensitiveKind | None]:
+    table: dict[tuple[str, ...], SensitiveKind | None] = {}
     for kind, names in _ENDINGS.items():
         table |= {tuple(name.replace("_", " ").split()): kind for name in names.split(", ")}
     return table | {tuple(" ".join(name.split()).split()): None for name in _NOTHING.split(",")}
@@ -90,7 +91,7 @@ def words_of(name: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4096)
-def kind_of(name: str) -> Kind | None:
+def kind_of(name: str) -> SensitiveKind | None:
     """What a field of that name holds, or None if that is nothing to replace, or not told by the name alone."""
     words = words_of(name)
     if not words or (words[-1] in ABOUT_FIELDS and words[-2:] not in _BY_ENDING):
@@ -115,40 +116,40 @@ def is_somebody(name: str) -> bool:
     return not PEOPLE.isdisjoint({word.removesuffix("s") for word in words_of(name)} | set(words_of(name)))
 
 
-def holds(kind: Kind, value: str) -> bool:
+def holds(kind: SensitiveKind, value: str) -> bool:
     """Whether the value of a field of ``kind`` looks it."""
     size = len(value)
     if size > 10_000 or not value.strip():
         return False
     digits = sum(each.isdecimal() for each in value)
     match kind:
-        case Kind.EMAIL:
+        case SensitiveKind.EMAIL:
             return value.count("@") == 1 and not is_role(value) and " " not in value.strip()
-        case Kind.PHONE:
+        case SensitiveKind.PHONE:
             return 6 <= digits <= 15 and size <= digits * 2 + 4 and re.search(r"[A-Za-z]{3}", value) is None
-        case Kind.NAME | Kind.FAMILY:
+        case SensitiveKind.NAME | SensitiveKind.FAMILY:
             return is_personal_name(value)
-        case Kind.BIRTH:
+        case SensitiveKind.BIRTH:
             return parse_date(value) is not None
-        case Kind.ADDRESS:
+        case SensitiveKind.ADDRESS:
             return is_street(value)
-        case Kind.POSTCODE:
+        case SensitiveKind.POSTCODE:
             return 3 <= size <= 10 and digits >= 2 and value.replace(" ", "").replace("-", "").isalnum()
-        case Kind.IDENTITY:
+        case SensitiveKind.IDENTITY:
             return 5 <= digits <= 20 and size <= 24 and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ./-]*", value) is not None
-        case Kind.CARD:
+        case SensitiveKind.CARD:
             return 12 <= digits <= 19 and re.fullmatch(r"[\d -]+", value) is not None
-        case Kind.ACCOUNT:
+        case SensitiveKind.ACCOUNT:
             return digits >= 6 and re.fullmatch(r"[A-Za-z0-9 -]{6,42}", value) is not None
-        case Kind.WALLET:
+        case SensitiveKind.WALLET:
             return size >= 20 and value.isalnum()
-        case Kind.IP:
+        case SensitiveKind.IP:
             return is_public(value)
-        case Kind.CODE:
+        case SensitiveKind.CODE:
             return 3 <= size <= 8 and value.isdecimal()
-        case Kind.PASSWORD:
+        case SensitiveKind.PASSWORD:
             return 3 <= size <= 200 and not _is_no_password(value)
-        case Kind.KEY:
+        case SensitiveKind.KEY:
             return size >= 8 and looks_random(value.rpartition(" ")[2])
 
 

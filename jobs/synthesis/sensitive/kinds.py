@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 
-class Kind(StrEnum):
+class SensitiveKind(StrEnum):
     """The value is how a verdict calls it."""
 
     NAME = "name"
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 
     @property
     def secret(self) -> bool:
-        return self in (Kind.CODE, Kind.PASSWORD, Kind.KEY)
+        return self in (SensitiveKind.CODE, SensitiveKind.PASSWORD, SensitiveKind.KEY)
 
 
 class Found(NamedTuple):
@@ -34,4 +34,4 @@ class Found(NamedTuple):
 
     start: int
     end: int
-    kind: Kind
+    kind: SensitiveKind

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 from looper.jobs.synthesis.sensitive.fields import is_personal_name, is_public, is_role
-from looper.jobs.synthesis.sensitive.kinds import Found, Kind
+from looper.jobs.synthesis.sensitive.kinds import Found, SensitiveKind
 from looper.jobs.synthesis.sensitive.words import DOMAINS, NO_NAMES
 
 _LOCAL = re.compile(r"(?<![\w.+%-])[^\W_][\w.+%-]{0,63}\Z")
@@ -94,10 +94,10 @@ def people(text: str) -> Iterator[Found]:
     yield from _phones(text)
     yield from _numbers(text)
     for match in _STREET.finditer(text):
-        yield Found(match.start(), match.start() + len(match[0].rstrip(".")), Kind.ADDRESS)
+        yield Found(match.start(), match.start() + len(match[0].rstrip(".")), SensitiveKind.ADDRESS)
     for match in _CALLE.finditer(text):
         if not text[match.start() - 1 : match.start()].isalnum():
-            yield Found(*match.span(), Kind.ADDRESS)
+            yield Found(*match.span(), SensitiveKind.ADDRESS)
     if "name" in text or "llamo" in text or "nombre" in text or "signed" in text:
         for match in _INTRODUCED.finditer(text):
             before = _BEFORE_NAME.search(text[max(0, match.start() - 14) : match.start()])
@@ -130,7 +130,7 @@ def _emails(text: str) -> Iterator[Found]:
         if local and domain:
             top = domain["top"].lower()
             if (len(top) == 2 or top in DOMAINS) and not is_role(text[local.start() : domain.end()]):
-                yield Found(local.start(), domain.end(), Kind.EMAIL)
+                yield Found(local.start(), domain.end(), SensitiveKind.EMAIL)
         at = text.find("@", at + 1)
 
 
@@ -139,19 +139,19 @@ def _name(match: re.Match[str], *, least: int = 1) -> Iterator[Found]:
     kept = next((at for at, word in enumerate(words) if word.lower() in NO_NAMES), len(words))
     name = " ".join(words[:kept])
     if kept >= least and is_personal_name(name):
-        yield Found(match.start("name"), match.start("name") + len(name), Kind.NAME)
+        yield Found(match.start("name"), match.start("name") + len(name), SensitiveKind.NAME)
 
 
 def _phones(text: str) -> Iterator[Found]:
     for match in _WITH_COUNTRY.finditer(text):
         if _can_be_called(match[0]):
-            yield Found(*match.span(), Kind.PHONE)
+            yield Found(*match.span(), SensitiveKind.PHONE)
     for pattern in (_AREA_IN_BRACKETS, _NORTH_AMERICAN):
         for match in pattern.finditer(text):
-            yield Found(*match.span(), Kind.PHONE)
+            yield Found(*match.span(), SensitiveKind.PHONE)
     for start, end in numbers_in(text):
         if _could_be_called(text[start:end]) and _PHONE_BEFORE.search(_before(text, start, 40)):
-            yield Found(start, end, Kind.PHONE)
+            yield Found(start, end, SensitiveKind.PHONE)
 
 
 def _before(text: str, at: int, size: int) -> str:
@@ -177,20 +177,20 @@ def _numbers(text: str) -> Iterator[Found]:
     for match in _CARD.finditer(text):
         told = not match[0].isdigit() or _CARD_BEFORE.search(_before(text, match.start(), 40))
         if told and _is_card(re.sub(r"\D", "", match[0])):
-            yield Found(*match.span(), Kind.CARD)
+            yield Found(*match.span(), SensitiveKind.CARD)
     for match in _SSN.finditer(text):
-        yield Found(*match.span(), Kind.IDENTITY)
+        yield Found(*match.span(), SensitiveKind.IDENTITY)
     for match in _IBAN.finditer(text):
         if passes_mod97(match[0]):
-            yield Found(*match.span(), Kind.ACCOUNT)
+            yield Found(*match.span(), SensitiveKind.ACCOUNT)
     for match in _WALLET.finditer(text):
         if match[0].startswith(("0x", "bc1")) or is_base58check(match[0]):
-            yield Found(*match.span(), Kind.WALLET)
+            yield Found(*match.span(), SensitiveKind.WALLET)
     for pattern in (_IPV4, _IPV6):
         for match in pattern.finditer(text):
             before = _before(text, match.start(), 24)
             if is_public(match[0]) and _IP_BEFORE.search(before) and not _VERSION_BEFORE.search(before):
-                yield Found(*match.span(), Kind.IP)
+                yield Found(*match.span(), SensitiveKind.IP)
 
 
 def _is_card(digits: str) -> bool:

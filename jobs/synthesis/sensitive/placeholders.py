@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 from looper.jobs.synthesis.sensitive.dates import parse_date, put
-from looper.jobs.synthesis.sensitive.kinds import Kind
+from looper.jobs.synthesis.sensitive.kinds import SensitiveKind
 from looper.jobs.synthesis.sensitive.people import passes_luhn
 from looper.jobs.synthesis.sensitive.words import FAMILIES, GIVEN, STREETS, WAYS
 
@@ -30,17 +30,17 @@ class Placeholders:
         self._text = text.lower()
         self._used = set(taken)
         self._made: dict[tuple[str, str], str] = {}
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, SensitiveKind] = {}
 
-    def of(self, kind: Kind, value: str) -> str:
+    def of(self, kind: SensitiveKind, value: str) -> str:
         """What stands for ``value``, in its form: groups of digits and an address's parts stay where they are."""
-        if kind is Kind.ADDRESS:
+        if kind is SensitiveKind.ADDRESS:
             return ",".join(self._part(part) for part in value.split(","))
         if kind in _PLAIN:  # what is a password here and a key there is one value all the same
             kind = self._kinds.setdefault(re.sub(r"\W", "", value).lower(), kind)
         key = canonical(kind, value)
         made = self._draw(kind.value, key, _MAKERS[kind])
-        if kind is Kind.BIRTH:
+        if kind is SensitiveKind.BIRTH:
             return _put_date(value, made)
         return _put_digits(value, made) if kind in _BY_DIGITS else made
 
@@ -57,8 +57,8 @@ class Placeholders:
             return part
         town = _TOWN.fullmatch(plain)
         if town:
-            return part.replace(town["code"], self.of(Kind.POSTCODE, town["code"]))
-        return part.replace(plain, self._draw(Kind.ADDRESS.value, plain, _street))
+            return part.replace(town["code"], self.of(SensitiveKind.POSTCODE, town["code"]))
+        return part.replace(plain, self._draw(SensitiveKind.ADDRESS.value, plain, _street))
 
     def _draw(self, what: str, key: str, make: _Maker) -> str:
         made = self._made.get((what, key))
@@ -75,18 +75,18 @@ class Placeholders:
         return made
 
 
-def canonical(kind: Kind, value: str) -> str:
+def canonical(kind: SensitiveKind, value: str) -> str:
     """The same for the same value in other forms: ``(415) 555-0199`` and ``+1 415 555 0199``."""
     match kind:
-        case Kind.EMAIL:
+        case SensitiveKind.EMAIL:
             return value.strip().lower()
-        case Kind.PHONE:
+        case SensitiveKind.PHONE:
             return digits_of(value)[-10:] if not value.startswith("+") else _national(value)
-        case Kind.CARD | Kind.CODE:
+        case SensitiveKind.CARD | SensitiveKind.CODE:
             return digits_of(value)
-        case Kind.IDENTITY | Kind.ACCOUNT | Kind.POSTCODE:
+        case SensitiveKind.IDENTITY | SensitiveKind.ACCOUNT | SensitiveKind.POSTCODE:
             return re.sub(r"[^A-Za-z0-9]", "", value).upper()
-        case Kind.BIRTH:
+        case SensitiveKind.BIRTH:
             date = parse_date(value)
             return f"{date.year:04d}-{date.month:02d}-{date.day:02d}" if date else value
         case _:
@@ -258,22 +258,31 @@ def _number(noise: bytes) -> int:
     return int.from_bytes(noise[:4], "big")
 
 
-_BY_DIGITS = frozenset({Kind.PHONE, Kind.CARD, Kind.IDENTITY, Kind.ACCOUNT, Kind.POSTCODE, Kind.CODE})
+_BY_DIGITS = frozenset(
+    {
+        SensitiveKind.PHONE,
+        SensitiveKind.CARD,
+        SensitiveKind.IDENTITY,
+        SensitiveKind.ACCOUNT,
+        SensitiveKind.POSTCODE,
+        SensitiveKind.CODE,
+    }
+)
 """Written with and without spaces, brackets and dashes."""
 
-_PLAIN = _BY_DIGITS | {Kind.PASSWORD, Kind.KEY}
+_PLAIN = _BY_DIGITS | {SensitiveKind.PASSWORD, SensitiveKind.KEY}
 
-_MAKERS: dict[Kind, _Maker] = {
-    Kind.EMAIL: _email,
-    Kind.PHONE: _phone,
-    Kind.CARD: _card,
-    Kind.IDENTITY: _identity,
-    Kind.ACCOUNT: _account,
-    Kind.WALLET: _wallet,
-    Kind.POSTCODE: _postcode,
-    Kind.BIRTH: _birth,
-    Kind.IP: _ip,
-    Kind.CODE: _alike,
-    Kind.PASSWORD: _alike,
-    Kind.KEY: _key,
+_MAKERS: dict[SensitiveKind, _Maker] = {
+    SensitiveKind.EMAIL: _email,
+    SensitiveKind.PHONE: _phone,
+    SensitiveKind.CARD: _card,
+    SensitiveKind.IDENTITY: _identity,
+    SensitiveKind.ACCOUNT: _account,
+    SensitiveKind.WALLET: _wallet,
+    SensitiveKind.POSTCODE: _postcode,
+    SensitiveKind.BIRTH: _birth,
+    SensitiveKind.IP: _ip,
+    SensitiveKind.CODE: _alike,
+    SensitiveKind.PASSWORD: _alike,
+    SensitiveKind.KEY: _key,
 }

@@ -15,50 +15,50 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from looper.platform.domain.trajectory import Outcome, Trajectory
-from looper.platform.trajectories.episode import Call, Episode
+from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall
 from looper.platform.trajectories.readers.messages import Content, text_of, thought_and_text
 from looper.platform.trajectories.readers.reader import Reader, has
 
 
-class _Call(BaseModel):
+class _AtifCall(BaseModel):
     tool_call_id: str
     function_name: str
     arguments: dict[str, Any] | str | None = None
 
 
-class _Result(BaseModel):
+class _AtifResult(BaseModel):
     source_call_id: str | None = None
     content: Content = None
 
 
-class _Observation(BaseModel):
-    results: list[_Result] = []
+class _AtifObservation(BaseModel):
+    results: list[_AtifResult] = []
 
 
-class _Step(BaseModel):
+class _AtifStep(BaseModel):
     source: Literal["system", "user", "agent"]
     message: Content = None
     reasoning_content: str | None = None
-    tool_calls: list[_Call] | None = None
-    observation: _Observation | None = None
+    tool_calls: list[_AtifCall] | None = None
+    observation: _AtifObservation | None = None
     timestamp: str | None = None
     is_copied_context: bool | None = None
 
 
-class _Agent(BaseModel):
+class _AtifAgent(BaseModel):
     tool_definitions: list[dict[str, Any]] | None = None
 
 
-class _Extra(BaseModel):
+class _AtifExtra(BaseModel):
     task_id: str | int | None = None
     reward: float | None = Field(None, allow_inf_nan=False)
     success: bool | None = None
 
 
-class _Document(BaseModel):
-    steps: list[_Step]
-    agent: _Agent = _Agent()
-    extra: _Extra | None = None
+class _AtifDocument(BaseModel):
+    steps: list[_AtifStep]
+    agent: _AtifAgent = _AtifAgent()
+    extra: _AtifExtra | None = None
 
 
 def _recognises(document: object) -> bool:
@@ -75,9 +75,9 @@ def _episodes(document: Any) -> Iterator[object]:
 
 
 def _trajectory(document: object) -> Trajectory:
-    atif = _Document.model_validate(document)
-    extra = atif.extra or _Extra()
-    episode = Episode()
+    atif = _AtifDocument.model_validate(document)
+    extra = atif.extra or _AtifExtra()
+    episode = EpisodeBuilder()
     for step in atif.steps:
         if not step.is_copied_context:
             _add(episode, step)
@@ -92,8 +92,8 @@ def _trajectory(document: object) -> Trajectory:
     )
 
 
-def _add(episode: Episode, step: _Step) -> None:
-    calls = [Call(call.function_name, call.arguments, call.tool_call_id) for call in step.tool_calls or ()]
+def _add(episode: EpisodeBuilder, step: _AtifStep) -> None:
+    calls = [RecordedCall(call.function_name, call.arguments, call.tool_call_id) for call in step.tool_calls or ()]
     text = thought_and_text(step.reasoning_content, text_of(step.message))
     episode.say(step.source, text, calls, timestamp=step.timestamp)
     for result in step.observation.results if step.observation else ():

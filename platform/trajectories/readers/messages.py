@@ -5,37 +5,37 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from looper.platform.domain.errors import MalformedTrajectory
-from looper.platform.trajectories.episode import Call, Episode
+from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall
 
 
-class Part(BaseModel):
+class OpenAIContentPart(BaseModel):
     type: str = "text"
     text: str | None = None
 
 
-Content = str | list[str | Part] | None
+Content = str | list[str | OpenAIContentPart] | None
 
 
-class Function(BaseModel):
+class OpenAIFunction(BaseModel):
     name: str
     arguments: str | dict[str, Any] | None = None
 
 
-class ToolCall(BaseModel):
+class OpenAIToolCall(BaseModel):
     id: str | None = None
-    function: Function
+    function: OpenAIFunction
 
-    def as_call(self) -> Call:
-        return Call(self.function.name, self.function.arguments, self.id)
+    def as_call(self) -> RecordedCall:
+        return RecordedCall(self.function.name, self.function.arguments, self.id)
 
 
-class Message(BaseModel):
+class OpenAIMessage(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     role: str
     content: Content = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[OpenAIToolCall] | None = None
     tool_call_id: str | None = None
 
 
@@ -55,7 +55,7 @@ def thought_and_text(thought: str | None, text: str) -> str:
     return "\n\n".join(part for part in (thought, text) if part)
 
 
-def add_message(episode: Episode, message: Message) -> None:
+def add_message(episode: EpisodeBuilder, message: OpenAIMessage) -> None:
     """Add one chat message to the episode; raises MalformedTrajectory for a role that the protocol does not have."""
     text = text_of(message.content)
     if message.role == "assistant":

@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import BaseModel, Field, Json
 
 from looper.platform.domain.trajectory import Outcome, Trajectory
-from looper.platform.trajectories.episode import Episode
-from looper.platform.trajectories.readers.messages import Message, add_message
+from looper.platform.trajectories.episode import EpisodeBuilder
+from looper.platform.trajectories.readers.messages import OpenAIMessage, add_message
 from looper.platform.trajectories.readers.reader import Reader, has, is_list_of
 
 
 class _Chat(BaseModel):
-    messages: list[Message]
+    messages: list[OpenAIMessage]
     tools: list[dict[str, Any]] | Json[list[dict[str, Any]]] | None = None
     task_id: str | int | None = None
     reward: float | None = Field(None, allow_inf_nan=False)
@@ -32,7 +32,7 @@ def _episodes(document: Any) -> list[object]:
 
 def _trajectory(document: object) -> Trajectory:
     chat = _Chat.model_validate({"messages": document} if isinstance(document, list) else document)
-    episode = Episode()
+    episode = EpisodeBuilder()
     for message in chat.messages:
         add_message(episode, message)
     success = chat.success

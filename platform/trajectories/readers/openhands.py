@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from looper.platform.domain.errors import MalformedTrajectory
 from looper.platform.domain.trajectory import Outcome, Trajectory
-from looper.platform.trajectories.episode import Call, Episode, dumps
-from looper.platform.trajectories.readers.messages import Content, ToolCall, text_of
+from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall, dumps
+from looper.platform.trajectories.readers.messages import Content, OpenAIToolCall, text_of
 from looper.platform.trajectories.readers.reader import Reader, has, is_list_of, one
 
 _BOOKKEEPING = frozenset({"recall", "null", "change_agent_state", "agent_state_changed", "condensation"})
@@ -24,27 +24,27 @@ _BOOKKEEPING = frozenset({"recall", "null", "change_agent_state", "agent_state_c
 _NOT_ARGUMENTS = frozenset({"thought", "hidden", "confirmation_state", "impl_source", "translated_ipython_code"})
 
 
-class _Reply(BaseModel):
+class _OpenHandsReply(BaseModel):
     content: Content = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[OpenAIToolCall] | None = None
 
 
-class _Choice(BaseModel):
-    message: _Reply
+class _OpenHandsChoice(BaseModel):
+    message: _OpenHandsReply
 
 
-class _Response(BaseModel):
+class _OpenHandsResponse(BaseModel):
     id: str | None = None
-    choices: list[_Choice] = []
+    choices: list[_OpenHandsChoice] = []
 
 
-class _Metadata(BaseModel):
+class _OpenHandsMetadata(BaseModel):
     function_name: str
     tool_call_id: str
-    model_response: _Response | None = None
+    model_response: _OpenHandsResponse | None = None
 
 
-class _Event(BaseModel):
+class _OpenHandsEvent(BaseModel):
     id: int | None = None
     source: str | None = None
     timestamp: str | None = None
@@ -54,11 +54,11 @@ class _Event(BaseModel):
     content: str | None = None
     message: str | None = None
     args: dict[str, Any] | None = None
-    tool_call_metadata: _Metadata | None = None
+    tool_call_metadata: _OpenHandsMetadata | None = None
 
 
-class _Run(BaseModel):
-    history: list[_Event]
+class _OpenHandsRun(BaseModel):
+    history: list[_OpenHandsEvent]
     instance_id: str | None = None
     test_result: Any = None
     error: str | None = None
@@ -72,8 +72,8 @@ def _recognises(document: object) -> bool:
 
 
 def _trajectory(document: object) -> Trajectory:
-    run = _Run.model_validate({"history": document} if isinstance(document, list) else document)
-    episode, tools, responses, passed = Episode(), None, set[str](), set[int | None]()
+    run = _OpenHandsRun.model_validate({"history": document} if isinstance(document, list) else document)
+    episode, tools, responses, passed = EpisodeBuilder(), None, set[str](), set[int | None]()
     for event in run.history:
         if event.action == "system":
             tools = (event.args or {}).get("tools")
@@ -93,7 +93,7 @@ def _trajectory(document: object) -> Trajectory:
     )
 
 
-def _add(episode: Episode, event: _Event, responses: set[str]) -> None:
+def _add(episode: EpisodeBuilder, event: _OpenHandsEvent, responses: set[str]) -> None:
     """Add the event; ``responses`` holds the ids of the model's responses that are steps already."""
     metadata, args = event.tool_call_metadata, event.args or {}
     kind = event.action or event.observation
@@ -123,11 +123,11 @@ def _add(episode: Episode, event: _Event, responses: set[str]) -> None:
         call_id = metadata.tool_call_id if metadata else str(event.id)
         arguments = {key: value for key, value in args.items() if key not in _NOT_ARGUMENTS}
         episode.say(
-            "agent", str(args.get("thought") or ""), [Call(name, arguments, call_id)], timestamp=event.timestamp
+            "agent", str(args.get("thought") or ""), [RecordedCall(name, arguments, call_id)], timestamp=event.timestamp
         )
 
 
-def _reply(metadata: _Metadata) -> _Reply | None:
+def _reply(metadata: _OpenHandsMetadata) -> _OpenHandsReply | None:
     """The model's message behind an action, if the event still carries it."""
     choices = metadata.model_response.choices if metadata.model_response else []
     return choices[0].message if choices and choices[0].message.tool_calls else None

@@ -15,8 +15,8 @@ from typing import Any
 from pydantic import BaseModel, Json
 
 from looper.platform.domain.trajectory import Outcome, Trajectory
-from looper.platform.trajectories.episode import Call, Episode, dumps, task_named_by
-from looper.platform.trajectories.readers.messages import Message, add_message, text_of
+from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall, dumps, task_named_by
+from looper.platform.trajectories.readers.messages import OpenAIMessage, add_message, text_of
 from looper.platform.trajectories.readers.reader import Reader, has, is_list_of, one
 
 REPORT = ".report.json"
@@ -25,7 +25,7 @@ REPORT = ".report.json"
 _ISSUE = re.compile(r"^ISSUE:\n(.*?)\n\s*INSTRUCTIONS:", re.DOTALL | re.MULTILINE)
 
 
-class _Entry(Message):
+class _SweAgentEntry(OpenAIMessage):
     message_type: str | None = None
     thought: str | None = None
     action: str | None = None
@@ -33,24 +33,24 @@ class _Entry(Message):
     is_demo: bool = False
 
 
-class _Action(BaseModel):
+class _SweAgentAction(BaseModel):
     observation: str | None = None
 
 
-class _Problem(BaseModel):
+class _SweAgentProblem(BaseModel):
     id: str | None = None
     text: str | None = None
 
 
-class _Replay(BaseModel):
-    problem_statement: _Problem = _Problem()
+class _SweAgentReplay(BaseModel):
+    problem_statement: _SweAgentProblem = _SweAgentProblem()
 
 
-class _Run(BaseModel):
-    history: list[_Entry]
-    trajectory: list[_Action] = []
+class _SweAgentRun(BaseModel):
+    history: list[_SweAgentEntry]
+    trajectory: list[_SweAgentAction] = []
     info: dict[str, Any] = {}
-    replay_config: _Replay | Json[_Replay] | None = None
+    replay_config: _SweAgentReplay | Json[_SweAgentReplay] | None = None
 
 
 def _recognises(document: object) -> bool:
@@ -58,8 +58,8 @@ def _recognises(document: object) -> bool:
 
 
 def _trajectory(document: Any) -> Trajectory:
-    run = _Run.model_validate(document)
-    problem = run.replay_config.problem_statement if run.replay_config else _Problem()
+    run = _SweAgentRun.model_validate(document)
+    problem = run.replay_config.problem_statement if run.replay_config else _SweAgentProblem()
     report = document.get(REPORT) or {}
     resolved = report.get("resolved") if isinstance(report, dict) else None
     return _episode(run).trajectory(
@@ -80,15 +80,15 @@ def _trajectory(document: Any) -> Trajectory:
     )
 
 
-def _episode(run: _Run) -> Episode:
-    episode, command = Episode(), None
+def _episode(run: _SweAgentRun) -> EpisodeBuilder:
+    episode, command = EpisodeBuilder(), None
     for number, entry in enumerate(run.history):
         if entry.is_demo:
             continue
         if entry.role == "assistant" and entry.action and not entry.tool_calls:
             command = f"command_{number}"
             text = text_of(entry.content) if entry.thought is None else entry.thought
-            episode.say("agent", text.strip(), [Call("bash", {"command": entry.action.rstrip("\n")}, command)])
+            episode.say("agent", text.strip(), [RecordedCall("bash", {"command": entry.action.rstrip("\n")}, command)])
         elif entry.role == "user" and entry.message_type == "observation" and command and episode.awaits(command):
             episode.observe(command, text_of(entry.content))
         elif entry.role == "tool":
@@ -103,7 +103,7 @@ def _episode(run: _Run) -> Episode:
     return episode
 
 
-def _task_id(run: _Run, problem: _Problem) -> str | None:
+def _task_id(run: _SweAgentRun, problem: _SweAgentProblem) -> str | None:
     """The task, by the words of its issue: files of one task, written by different versions, share nothing else."""
     if problem.text:
         return task_named_by(problem.text)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from looper.platform.domain.errors import MalformedTrajectory
 from looper.platform.domain.trajectory import Outcome, Trajectory
-from looper.platform.trajectories.episode import Call, Episode, dumps
+from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall, dumps
 from looper.platform.trajectories.readers.reader import Reader, has
 
 _CHECKS = (
@@ -25,42 +25,42 @@ _CHECKS = (
 )
 
 
-class _Environment(BaseModel):
+class _Tau2Environment(BaseModel):
     policy: str | None = None
     tool_defs: list[dict[str, Any]] | None = None
 
 
-class _Call(BaseModel):
+class _Tau2Call(BaseModel):
     id: str | None = None
     name: str
     arguments: dict[str, Any] | str | None = None
 
 
-class _Message(BaseModel):
+class _Tau2Message(BaseModel):
     role: str
     content: str | None = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[_Tau2Call] | None = None
     id: str | None = None
     timestamp: str | None = None
-    tool_messages: list["_Message"] | None = None
+    tool_messages: list["_Tau2Message"] | None = None
     """Several results in one message of role ``tool``."""
 
 
-class _Simulation(BaseModel):
+class _Tau2Simulation(BaseModel):
     id: str | None = None
     task_id: str | int
     trial: int | None = None
     termination_reason: str | None = None
     reward_info: dict[str, Any] | None = None
-    messages: list[_Message]
+    messages: list[_Tau2Message]
 
 
-class _Run(BaseModel):
-    environment: _Environment
-    simulation: _Simulation
+class _Tau2Run(BaseModel):
+    environment: _Tau2Environment
+    simulation: _Tau2Simulation
 
 
-class _Reward(BaseModel):
+class _Tau2Reward(BaseModel):
     reward: float | None = Field(None, allow_inf_nan=False)
 
 
@@ -75,14 +75,14 @@ def _episodes(document: Any) -> Iterator[object]:
 
 
 def _trajectory(document: object) -> Trajectory:
-    run = _Run.model_validate(document)
-    simulation, episode = run.simulation, Episode()
+    run = _Tau2Run.model_validate(document)
+    simulation, episode = run.simulation, EpisodeBuilder()
     if run.environment.policy:
         episode.say("system", run.environment.policy)
     for message in simulation.messages:
         _add(episode, message)
     info = simulation.reward_info or {}
-    reward = _Reward.model_validate(info).reward
+    reward = _Tau2Reward.model_validate(info).reward
     detail = {
         "simulation_id": simulation.id,
         "trial": simulation.trial,
@@ -98,9 +98,9 @@ def _trajectory(document: object) -> Trajectory:
     )
 
 
-def _add(episode: Episode, message: _Message) -> None:
+def _add(episode: EpisodeBuilder, message: _Tau2Message) -> None:
     text = message.content or ""
-    calls = [Call(call.name, call.arguments, call.id) for call in message.tool_calls or ()]
+    calls = [RecordedCall(call.name, call.arguments, call.id) for call in message.tool_calls or ()]
     match message.role:
         case "assistant":
             episode.say("agent", text, calls, timestamp=message.timestamp)

@@ -9,17 +9,17 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from looper.platform.domain.trajectory import Outcome, Trajectory
-from looper.platform.trajectories.episode import Episode, dumps
-from looper.platform.trajectories.readers.messages import Message, add_message
+from looper.platform.trajectories.episode import EpisodeBuilder, dumps
+from looper.platform.trajectories.readers.messages import OpenAIMessage, add_message
 from looper.platform.trajectories.readers.reader import Reader, has, is_list_of
 
 
-class _Run(BaseModel):
+class _TauBenchRun(BaseModel):
     task_id: str | int
     reward: float | None = Field(None, allow_inf_nan=False)
     trial: int | None = None
     info: dict[str, Any] = {}
-    traj: list[Message]
+    traj: list[OpenAIMessage]
 
 
 def _recognises(document: object) -> bool:
@@ -31,8 +31,8 @@ def _episodes(document: Any) -> list[object]:
 
 
 def _trajectory(document: object) -> Trajectory:
-    run = _Run.model_validate(document)
-    episode = Episode()
+    run = _TauBenchRun.model_validate(document)
+    episode = EpisodeBuilder()
     for message in run.traj:
         add_message(episode, message)
     detail = {"trial": run.trial, "error": run.info.get("error"), "reward_info": run.info.get("reward_info")}

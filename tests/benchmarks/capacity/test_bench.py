@@ -5,21 +5,23 @@ from pathlib import Path
 
 import pytest
 
-from looper.benchmarks.capacity import adapters
-from looper.benchmarks.capacity.bench import Round, Row, bench, ratios
-from looper.benchmarks.capacity.figures import Figures, Times
-from looper.benchmarks.capacity.plan import cases_of
-from looper.benchmarks.capacity.predict import carried, simulation, to_tables
-from looper.benchmarks.capacity.simulator import Cluster, Costs
+from looper.benchmarks.capacity import random_adapters as adapters
+from looper.benchmarks.capacity.bench import CapacityRound, CapacityRow, bench, ratios
+from looper.benchmarks.capacity.load.cases import cases_of
+from looper.benchmarks.capacity.load.figures import Figures, Times
+from looper.benchmarks.capacity.simulation.predict import carried, simulation, to_tables
+from looper.benchmarks.capacity.simulation.simulator import Cluster, Costs
 from tests.tiny import tiny_base
 
 
-def row(peer: str, kind: str, count: int, tokens: float, first: float, cold: float | None = None) -> Row:
+def row(peer: str, kind: str, count: int, tokens: float, first: float, cold: float | None = None) -> CapacityRow:
     times = Times(p50=first, p95=2 * first, p99=3 * first)
     figures = Figures(
         requests=1, failed=0, requests_per_s=1, tokens_per_s=tokens, first_s=times, between_s=None, slo=1, found={}
     )
-    return Row.of([Round(peer=peer, kind=kind, adapters=count, rate=1, figures=figures, stolen=0, all_answered_s=cold)])
+    return CapacityRow.of(
+        [CapacityRound(peer=peer, kind=kind, adapters=count, rate=1, figures=figures, stolen=0, all_answered_s=cold)]
+    )
 
 
 def test_what_is_compared() -> None:

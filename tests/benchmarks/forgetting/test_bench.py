@@ -13,8 +13,8 @@ from looper.benchmarks.forgetting.plan import (
     GYM,
     NONE,
     STRATEGIES,
-    Kind,
-    Run,
+    ForgettingRun,
+    RunKind,
     base_of,
     every_strategy,
     rates,
@@ -22,13 +22,13 @@ from looper.benchmarks.forgetting.plan import (
     steps_and_rank,
 )
 from looper.benchmarks.forgetting.report import ForgettingReport, best_of_each, leaders, to_table
-from looper.benchmarks.forgetting.run import Progress, execute
-from looper.benchmarks.forgetting.sources import Session, gym_sessions, tenant_sessions
+from looper.benchmarks.forgetting.run import BenchmarkProgress, execute
+from looper.benchmarks.forgetting.sources import LearningSession, gym_sessions, tenant_sessions
 from looper.platform.domain.errors import InvalidInput
-from tests.benchmarks.forgetting.remembers import Remembers
+from tests.benchmarks.forgetting.remembering_learner import Remembers
 
 TENANTS = Path(__file__).parents[4] / "shared" / "data" / "tau2-tenants"
-COMMON = Run(source="harbor/dispatch", base="none", recipe=GYM)
+COMMON = ForgettingRun(source="harbor/dispatch", base="none", recipe=GYM)
 
 
 def run_bench(out: Path, learner: Remembers, phase: int = 1, quick: bool = False) -> ForgettingReport:
@@ -44,7 +44,7 @@ def run_bench(out: Path, learner: Remembers, phase: int = 1, quick: bool = False
     )
 
 
-def sessions_of(run: Run) -> list[Session]:
+def sessions_of(run: ForgettingRun) -> list[LearningSession]:
     return gym_sessions(run.source, run.recipe.seed)[: run.sessions]
 
 
@@ -56,14 +56,14 @@ def first_table(tmp_path_factory: pytest.TempPathFactory) -> tuple[ForgettingRep
 
 def test_phase_1_is_every_strategy_once_and_both_bounds() -> None:
     runs = every_strategy(COMMON)
-    assert [run.kind for run in runs[:2]] == [Kind.BASE, Kind.MULTI_TASK]
+    assert [run.kind for run in runs[:2]] == [RunKind.BASE, RunKind.MULTI_TASK]
     assert [run.recipe.strategy for run in runs[2:]] == list(STRATEGIES)
     assert NONE in STRATEGIES
     assert len({run.key for run in runs}) == len(runs)
 
 
 def test_phase_2_gives_everyone_the_same_rates_and_seeds() -> None:
-    swept = [run for run in rates(COMMON, ["replay", "ella"]) if run.kind is not Kind.BASE]
+    swept = [run for run in rates(COMMON, ["replay", "ella"]) if run.kind is not RunKind.BASE]
     assert len(swept) == len({run.key for run in swept}) == 4 * 3
     known = {run.key for run in every_strategy(COMMON)}
     assert sum(run.key in known for run in swept) == 4  # upper bound, lower bound and two leaders
@@ -78,7 +78,7 @@ def test_phase_3_keeps_the_scale_of_the_update() -> None:
 
 
 def test_a_run_is_known_by_its_settings_alone() -> None:
-    assert COMMON.key == Run.model_validate_json(COMMON.model_dump_json()).key
+    assert COMMON.key == ForgettingRun.model_validate_json(COMMON.model_dump_json()).key
     other = COMMON.model_copy(update={"recipe": GYM.model_copy(update={"seed": 1})})
     assert other.key != COMMON.key
     assert base_of(other).key != base_of(COMMON).key
@@ -98,7 +98,7 @@ def test_both_bounds_bound(first_table: tuple[ForgettingReport, Path]) -> None:
 def test_the_strategy_with_the_highest_accuracy_is_the_default(first_table: tuple[ForgettingReport, Path]) -> None:
     found = first_table[0]
     assert found.ratios == {"default_forgetting": 0.0, "default_accuracy_over_multi_task": 1.0}
-    learned = [line.strategy for line in found.rows if line.kind is Kind.SEQUENCE and line.strategy != NONE]
+    learned = [line.strategy for line in found.rows if line.kind is RunKind.SEQUENCE and line.strategy != NONE]
     assert learned[:2] == ["replay", "ella"]
 
 
@@ -134,13 +134,13 @@ def test_what_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_run_that_another_process_is_at_comes_last(tmp_path: Path) -> None:
-    first, second = Run.model_validate(COMMON.model_dump() | {"sessions": 2}), COMMON
+    first, second = ForgettingRun.model_validate(COMMON.model_dump() | {"sessions": 2}), COMMON
     order: list[str] = []
     lock = FileLock(tmp_path / "runs" / first.key / "lock")
     Path(lock.lock_file).parent.mkdir(parents=True)
     lock.acquire()
 
-    def notify(at: Progress) -> None:
+    def notify(at: BenchmarkProgress) -> None:
         order.append(at.run.key)
         lock.release()  # the other process ends with nothing done
 
@@ -159,7 +159,7 @@ def test_a_row_that_was_not_finished_is_lived_again(tmp_path: Path) -> None:
 
 
 def test_progress_names_the_run_and_its_lessons(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[BenchmarkProgress] = []
     execute([base_of(COMMON), COMMON], sessions_of, Remembers(), tmp_path, seen.append)
     assert [(at.place, at.runs, at.done, at.lessons) for at in seen] == [
         *[(1, 2, done, 1) for done in range(2)],
@@ -174,7 +174,7 @@ def test_leaders_are_judged_over_seeds_and_rates(tmp_path: Path) -> None:
     assert best["replay"].figures["accuracy"].std == 0.0
     assert len([line for line in found.rows if line.strategy == "replay"]) == 3
     assert best["ewc"].figures["accuracy"].std is None
-    learned = [line for line in found.rows if line.kind is not Kind.BASE]
+    learned = [line for line in found.rows if line.kind is not RunKind.BASE]
     assert {line.learning_rate for line in learned if line.seeds == (0, 1, 2)} == {GYM.learning_rate}
 
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from looper.benchmarks.synthesis.bench import Row, bench, many, plan, row, to_markdown
+from looper.benchmarks.synthesis.bench import SynthesisRow, bench, many, plan, row, to_markdown
 from looper.benchmarks.synthesis.corpus import Corpus
-from looper.benchmarks.synthesis.variants import Measured, digest, looper_over_ray, plain_loop, store_in
-from looper.jobs.synthesis.parts import in_memory
+from looper.benchmarks.synthesis.variants import SynthesisMeasurement, digest, looper_over_ray, plain_loop, store_in
+from looper.jobs.synthesis.output.output_files import in_memory
 from looper.platform.domain.errors import LooperError
 from looper.platform.objectstore import keys
 from looper.platform.trajectories.table import from_parquet
@@ -48,10 +48,12 @@ def test_a_way_is_measured_in_a_process_of_its_own_once(tmp_path: Path) -> None:
 
 def _write_rows(out: Path, odd: str | None = None) -> None:
     for variant, corpus in plan(100_000):
-        measured = Measured(
+        measured = SynthesisMeasurement(
             seconds=SECONDS[variant], peak_memory_bytes=corpus.trajectories * 10, digest="b" if variant == odd else "a"
         )
-        cached = Row(variant=variant, instances=corpus.instances, trajectories=corpus.trajectories, measured=measured)
+        cached = SynthesisRow(
+            variant=variant, instances=corpus.instances, trajectories=corpus.trajectories, measured=measured
+        )
         file = out / f"{variant.replace(' ', '-').replace(',', '')}-{corpus.name}.json"
         file.write_text(cached.model_dump_json())
 

@@ -1,0 +1,130 @@
+"""Ten real tenants through the front door: ingest, one ``looper consolidate``, then each published skill by its name.
+
+``python -m looper.benchmarks.real_tenants FOLDER --home HOME --out docs/results`` runs the commands that a
+person would, on a folder with one folder of tau2 simulations per tenant, and writes what it saw as Markdown and JSON.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import openai
+
+INSTANCE = "agent"
+QUESTION = "Hello, what can you do for me today?"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m looper.benchmarks.real_tenants", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    parser.add_argument("--flags", default="--max-seq-length 256 --max-steps 6 --batch-size 4")
+    arguments = parser.parse_args()
+    run = _Commands(arguments.home)
+    tenants = sorted(path.name for path in arguments.folder.iterdir() if path.is_dir())
+    ingested = {tenant: run.ingest(tenant, arguments.folder / tenant) for tenant in tenants}
+    began = time.monotonic()
+    consolidations = run.consolidate(tenants, shlex.split(arguments.flags))
+    seconds = time.monotonic() - began
+    answers = run.ask([job["instance"] for job in consolidations if job["state"] == "published"])
+    result = {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
+        "command": f"looper consolidate {' '.join(f'{t}/{INSTANCE}' for t in tenants)} --wait {arguments.flags}",
+        "seconds": round(seconds),
+        "tenants": [
+            {
+                "instance": job["instance"],
+                "trajectories": ingested[job["instance"].partition("/")[0]],
+                "state": job["state"],
+                "reason": job["reason"] or (job["verdict"] or {}).get("reason"),
+                "verdict": job["verdict"],
+                "digest": job["digest"],
+                "answer": answers.get(job["instance"]),
+            }
+            for job in consolidations
+        ],
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "tenants.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    (arguments.out / "tenants.md").write_text(to_markdown(result))
+    print(to_markdown(result))
+
+
+class _Commands:
+    """The command line on one home, its progress passed through."""
+
+    def __init__(self, home: Path) -> None:
+        self._environment = os.environ | {"LOOPER_HOME": str(home), "LOOPER_SERVE__PORT": "0"}
+
+    def ingest(self, tenant: str, folder: Path) -> int:
+        """Trajectories kept of ``folder``."""
+        self._run("tenant", "create", tenant, check=False)  # it is there already when this runs again
+        report = json.loads(self._run("ingest", str(folder), "--instance", f"{tenant}/{INSTANCE}", "--json"))
+        return sum(file["kept"] for file in report["files"])
+
+    def consolidate(self, tenants: list[str], flags: list[str]) -> list[dict[str, Any]]:
+        names = [f"{tenant}/{INSTANCE}" for tenant in tenants]
+        ended: list[dict[str, Any]] = json.loads(
+            self._run("consolidate", *names, "--wait", *flags, "--json", check=False)
+        )
+        return ended
+
+    def ask(self, instances: list[str]) -> dict[str, str]:
+        """What each skill answers over HTTP, by its name."""
+        url = json.loads(self._run("up", "--json"))["url"]
+        try:
+            return {instance: self._answer(url, instance) for instance in instances}
+        finally:
+            self._run("down")
+
+    def _answer(self, url: str, instance: str) -> str:
+        key = json.loads(self._run("tenant", "key", instance.partition("/")[0], "--days", "1", "--json"))["key"]
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=key, timeout=300) as client:
+            answer = client.chat.completions.create(
+                model=instance, messages=[{"role": "user", "content": QUESTION}], max_tokens=40, temperature=0.0
+            )
+        assert answer.model == instance
+        return answer.choices[0].message.content or ""
+
+    def _run(self, *arguments: str, check: bool = True) -> str:
+        print("$ looper", shlex.join(arguments), flush=True)
+        command = [sys.executable, "-m", "looper", *arguments]
+        return subprocess.run(command, env=self._environment, check=check, stdout=subprocess.PIPE, text=True).stdout
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    lines = [
+        "# Ten tenants, one cohort",
+        "",
+        "Real trajectories of ten small businesses (tau2 simulations), consolidated as one cohort on SmolLM2-135M and",
+        "asked by name over HTTP. Made by `python -m looper.benchmarks.real_tenants FOLDER --home HOME`; the numbers",
+        "are in [tenants.json](tenants.json).",
+        "",
+        f"Machine: {result['machine']}. From submission to the last verdict: {result['seconds']} s.",
+        "",
+        "```",
+        f"$ {result['command']}",
+        "```",
+        "",
+        "| skill | trajectories | verdict | why | adapter | answers by name |",
+        "| --- | ---: | --- | --- | --- | --- |",
+    ]
+    for one in result["tenants"]:
+        digest = f"`{one['digest'][:12]}`" if one["digest"] else "-"
+        answered = "-" if one["answer"] is None else "yes"
+        lines.append(
+            f"| {one['instance']} | {one['trajectories']} | {one['state']} | {one['reason']} | {digest} | {answered} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

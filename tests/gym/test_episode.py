@@ -1,0 +1,13 @@
+from looper.gym.episode import MAX_TURNS, run_episode
+from looper.gym.workplaces import WORKPLACES
+
+
+def test_a_loop_ends_an_episode_early_when_asked() -> None:
+    task = next(iter(WORKPLACES.values())).task("loops-001", seed=0)
+    stuck = {
+        "role": "assistant",
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "nothing", "arguments": "{}"}}],
+    }
+    assert len(run_episode(task, lambda messages, tools: stuck).turns) == MAX_TURNS
+    ended = run_episode(task, lambda messages, tools: stuck, end_loops=True)
+    assert (len(ended.turns), ended.success) == (2, False)

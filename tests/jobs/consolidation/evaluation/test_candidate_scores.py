@@ -1,0 +1,122 @@
+"""The numbers of a candidate, on a tiny base."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from looper.jobs.consolidation.adapters.lora import Factors, Lora
+from looper.jobs.consolidation.data.encode import encode
+from looper.jobs.consolidation.evaluation.candidate_scores import examine, score
+from looper.jobs.consolidation.evaluation.heldout import Encode, HeldOut, HeldOutQuestions, draw
+from looper.jobs.consolidation.model.device import Device
+from looper.jobs.consolidation.model.shared_base import SharedBase
+from looper.jobs.synthesis.draft import Draft
+from looper.jobs.synthesis.output.render import render
+from looper.jobs.synthesis.stages.weigh import weigh
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.example import Example, Turn
+from looper.platform.domain.trajectory import ToolCall
+from tests.jobs.episodes import RECIPE, episode
+
+pytestmark = pytest.mark.usefixtures("one_process")
+
+
+@pytest.fixture
+def base(base_dir: Path, device: Device) -> SharedBase:
+    return SharedBase(base_dir, device)
+
+
+def encoder(base: SharedBase) -> Encode:
+    return partial(encode, tokenizer=base.tokenizer, max_seq_length=256)
+
+
+def asked(base: SharedBase, *tasks: int) -> list[HeldOut]:
+    examples = [render(weigh(Draft.of(episode(task), labelled=True))) for task in tasks]
+    return draw([examples], encoder(base), 10_000)
+
+
+def lived(*calls: str) -> Example:
+    """An episode with a call of each of the tools ``calls``, one after the other."""
+    turns = [Turn(role="user", content="Go.")]
+    for name in calls:
+        call = ToolCall(id="c", name=name, arguments='{"day": "3"}')
+        turns += [Turn(role="assistant", tool_calls=(call,), weight=1), Turn(role="tool", content="ok", call_id="c")]
+    tools = [{"function": {"name": name, "parameters": {"properties": {"day": {}}}}} for name in ("book", "find")]
+    return Example(id="e", trajectory_id="e", task_id="t", turns=tuple(turns), tools=json.dumps(tools))
+
+
+def taught(base: SharedBase, example: Example) -> Lora:
+    """An adapter that says just what the agent of ``example`` said."""
+    lora = base.fresh(RECIPE)
+    parameters = [parameter for factors in lora.values() for parameter in (factors.a, factors.b)]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    packed = base.pack([encode(example, base.tokenizer, 256)])
+    for _ in range(60):
+        optimizer.zero_grad()
+        base.losses(packed, [lora]).mean().backward()
+        optimizer.step()
+    return {layer: factors.copy() for layer, factors in lora.items()}
+
+
+def moved(lora: Lora, by: float) -> Lora:
+    torch.manual_seed(0)
+    return {layer: Factors(each.a.detach(), by * torch.randn_like(each.b), each.scale) for layer, each in lora.items()}
+
+
+def test_all_numbers_are_taken_where_there_is_something_to_take_them_on(base: SharedBase) -> None:
+    candidate = moved(base.fresh(RECIPE), 0.1)
+    scores = examine(base, candidate, None, HeldOutQuestions(asked(base, 1, 2), asked(base, 3), asked(base, 4)), 0.25)
+    assert scores.earlier is not None
+    assert scores.control is not None
+    assert scores.candidate.actions == scores.current.actions == 2
+    assert scores.earlier.candidate.actions == scores.control.reference.actions == 1
+    for each in (scores.candidate, scores.current, scores.earlier.reference, scores.control.candidate):
+        assert each.loops == 0, "an episode with one call"
+        assert each.tool_errors is not None
+    assert scores.candidate.loss != scores.current.loss
+    assert scores.canary is not None
+    assert scores.canary > 0.01
+    assert scores.conversion_error == 0.25
+
+    first = examine(base, candidate, None, HeldOutQuestions(asked(base, 1, 2), [], []), 0.0)
+    assert (first.earlier, first.control) == (None, None)
+
+
+def test_the_control_is_held_against_the_bare_base_and_all_else_against_the_version_before(base: SharedBase) -> None:
+    start, candidate = moved(base.fresh(RECIPE), 0.05), moved(base.fresh(RECIPE), 0.1)
+    same = asked(base, 1, 2)
+    scores = examine(base, candidate, start, HeldOutQuestions(same, same, same), 0.0)
+    bare = examine(base, start, None, HeldOutQuestions(same, [], []), 0.0)
+    assert scores.earlier is not None
+    assert scores.control is not None
+    assert scores.current == scores.earlier.reference == bare.candidate
+    assert scores.control.reference == bare.current
+
+
+def test_an_adapter_that_does_nothing_leaves_the_canary_as_it_is(base: SharedBase) -> None:
+    dead = {layer: each.copy() for layer, each in base.fresh(RECIPE).items()}
+    assert examine(base, dead, None, HeldOutQuestions(asked(base, 1), [], []), 0.0).canary == 0
+
+
+def test_an_adapter_that_was_trained_to_pieces_has_no_numbers(base: SharedBase) -> None:
+    broken = moved(base.fresh(RECIPE), float("nan"))
+    with pytest.raises(InvalidInput, match="the held-out loss of the candidate is nan"):
+        examine(base, broken, None, HeldOutQuestions(asked(base, 1), [], []), 0.0)
+
+
+def test_an_agent_that_says_its_last_call_again_loops(base: SharedBase) -> None:
+    looping = taught(base, lived("book", "book", "book"))
+    heldout = draw([[lived("book", "find", "book")]], encoder(base), 1000)
+    scores = score(base, looping, heldout)
+    assert (scores.actions, scores.accuracy, scores.loops) == (3, 2 / 3, 1 / 3)
+    assert scores.tool_errors == 0, "both are tools it has"
+    assert score(base, looping, draw([[lived("book", "book", "book")]], encoder(base), 1000)).loops == 0
+
+
+def test_an_agent_that_calls_what_is_no_tool_makes_errors(base: SharedBase) -> None:
+    inventing = taught(base, lived("zap", "zap"))
+    scores = score(base, inventing, draw([[lived("book", "find")]], encoder(base), 1000))
+    assert scores.tool_errors == 1

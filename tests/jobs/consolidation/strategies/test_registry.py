@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import pytest
+
+from looper.jobs.consolidation.strategies.registry import parse
+from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.strategy import StrategyTerm, parse_strategy
+
+
+def test_terms_and_options() -> None:
+    assert parse_strategy("replay(share=0.5,capacity=64)+ella(weight=1e+3)+i-lora()") == [
+        StrategyTerm("replay", {"share": "0.5", "capacity": "64"}),
+        StrategyTerm("ella", {"weight": "1e+3"}),
+        StrategyTerm("i-lora", {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not written as"),
+        ("replay+", "not written as"),
+        ("replay(share=0.5", "not written as"),
+        ("replay ella", "not written as"),
+        ("reply", "choose among none, replay, replay-loss"),
+        ("replay+replay", "more than once"),
+        ("replay(0.5)", "not one option=value"),
+        ("replay(share=1,share=2)", "not one option=value"),
+        ("replay(size=5)", "no option 'size'; it has share, capacity"),
+        ("none(weight=1)", "no option 'weight'; it has none"),
+        ("replay(capacity=many)", "capacity=many of strategy 'replay' should be a valid integer"),
+        ("replay(share=0)", "share=0 of strategy 'replay' should be greater than 0"),
+        ("ella(weight=inf)", "weight=inf of strategy 'ella' should be a finite number"),
+        ("merge(kind=ours)", "kind=ours of strategy 'merge' should be 'linear', 'cat'"),
+        ("o-lora+am-lora", "combine only one"),
+    ],
+)
+def test_mistakes_say_what_there_is(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message) as raised:
+        parse(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_recipe_takes_every_way_of_writing() -> None:
+    text = "replay-loss(share=0.5,capacity=64)+merge(kind=ties_svd,old=-1e+1)"
+    parse(Recipe(strategy=text).strategy)
+
+
+def test_names_are_checked_without_torch() -> None:
+    program = (
+        "import sys\nfrom looper.platform.domain.strategy import read\nread('replay')\n"
+        "print(sorted({'torch', 'peft', 'transformers', 'ray'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,113 @@
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from looper.jobs.consolidation.adapters.lora import Lora
+from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.strategies.replay import LossReplay, Replay
+from looper.jobs.consolidation.strategies.strategy import State
+from looper.jobs.consolidation.strategies.tensors import pack_windows, unpack_windows
+from tests.jobs.consolidation.strategies.life import random_lora, session, stored, window, zero_lora
+
+LORA = zero_lora(0)
+
+
+def test_windows_survive_the_store() -> None:
+    windows = [
+        Window((5, 6, 7), (0.0, 1.0, 0.5), ((1, 2), (2, 3))),
+        Window((49151,), (1.0,), ()),
+        Window((1, 2), (0.0, 2.0), ((1, 2),)),
+    ]
+    assert unpack_windows(stored(pack_windows(windows))) == windows
+    assert unpack_windows(stored(pack_windows([]))) == []
+
+
+def kept(state: State) -> list[Window]:
+    return unpack_windows({key: tensor for key, tensor in state.items() if key != "seen"})
+
+
+def learn(strategy: Replay, windows: Sequence[Window], past: State, seed: int = 0) -> State:
+    strategy.begin(session(LORA, windows=windows, seed=seed), past)
+    return stored(strategy.remember(LORA))
+
+
+def test_everything_is_kept_while_there_is_room() -> None:
+    past = learn(Replay(capacity=5), [window(0, 1), window(0, 2)], {})
+    past = learn(Replay(capacity=5), [window(1, 1)], past)
+    assert kept(past) == [window(0, 1), window(0, 2), window(1, 1)]
+    assert past["seen"] == 3
+
+
+def test_the_reservoir_is_a_uniform_sample_of_all_sessions() -> None:
+    # Algorithm R keeps each of 12 windows, in three sessions of 4, with a chance of 3/12: 500 of 2000 times, with a
+    # standard deviation of sqrt(2000 * 1/4 * 3/4) = 19.4.
+    sessions = [[window(k, i) for i in range(4)] for k in range(3)]
+    counts: Counter[Window] = Counter()
+    for seed in range(2000):
+        past: State = {}
+        for windows in sessions:
+            past = learn(Replay(capacity=3), windows, past, seed)
+        assert len(kept(past)) == 3
+        counts.update(kept(past))
+    assert all(abs(counts[window(k, i)] - 500) < 5 * 19.4 for k in range(3) for i in range(4))
+
+
+def test_a_smaller_capacity_shrinks_the_reservoir() -> None:
+    past = learn(Replay(capacity=9), [window(0, i) for i in range(9)], {})
+    past = learn(Replay(capacity=4), [window(1, 0)], past)
+    assert len(kept(past)) == 4
+    assert past["seen"] == 10
+
+
+def test_the_share_is_of_the_new_windows() -> None:
+    past = learn(Replay(), [window(0, i) for i in range(9)], {})
+    new = [window(1, i) for i in range(6)]
+    for share, count in ((0.5, 3), (0.01, 1), (1.0, 6), (4.0, 9)):
+        strategy = Replay(share=share)
+        strategy.begin(session(LORA, windows=new), past)
+        old = strategy.windows()
+        assert len(old) == len(set(old)) == count
+        assert set(old) <= set(kept(past))
+
+
+def test_later_sessions_draw_other_windows() -> None:
+    past = learn(Replay(capacity=20), [window(0, i) for i in range(20)], {})
+    drawn = []
+    for seen in (20, 30):
+        strategy = Replay(capacity=20)
+        strategy.begin(session(LORA, windows=[window(1, i) for i in range(8)]), past | {"seen": torch.tensor(seen)})
+        drawn.append(strategy.windows())
+    assert drawn[0] != drawn[1]
+
+
+def by_last_token(lora: Lora, windows: Sequence[Window]) -> list[float]:
+    return [float(window.tokens[-1]) for window in windows]
+
+
+def test_priorities_follow_the_loss() -> None:
+    # p = loss^1: a window with loss 3 is drawn 3 times as often as one with loss 1, 1500 of 2000 times, with a standard
+    # deviation of sqrt(2000 * 3/4 * 1/4) = 19.4.
+    old, new = [window(0, 1), window(0, 3)], [window(1, 0)]
+    past = learn(LossReplay(), old, {})
+    hard = 0
+    for seed in range(2000):
+        strategy = LossReplay(share=1, exponent=1)
+        strategy.begin(session(LORA, random_lora(1), new, seed, losses=by_last_token), past)
+        (drawn,) = strategy.windows()
+        hard += drawn == window(0, 3)
+    assert abs(hard - 1500) < 5 * 19.4
+
+
+def test_only_the_pool_is_measured() -> None:
+    past = learn(LossReplay(), [window(0, i) for i in range(30)], {})
+    measured: list[int] = []
+
+    def losses(lora: Lora, windows: Sequence[Window]) -> list[float]:
+        measured.append(len(windows))
+        return by_last_token(lora, windows)
+
+    strategy = LossReplay(share=0.5, pool=3)
+    strategy.begin(session(LORA, random_lora(1), [window(1, i) for i in range(8)], losses=losses), past)
+    assert len(strategy.windows()) == 4
+    assert measured == [12]

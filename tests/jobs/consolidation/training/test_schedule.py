@@ -1,0 +1,48 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from looper.jobs.consolidation.training.schedule import batch_at, learning_rate, pairs_at, total_steps
+from looper.platform.domain.consolidation import Recipe
+
+
+@given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 3), st.integers(0, 5))
+def test_every_epoch_takes_each_example_once(examples: int, size: int, epochs: int, seed: int) -> None:
+    recipe = Recipe(batch_size=size, epochs=epochs, seed=seed)
+    batches = [batch_at(step, examples, recipe) for step in range(total_steps(examples, recipe))]
+    per_epoch = len(batches) // epochs
+    for start in range(0, len(batches), per_epoch):
+        taken = [i for batch in batches[start : start + per_epoch] for i in batch]
+        assert sorted(taken) == list(range(examples))
+
+
+def test_epochs_and_seeds_differ_in_order_but_not_in_time() -> None:
+    recipe = Recipe(batch_size=8)
+    assert batch_at(3, 64, recipe) == batch_at(3, 64, recipe)
+    assert batch_at(3, 64, recipe) != batch_at(3 + 8, 64, recipe)
+    assert batch_at(3, 64, recipe) != batch_at(3, 64, recipe.model_copy(update={"seed": 1}))
+
+
+def test_most_steps() -> None:
+    assert total_steps(17, Recipe(batch_size=8, epochs=3)) == 9
+    assert total_steps(17, Recipe(batch_size=8, epochs=3, max_steps=4)) == 4
+    assert total_steps(17, Recipe(batch_size=8, epochs=1, max_steps=40)) == 3
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    recipe = Recipe(learning_rate=1.0, warmup_ratio=0.1)
+    rates = [learning_rate(step, 100, recipe) for step in range(100)]
+    assert rates[0] == 0.1
+    assert rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.01
+    assert learning_rate(0, 1, Recipe(learning_rate=1.0, warmup_ratio=0.0)) == 1.0
+    assert learning_rate(0, 1, Recipe(learning_rate=1.0, warmup_ratio=1.0)) == 1.0
+
+
+@given(st.integers(0, 40))
+def test_every_epoch_takes_each_pair_once_and_spreads_them(pairs: int) -> None:
+    recipe = Recipe(batch_size=4)
+    epochs = [[pairs_at(epoch * 5 + place, 17, pairs, recipe) for place in range(5)] for epoch in range(2)]
+    for steps in epochs:
+        assert sorted(i for taken in steps for i in taken) == list(range(pairs))
+        assert max(map(len, steps)) - min(map(len, steps)) <= 1

@@ -1,0 +1,36 @@
+"""What the proxy says of a gateway that died."""
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from looper.serve.deployment.proxy_errors import ProxyErrorMiddleware, middlewares
+
+
+async def answer(request: Request) -> Response:
+    status = int(request.query_params["status"])
+    if "raise" in request.query_params:
+        raise RuntimeError("the actor died")
+    if "json" in request.query_params:
+        return JSONResponse({"error": {"code": "engine_failed"}}, status)
+    return PlainTextResponse("Internal Server Error", status)
+
+
+def test_a_failure_in_the_proxy_s_own_words_says_to_ask_again() -> None:
+    client = TestClient(Starlette(routes=[Route("/", answer)], middleware=middlewares()))
+    for failed in ("/?status=500", "/?status=500&raise"):
+        gone = client.get(failed)
+        assert (gone.status_code, gone.headers["retry-after"]) == (503, "1")
+        assert gone.json()["error"]["code"] == "gateway_gone"
+    for untouched in ("/?status=200", "/?status=404", "/?status=500&json", "/?status=503&json"):
+        assert client.get(untouched).status_code == int(untouched[9:12])
+
+
+def test_an_answer_that_never_begins_is_one_too() -> None:
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+    assert TestClient(ProxyErrorMiddleware(silent)).get("/").json()["error"]["code"] == "gateway_gone"
