@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -9,6 +10,7 @@ def register() -> None:
     from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
     from vllm.v1.worker import lora_model_runner_mixin
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
     from looper.serve.staging import StagedLoras
 
@@ -29,3 +31,20 @@ def register() -> None:
         update(self, layer, key, torch.nan_to_num(value), *rest)
 
     CPUAttentionBackendImpl.do_kv_cache_update = finite
+
+    sample = CPUModelRunner.sample_tokens
+
+    def sample_read(self: Any, grammar_output: Any) -> Any:
+        """Draw from a request's own generator only once its prompt has been read to the end.
+
+        vLLM (0.29) draws in each step, and then turns the generator back, which a CPU's cannot.
+        """
+        generators, rows = self.input_batch.generators, self.input_batch.num_reqs
+        still_reading = np.flatnonzero(self.discard_request_mask.np[:rows]).tolist()
+        kept = {row: generators.pop(row) for row in still_reading if row in generators}
+        try:
+            return sample(self, grammar_output)
+        finally:
+            generators.update(kept)
+
+    CPUModelRunner.sample_tokens = sample_read

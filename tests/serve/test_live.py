@@ -45,6 +45,20 @@ def test_the_first_request_that_samples_waits_for_no_compiler(live: Live) -> Non
     assert time.perf_counter() - began < 5
 
 
+def test_a_seed_means_the_same_however_many_steps_read_the_prompt(live: Live) -> None:
+    client = live.tenant("seeds")
+    long = [{"role": "user", "content": "Please book the blue room. " * 20}]
+
+    def say(seed: int, salt: str) -> str:
+        more: Any = {"messages": long, "seed": seed, "temperature": 1, "extra_body": {"cache_salt": salt}}
+        return ask(client, "tiny", **more)[0]
+
+    first = say(7, "a")
+    assert say(7, "b") == first, "read in steps again"
+    assert say(7, "a") == first, "most of it came from the cache"
+    assert say(8, "a") != first
+
+
 def test_streams_and_completions(live: Live) -> None:
     client = live.tenant("streams")
     live.publish(InstanceName("streams", "agent"), 20)
