@@ -35,6 +35,7 @@ from looper.serve.engine import Device, EngineSettings
 from looper.serve.loader import start_loader
 from looper.serve.pager import Pager
 from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Call, Opening, Reply, Whole, error
+from looper.serve.request_bounds import check_bounds
 from looper.serve.staging import Staged
 from looper.serve.tiers import Tiers
 from looper.serve.tracing import span
@@ -50,6 +51,8 @@ class SkillServer(LLMServer):
     engine: Any
     _pager: Pager[LoRARequest]
     _admission: Admission
+    _vocab_size: int
+    _most_sequences: int
     _folder_lock: IO[bytes]
 
     @classmethod
@@ -81,7 +84,9 @@ class SkillServer(LLMServer):
             on_disk=room.on_disk,
             in_memory=room.in_memory,
         )
+        server._most_sequences = settings.serve.max_num_seqs
         server._admission = Admission(settings.serve.max_num_seqs, room.slots)
+        server._vocab_size = server.engine._engine_client.model_config.get_vocab_size()
         return server
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
@@ -93,6 +98,9 @@ class SkillServer(LLMServer):
             return
         except VLLMValidationError as invalid:  # no ValueError, so pydantic lets it through
             yield error(400, str(invalid), param=invalid.parameter)
+            return
+        if wrong := check_bounds(request, self._vocab_size, self._most_sequences):
+            yield wrong
             return
         pager, line, now = self._pager, self._admission, time.perf_counter
         reads = len(str(ask.body)) // BYTES_PER_TOKEN

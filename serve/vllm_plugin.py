@@ -7,8 +7,10 @@ import torch
 
 
 def register() -> None:
+    from vllm.exceptions import VLLMValidationError
     from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl
+    from vllm.v1.engine.input_processor import InputProcessor
     from vllm.v1.worker import lora_model_runner_mixin
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
@@ -31,6 +33,21 @@ def register() -> None:
         update(self, layer, key, torch.nan_to_num(value), *rest)
 
     CPUAttentionBackendImpl.do_kv_cache_update = finite
+
+    validate = InputProcessor._validate_model_input
+
+    def validate_known(self: Any, prompt_input: Any, prompt_type: str) -> None:
+        """Refuse token ids that the model has no embedding for: to look one up ends the engine, or finds padding.
+
+        vLLM (0.29) takes any that the tokenizer knows, and one more. A tokenizer may know more than its model.
+        """
+        validate(self, prompt_input, prompt_type)
+        vocab_size = self.model_config.get_vocab_size()
+        if prompt_input["type"] == "token" and (unknown := max(prompt_input["prompt_token_ids"])) >= vocab_size:
+            reason = f"the prompt has token {unknown}, which this model does not know: ids go to {vocab_size - 1}"
+            raise VLLMValidationError(reason)
+
+    InputProcessor._validate_model_input = validate_known
 
     sample = CPUModelRunner.sample_tokens
 

@@ -140,7 +140,7 @@ class ServeSettings(PoolSettings):
     pools: tuple[PoolSettings, ...] = Field((), description="further engines, for larger ranks")
     pinned: tuple[str, ...] = Field((), description="skills, tenant/instance, that are kept in engines' memory")
     max_model_len: int = Field(2048, ge=64, description="tokens of prompt and answer together")
-    max_num_seqs: int = Field(16, ge=1, description="requests in one batch")
+    max_num_seqs: int = Field(16, ge=1, description="sequences in one batch, and most of one request")
     adapters: int = Field(1000, ge=1, description="about how many are asked for, with the popularity of Zipf's law")
     requests_per_minute: int | None = Field(None, ge=1, description="of a tenant that has no limit of its own")
     tokens_per_minute: int | None = Field(None, ge=1, description="read and generated, of such a tenant")

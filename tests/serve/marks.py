@@ -15,13 +15,18 @@ from tests.tiny import tiny_base
 
 CONSTANT = 4.0
 """In the first dimension of every token's embedding: what the adapters' first factors look at."""
+UNEMBEDDED = "<|image|>"
+"""A token that the tokenizer knows and the model has no embedding for, as Gemma 3 of one billion parameters has."""
 LOUD = 300.0
 """How far an adapter moves the last hidden state, so that nothing else in it counts."""
 
 
 def marked_base(folder: Path) -> Path:
-    """The tiny base, with that first dimension."""
+    """The tiny base, with that first dimension and that token."""
     tiny_base(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": [UNEMBEDDED]})
+    tokenizer.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"][:, 0] = CONSTANT
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -6,10 +6,13 @@
 | a corrupt, oversized, wrong-base or wrong-rank adapter | here; test_adapters of the platform |
 | a store that is slow, down or out of space | here, test_pager, test_disk; test_objectstore of the platform |
 | prompts beyond the context, values that are none | here |
+| token ids that the model does not know, numbers at their bounds | here |
+| more answers at once than an engine gives | here, test_admission |
 | bodies of 100 MB, or no JSON | here, test_gateway |
 | thousands of idle connections | here |
 """
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -29,6 +32,7 @@ from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import keys
 from tests.serve.live import HELLO, Live, ask, processes
+from tests.serve.marks import UNEMBEDDED
 from tests.serve.published import adapter_files, publish_version, random_adapter
 
 
@@ -198,6 +202,100 @@ def test_what_the_client_got_wrong_is_a_400_of_vllm_s(live: Live) -> None:
                 client.chat.completions.create(model=model, **request)
             assert isinstance(raised.value.body, dict)
             assert {"message", "type"} <= raised.value.body.keys()
+
+
+def test_numbers_are_checked_at_their_bounds_before_the_engine_sees_them(live: Live) -> None:
+    client = live.tenant("numbers")
+    expected = ask(client, "tiny")
+    vocab_size = json.loads((live.base / "config.json").read_text())["vocab_size"]
+    text: dict[str, Any] = {"prompt": "hello"}
+    chat: dict[str, Any] = {"messages": HELLO}
+
+    def bodies(token: int) -> list[tuple[str, dict[str, Any]]]:
+        """Each place for a token's id, and its field."""
+        fields: list[tuple[str, dict[str, Any]]] = [
+            ("stop_token_ids", {"stop_token_ids": [1, token]}),
+            ("allowed_token_ids", {"allowed_token_ids": [token]}),
+            ("logit_bias", {"logit_bias": {str(token): 1.0}}),
+        ]
+        return [
+            ("prompt", {"prompt": [token]}),
+            ("prompt", {"prompt": [1, 2, token], "echo": True}),
+            ("prompt", {"prompt": [[token]]}),
+            ("prompt", {"prompt": [[1, 2], [3, token]]}),
+            ("prompt", {"prompt": [[token]], "use_beam_search": True}),
+            ("prompt", {"prompt": [[token]], "stream": True}),
+            ("logprob_token_ids", text | {"logprobs": 1, "logprob_token_ids": [token]}),
+            ("logprob_token_ids", chat | {"logprobs": True, "logprob_token_ids": [token]}),
+            *((field, body | more) for field, more in fields for body in (text, chat)),
+        ]
+
+    def asked(body: dict[str, Any]) -> httpx.Response:
+        path = "chat/completions" if "messages" in body else "completions"
+        headers = {"authorization": f"Bearer {client.api_key}"}
+        body = {"model": "tiny", "max_tokens": 1, **body}
+        return httpx.post(f"{live.url}/v1/{path}", json=body, headers=headers, timeout=60)
+
+    for _, body in bodies(vocab_size - 1):
+        assert asked(body).status_code == 200, body
+    wrong = [each for token in (-1, vocab_size, 2**31, 2**63, 2**64) for each in bodies(token)]
+    wrong += [("logit_bias", text | {"logit_bias": {"1": value}}) for value in ("nan", "inf", "-inf")]
+    whole = ("top_k", "min_tokens", "max_tokens", "stream_interval", "seed", "prompt_logprobs")
+    wrong += [(field, chat | {field: value}) for field in whole for value in (2**63, 2**64)]
+    numbers = ("temperature", "top_p", "min_p", "length_penalty", "repetition_penalty", "frequency_penalty")
+    wrong += [(field, chat | {field: value}) for field in numbers for value in ("nan", "inf")]
+    wrong += [("kv_transfer_params", chat | {"kv_transfer_params": {"prompt_token_ids": [vocab_size]}})]
+    wrong += [("prompt", {"prompt": []})]
+    beams = {"prompt": "hello", "use_beam_search": True, "n": 2}
+    wrong += [("length_penalty", beams | {"length_penalty": value}) for value in (-10.1, 10.1, 1e308)]
+    for bound in (
+        *(beams | {"length_penalty": value} for value in (-10, 10)),
+        *(text | {"temperature": 1, "seed": value} for value in (-(2**63), 2**63 - 1)),
+        chat | {"temperature": 1, "top_k": 2**63 - 1},
+    ):
+        assert asked(bound).status_code == 200, bound
+    for field, body in wrong:
+        refused = asked(body)
+        assert refused.status_code == 400, (body, refused.text)
+        assert field in refused.json()["error"]["message"], (body, refused.text)
+    assert ask(client, "tiny") == expected
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_text_with_a_token_that_has_no_embedding_is_refused(live: Live, stream: bool) -> None:
+    client = live.tenant("unembedded")
+    expected = ask(client, "tiny")
+    for text in (UNEMBEDDED, f"hello {UNEMBEDDED}"):
+        with pytest.raises(openai.BadRequestError, match="does not know"):
+            ask(client, "tiny", messages=[{"role": "user", "content": text}], stream=stream)
+        with pytest.raises(openai.BadRequestError, match="does not know"):
+            client.completions.create(model="tiny", prompt=text, stream=stream)
+    assert ask(client, "tiny") == expected
+
+
+def test_a_request_for_more_answers_than_an_engine_gives_at_once_is_refused(live: Live) -> None:
+    client = live.tenant("choices")
+    most = live.settings.serve.max_num_seqs
+    hello: Any = {"model": "tiny", "max_tokens": 4, "temperature": 1}
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("n", {"prompt": "hello", "n": 128}),
+        ("n", {"prompt": "hello", "n": most + 1}),
+        ("n", {"prompt": "hello", "n": 2**64}),
+        ("n", {"prompt": "hello", "n": 0}),
+        ("n", {"prompt": "hello", "n": -1}),
+        ("n", {"prompt": "hello", "n": most + 1, "extra_body": {"use_beam_search": True}}),
+        ("n", {"prompt": ["hello"] * 2, "n": most}),
+        ("prompt", {"prompt": ["hello"] * 128}),
+        ("prompt", {"prompt": [[1, 2]] * (most + 1)}),
+    ]
+    for field, body in wrong:
+        with pytest.raises(openai.BadRequestError) as raised:
+            client.completions.create(**hello | body)
+        assert raised.value.param == field, body
+    with pytest.raises(openai.BadRequestError, match=f"{most} is the most"):
+        ask(client, "tiny", temperature=1, n=128)
+    for body in ({"prompt": "hello", "n": most}, {"prompt": ["hello"] * most}, {"prompt": [[1], [2]], "n": most // 2}):
+        assert len(client.completions.create(**hello | body).choices) == most
 
 
 def test_who_floods_the_door_harms_no_other(live: Live) -> None:
