@@ -35,7 +35,7 @@ from looper.serve.engine import Device, EngineSettings
 from looper.serve.loader import start_loader
 from looper.serve.pager import Pager
 from looper.serve.protocol import BYTES_PER_TOKEN, Ask, Call, Opening, Reply, Whole, error
-from looper.serve.request_bounds import check_bounds
+from looper.serve.request_bounds import check_bounds, count_sequences
 from looper.serve.staging import Staged
 from looper.serve.tiers import Tiers
 from looper.serve.tracing import span
@@ -84,6 +84,7 @@ class SkillServer(LLMServer):
             on_disk=room.on_disk,
             in_memory=room.in_memory,
         )
+        # A request that needs more seats than there are would wait for ever.
         server._most_sequences = settings.serve.max_num_seqs
         server._admission = Admission(settings.serve.max_num_seqs, room.slots)
         server._vocab_size = server.engine._engine_client.model_config.get_vocab_size()
@@ -102,6 +103,7 @@ class SkillServer(LLMServer):
         if wrong := check_bounds(request, self._vocab_size, self._most_sequences):
             yield wrong
             return
+        seats = count_sequences(request)
         pager, line, now = self._pager, self._admission, time.perf_counter
         reads = len(str(ask.body)) // BYTES_PER_TOKEN
         tier, came = pager.tier(ask.digest) if ask.digest else None, now()
@@ -112,7 +114,7 @@ class SkillServer(LLMServer):
                         await held.enter_async_context(pager.memory.pin(ask.digest))
                 loaded = now()
                 with span("queue", ask.trace):
-                    place = line.turn(ask.tenant, ask.digest, reads, within_s=ask.within_s)
+                    place = line.turn(ask.tenant, ask.digest, reads, seats=seats, within_s=ask.within_s)
                     turn = await held.enter_async_context(place)
                 yield Opening(tier, loaded - came, now() - loaded, line.slots_taken, pager.newly_evicted())
                 held.enter_context(span("engine", ask.trace))

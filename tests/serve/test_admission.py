@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import pytest
 
@@ -24,19 +24,21 @@ class Client:
         self.served: list[str] = []
         self.asked: list[Asked] = []  # a loop does not keep its tasks
 
-    def ask(self, name: str, tenant: str = "t", digest: str | None = None, tokens: int = 1) -> "Asked":
-        self.asked.append(Asked(self, name, tenant, digest, tokens))
+    def ask(self, name: str, tenant: str = "t", digest: str | None = None, tokens: int = 1, seats: int = 1) -> "Asked":
+        self.asked.append(Asked(self, name, tenant, digest, tokens, seats))
         return self.asked[-1]
 
 
 class Asked:
-    def __init__(self, client: Client, name: str, tenant: str, digest: str | None, tokens: int) -> None:
+    def __init__(self, client: Client, name: str, tenant: str, digest: str | None, tokens: int, seats: int) -> None:
         self.end = asyncio.Event()
         self.turn: Turn | None = None
-        self.task = asyncio.create_task(self._live(client, name, tenant, digest, tokens))
+        self.task = asyncio.create_task(
+            self._live(client, name, client.admission.turn(tenant, digest, tokens, seats=seats))
+        )
 
-    async def _live(self, client: Client, name: str, tenant: str, digest: str | None, tokens: int) -> None:
-        async with client.admission.turn(tenant, digest, tokens) as self.turn:
+    async def _live(self, client: Client, name: str, turn: AbstractAsyncContextManager[Turn]) -> None:
+        async with turn as self.turn:
             client.served.append(name)
             await self.end.wait()
 
@@ -184,6 +186,92 @@ def test_nobody_is_ahead_where_nobody_has_more_than_others() -> None:
         await settle()
         assert len(client.served) == 6, "each has less than its share, and may take a spare seat"
         assert not any(each.turn.ahead for each in asked if each.turn)
+
+    run(test)
+
+
+def test_a_request_of_many_sequences_takes_as_many_seats() -> None:
+    async def test() -> None:
+        admission = Admission(4, 8)
+        client = Client(admission)
+        many = [client.ask(f"many-{number}", "many", seats=3) for number in range(2)]
+        few = [client.ask(f"few-{number}", "few") for number in range(3)]
+        await settle()
+        assert client.served == ["many-0", "few-0", "few-1"], "of its share of two, and one is spare"
+        assert admission.serving == 5
+        assert admission.report()["asked"] == 9
+        assert [each.turn.ahead for each in few if each.turn] == [True, True]
+        for each in (*many, *few):
+            await each.finish()
+        assert client.served[3:] == ["many-1", "few-2"]
+        assert (admission.waiting, admission.serving) == (0, 0)
+
+    run(test)
+
+
+def test_seats_are_kept_free_for_a_request_of_many_whose_turn_it_is() -> None:
+    async def test() -> None:
+        admission = Admission(4, 8, spare=1)
+        client = Client(admission)
+        flood = [client.ask(f"flood-{number}", "flood") for number in range(8)]
+        await settle()
+        many = client.ask("many", "many", seats=4)
+        await settle()
+        assert flood[0].turn is not None
+        admission.generated(flood[0].turn, 1)
+        for each in flood[:2]:
+            await each.finish()
+        late = [client.ask(f"late-{number}", f"late-{number}") for number in range(2)]
+        await settle()
+        assert client.served[4:] == ["late-0"], "the spare seat is for who has less than its share, and nobody else"
+        for each in flood[2:4]:
+            await each.finish()
+        assert client.served[5:] == ["many"]
+        await late[0].finish()
+        assert client.served[6:] == ["late-1"]
+        await many.finish()
+        assert client.served[7:] == ["flood-4", "flood-5", "flood-6"]
+
+    run(test)
+
+
+def test_seats_that_are_kept_free_are_paid_for() -> None:
+    async def test() -> None:
+        admission = Admission(4, 8, spare=0)
+        client = Client(admission)
+        flood = [client.ask(f"flood-{number}", "flood", tokens=10) for number in range(5)]
+        await settle()
+        many = [client.ask(f"many-{number}", "many", tokens=10, seats=4) for number in range(2)]
+        await settle()
+        assert flood[3].turn is not None
+        admission.generated(flood[3].turn, 1)
+        for each in flood[:3]:
+            await each.finish()
+        admission.generated(flood[3].turn, 20)  # three times as many could have been
+        await flood[3].finish()
+        assert client.served[4:] == ["many-0"]
+        await many[0].finish()
+        assert client.served[5:] == ["flood-4"], "42 + 40 tokens against 50 + 120"
+
+    run(test)
+
+
+def test_one_who_gives_up_while_seats_are_kept_free_for_it_leaves_them_to_others() -> None:
+    async def test() -> None:
+        admission = Admission(2, 8, spare=0)
+        client = Client(admission)
+        first = client.ask("first")
+        await settle()
+        many = client.ask("many", "many", seats=2)
+        await settle()
+        client.ask("next")
+        await settle()
+        assert client.served == ["first"]
+        many.task.cancel()
+        await settle()
+        assert client.served == ["first", "next"]
+        assert (admission.waiting, admission.serving) == (0, 2)
+        await first.finish()
 
     run(test)
 

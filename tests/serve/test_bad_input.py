@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -296,6 +297,26 @@ def test_a_request_for_more_answers_than_an_engine_gives_at_once_is_refused(live
         ask(client, "tiny", temperature=1, n=128)
     for body in ({"prompt": "hello", "n": most}, {"prompt": ["hello"] * most}, {"prompt": [[1], [2]], "n": most // 2}):
         assert len(client.completions.create(**hello | body).choices) == most
+
+
+def test_another_tenant_is_answered_beside_requests_for_many_answers(live: Live) -> None:
+    client, other = live.tenant("many"), live.tenant("few")
+    under_way = Event()
+
+    def many() -> None:
+        more: Any = {"n": live.settings.serve.max_num_seqs, "extra_body": {"ignore_eos": True}}
+        answer = client.completions.create(model="tiny", prompt="hello", max_tokens=150, stream=True, **more)
+        for number, _ in enumerate(answer):
+            if number > 50:
+                under_way.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        crowd = [pool.submit(many) for _ in range(2)]
+        assert under_way.wait(60)
+        ask(other, "tiny")
+        assert not any(each.done() for each in crowd)
+        for each in crowd:
+            each.result()
 
 
 def test_who_floods_the_door_harms_no_other(live: Live) -> None:
