@@ -63,6 +63,7 @@ def engine_settings(
         "max_model_len": serve.max_model_len,
         "max_num_seqs": serve.max_num_seqs + SPARE,
         "scheduling_policy": "priority",  # said by the skill server, never by clients
+        "enable_prompt_tokens_details": True,  # usage says how much of a prompt came from the cache
         "enable_auto_tool_choice": True,
         "tool_call_parser": "hermes",
         # Left to choose, vLLM checks each request for a backend of its own, and runs all by that of the first. guidance

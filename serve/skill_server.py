@@ -30,6 +30,7 @@ from looper.platform.domain.errors import (
 )
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.admission import AHEAD, IN_TURN, Admission
+from looper.serve.cache_salt import new_key, tenant_salt
 from looper.serve.disk import Disk, claim_folder
 from looper.serve.engine import Device, EngineSettings
 from looper.serve.loader import start_loader
@@ -53,6 +54,7 @@ class SkillServer(LLMServer):
     _admission: Admission
     _vocab_size: int
     _most_sequences: int
+    _salt_key: bytes
     _folder_lock: IO[bytes]
 
     @classmethod
@@ -88,6 +90,7 @@ class SkillServer(LLMServer):
         server._most_sequences = settings.serve.max_num_seqs
         server._admission = Admission(settings.serve.max_num_seqs, room.slots)
         server._vocab_size = server.engine._engine_client.model_config.get_vocab_size()
+        server._salt_key = new_key()
         return server
 
     async def answer(self, ask: Ask) -> AsyncGenerator[Reply, None]:
@@ -103,6 +106,7 @@ class SkillServer(LLMServer):
         if wrong := check_bounds(request, self._vocab_size, self._most_sequences):
             yield wrong
             return
+        request.cache_salt = tenant_salt(self._salt_key, ask.tenant, request.cache_salt)
         seats = count_sequences(request)
         pager, line, now = self._pager, self._admission, time.perf_counter
         reads = len(str(ask.body)) // BYTES_PER_TOKEN

@@ -59,6 +59,25 @@ def test_a_seed_means_the_same_however_many_steps_read_the_prompt(live: Live) ->
     assert say(8, "a") != first
 
 
+def test_a_tenant_finds_its_own_prompts_in_the_cache_and_no_other_s(live: Live) -> None:
+    one, other = live.tenant("cached"), live.tenant("looks")
+    long: Any = [{"role": "user", "content": "Which rooms are free? " * 20}]
+
+    def cached(client: openai.OpenAI, **more: Any) -> int:
+        answer = client.chat.completions.create(model="tiny", messages=long, max_tokens=1, extra_body=more)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        return answer.usage.prompt_tokens_details.cached_tokens or 0
+
+    assert cached(one) == 0
+    assert cached(one) > 0
+    assert cached(other) == 0
+    # A salt of the client's divides what is its tenant's.
+    assert cached(one, cache_salt="mine") == 0
+    assert cached(one, cache_salt="mine") > 0
+    assert cached(other, cache_salt="mine") == 0
+
+
 def test_streams_and_completions(live: Live) -> None:
     client = live.tenant("streams")
     live.publish(InstanceName("streams", "agent"), 20)
