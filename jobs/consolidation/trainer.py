@@ -1,41 +1,37 @@
 """A trainer holds one base model and trains whatever consolidations it can claim, many in each pass over the base.
 
-Runs in every worker of a training run. The first worker decides, and writes to catalog and store; the others only
-compute. Members come and go between two passes. What any of them was at is in the store, so that another trainer, or
-the same one after a restart, goes on from there.
+Runs in every worker of a training run. Rank 0 decides, and writes to catalog and store; every other rank gets the
+outcome (``collective``) and computes. Members join and leave between two passes, on all ranks at once. Their state is
+in the store, so that another trainer, or the same one after a restart, goes on from there.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
+from torch import Tensor
 
 from looper.jobs.consolidation import adapter_file, checkpoint, memory
 from looper.jobs.consolidation.checkpoint import Candidate, Checkpoint
-from looper.jobs.consolidation.encode import Window, encode
+from looper.jobs.consolidation.cohort import Cohort, Member, StepGroup, Trainer, report_progress
+from looper.jobs.consolidation.collective import UnexpectedError, broadcast_from_rank0, run_on_rank0
 from looper.jobs.consolidation.examine import examine, score
-from looper.jobs.consolidation.heldout import gather
+from looper.jobs.consolidation.heldout import Questions, gather
+from looper.jobs.consolidation.joining import encoder, join
 from looper.jobs.consolidation.lora import Lora
-from looper.jobs.consolidation.preference import Contrasts, contrasts, margins
-from looper.jobs.consolidation.session import begin
+from looper.jobs.consolidation.preference import margins
 from looper.jobs.consolidation.shared_base import SharedBase
-from looper.jobs.consolidation.step import Step, next_together
-from looper.jobs.consolidation.tenant import Tenant
 from looper.jobs.leases import Leases
-from looper.jobs.synthesis.table import read_examples, read_pairs
-from looper.platform import adapters
-from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, Progress, State
-from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, NotFound, StoreFull, StoreUnavailable
-from looper.platform.domain.example import Example
-from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.domain.consolidation import Consolidation, State
+from looper.platform.domain.errors import Conflict, LooperError, StoreFull, StoreUnavailable
+from looper.platform.objectstore import keys
+
+__all__ = ["Trainer", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -46,47 +42,6 @@ LOOK_S = 0.5
 
 IDLE_S = 0.1
 """Between two looks at the clock while there is nothing to train."""
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """One base in memory, catalog and store, and the name that holds the claims."""
-
-    base: SharedBase
-    catalog: Catalog
-    store: ObjectStore
-    owner: str
-    max_rank: int
-    """Largest rank that the server takes."""
-
-    @property
-    def leads(self) -> bool:
-        return dist.get_rank() == 0
-
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """A consolidation in training."""
-
-    job: Consolidation
-    tenant: Tenant
-    start: Lora | None
-    contrasts: Contrasts | None
-    """None if the recipe gives a preference loss no weight."""
-
-
-@dataclass
-class Together:
-    """Members whose next step is under way."""
-
-    members: list[Member]
-    step: Step
-    lost: list[Member] = field(default_factory=list)
-    """Of them, who will not take it: cancelled meanwhile, or another's."""
-
-    @property
-    def staying(self) -> list[Member]:
-        return [member for member in self.members if member not in self.lost]
 
 
 def run(
@@ -108,251 +63,178 @@ def run(
     the catalog with its reason, and one that was cancelled or is another's by now is dropped: the others do not notice.
     Raises StoreUnavailable when store or catalog fail, which is nobody's fault.
     """
-    waiting: list[Member] = []  # for their next step, the longest first
-    under_way: list[Together] = []  # the last is worked at; those before it have made room for newcomers
+    cohort = Cohort(trainer.base)
     looked, saved, busy = -float("inf"), clock(), clock()
-    with Leases(trainer.catalog, trainer.owner, lease_s) as leases:
+    with _leases(trainer, lease_s) as leases:
         while True:
-            # Only the first worker's clock and catalog count, so that all do the same after the same pass.
-            if _agreed(clock() - looked >= LOOK_S):
-                members = _all(waiting, under_way)
-                if _agreed(stopped()):
-                    _save(members, trainer)
+            # Only rank 0's clock and catalog count, so that all ranks do the same after the same pass.
+            if broadcast_from_rank0(clock() - looked >= LOOK_S):
+                if run_on_rank0(stopped):
+                    _save(cohort.members, trainer)
                     return
-                lost = _report(members, trainer)
-                waiting = [member for member in waiting if member not in lost]
-                for together in under_way:
-                    together.lost += [member for member in together.members if member in lost]
-                room = members_at_most - len(members) + len(lost)
-                claimed = _agreed(claim(room) if trainer.leads and room else [])
-                for job in claimed:
-                    leases.add(job.id)
-                if joined := list(_join_all(claimed, trainer)):
-                    waiting = [*joined, *waiting]
-                    under_way.append(_begin(waiting, len(joined), trainer))
+                cohort.drop(_report(cohort.members, trainer))
+                room = members_at_most - len(cohort.members)
+                claimed = run_on_rank0(partial(claim, room)) if room else []
+                if leases is not None:
+                    for job in claimed:
+                        leases.add(job.id)
+                if joined := _join_all(claimed, trainer):
+                    cohort.join(joined)
                 looked = clock()
-            if not under_way and waiting:
-                under_way.append(_begin(waiting, len(waiting), trainer))
-            if not under_way:
-                if _agreed(clock() - busy >= idle_s):
+            if not cohort.under_way and cohort.waiting:
+                cohort.begin(len(cohort.waiting))
+            if not cohort.under_way:
+                if broadcast_from_rank0(clock() - busy >= idle_s):
                     return
                 time.sleep(IDLE_S)
                 continue
-            if not under_way[-1].step.advance():
-                waiting += _advance(under_way.pop(), trainer)
+            if not cohort.under_way[-1].step.advance():
+                cohort.waiting += _advance(cohort.under_way.pop(), trainer)
             busy = clock()
-            if _agreed(busy - saved >= checkpoint_s):
-                _save(_all(waiting, under_way), trainer)
+            if broadcast_from_rank0(busy - saved >= checkpoint_s):
+                cohort.drop(_save(cohort.members, trainer))
                 saved = clock()
 
 
-def _all(waiting: Sequence[Member], under_way: Sequence[Together]) -> list[Member]:
-    return [*waiting, *(member for together in under_way for member in together.staying)]
+def _leases(trainer: Trainer, lease_s: float) -> AbstractContextManager[Leases | None]:
+    """Held by rank 0 alone: at the end it saves before it releases, and another rank would release before that."""
+    return Leases(trainer.catalog, trainer.owner, lease_s) if trainer.leads else nullcontext()
 
 
-def _begin(waiting: list[Member], first: int, trainer: Trainer) -> Together:
-    """The next step of as many of the ``first`` members as fill a pass; they wait no more."""
-    tenants = [member.tenant for member in waiting[:first]]
-    count = len(next_together(tenants, trainer.base.tokens_at_once))
-    members, waiting[:] = waiting[:count], waiting[count:]
-    return Together(members, Step(trainer.base, [member.tenant for member in members]))
+def _isolate_failure(job: Consolidation, trainer: Trainer, act: Callable[[], T]) -> T | None:
+    """Call ``act`` on every rank. An error in it ends ``job`` alone, on all ranks.
 
+    Args:
+        act: Must come to the same outcome on all ranks: see ``collective``.
 
-@contextmanager
-def _blame(job: Consolidation, trainer: Trainer) -> Iterator[None]:
-    """What goes wrong inside fails ``job`` only, unless it is the store's or the catalog's fault.
+    Returns:
+        What ``act`` returned, or None if ``job`` must not go on.
 
-    A full store is not: it is what there is no room for that fails, and leaves its room to the others.
+    Raises:
+        StoreUnavailable: If the store or the catalog is down. A full store fails ``job`` instead, which leaves the
+            others room.
+        Exception: What may be the device's fault or the death of another worker.
     """
     try:
-        yield
+        return act()
     except Conflict:
-        pass  # cancelled, or another's by now: nothing of it is ours to write
+        return None  # cancelled, or another's by now: nothing of it is ours to write
     except LooperError as error:
         if isinstance(error, StoreUnavailable) and not isinstance(error, StoreFull):
             raise
-        _fail(job, trainer, str(error))
+        reason = str(error)
     except Exception as error:
-        if dist.get_world_size() > 1 or isinstance(error, torch.AcceleratorError):
+        on_all_ranks = isinstance(error, UnexpectedError) or dist.get_world_size() == 1
+        if not on_all_ranks or isinstance(error, torch.AcceleratorError):
             raise  # it may be another worker's death or the device's: the attempts at each tell in the end
         log.exception("consolidation %s of %s", job.id, job.instance)
-        _fail(job, trainer, f"unexpected {type(error).__name__}: {error}".splitlines()[0] + "; see the trainer's log")
+        what = str(error) if isinstance(error, UnexpectedError) else f"{type(error).__name__}: {error}"
+        reason = f"unexpected {what}".splitlines()[0] + "; see the trainer's log"
+    run_on_rank0(partial(_fail, job, trainer, reason))
+    return None
 
 
 def _fail(job: Consolidation, trainer: Trainer, reason: str) -> None:
-    if trainer.leads:
-        with suppress(Conflict):
-            trainer.catalog.fail(job.id, trainer.owner, reason)
-            trainer.store.delete(keys.checkpoints(job.id))
+    with suppress(Conflict):
+        trainer.catalog.fail(job.id, trainer.owner, reason)
+        trainer.store.delete(keys.checkpoints(job.id))
 
 
-def _join_all(jobs: Sequence[Consolidation], trainer: Trainer) -> Iterator[Member]:
-    for job in jobs:
-        member = None
-        with _blame(job, trainer):
-            member = _join(job, trainer)
-        if member is not None:
-            yield member
+def _join_all(jobs: Sequence[Consolidation], trainer: Trainer) -> list[Member]:
+    joining = [_isolate_failure(job, trainer, partial(join, job, trainer)) for job in jobs]
+    return [member for member in joining if member is not None]
 
 
-def _join(job: Consolidation, trainer: Trainer) -> Member | None:
-    """Get ``job`` ready to step. None if it was trained already and only waits for its verdict."""
-    if checkpoint.has_candidate(trainer.store, job.id):
-        _hand_over(job, trainer)
-        return None
-    start = None if job.parent is None else _version(job, job.parent, trainer)
-    past = memory.recall(trainer.store, job.instance, job.parent)
-    train = _windows(job, trainer)
-    found = _contrasts(job, trainer) if job.recipe.preference else None
-    pairs = found.usable if found else ()
-    tenant = _resumed(job, trainer, lambda: begin(trainer.base, job.recipe, train, start, past, pairs))
-    member = Member(job, tenant, start, found)
-    if trainer.leads:
-        try:
-            _tell(member, trainer)
-        except LooperError:
-            tenant.close()
-            raise
-    return member
-
-
-def _resumed(job: Consolidation, trainer: Trainer, begun: Callable[[], Tenant]) -> Tenant:
-    """At its newest checkpoint that can be gone on from, or at the beginning: training comes to the same either way."""
-    for step in _agreed(checkpoint.saved_steps(trainer.store, job.id)):
-        tenant = begun()
-        try:
-            saved, tensors = checkpoint.state(trainer.store, job.id, step)
-            tenant.resume(saved.step, saved.loss, tensors)
-        except (NotFound, ValueError, KeyError, RuntimeError, SafetensorError) as error:  # torn, or of another Looper
-            tenant.close()
-            if trainer.leads:
-                log.warning("consolidation %s: checkpoint of step %s: %s", job.id, step, error)
-                what = (
-                    f"the checkpoint of step {step} cannot be read: training goes on from an older one or begins anew"
-                )
-                trainer.catalog.note(job.id, trainer.owner, what)
-                checkpoint.drop_state(trainer.store, job.id, step)
-        else:
-            return tenant
-    return begun()
-
-
-def _version(job: Consolidation, digest: str, trainer: Trainer) -> Lora:
-    """The version that ``job`` goes on from."""
-    files = adapters.fetch(trainer.store, job.instance.tenant, digest)
-    theirs = files.read_manifest().base_revision
-    if theirs != trainer.base.revision:
-        raise InvalidInput(
-            f"{job.instance} cannot go on from its current version {digest}: that was trained on base revision "
-            f"{theirs}, and the base is {trainer.base.revision} now; roll back to a version that fits, or make a new "
-            "instance"
-        )
-    lora = adapter_file.read(files.weights, files.config)
-    return {layer: each.to(trainer.base.device) for layer, each in lora.items()}
-
-
-def _windows(job: Consolidation, trainer: Trainer) -> list[Window]:
-    """To train on."""
-    examples = read_examples(trainer.store.get(keys.examples(job.id, "train.parquet")))
-    encode = _encode(job, trainer)
-    return [window for example in examples for window in encode(example)]
-
-
-def _contrasts(job: Consolidation, trainer: Trainer) -> Contrasts:
-    """To prefer the one turn of to the other."""
-    pairs = read_pairs(trainer.store.get(keys.examples(job.id, "pairs.parquet")))
-    return contrasts(pairs, trainer.base.tokenizer, job.recipe.max_context)
-
-
-def _encode(job: Consolidation, trainer: Trainer) -> Callable[[Example], list[Window]]:
-    return partial(encode, tokenizer=trainer.base.tokenizer, max_context=job.recipe.max_context)
-
-
-def _advance(together: Together, trainer: Trainer) -> list[Member]:
+def _advance(ended: StepGroup, trainer: Trainer) -> list[Member]:
     """End the step of each; return those that have more to do."""
     going: list[Member] = []
-    for member, (loss, gradients) in zip(together.members, together.step.results(), strict=True):
-        if member not in together.staying:
+    for member, (loss, gradients) in zip(ended.members, ended.step.results(), strict=True):
+        if member not in ended.staying:
             continue
-        with _blame(member.job, trainer):
-            member.tenant.advance(loss, gradients)
-            if member.tenant.done:
-                _finish(member, trainer)
-            else:
-                going.append(member)
+        if _isolate_failure(member.job, trainer, partial(_take_step, member, loss, gradients, trainer)):
+            going.append(member)
     return going
 
 
+def _take_step(member: Member, loss: float, gradients: Sequence[Tensor], trainer: Trainer) -> bool:
+    """Return whether ``member`` has more steps to take. ``loss`` is the same on all ranks, and so is what it raises."""
+    member.tenant.advance(loss, gradients)
+    if member.tenant.done:
+        _finish(member, trainer)
+    return not member.tenant.done
+
+
 def _finish(member: Member, trainer: Trainer) -> None:
-    tenant, job, base = member.tenant, member.job, trainer.base
-    lora, error = tenant.finish(trainer.max_rank)
-    tenant.close()
-    if not (trainer.leads or base.sharded):
-        return
-    if trainer.leads:
-        _tell(member, trainer)
-    asked = gather(job, trainer.catalog, trainer.store, _encode(job, trainer))
+    lora, error = member.tenant.finish(trainer.max_rank)
+    member.tenant.close()
+
+    def ask() -> Questions:
+        report_progress(member, trainer)
+        return gather(member.job, trainer.catalog, trainer.store, encoder(member.job, trainer))
+
+    asked = run_on_rank0(ask)
+    examined = partial(_examined, member, lora, error, asked, trainer.base)
+    if trainer.base.sharded:  # then each computation on it takes all ranks, the strategy's included
+        candidate = examined()
+        run_on_rank0(lambda: _hand_over(member.job, candidate, trainer))
+    else:
+        run_on_rank0(lambda: _hand_over(member.job, examined(), trainer))
+
+
+def _examined(member: Member, lora: Lora, error: float, asked: Questions, base: SharedBase) -> Candidate:
+    """The trained adapter ``lora``, its scores, and what its strategy remembers."""
+    tenant = member.tenant
     served, rounding = base.served
     scores = examine(served, lora, member.start, asked, max(error, rounding))
     if scores.conversion_error:
         scores = scores.model_copy(update={"trained": score(base, tenant.acting, asked.new)})
     if member.contrasts is not None:
         scores = scores.model_copy(update={"margins": margins(served, member.start, lora, member.contrasts)})
-    if not trainer.leads:
-        return
-    candidate = Candidate(
+    return Candidate(
         weights=adapter_file.weights_bytes(lora),
-        config=adapter_file.config_bytes(lora, job.base),
+        config=adapter_file.config_bytes(lora, member.job.base),
         memory=memory.to_bytes(tenant.strategy.remember(lora)),
         scores=scores,
     )
+
+
+def _hand_over(job: Consolidation, candidate: Candidate, trainer: Trainer) -> None:
     checkpoint.save_candidate(trainer.store, job.id, candidate)
-    _hand_over(job, trainer)
+    trainer.catalog.hand_over(job.id, trainer.owner, State.EVALUATING)
 
 
-def _hand_over(job: Consolidation, trainer: Trainer) -> None:
-    if trainer.leads:
-        trainer.catalog.hand_over(job.id, trainer.owner, State.EVALUATING)
+def _save(members: Sequence[Member], trainer: Trainer) -> list[Member]:
+    """Write a checkpoint of each; return the members that must not go on."""
+    begun = [member for member in members if member.tenant.loss is not None]
+    saving = [partial(_save_state, member, trainer) for member in begun]
+    return [
+        member
+        for member, save in zip(begun, saving, strict=True)
+        if not _isolate_failure(member.job, trainer, partial(run_on_rank0, save))
+    ]
 
 
-def _save(members: Iterable[Member], trainer: Trainer) -> None:
-    if not trainer.leads:
-        return
-    for member in members:
-        tenant = member.tenant
-        if tenant.loss is not None:
-            with _blame(member.job, trainer):
-                state = Checkpoint(step=tenant.step, loss=tenant.loss)
-                if checkpoint.save_state(trainer.store, member.job.id, state, tenant.state_bytes()):
-                    _tell(member, trainer, saved=True)
+def _save_state(member: Member, trainer: Trainer) -> bool:
+    """True, unless it raises."""
+    tenant = member.tenant
+    assert tenant.loss is not None, "it has taken a step"
+    state = Checkpoint(step=tenant.step, loss=tenant.loss)
+    if checkpoint.save_state(trainer.store, member.job.id, state, tenant.state_bytes()):
+        report_progress(member, trainer, saved=True)
+    return True
 
 
 def _report(members: Sequence[Member], trainer: Trainer) -> list[Member]:
-    """Write the members' progress; return those that are ours no more."""
-    lost: set[str] = set()
-    if trainer.leads:
+    """Write the members' progress; return those that were cancelled or that another trainer holds by now."""
+
+    def report_all() -> set[str]:
+        lost: set[str] = set()
         for member in members:
             try:
-                _tell(member, trainer)
+                report_progress(member, trainer)
             except Conflict:
                 lost.add(member.job.id)
-    lost = _agreed(lost)
-    gone = [member for member in members if member.job.id in lost]
-    for member in gone:
-        member.tenant.close()
-    return gone
+        return lost
 
-
-def _tell(member: Member, trainer: Trainer, *, saved: bool = False) -> None:
-    tenant = member.tenant
-    progress = Progress(step=tenant.step, steps=tenant.steps, loss=tenant.loss)
-    trainer.catalog.progress(member.job.id, trainer.owner, progress, saved=saved)
-
-
-def _agreed(value: T) -> T:
-    """The first worker's ``value``, in every worker."""
-    if dist.get_world_size() == 1:
-        return value
-    shared = [value]
-    dist.broadcast_object_list(shared, src=0)
-    return shared[0]
+    lost = run_on_rank0(report_all)
+    return [member for member in members if member.job.id in lost]
