@@ -15,7 +15,10 @@ from looper.jobs.consolidation.strategies.strategy import Importance
 def of_updates(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[str, Importance]:
     """Of each entry of dW, the mean over ``windows`` of the square of its gradient, as means of rows and columns."""
     squares = {
-        layer: Importance(torch.zeros(each.b.shape[0]), torch.zeros(each.a.shape[1])) for layer, each in lora.items()
+        layer: Importance(
+            torch.zeros(each.b.shape[0], device=each.b.device), torch.zeros(each.a.shape[1], device=each.a.device)
+        )
+        for layer, each in lora.items()
     }
 
     def watch(layer: str, _module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -23,8 +26,8 @@ def of_updates(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[
 
         def add(gradient: Tensor) -> None:
             square = (gradient[0].T.float() @ x.float()).square_()
-            squares[layer].rows.add_(square.mean(1).cpu(), alpha=1 / len(windows))
-            squares[layer].columns.add_(square.mean(0).cpu(), alpha=1 / len(windows))
+            squares[layer].rows.add_(square.mean(1), alpha=1 / len(windows))
+            squares[layer].columns.add_(square.mean(0), alpha=1 / len(windows))
 
         output.register_hook(add)  # type: ignore[no-untyped-call]
 
