@@ -1,6 +1,6 @@
-"""What becomes of every trajectory file below a folder, as a Markdown table.
+"""Report how ingestion reads every trajectory file below a folder, as a Markdown table.
 
-python -m looper.benchmarks.ingestion PATH
+``python -m looper.benchmarks.ingestion PATH`` prints the table that is in docs/ingestion.md; a test compares them.
 """
 
 import sys
@@ -12,8 +12,15 @@ from looper.platform.trajectories.ingest import read_path
 from looper.platform.trajectories.report import FileReport
 
 
-def rows(folder: Path) -> Iterator[str]:
-    """The table, line by line: a row per file that holds trajectories, then a list of the files that hold none."""
+def markdown_lines(folder: Path) -> Iterator[str]:
+    """Generate the report.
+
+    Args:
+        folder: Folder with trajectory files.
+
+    Yields:
+        Lines of Markdown: a table with one row per file that has trajectories, then a list of the other files.
+    """
     reports = [report for report, _ in read_path(folder)]
     yield "| file | format | trajectories | kept | rejected | reasons |"
     yield "| --- | --- | ---: | ---: | ---: | --- |"
@@ -25,11 +32,11 @@ def rows(folder: Path) -> Iterator[str]:
     yield "Not trajectory files, and reported as such (`not_a_trajectory_file`):"
     yield ""
     others = [Path(r.path).relative_to(folder) for r in reports if r.reasons == {"not_a_trajectory_file": 1}]
-    for parent, files in groupby(sorted(others, key=_folder), key=_folder):
+    for parent, files in groupby(sorted(others, key=_parent), key=_parent):
         yield f"- `{parent}/`: {', '.join(f'`{file.name}`' for file in files)}"
 
 
-def _folder(path: Path) -> Path:
+def _parent(path: Path) -> Path:
     return path.parent
 
 
@@ -54,4 +61,4 @@ def _row(name: str, reports: list[FileReport]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m looper.benchmarks.ingestion PATH")
-    print("\n".join(rows(Path(sys.argv[1]))))
+    print("\n".join(markdown_lines(Path(sys.argv[1]))))

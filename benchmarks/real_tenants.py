@@ -1,7 +1,7 @@
-"""Ten real tenants through the front door: ingest, one ``looper consolidate``, then each published skill by its name.
+"""Run real tenants through the command line: ingest, consolidate all at once, and ask each published skill by name.
 
-``python -m looper.benchmarks.real_tenants FOLDER --home HOME --out docs/results`` runs the commands that a
-person would, on a folder with one folder of tau2 simulations per tenant, and writes what it saw as Markdown and JSON.
+``python -m looper.benchmarks.real_tenants FOLDER --home HOME --out docs/results`` runs the same commands as a user, on
+a folder with one folder of tau2 simulations per tenant, and writes the results as Markdown and JSON.
 """
 
 import argparse
@@ -18,23 +18,26 @@ from typing import Any
 import openai
 
 INSTANCE = "agent"
+"""Name of each tenant's instance."""
 QUESTION = "Hello, what can you do for me today?"
+"""The message that each skill answers."""
 
 
 def main() -> None:
+    """Run all commands and write ``tenants.json`` and ``tenants.md``."""
     parser = argparse.ArgumentParser(prog="python -m looper.benchmarks.real_tenants", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--flags", default="--max-seq-length 256 --max-steps 6 --batch-size 4")
     arguments = parser.parse_args()
-    run = _Commands(arguments.home)
+    commands = _CommandLine(arguments.home)
     tenants = sorted(path.name for path in arguments.folder.iterdir() if path.is_dir())
-    ingested = {tenant: run.ingest(tenant, arguments.folder / tenant) for tenant in tenants}
-    began = time.monotonic()
-    consolidations = run.consolidate(tenants, shlex.split(arguments.flags))
-    seconds = time.monotonic() - began
-    answers = run.ask([job["instance"] for job in consolidations if job["state"] == "published"])
+    ingested = {tenant: commands.ingest(tenant, arguments.folder / tenant) for tenant in tenants}
+    started = time.monotonic()
+    consolidations = commands.consolidate(tenants, shlex.split(arguments.flags))
+    seconds = time.monotonic() - started
+    answers = commands.ask([job["instance"] for job in consolidations if job["state"] == "published"])
     result = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "command": f"looper consolidate {' '.join(f'{t}/{INSTANCE}' for t in tenants)} --wait {arguments.flags}",
@@ -58,27 +61,27 @@ def main() -> None:
     print(to_markdown(result))
 
 
-class _Commands:
-    """The command line on one home, its progress passed through."""
+class _CommandLine:
+    """Looper's commands with one ``LOOPER_HOME``; their progress is printed."""
 
     def __init__(self, home: Path) -> None:
         self._environment = os.environ | {"LOOPER_HOME": str(home), "LOOPER_SERVE__PORT": "0"}
 
     def ingest(self, tenant: str, folder: Path) -> int:
-        """Trajectories kept of ``folder``."""
-        self._run("tenant", "create", tenant, check=False)  # it is there already when this runs again
+        """Ingest a folder; return how many trajectories were accepted."""
+        self._run("tenant", "create", tenant, check=False)  # the tenant exists when this runs again
         report = json.loads(self._run("ingest", str(folder), "--instance", f"{tenant}/{INSTANCE}", "--json"))
         return sum(file["kept"] for file in report["files"])
 
     def consolidate(self, tenants: list[str], flags: list[str]) -> list[dict[str, Any]]:
         names = [f"{tenant}/{INSTANCE}" for tenant in tenants]
-        ended: list[dict[str, Any]] = json.loads(
+        consolidations: list[dict[str, Any]] = json.loads(
             self._run("consolidate", *names, "--wait", *flags, "--json", check=False)
         )
-        return ended
+        return consolidations
 
     def ask(self, instances: list[str]) -> dict[str, str]:
-        """What each skill answers over HTTP, by its name."""
+        """Return the answer of each skill over HTTP."""
         url = json.loads(self._run("up", "--json"))["url"]
         try:
             return {instance: self._answer(url, instance) for instance in instances}
@@ -101,6 +104,14 @@ class _Commands:
 
 
 def to_markdown(result: dict[str, Any]) -> str:
+    """Format the results as Markdown.
+
+    Args:
+        result: The content of ``tenants.json``.
+
+    Returns:
+        The page.
+    """
     lines = [
         "# Ten tenants, one cohort",
         "",
@@ -117,12 +128,11 @@ def to_markdown(result: dict[str, Any]) -> str:
         "| skill | trajectories | verdict | why | adapter | answers by name |",
         "| --- | ---: | --- | --- | --- | --- |",
     ]
-    for one in result["tenants"]:
-        digest = f"`{one['digest'][:12]}`" if one["digest"] else "-"
-        answered = "-" if one["answer"] is None else "yes"
-        lines.append(
-            f"| {one['instance']} | {one['trajectories']} | {one['state']} | {one['reason']} | {digest} | {answered} |"
-        )
+    for tenant in result["tenants"]:
+        digest = f"`{tenant['digest'][:12]}`" if tenant["digest"] else "-"
+        answered = "-" if tenant["answer"] is None else "yes"
+        cells = [*(str(tenant[name]) for name in ("instance", "trajectories", "state", "reason")), digest, answered]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

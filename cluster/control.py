@@ -1,4 +1,7 @@
-"""``looper up``, ``down`` and ``status``: acting on the supervisor from another process."""
+"""Starts and stops the cluster of this machine from another process: ``looper up``, ``down`` and ``status``.
+
+Starts the supervisor (``cluster/supervisor.py``) and talks to it by signals and by the state file.
+"""
 
 import subprocess
 import sys
@@ -9,62 +12,87 @@ import httpx
 import psutil
 from filelock import FileLock
 
-from looper.cluster.state import log_file, read_state, state_file
+from looper.cluster.processes import kill_remaining
+from looper.cluster.state import clear_state, log_path, read_state, state_path
 from looper.platform.domain.errors import LooperError
 from looper.platform.settings import Settings
 
+MAX_FAILED_STARTS = 2
+"""How often the head may die before the first start is given up."""
 
-def up(settings: Settings, *, patience_s: float = 600.0, waiting: Callable[[str], None] = lambda what: None) -> str:
-    """Start the cluster unless it runs, wait until it answers, return its URL."""
-    state_file(settings).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(state_file(settings).with_suffix(".lock")):
+
+def start_cluster(
+    settings: Settings, *, timeout_s: float = 600.0, on_progress: Callable[[str], None] = lambda status: None
+) -> str:
+    """Start the cluster unless it runs already, and wait until it answers.
+
+    Args:
+        settings: Settings of the cluster.
+        timeout_s: How long to wait, in seconds. The first start prepares the base model, which takes long.
+        on_progress: Called about twice a second with a status in words.
+
+    Returns:
+        URL of the HTTP API.
+
+    Raises:
+        LooperError: The cluster ended, failed repeatedly, or did not answer in time.
+    """
+    state_path(settings).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(state_path(settings).with_suffix(".lock")):
         if read_state(settings) is None:
-            _start(settings)
-    deadline = time.monotonic() + patience_s
+            _start_supervisor(settings)
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         state = read_state(settings)
         if state is None:
-            raise LooperError(f"the cluster ended while it started: read {log_file(settings)}")
-        if state.starts > 2:
-            down(settings)
-            raise LooperError(f"the cluster failed to start {state.starts - 1} times: read {log_file(settings)}")
-        if state.phase == "up" and state.url and healthy(state.url):
+            raise LooperError(f"the cluster ended while it started: read {log_path(settings)}")
+        if state.starts > MAX_FAILED_STARTS:
+            stop_cluster(settings)
+            raise LooperError(f"the cluster failed to start {state.starts - 1} times: read {log_path(settings)}")
+        if state.phase == "up" and state.url and is_healthy(state.url):
             return state.url
-        waiting(f"{state.phase}, log in {log_file(settings)}")
+        on_progress(f"{state.phase}, log in {log_path(settings)}")
         time.sleep(0.5)
-    raise LooperError(f"the cluster did not answer within {patience_s:.0f} s: read {log_file(settings)}")
+    raise LooperError(f"the cluster did not answer within {timeout_s:.0f} s: read {log_path(settings)}")
 
 
-def down(settings: Settings) -> bool:
-    """End the cluster of this home and all its processes; False if none runs."""
+def stop_cluster(settings: Settings) -> bool:
+    """Stop the cluster of this home and all its processes.
+
+    Args:
+        settings: Settings; only ``home`` is used.
+
+    Returns:
+        Whether a cluster was running.
+    """
     state = read_state(settings)
     if state is None:
         return False
     try:
         supervisor = psutil.Process(state.pid)
-        family = supervisor.children(recursive=True)
+        descendants = supervisor.children(recursive=True)
         supervisor.terminate()
     except psutil.NoSuchProcess:
         return False
-    _, alive = psutil.wait_procs([supervisor, *family], timeout=60)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    state_file(settings).unlink(missing_ok=True)
+    kill_remaining([supervisor, *descendants], timeout_s=60)
+    clear_state(settings)
     return True
 
 
-def healthy(url: str) -> bool:
+def is_healthy(url: str) -> bool:
+    """Return whether a gateway answers its health check.
+
+    Args:
+        url: URL of the HTTP API.
+    """
     try:
         return httpx.get(f"{url}/healthz", timeout=5).is_success
     except httpx.TransportError:
         return False
 
 
-def _start(settings: Settings) -> None:
-    """The supervisor must outlive this process and its terminal, hence a session of its own."""
+def _start_supervisor(settings: Settings) -> None:
+    """Start the supervisor in a session of its own, so that it outlives this process and its terminal."""
     supervisor = subprocess.Popen(
         [sys.executable, "-m", "looper.cluster.supervisor"],
         stdin=subprocess.PIPE,
@@ -77,5 +105,5 @@ def _start(settings: Settings) -> None:
         pipe.write(settings.model_dump_json().encode())
     while read_state(settings) is None:
         if supervisor.poll() is not None:
-            raise LooperError(f"the cluster's supervisor ended at once: read {log_file(settings)}")
+            raise LooperError(f"the cluster's supervisor ended right after its start: read {log_path(settings)}")
         time.sleep(0.05)

@@ -1,20 +1,19 @@
-"""The head process: a local Ray, the skill servers behind the gateway, and the foreman who works the queue.
+"""The head process of a cluster: a local Ray, the engines behind the gateway, and the queue worker.
 
-Run by the supervisor as ``python -m looper.cluster.head`` with the settings as JSON on standard input; ends when told
-to, or when its supervisor is gone.
+The supervisor runs it as ``python -m looper.cluster.head``, with the settings as JSON on standard input. It ends when
+it gets a signal or when its supervisor has ended.
 """
 
 import os
-import signal
 import sys
 import threading
 import time
-from types import FrameType
 
 from looper.cluster.local_ray import local_ray
+from looper.cluster.processes import stop_on_signals
 from looper.cluster.state import read_state, write_state
 from looper.jobs.basemodel.prepare import prepare
-from looper.jobs.queue import worker as foreman
+from looper.jobs.queue import worker
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
@@ -23,39 +22,39 @@ from looper.serve.deployment.ray_app import deploy
 
 
 def run_head(settings: Settings, stop: threading.Event) -> None:
-    """Serve and work until ``stop``."""
+    """Serve, and work the queue.
+
+    Args:
+        settings: Settings of the cluster.
+        stop: Ends the work when it is set.
+    """
     model_dir = prepare(settings.base, settings.models_dir)
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     with local_ray():
-        _listen(stop)  # again: Ray has put a handler of its own in place, which ends the process where it stands
+        stop_on_signals(stop)  # again, because Ray has installed its own handler, which ends the process immediately
         url = deploy(settings, model_dir)
         state = read_state(settings)
         if state is not None:
             engines = {
-                p.max_lora_rank: str(plan_cache_sizes(settings.serve, p, model_dir)) for p in settings.serve.all_pools
+                pool.max_lora_rank: str(plan_cache_sizes(settings.serve, pool, model_dir))
+                for pool in settings.serve.all_pools
             }
             write_state(settings, state.model_copy(update={"phase": "up", "url": url, "engines": engines}))
-        foreman.work_queue(catalog, store, settings, model_dir, stop.is_set)
+        worker.work_queue(catalog, store, settings, model_dir, stop.is_set)
 
 
-def _leave_with(parent: int, stop: threading.Event) -> None:
+def _stop_with_parent(parent: int, stop: threading.Event) -> None:
+    """Set ``stop`` once the supervisor is gone. A process gets another parent when its own has ended."""
     while os.getppid() == parent:
         time.sleep(1)
     stop.set()
 
 
-def _listen(stop: threading.Event) -> None:
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-
-
 def main() -> None:
+    """Run the head until a signal arrives or the supervisor ends."""
     stop = threading.Event()
-    _listen(stop)
-    threading.Thread(target=_leave_with, args=(os.getppid(), stop), daemon=True).start()
+    stop_on_signals(stop)
+    threading.Thread(target=_stop_with_parent, args=(os.getppid(), stop), daemon=True).start()
     run_head(Settings.model_validate_json(sys.stdin.read()), stop)
 
 

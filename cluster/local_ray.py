@@ -1,4 +1,7 @@
-"""A Ray of our own on this machine, for as long as a process wants it."""
+"""A private Ray on this machine for as long as a process needs it.
+
+Used by the head process, by commands that work without a cluster, and by benchmarks and tests.
+"""
 
 import logging
 import os
@@ -8,62 +11,59 @@ from contextlib import contextmanager
 import psutil
 import ray
 
+from looper.cluster.processes import kill_remaining
 from looper.platform.domain.errors import LooperError
-from looper.serve.deployment.ray_environment import set_for_ray
+from looper.serve.deployment.ray_environment import set_ray_environment
 
-_CPUS = 1 + max(2, os.cpu_count() or 1)
-"""Ray's CPUs are bookkeeping: a skill server holds one, trainers a fraction each, and a task needs one beside them."""
+_NUM_CPUS = 1 + max(2, os.cpu_count() or 1)
+"""CPUs that Ray schedules. An engine reserves one and a trainer a fraction of one; a task needs one more."""
 
 
 @contextmanager
 def local_ray() -> Iterator[None]:
-    """Start a Ray that nobody else uses, and leave nothing of it running.
+    """Start a Ray that no other process uses, and end all its processes afterwards.
 
-    ``address="local"`` never joins another cluster, whatever addresses lie about on the machine.
+    ``address="local"`` never joins another cluster, whatever address the environment or a file of this machine has.
+
+    Yields:
+        None, while Ray runs.
+
+    Raises:
+        LooperError: Ray did not start.
     """
-    before = set(_children())
-    _quieten()
+    before = set(_descendants())
+    _silence_logs()
     try:
-        _init()
+        _start_ray()
         yield
     finally:
-        started = set(_children()) - before
+        started = set(_descendants()) - before
         ray.shutdown()
-        _end(started | (set(_children()) - before))
+        # ray.shutdown() asks Ray's processes to end, but does not wait for all of them.
+        kill_remaining(started | (set(_descendants()) - before), timeout_s=15)
 
 
-def _init() -> None:
-    set_for_ray()
+def _start_ray() -> None:
+    set_ray_environment()
     try:
         ray.init(
             address="local",
-            num_cpus=_CPUS,
+            num_cpus=_NUM_CPUS,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except Exception as error:  # Ray raises plain Exception, RuntimeError and errors of its own for this
+    except Exception as error:  # Ray raises Exception, RuntimeError and errors of its own when it does not start
         raise LooperError(f"Ray did not start; run the command again when the machine is less busy: {error}") from error
 
 
-def _quieten() -> None:
-    """Ray tells of its execution plans on standard error; who looks for them finds them in its log files."""
-    import ray.data  # noqa: F401 (its import sets its logger's level, so that must come first)
+def _silence_logs() -> None:
+    """Keep Ray's execution plans off standard error. They are in Ray's log files."""
+    import ray.data  # noqa: F401 (its import sets its logger's level, so it must come first)
 
     for name in ("ray", "ray.data", "ray.train", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _children() -> list[psutil.Process]:
+def _descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
-
-
-def _end(processes: set[psutil.Process]) -> None:
-    """Ray's processes are asked by ``ray.shutdown``; what has not gone a while later is ended here."""
-    _, alive = psutil.wait_procs(processes, timeout=15)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=5)

@@ -1,9 +1,9 @@
-"""Working the queue from a command, for machines on which nothing is up."""
+"""Works the queue inside a command, on machines where no cluster runs: ``looper consolidate --wait`` and the demo."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from looper.jobs.queue import worker as foreman
+from looper.jobs.queue import worker
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
@@ -12,12 +12,20 @@ from looper.platform.settings import Settings
 def run_until_complete(
     catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, ids: Sequence[str]
 ) -> None:
-    """Work the queue on the current Ray until each of ``ids`` has ended. Whatever else waits is worked on, too.
+    """Work the queue on the current Ray until certain consolidations have ended.
 
-    What a process that died still holds is waited for: its lease runs out.
+    Other consolidations in the queue are worked on, too. If a dead process still holds the lease of one, this waits
+    until the lease has expired.
+
+    Args:
+        catalog: Catalog with the queue.
+        store: Object store of the cluster.
+        settings: Settings of the cluster.
+        model_dir: Folder of the prepared base model.
+        ids: Ids of the consolidations to wait for.
     """
 
-    def ended() -> bool:
-        return all(job.state.final for job in catalog.consolidations_by_id(ids))
+    def have_ended() -> bool:
+        return all(job.state.is_final for job in catalog.get_consolidations(ids))
 
-    foreman.work_queue(catalog, store, settings, model_dir, ended)
+    worker.work_queue(catalog, store, settings, model_dir, have_ended)

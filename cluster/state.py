@@ -1,6 +1,5 @@
-"""What ``looper up`` leaves in the home folder, so that the other commands find the cluster."""
+"""The state file of a cluster, in the home folder. Supervisor and head write it; commands find the cluster by it."""
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Literal
@@ -12,21 +11,26 @@ from looper.platform.settings import Settings
 
 
 class ClusterState(BaseModel):
-    """One cluster of this machine. ``started`` tells its supervisor from a later process with the same id."""
+    """One cluster of this machine."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
+    """Process id of the supervisor."""
     started: float
+    """When the supervisor started, in seconds since 1970. It tells the supervisor from a later process with its id."""
     phase: Literal["starting", "up"]
+    """Whether the cluster has answered since the head's latest start."""
     url: str | None = None
+    """URL of the HTTP API, None before the first start has finished."""
     starts: int = 0
     """How often the head process was started."""
     engines: dict[int, str] = {}
-    """By the largest rank that it serves, what an engine holds, for people."""
+    """Capacity of an engine in words, by the maximum rank of its pool."""
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether the supervisor is running."""
         try:
             process = psutil.Process(self.pid)
             return process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE
@@ -34,25 +38,45 @@ class ClusterState(BaseModel):
             return False
 
 
-def state_file(settings: Settings) -> Path:
+def state_path(settings: Settings) -> Path:
+    """Return the path of the state file.
+
+    Args:
+        settings: Settings with the home folder.
+    """
     return settings.home / "cluster.json"
 
 
-def log_file(settings: Settings) -> Path:
+def log_path(settings: Settings) -> Path:
+    """Return the path of the head's log.
+
+    Args:
+        settings: Settings with the home folder.
+    """
     return settings.home / "logs" / "head.log"
 
 
 def read_state(settings: Settings) -> ClusterState | None:
-    """The cluster that runs on this home, or None."""
+    """Return the state of the cluster that runs on a home, None if none runs.
+
+    Args:
+        settings: Settings with the home folder.
+    """
     try:
-        state = ClusterState.model_validate_json(state_file(settings).read_bytes())
+        state = ClusterState.model_validate_json(state_path(settings).read_bytes())
     except FileNotFoundError:
         return None
-    return state if state.alive else None
+    return state if state.is_alive else None
 
 
 def write_state(settings: Settings, state: ClusterState) -> None:
-    path = state_file(settings)
+    """Write the state file. A reader sees the old or the new state, never a part.
+
+    Args:
+        settings: Settings with the home folder.
+        state: The new state.
+    """
+    path = state_path(settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(state.model_dump_json())
@@ -60,5 +84,9 @@ def write_state(settings: Settings, state: ClusterState) -> None:
 
 
 def clear_state(settings: Settings) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        state_file(settings).unlink()
+    """Delete the state file, if there is one.
+
+    Args:
+        settings: Settings with the home folder.
+    """
+    state_path(settings).unlink(missing_ok=True)

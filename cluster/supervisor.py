@@ -1,39 +1,48 @@
-"""Keeps the head process up: starts it, starts it again when it dies, ends it when told to.
+"""Keeps the head process running: starts it, restarts it when it dies, and ends it on a signal.
 
-Small on purpose: it imports neither Ray nor torch, so that there is little in it that can die. Run as
-``python -m looper.cluster.supervisor``, the
-settings as JSON on standard input.
+``looper up`` runs it as ``python -m looper.cluster.supervisor``, with the settings as JSON on standard input. It is
+small on purpose and imports neither Ray nor torch, so that there is little in it that can fail.
 """
 
 import contextlib
 import ctypes
-import signal
 import subprocess
 import sys
 import threading
 import time
-from types import FrameType
 
 import psutil
 
-from looper.cluster.state import ClusterState, clear_state, log_file, write_state
+from looper.cluster.processes import kill_remaining, stop_on_signals
+from looper.cluster.state import ClusterState, clear_state, log_path, write_state
 from looper.platform.settings import Settings
 
-LONGEST_PAUSE_S = 30.0
-GRACE_S = 40.0
+MAX_RESTART_DELAY_S = 30.0
+"""Maximum pause before the head is restarted, in seconds."""
+
+STABLE_S = 60.0
+"""A head that ran for this long, in seconds, is restarted without a longer pause."""
+
+SHUTDOWN_TIMEOUT_S = 40.0
+"""How long the head may take to end after a signal, in seconds."""
 
 
 def supervise(settings: Settings, stop: threading.Event) -> None:
-    """Run the head until ``stop``. A head that dies young is started again after a pause that doubles."""
+    """Keep the head running. The pause before a restart doubles each time the head dies soon after its start.
+
+    Args:
+        settings: Settings of the cluster.
+        stop: Ends the head, and then this function, when it is set.
+    """
     me = psutil.Process()
     _adopt_orphans()
-    pause, starts = 1.0, 0
-    log_file(settings).parent.mkdir(parents=True, exist_ok=True)
+    delay_s, starts = 1.0, 0
+    log_path(settings).parent.mkdir(parents=True, exist_ok=True)
     while not stop.is_set():
         starts += 1
         write_state(settings, ClusterState(pid=me.pid, started=me.create_time(), phase="starting", starts=starts))
         began = time.monotonic()
-        with log_file(settings).open("ab") as log:
+        with log_path(settings).open("ab") as log:
             head = subprocess.Popen(
                 [sys.executable, "-m", "looper.cluster.head"],
                 stdout=log,
@@ -48,38 +57,26 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         if head.poll() is None:
             head.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                head.wait(GRACE_S)
-        _end_descendants(me)
+                head.wait(SHUTDOWN_TIMEOUT_S)
+        # Ray's processes end with their head, except for some that stay when it was killed.
+        kill_remaining(me.children(recursive=True), timeout_s=5)
         if not stop.is_set():
-            pause = 1.0 if time.monotonic() - began > 60 else min(2 * pause, LONGEST_PAUSE_S)
-            stop.wait(pause)
+            delay_s = 1.0 if time.monotonic() - began > STABLE_S else min(2 * delay_s, MAX_RESTART_DELAY_S)
+            stop.wait(delay_s)
     clear_state(settings)
 
 
 def _adopt_orphans() -> None:
-    """What a killed head leaves behind becomes ours, so that it can be found and ended. Linux only."""
+    """Make the processes of a killed head children of this process, so that it can end them. Linux only."""
     if sys.platform == "linux":
         set_child_subreaper = 36  # PR_SET_CHILD_SUBREAPER of prctl(2)
         ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
 
 
-def _end_descendants(me: psutil.Process) -> None:
-    """Ray's own processes end with their head, but for some that it forgets when it was killed."""
-    _, alive = psutil.wait_procs(me.children(recursive=True), timeout=5)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=5)
-
-
 def main() -> None:
+    """Supervise until a signal arrives."""
     stop = threading.Event()
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    stop_on_signals(stop)
     supervise(Settings.model_validate_json(sys.stdin.read()), stop)
 
 

@@ -1,0 +1,1 @@
+"""Jobs: synthesis, consolidation, the gate and the queue worker."""

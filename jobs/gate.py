@@ -1,62 +1,85 @@
-"""The gate: whether a candidate may replace the version that is served now."""
+"""The gate: decide whether a candidate may replace the version that is served now.
+
+``looper.jobs.queue.publication`` calls it with the scores that the trainer has measured.
+"""
 
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from looper.platform.domain.consolidation import CandidateScores, Comparison, GateVerdict, Scores
+from looper.platform.domain.scores import CandidateScores, Comparison, GateVerdict, Scores
 from looper.platform.settings import GateSettings
 
-NOISE = 1e-4
-"""Relative difference of logits that rounding can make. A trained adapter makes some hundredths or more."""
+MAX_LOGIT_NOISE = 1e-4
+"""Relative difference of logits that rounding can cause. A trained adapter changes them by a few percent or more."""
 
 
 class Finding(NamedTuple):
+    """Result of one check."""
+
     passed: bool
-    what: str
+    """Whether the candidate passed."""
+    text: str
+    """What was measured, and on failure also the limit."""
 
 
-def judge(scores: CandidateScores, limits: GateSettings) -> GateVerdict:
-    """Pass a candidate that does better on the new tasks and as well on all else.
+def judge_candidate(scores: CandidateScores, limits: GateSettings) -> GateVerdict:
+    """Pass a candidate that is better on the new tasks and not worse on everything else.
 
-    It must do something at all; be better on the held-out tasks of its session; have forgotten nothing of the sessions
-    before; neither loop more nor make more invalid calls; and not have collapsed on what is none of its business. What
-    was not measured is not asked for. The reason is the first finding against it, or all that it passed with.
+    The checks, in order: it changes the logits at all; it is better on the held-out tasks of its own session; it has
+    not forgotten the earlier sessions; it does not make more repeated or invalid calls; and it has not collapsed on
+    other instances' tasks. A check without a measurement is left out.
+
+    Args:
+        scores: Scores of the candidate, and of the version that it started from.
+        limits: Limits of the checks.
+
+    Returns:
+        The verdict. Its reason is the first failed check, or all passed ones.
     """
-    findings = list(_findings(scores, limits))
+    findings = list(_check_all(scores, limits))
     failed = next((finding for finding in findings if not finding.passed), None)
-    reason = failed.what if failed else "; ".join(finding.what for finding in findings)
+    reason = failed.text if failed else "; ".join(finding.text for finding in findings)
     return GateVerdict(passed=failed is None, reason=reason, **dict(scores))
 
 
-def _findings(scores: CandidateScores, limits: GateSettings) -> Iterator[Finding]:
+def _check_all(scores: CandidateScores, limits: GateSettings) -> Iterator[Finding]:
     if scores.canary is not None:
-        yield _differs(scores.canary)
-    yield _better(scores.candidate, scores.current, limits.min_gain)
+        yield _check_canary(scores.canary)
+    yield _check_new_tasks(scores.candidate, scores.current, limits.min_gain)
     new = Comparison(candidate=scores.candidate, reference=scores.current)
     if scores.earlier is not None:
-        yield _remembers(scores.earlier, limits.max_forgetting)
-    for where, each in (("new", new), ("earlier", scores.earlier)):
-        if each is not None:
-            now, before, calls = each.candidate, each.reference, each.candidate.actions
-            yield from _no_more(f"repeated calls in {where} tasks", now.loops, before.loops, limits.max_loops, calls)
-            yield from _no_more(
-                f"invalid calls in {where} tasks", now.tool_errors, before.tool_errors, limits.max_tool_errors, calls
+        yield _check_forgetting(scores.earlier, limits.max_forgetting)
+    for tasks, comparison in (("new", new), ("earlier", scores.earlier)):
+        if comparison is not None:
+            now, before = comparison.candidate, comparison.reference
+            yield from _check_rate(
+                f"repeated calls in {tasks} tasks", now.loops, before.loops, limits.max_loops, now.actions
+            )
+            yield from _check_rate(
+                f"invalid calls in {tasks} tasks",
+                now.tool_errors,
+                before.tool_errors,
+                limits.max_tool_errors,
+                now.actions,
             )
     if scores.control is not None:
-        yield _stands(scores.control, limits.max_control_loss)
+        yield _check_control(scores.control, limits.max_control_loss)
 
 
-def _differs(canary: float) -> Finding:
-    if canary > NOISE:
+def _check_canary(canary: float) -> Finding:
+    if canary > MAX_LOGIT_NOISE:
         return Finding(True, f"moves the canary's logits by {canary:.2%}")
-    return Finding(False, f"does nothing: moves the canary's logits by {canary:.1e}, which is rounding (up to {NOISE})")
+    return Finding(
+        False,
+        f"has no effect: moves the canary's logits by {canary:.1e}, which is rounding (up to {MAX_LOGIT_NOISE})",
+    )
 
 
-def _better(candidate: Scores, current: Scores, min_gain: float) -> Finding:
-    """A higher next-action accuracy, or, at an equal one or without actions, a loss lower by the share ``min_gain``."""
+def _check_new_tasks(candidate: Scores, current: Scores, min_gain: float) -> Finding:
+    """Require a higher action accuracy. At equal accuracy, or without actions, require a loss lower by ``min_gain``."""
     if not (math.isfinite(candidate.loss) and math.isfinite(current.loss)):
-        return Finding(False, f"held-out loss is no number: {candidate.loss} against {current.loss} before")
+        return Finding(False, f"held-out loss is not finite: {candidate.loss} against {current.loss} before")
     loss = f"held-out loss {candidate.loss:.4f} against {current.loss:.4f} before"
     if candidate.accuracy is not None and current.accuracy is not None:
         accuracy = (
@@ -64,46 +87,46 @@ def _better(candidate: Scores, current: Scores, min_gain: float) -> Finding:
             f"({candidate.actions} actions)"
         )
         if candidate.accuracy != current.accuracy:
-            better = candidate.accuracy > current.accuracy
-            return Finding(better, f"{'higher' if better else 'lower'} {accuracy}; {loss}")
+            is_better = candidate.accuracy > current.accuracy
+            return Finding(is_better, f"{'higher' if is_better else 'lower'} {accuracy}; {loss}")
         loss = f"{accuracy}; {loss}"
     if candidate.loss <= current.loss * (1 - min_gain) and candidate.loss < current.loss:
         return Finding(True, f"{loss}: lower by at least {min_gain:.1%}")
     return Finding(False, f"{loss}: not lower by {min_gain:.1%}")
 
 
-def _remembers(earlier: Comparison, most: float) -> Finding:
+def _check_forgetting(earlier: Comparison, max_loss: float) -> Finding:
     now, before = earlier.candidate, earlier.reference
     if now.accuracy is not None and before.accuracy is not None:
         numbers = (
             f"action accuracy on earlier tasks {now.accuracy:.3f} against {before.accuracy:.3f} before "
             f"({now.actions} actions)"
         )
-        if _within(before.accuracy - now.accuracy, most, now.actions):
+        if _is_within(before.accuracy - now.accuracy, max_loss, now.actions):
             return Finding(True, numbers)
-        return Finding(False, f"forgets: {numbers}: may be lower by {most}")
+        return Finding(False, f"forgets: {numbers}: may be lower by {max_loss}")
     numbers = f"loss on earlier tasks {now.loss:.4f} against {before.loss:.4f} before"
-    if now.loss <= before.loss * (1 + most):
+    if now.loss <= before.loss * (1 + max_loss):
         return Finding(True, numbers)
-    return Finding(False, f"forgets: {numbers}: may be higher by {most:.1%}")
+    return Finding(False, f"forgets: {numbers}: may be higher by {max_loss:.1%}")
 
 
-def _no_more(what: str, now: float | None, before: float | None, most: float, calls: int) -> Iterator[Finding]:
+def _check_rate(name: str, now: float | None, before: float | None, max_rise: float, calls: int) -> Iterator[Finding]:
     if now is not None and before is not None:
-        numbers = f"{what} {now:.3f} against {before:.3f} before"
-        passed = _within(now - before, most, calls)
-        yield Finding(passed, numbers if passed else f"more {numbers} ({calls} actions): may be higher by {most}")
+        numbers = f"{name} {now:.3f} against {before:.3f} before"
+        passed = _is_within(now - before, max_rise, calls)
+        yield Finding(passed, numbers if passed else f"more {numbers} ({calls} actions): may be higher by {max_rise}")
 
 
-def _within(change: float, most: float, calls: int) -> bool:
-    """Whether a share of ``calls`` changed by ``most`` at most, or by a single call: one call is no evidence."""
-    return change <= max(most, 1 / calls) + 1e-9
+def _is_within(change: float, max_change: float, calls: int) -> bool:
+    """Whether a share of ``calls`` changed by ``max_change`` at most, or by one call, which is not evidence enough."""
+    return change <= max(max_change, 1 / calls) + 1e-9
 
 
-def _stands(control: Comparison, most: float) -> Finding:
-    """An adapter may be worse where it was not trained: only one that is beyond all bounds is broken."""
+def _check_control(control: Comparison, max_ratio: float) -> Finding:
+    """Reject a collapse only: an adapter may be worse on tasks for which it was not trained."""
     now, base = control.candidate.loss, control.reference.loss
-    numbers = f"loss on other instances' tasks {now:.4f} against the bare base's {base:.4f}"
-    if now <= base * most:
+    numbers = f"loss on other instances' tasks {now:.4f} against the base model's {base:.4f}"
+    if now <= base * max_ratio:
         return Finding(True, numbers)
-    return Finding(False, f"collapsed: {numbers}: may be {most} times that")
+    return Finding(False, f"collapsed: {numbers}: may be {max_ratio} times that")

@@ -1,118 +1,146 @@
-"""What passes between the gateway and whatever answers for it, and the errors that both write in OpenAI's form.
+"""The types that pass between the gateway and the engine replicas.
 
-Imported by the gateway, which never loads torch or vLLM, and by the skill server, which does.
+The gateway imports this module and never loads torch or vLLM. The skill server (``serve/engine``), which does load
+them, imports it too. The error responses of both sides are in ``serve/error_responses.py``.
 """
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-import orjson
-
 Endpoint = Literal["chat", "completions"]
-Body = dict[str, Any]
-"""A request as the client sent it, in OpenAI's JSON. vLLM validates it; Looper reads ``model`` only."""
+"""The OpenAI endpoint that a request was sent to."""
 
+RequestBody = dict[str, Any]
+"""A request as the client sent it, in OpenAI's JSON. vLLM validates it; Looper reads only ``model``."""
 
 BYTES_PER_TOKEN = 4
-"""Of a request, roughly: before it is tokenised, or where nobody says."""
+"""Rough number of bytes of a request body per prompt token, for estimates before the prompt is tokenized."""
+
+
+def estimate_prompt_tokens(body_bytes: int) -> int:
+    """Estimate how many prompt tokens a request has before it is tokenized.
+
+    Args:
+        body_bytes: Size of the request body, in bytes.
+
+    Returns:
+        The estimated number of tokens.
+    """
+    return body_bytes // BYTES_PER_TOKEN
 
 
 class EngineUnavailable(Exception):
-    """What was to answer has died before it said anything, and so has what took its place. Ask again."""
+    """The replica died before it produced any output, and so did those that were tried after it.
+
+    The client can retry.
+    """
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One request, authorised and resolved."""
+    """One authenticated request whose model name has been resolved to a version."""
 
-    call: Endpoint
-    body: Body
+    endpoint: Endpoint
+    """The OpenAI endpoint that it was sent to."""
+    body: RequestBody
+    """OpenAI's JSON; ``model`` is the digest, or the base model's name."""
     digest: str | None
-    """The version that is to answer, None for the base model."""
+    """Digest of the version, None for the base model."""
     rank: int
-    """Of its adapter, 0 for the base model."""
-    tenant: str
-    """Whose it is, for fair sharing. The engine's side is not told the name, but a digest of it."""
-    within_s: float | None = None
-    """The client has no use for an answer that begins later."""
-    trace: Mapping[str, str] = field(default_factory=dict)
-    """The span that it belongs to, in W3C's form."""
+    """LoRA rank of the version's adapter, 0 for the base model."""
+    tenant_hash: str
+    """Identifies the tenant for fair queueing and for the prefix cache. It does not reveal the tenant's name."""
+    estimated_prompt_tokens: int = 0
+    """Estimated number of prompt tokens, for the admission queue."""
+    max_wait_s: float | None = None
+    """Refuse the request if its response would begin later than this many seconds. None: no limit."""
+    trace_context: Mapping[str, str] = field(default_factory=dict)
+    """The span that the request belongs to, as W3C trace context headers."""
 
 
-class Tokens(NamedTuple):
-    """What the engine has done for one request until now, as it counts itself."""
+class TokenCounts(NamedTuple):
+    """Tokens that the engine has processed for one request so far, by the engine's own count."""
 
-    read: int
-    """Of prompts: each counts once, however many answers to it were asked for."""
+    prompt: int
+    """Prompt tokens. Each prompt counts once, however many choices were requested."""
     generated: int
+    """Generated tokens of all choices."""
 
 
 @dataclass(frozen=True)
 class FullResponse:
-    """A complete answer: JSON ``body`` with its HTTP ``status``."""
+    """A complete response: a result that is not streamed, or an error."""
 
     status: int
+    """HTTP status."""
     body: bytes
-    retry_after_s: float | None = None
-    """Of an error that need not last."""
-    tokens: Tokens | None = None
-    """None where the engine has not begun."""
+    """JSON."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers beyond the content type, with names in lower case, such as ``retry-after``."""
+    tokens: TokenCounts | None = None
+    """None if the engine has not started on the request."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """Text of server-sent events, whole ones, or no text where there is only something to count."""
+class StreamChunk:
+    """The next part of a response, with the token counts so far."""
 
     text: str
-    tokens: Tokens
+    """Complete server-sent events, or "" if only the counts changed."""
+    tokens: TokenCounts
+    """Tokens of the request so far."""
 
 
 Tier = Literal["memory", "disk", "store"]
-"""Where an adapter is found: the engine's memory, the replica's disk, or only the object store."""
+"""Where an adapter was found: in the engine's slots or host memory, on the replica's disk, or in the object store."""
 
 
 @dataclass(frozen=True)
 class AdmissionInfo:
-    """How an engine made ready for a request, said when its turn has come."""
+    """How a replica prepared a request. It is sent when the admission queue has admitted the request."""
 
     tier: Tier | None
-    """Where its adapter was found, None for the base model."""
+    """Tier in which the adapter was found, None for the base model."""
     load_s: float
-    """To bring the adapter."""
+    """Time to load the adapter, in seconds."""
     wait_s: float
-    """In line, then."""
-    slots_taken: float
-    """The share of the engine's slots that was taken when its turn came."""
+    """Time in the admission queue after the adapter was loaded, in seconds."""
+    slot_usage: float
+    """Share of the engine's adapter slots in use when the request was admitted, from 0 to 1."""
     evicted: Mapping[Tier, int]
-    """How many adapters were put out of each tier since this engine said so last."""
+    """Adapters evicted from each tier since this replica last reported."""
 
 
-Reply: TypeAlias = AdmissionInfo | Said | FullResponse
-"""At most one Opening; then events, or counts alone and one Whole. A stream that breaks ends with a Whole, too."""
+EngineOutput: TypeAlias = AdmissionInfo | StreamChunk | FullResponse
+"""What an engine yields for a request: at most one ``AdmissionInfo``, then chunks and at most one ``FullResponse``.
+
+A stream that fails ends with a ``FullResponse`` too.
+"""
 
 
 class EngineClient(Protocol):
-    """What answers requests."""
+    """What the gateway needs from the engines. ``serve/deployment`` implements it with Ray Serve handles."""
 
-    def answer(self, ask: EngineRequest) -> AsyncGenerator[Reply, None]: ...
+    def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        """Run a request on an engine.
+
+        Args:
+            request: The request.
+
+        Yields:
+            Outputs in the order that ``EngineOutput`` describes.
+
+        Raises:
+            EngineUnavailable: The replicas died before they produced any output.
+        """
+        ...
 
     async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
-        """Bring an adapter to where requests for it go, and keep it there for so long at least.
+        """Load an adapter on the replica that receives its requests. A failure is logged and not raised.
 
-        Says nothing if it cannot be brought: whoever asks for it will hear.
+        Args:
+            digest: Digest of the version.
+            rank: LoRA rank of its adapter.
+            hold_s: Minimum time for which the adapter stays in memory, in seconds.
         """
-
-
-def error(
-    status: int,
-    message: str,
-    *,
-    code: str | None = None,
-    param: str | None = None,
-    retry_after_s: float | None = None,
-) -> FullResponse:
-    """An error in OpenAI's form: ``invalid_request_error`` below 500, ``server_error`` from there on."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    detail = {"message": message, "type": kind, "param": param, "code": code}
-    return FullResponse(status, orjson.dumps({"error": detail}), retry_after_s)

@@ -1,6 +1,7 @@
-"""OpenTelemetry traces, from the gateway to the engine.
+"""OpenTelemetry traces from the gateway to the engine. Used by the gateway and by the skill server.
 
-Sent where ``OTEL_EXPORTER_OTLP_ENDPOINT`` says, by OTLP over HTTP; without it there are none, and they cost nothing.
+Spans are exported by OTLP over HTTP to the address in ``OTEL_EXPORTER_OTLP_ENDPOINT``. Without that variable there are
+no traces, and a span costs nothing.
 """
 
 import os
@@ -14,8 +15,12 @@ from opentelemetry.trace import Span, Status, StatusCode
 _TRACER = trace.get_tracer("looper")
 
 
-def send_traces(service: str) -> None:
-    """Once in a process, named ``service`` in what is sent."""
+def configure_tracing(service: str) -> None:
+    """Export the spans of this process. Called once per process.
+
+    Args:
+        service: Service name of the exported spans.
+    """
     if not os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -32,19 +37,28 @@ def send_traces(service: str) -> None:
 def span(
     name: str, parent: Mapping[str, str], **attributes: str | int | float | None
 ) -> Iterator[tuple[Span, dict[str, str]]]:
-    """A span below ``parent``, both in the form that travels (W3C's ``traceparent``); and its own such form.
+    """Record a span while the context is open.
 
-    It is never the current one: generators that yield would hand that to whoever runs next.
+    The span never becomes OpenTelemetry's current span: it is used in generators, and a generator that yields would
+    pass its current span on to the code that runs next.
+
+    Args:
+        name: Name of the span.
+        parent: Parent span, as W3C trace context headers. Empty: the span starts a new trace.
+        **attributes: Attributes, which get the prefix ``looper.``; those that are None are left out.
+
+    Yields:
+        The span, and its W3C trace context headers for spans below it.
     """
-    known = {f"looper.{key}": value for key, value in attributes.items() if value is not None}
-    begun = _TRACER.start_span(name, context=extract(parent), attributes=known)
+    prefixed = {f"looper.{key}": value for key, value in attributes.items() if value is not None}
+    current = _TRACER.start_span(name, context=extract(parent), attributes=prefixed)
     carrier: dict[str, str] = {}
-    inject(carrier, trace.set_span_in_context(begun))
+    inject(carrier, trace.set_span_in_context(current))
     try:
-        yield begun, carrier
+        yield current, carrier
     except Exception as error:
-        begun.record_exception(error)
-        begun.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        current.record_exception(error)
+        current.set_status(Status(StatusCode.ERROR, type(error).__name__))
         raise
     finally:
-        begun.end()
+        current.end()

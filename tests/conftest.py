@@ -11,7 +11,7 @@ import pytest
 from tests.ray_local import ray_local
 
 if TYPE_CHECKING:
-    from tests.serve.live import Live
+    from tests.serve.live import LiveServer
 
 __all__ = ["live", "ray_local"]
 
@@ -19,11 +19,11 @@ os.environ["LOOPER_CONFIG"] = os.devnull  # a settings file of whoever runs the 
 
 
 @pytest.fixture(scope="session")
-def live(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def live(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """The one real server of a test session."""
-    from tests.serve.live import serving  # torch takes seconds that most tests need not wait for
+    from tests.serve.live import run_server  # torch takes seconds that most tests need not wait for
 
-    with serving(tmp_path_factory.mktemp("live")) as server:
+    with run_server(tmp_path_factory.mktemp("live")) as server:
         yield server
 
 

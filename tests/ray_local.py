@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from looper.serve.deployment.ray_environment import set_for_ray
+from looper.serve.deployment.ray_environment import set_ray_environment
 
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """More CPUs than there are: a server, a trainer and Ray Data's tasks live beside each other in a session."""
-    set_for_ray()
+    set_ray_environment()
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

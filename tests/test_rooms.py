@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,27 @@ def test_the_import_rule_holds(room: str) -> None:
         if any(module == name or module.startswith(f"{name}.") for name in FORBIDDEN[room])
     ]
     assert wrong == []
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """No import cycle, neither directly nor through other modules, and not inside of functions either.
+
+    That a submodule's import also runs its package's ``__init__.py`` does not count.
+    """
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for folder in (*ROOMS, "looper/cli", "looper/demo", "looper/gym")
+        for file in (ROOT / folder).rglob("*.py")
+    }
+    modules = {name if name.startswith("looper.") else f"looper.{name}": file for name, file in files.items()}
+    imports = {
+        name: {target if target in modules else target.rpartition(".")[0] for target in imported(file)} & set(modules)
+        for name, file in modules.items()
+    }
+    try:
+        TopologicalSorter({name: targets - {name} for name, targets in imports.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(f"import cycle: {' imports '.join(error.args[1][::-1])}")
 
 
 def test_no_room_is_imported_under_its_bare_name() -> None:

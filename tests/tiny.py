@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 import looper.jobs
 from looper.jobs.consolidation.model.device import Device
 
-FLOAT32 = Device(torch.device("cpu"), torch.float32, tokens_at_once=1024)
+FLOAT32 = Device(torch.device("cpu"), torch.float32, max_tokens_per_pass=1024)
 """Where what is compared is equal to rounding, whatever a trainer would choose on this machine."""
 
 TEMPLATE = Path(looper.jobs.__path__[0], "basemodel", "chatml_tools.jinja")

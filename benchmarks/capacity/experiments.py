@@ -1,6 +1,7 @@
-"""What Looper promises besides throughput, each measured on a server that is up.
+"""Experiments on what Looper promises besides throughput, each on a running server.
 
-An experiment is a function of ``ExperimentContext`` that returns figures, seconds unless their name says otherwise.
+An experiment is a function of ``ExperimentContext`` that returns metrics, in seconds unless the name of a metric says
+otherwise. ``measurements`` runs all ``EXPERIMENTS``.
 """
 
 import asyncio
@@ -14,181 +15,245 @@ from typing import Any
 import httpx
 import numpy as np
 
-from looper.benchmarks.capacity.fixtures import CapacityFixtures, instance
-from looper.benchmarks.capacity.load.clients import Answered, drive
+from looper.benchmarks.capacity.fixtures import CapacityFixtures, instance_name
+from looper.benchmarks.capacity.load.clients import RequestResult, send_load
 from looper.benchmarks.capacity.load.workload import WorkloadRequest
-from looper.benchmarks.capacity.peers.peers import Endpoint
+from looper.benchmarks.capacity.peers.peers import PeerEndpoint
 from looper.platform.catalog import Catalog
 from looper.platform.tenancy import issue_key
 
-Figures = dict[str, float]
+ExperimentMetrics = dict[str, float]
+"""Metrics of an experiment, by name."""
 
-FRESH = 100
-"""Adapters that the experiments take."""
+FRESH_ADAPTERS = 100
+"""Number of never requested adapters that the experiments need."""
 
 
 @dataclass(frozen=True)
 class ExperimentContext:
-    """A Looper that is up, and adapters that nobody has asked for, from ``fresh`` on."""
+    """A running Looper, and adapters that were never requested."""
 
-    endpoint: Endpoint
-    world: CapacityFixtures
+    endpoint: PeerEndpoint
+    """Where Looper answers."""
+    fixtures: CapacityFixtures
+    """The adapters."""
     catalog: Catalog
-    vocabulary: int
-    fresh: int
-    requests_per_s: float
-    """That it answers at full load."""
+    """The catalog of this Looper."""
+    vocab_size: int
+    """Size of the base model's vocabulary."""
+    first_fresh: int
+    """Number of the first adapter that was never requested."""
+    sustained_rate: float
+    """Requests per second that Looper answers under a full load."""
 
-    async def drive(
-        self, asked: Sequence[WorkloadRequest], within_s: float, *, key: str | None = None
-    ) -> list[Answered]:
-        headers = {"authorization": f"Bearer {key}"} if key else self.endpoint.headers
-        model_of = self.endpoint.model if key is None else lambda adapter: self.endpoint.base
-        return await drive(self.endpoint.url, headers, asked, model_of, vocabulary=self.vocabulary, within_s=within_s)
+    async def send_load(
+        self, requests: Sequence[WorkloadRequest], timeout_s: float, *, api_key: str | None = None
+    ) -> list[RequestResult]:
+        """Send requests to Looper.
 
-    def client(self) -> httpx.AsyncClient:
+        Args:
+            requests: The requests.
+            timeout_s: Seconds after which clients without a complete answer give up.
+            api_key: API key of another tenant, whose requests are all for the base model.
+
+        Returns:
+            One result per request.
+        """
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else self.endpoint.headers
+        model_name = self.endpoint.model_name if api_key is None else lambda adapter: self.endpoint.base
+        return await send_load(
+            self.endpoint.url, headers, requests, model_name, vocab_size=self.vocab_size, timeout_s=timeout_s
+        )
+
+    def create_client(self) -> httpx.AsyncClient:
+        """Return a new HTTP client with the API key and without a limit of connections."""
         limits = httpx.Limits(max_connections=None)
         return httpx.AsyncClient(base_url=self.endpoint.url, headers=self.endpoint.headers, timeout=120, limits=limits)
 
 
-async def warm_beside_cold(scene: ExperimentContext) -> Figures:
-    """Time between tokens of four streams on warm adapters: quiet, and while a hundred cold adapters load.
+async def measure_warm_beside_cold(context: ExperimentContext) -> ExperimentMetrics:
+    """Measure the inter-token latency of four warm streams: alone, and while a hundred cold adapters load.
 
-    The hundred are requests, too, whose prompts the engine reads: what those alone take is told by the same requests
-    for the warm adapters.
+    The hundred requests also have prompts that the engine reads. A run with the same requests for warm adapters shows
+    what the prompts alone cost.
+
+    Args:
+        context: The running Looper.
+
+    Returns:
+        The 99th percentiles and their ratios.
     """
-    streams = [WorkloadRequest(at_s=0.0, adapter=number, prompt=16, answer=400) for number in range(4)]
-    await scene.drive([each.model_copy(update={"answer": 4}) for each in streams], 60)
-    quiet = await scene.drive(streams, 600)
-    lasts_s = max(answer.done_s or 0.0 for answer in quiet)
+    streams = [
+        WorkloadRequest(arrival_s=0.0, adapter=number, prompt_tokens=16, output_tokens=400) for number in range(4)
+    ]
+    await context.send_load([stream.model_copy(update={"output_tokens": 4}) for stream in streams], 60)
+    quiet = await context.send_load(streams, 600)
+    duration_s = max(result.finished_s or 0.0 for result in quiet)
 
-    async def beside(adapters: Sequence[int]) -> list[Answered]:
-        # Spread over the time that the streams last, so that they are beside all of the loading.
-        others = [
-            WorkloadRequest(at_s=0.5 + number * 0.8 * lasts_s / len(adapters), adapter=adapter, prompt=8, answer=1)
+    async def send_beside_streams(adapters: Sequence[int]) -> list[RequestResult]:
+        # The requests are spread over the duration of the streams, so that streams run during all of the loading.
+        requests = [
+            WorkloadRequest(
+                arrival_s=0.5 + number * 0.8 * duration_s / len(adapters),
+                adapter=adapter,
+                prompt_tokens=8,
+                output_tokens=1,
+            )
             for number, adapter in enumerate(adapters)
         ]
-        return await scene.drive([*streams, *others], 600)
+        return await context.send_load([*streams, *requests], 600)
 
-    warm = await beside([number % 4 for number in range(100)])
-    cold = await beside(range(scene.fresh, scene.fresh + 100))
+    warm = await send_beside_streams([number % 4 for number in range(100)])
+    cold = await send_beside_streams(range(context.first_fresh, context.first_fresh + 100))
 
-    def p99(answers: Sequence[Answered]) -> float:
-        return float(np.percentile([gap for answer in answers[:4] for gap in answer.gaps_s], 99))
+    def itl_p99(results: Sequence[RequestResult]) -> float:
+        return float(np.percentile([gap for result in results[:4] for gap in result.inter_token_s], 99))
 
     return {
-        "cold_loaded_count": sum(answer.tier == "store" for answer in cold[4:]),
-        "quiet_p99": p99(quiet),
-        "beside_warm_p99": p99(warm),
-        "beside_cold_p99": p99(cold),
-        "ratio": p99(cold) / p99(quiet),
-        "ratio_to_beside_warm": p99(cold) / p99(warm),
+        "cold_loaded_count": sum(result.tier == "store" for result in cold[4:]),
+        "quiet_p99": itl_p99(quiet),
+        "beside_warm_p99": itl_p99(warm),
+        "beside_cold_p99": itl_p99(cold),
+        "ratio": itl_p99(cold) / itl_p99(quiet),
+        "ratio_to_beside_warm": itl_p99(cold) / itl_p99(warm),
     }
 
 
-async def canary(scene: ExperimentContext) -> Figures:
-    """The share of 1,000 requests that a canary of 10 % answers."""
-    name = instance(scene.fresh)
-    other, prod = await asyncio.to_thread(scene.world.renew, scene.catalog, scene.fresh)
-    await asyncio.to_thread(scene.catalog.point, name, "canary", other, 0.1)
-    counts: Counter[str] = Counter()
-    async with scene.client() as client:
+async def measure_canary_share(context: ExperimentContext) -> ExperimentMetrics:
+    """Measure which share of 1,000 requests a canary of 10 % answers.
 
-        async def ask(_: int) -> None:
+    Args:
+        context: The running Looper.
+
+    Returns:
+        The share, and the number of answers from neither version.
+    """
+    name = instance_name(context.first_fresh)
+    canary, prod = await asyncio.to_thread(context.fixtures.ensure_second_version, context.catalog, context.first_fresh)
+    await asyncio.to_thread(context.catalog.set_channel, name, "canary", canary, 0.1)
+    counts: Counter[str] = Counter()
+    async with context.create_client() as client:
+
+        async def send(_: int) -> None:
             counts[(await _complete(client, str(name), 1)).headers["x-looper-version"]] += 1
 
-        await _together(ask, 1000, 16)
-    await asyncio.to_thread(scene.catalog.drop, name, "canary")
-    return {"share": counts[other] / counts.total(), "others_count": counts.total() - counts[other] - counts[prod]}
+        await _run_concurrently(send, 1000, 16)
+    await asyncio.to_thread(context.catalog.delete_channel, name, "canary")
+    return {"share": counts[canary] / counts.total(), "others_count": counts.total() - counts[canary] - counts[prod]}
 
 
-async def promotion(scene: ExperimentContext) -> Figures:
-    """Promotions and rollbacks of a skill that sixteen clients ask without a pause."""
-    name = instance(scene.fresh + 1)
-    first, second = await asyncio.to_thread(scene.world.renew, scene.catalog, scene.fresh + 1)
-    await asyncio.to_thread(scene.catalog.point, name, "prod", first)
-    took: list[float] = []
-    late = failed = answered = 0
-    pointed: list[tuple[float, str]] = [(0.0, first)]
-    over = asyncio.Event()
-    async with scene.client() as client:
+async def measure_promotion(context: ExperimentContext) -> ExperimentMetrics:
+    """Measure promotions and rollbacks of a skill, to which sixteen clients send requests without a pause.
 
-        async def ask() -> None:
-            nonlocal late, failed, answered
-            while not over.is_set():
-                began, expected = time.perf_counter(), pointed[-1]
-                answer = await _complete(client, str(name), 8)
-                if answer.status_code != 200:
+    Args:
+        context: The running Looper.
+
+    Returns:
+        Numbers of requests by outcome, and the seconds of promotions and rollbacks.
+    """
+    name = instance_name(context.first_fresh + 1)
+    first, second = await asyncio.to_thread(
+        context.fixtures.ensure_second_version, context.catalog, context.first_fresh + 1
+    )
+    await asyncio.to_thread(context.catalog.set_channel, name, "prod", first)
+    seconds: list[float] = []
+    stale = failed = answered = 0
+    promotions: list[tuple[float, str]] = [(0.0, first)]
+    stop = asyncio.Event()
+    async with context.create_client() as client:
+
+        async def send_until_stopped() -> None:
+            nonlocal stale, failed, answered
+            while not stop.is_set():
+                started, expected = time.perf_counter(), promotions[-1]
+                response = await _complete(client, str(name), 8)
+                if response.status_code != 200:
                     failed += 1
                     continue
                 answered += 1
-                # It was asked after the promotion had returned, and no other began before it ended.
-                if pointed[-1] == expected and began > expected[0]:
-                    late += answer.headers["x-looper-version"] != expected[1]
+                # The request started after the promotion had returned, and no other promotion started before it ended.
+                if promotions[-1] == expected and started > expected[0]:
+                    stale += response.headers["x-looper-version"] != expected[1]
 
-        asking = [asyncio.create_task(ask()) for _ in range(16)]
+        senders = [asyncio.create_task(send_until_stopped()) for _ in range(16)]
         for number in range(10):
             await asyncio.sleep(2)
-            to = second if number % 2 == 0 else first
-            began = time.perf_counter()
-            pointed.append((float("inf"), to))  # until it has returned, both may answer
+            target = second if number % 2 == 0 else first
+            started = time.perf_counter()
+            promotions.append((float("inf"), target))  # until the promotion has returned, both versions may answer
             path = f"/api/v1/skills/{name.instance}/channels/prod"
-            (await client.put(path, json={"digest": to})).raise_for_status()
-            pointed.append((time.perf_counter(), to))
-            took.append(time.perf_counter() - began)
+            (await client.put(path, json={"digest": target})).raise_for_status()
+            promotions.append((time.perf_counter(), target))
+            seconds.append(time.perf_counter() - started)
         await asyncio.sleep(1)
-        over.set()
-        await asyncio.gather(*asking)
+        stop.set()
+        await asyncio.gather(*senders)
     return {
         "answered_count": answered,
         "failed_count": failed,
-        "from_the_old_version_count": late,
-        "promotion_median": statistics.median(took[::2]),
-        "rollback_median": statistics.median(took[1::2]),
-        "longest": max(took),
+        "from_the_old_version_count": stale,
+        "promotion_median": statistics.median(seconds[::2]),
+        "rollback_median": statistics.median(seconds[1::2]),
+        "longest": max(seconds),
     }
 
 
-async def overload(scene: ExperimentContext) -> Figures:
-    """TTFT of a tenant within its share, while another asks for its share, and for ten times that."""
-    other = "greedy"
-    if other not in await asyncio.to_thread(scene.catalog.tenants):
-        await asyncio.to_thread(scene.catalog.create_tenant, other)
-    key = await asyncio.to_thread(issue_key, scene.catalog, other)
-    seconds, modest = 60.0, 0.3 * scene.requests_per_s
-    mine = _evenly(modest, seconds, adapters=4)
+async def measure_overload(context: ExperimentContext) -> ExperimentMetrics:
+    """Measure the TTFT of a tenant within its share while another one requests its share, and ten times as much.
 
-    async def beside(rate: float) -> list[float]:
-        theirs = [each.model_copy(update={"adapter": None}) for each in _evenly(rate, seconds, adapters=1)]
-        tasks = [scene.drive(mine, 4 * seconds)]
-        if theirs:
-            tasks.append(scene.drive(theirs, seconds, key=key))
-        answers, *_ = await asyncio.gather(*tasks)
-        return [answer.first_s for answer in answers if answer.tokens_s]
+    Args:
+        context: The running Looper.
 
-    found: Figures = {"requests_count": len(mine)}
-    for name, rate in (("alone", 0.0), ("share", 0.5 * scene.requests_per_s), ("overload", 5 * scene.requests_per_s)):
-        firsts = await beside(rate)
-        found[f"{name}_p95"] = float(np.percentile(firsts, 95))
-        found[f"{name}_unanswered_count"] = len(mine) - len(firsts)
-    return found | {
-        "ratio": found["overload_p95"] / found["alone_p95"],
-        "ratio_to_beside_a_share": found["overload_p95"] / found["share_p95"],
+    Returns:
+        The 95th percentiles, the numbers of requests without a token, and the ratios.
+    """
+    other_tenant = "greedy"
+    if other_tenant not in await asyncio.to_thread(context.catalog.list_tenants):
+        await asyncio.to_thread(context.catalog.create_tenant, other_tenant)
+    api_key = await asyncio.to_thread(issue_key, context.catalog, other_tenant)
+    seconds, rate_within_share = 60.0, 0.3 * context.sustained_rate
+    own_requests = _evenly_spaced(rate_within_share, seconds, adapters=4)
+
+    async def measure_ttfts_s(other_rate: float) -> list[float]:
+        other_requests = [
+            request.model_copy(update={"adapter": None}) for request in _evenly_spaced(other_rate, seconds, adapters=1)
+        ]
+        tasks = [context.send_load(own_requests, 4 * seconds)]
+        if other_requests:
+            tasks.append(context.send_load(other_requests, seconds, api_key=api_key))
+        results, *_ = await asyncio.gather(*tasks)
+        return [result.ttft_s for result in results if result.token_times_s]
+
+    metrics: ExperimentMetrics = {"requests_count": len(own_requests)}
+    for name, rate in (
+        ("alone", 0.0),
+        ("share", 0.5 * context.sustained_rate),
+        ("overload", 5 * context.sustained_rate),
+    ):
+        ttfts_s = await measure_ttfts_s(rate)
+        metrics[f"{name}_p95"] = float(np.percentile(ttfts_s, 95))
+        metrics[f"{name}_unanswered_count"] = len(own_requests) - len(ttfts_s)
+    return metrics | {
+        "ratio": metrics["overload_p95"] / metrics["alone_p95"],
+        "ratio_to_beside_a_share": metrics["overload_p95"] / metrics["share_p95"],
     }
 
 
-EXPERIMENTS: dict[str, Callable[[ExperimentContext], Coroutine[Any, Any, Figures]]] = {
-    "warm beside cold": warm_beside_cold,
-    "canary of 10 %": canary,
-    "promotion under load": promotion,
-    "overload by one tenant": overload,
+EXPERIMENTS: dict[str, Callable[[ExperimentContext], Coroutine[Any, Any, ExperimentMetrics]]] = {
+    "warm beside cold": measure_warm_beside_cold,
+    "canary of 10 %": measure_canary_share,
+    "promotion under load": measure_promotion,
+    "overload by one tenant": measure_overload,
 }
+"""All experiments, by their name in reports."""
 
 
-def _evenly(rate: float, seconds: float, *, adapters: int) -> list[WorkloadRequest]:
+def _evenly_spaced(rate: float, seconds: float, *, adapters: int) -> list[WorkloadRequest]:
     count = round(rate * seconds)
     return [
-        WorkloadRequest(at_s=number * seconds / count, adapter=number % adapters, prompt=32, answer=16)
+        WorkloadRequest(
+            arrival_s=number * seconds / count, adapter=number % adapters, prompt_tokens=32, output_tokens=16
+        )
         for number in range(count)
     ]
 
@@ -198,11 +263,11 @@ async def _complete(client: httpx.AsyncClient, model: str, tokens: int) -> httpx
     return await client.post("/v1/completions", json=body)
 
 
-async def _together(do: Callable[[int], Awaitable[None]], count: int, at_once: int) -> None:
+async def _run_concurrently(task: Callable[[int], Awaitable[None]], count: int, max_concurrency: int) -> None:
     numbers = iter(range(count))
 
-    async def one() -> None:
+    async def run_next_tasks() -> None:
         for number in numbers:
-            await do(number)
+            await task(number)
 
-    await asyncio.gather(*(one() for _ in range(at_once)))
+    await asyncio.gather(*(run_next_tasks() for _ in range(max_concurrency)))

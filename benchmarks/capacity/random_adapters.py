@@ -1,6 +1,6 @@
-"""Adapters for the benchmark: random weights in the shape that Looper trains, on all linear layers of a base model.
+"""Generate adapters with random weights, in the shapes that Looper trains: on all linear layers of a base model.
 
-Their files differ, as adapters' do; what they say does not matter.
+``fixtures`` and ``engine_microbenchmark`` use them, since the benchmarks ignore what the model generates.
 """
 
 import json
@@ -12,10 +12,18 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 RANK = 16
+"""Default rank of the adapters."""
 
 
-def shapes(model_dir: Path) -> dict[str, tuple[int, int]]:
-    """In and out features of each linear layer in the blocks, by name; no weights are read."""
+def linear_layer_shapes(model_dir: Path) -> dict[str, tuple[int, int]]:
+    """Return the shapes of a base model's linear layers, without reading any weights.
+
+    Args:
+        model_dir: Folder of the base model.
+
+    Returns:
+        Input and output features of each linear layer except the output head, by name.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_dir))
     head = model.get_output_embeddings()
@@ -26,8 +34,18 @@ def shapes(model_dir: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def weights(layers: dict[str, tuple[int, int]], seed: int, *, rank: int = RANK, scale: float = 1.0) -> bytes:
-    """A safetensors file in bfloat16, as PEFT names its tensors."""
+def random_weights(layers: dict[str, tuple[int, int]], seed: int, *, rank: int = RANK, scale: float = 1.0) -> bytes:
+    """Generate the weights of an adapter.
+
+    Args:
+        layers: Input and output features of each layer, by name.
+        seed: Seed of the weights.
+        rank: Rank of the adapter.
+        scale: Factor of the ``lora_B`` matrices.
+
+    Returns:
+        A safetensors file in bfloat16 with PEFT's names: ``lora_A`` is ``[rank, in]``, ``lora_B`` is ``[out, rank]``.
+    """
     random = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
     for name, (inputs, outputs) in layers.items():
@@ -38,8 +56,17 @@ def weights(layers: dict[str, tuple[int, int]], seed: int, *, rank: int = RANK, 
     return save(tensors)
 
 
-def config(layers: dict[str, tuple[int, int]], base: str, *, rank: int = RANK) -> bytes:
-    """The ``adapter_config.json`` beside it."""
+def adapter_config(layers: dict[str, tuple[int, int]], base: str, *, rank: int = RANK) -> bytes:
+    """Create the ``adapter_config.json`` of an adapter.
+
+    Args:
+        layers: The adapted layers, by name.
+        base: Name of the base model.
+        rank: Rank of the adapter.
+
+    Returns:
+        The file's content.
+    """
     return json.dumps(
         {
             "peft_type": "LORA",

@@ -1,0 +1,1 @@
+"""Consolidation: the same jobs by Looper and by simpler ways, compared in one run."""

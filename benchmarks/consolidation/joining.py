@@ -1,8 +1,8 @@
-"""How soon a tenant that is added to a trainer at work starts stepping, and has taken its first step.
+"""Measure how soon a consolidation that joins a busy trainer starts and finishes its first step.
 
-``python -m looper.benchmarks.consolidation.joining N FOLDER MODEL_DIR`` keeps a trainer busy with N - 1 tenants, adds
-one after another, and prints the seconds from each being handed over to training to its first pass, and to its first
-step done.
+``python -m looper.benchmarks.consolidation.joining N FOLDER MODEL_DIR`` keeps a trainer busy with N - 1 members, adds
+more members one after another, and prints for each the seconds from its handover to training until it has joined, and
+until the end of its first step.
 """
 
 import json
@@ -12,39 +12,43 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from looper.benchmarks.consolidation.workload import RECIPE, InstanceWorkload, prepare_work
-from looper.jobs.consolidation.model.device import pick_device, use_cores
+from looper.benchmarks.consolidation.workload import RECIPE, InstanceWorkload, prepare_workloads
+from looper.jobs.consolidation.model.device import pick_device, set_thread_count
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training import trainer
 from looper.jobs.consolidation.training.single_process_group import single_process_group
+from looper.jobs.consolidation.training.trainer_context import TrainerContext
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, ConsolidationState, QueueStage, Recipe
+from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import load_settings
-from looper.platform.trajectories.ingest import ingest
+from looper.platform.trajectories.ingest import ingest_paths
 
-JOINS = 5
-BUSY = RECIPE.model_copy(update={"epochs": 1000})
-"""Of the tenants that are there already: they have not ended when the last one joins."""
+JOINING_MEMBERS = 5
+"""Number of members that join, one after another."""
+BUSY_RECIPE = RECIPE.model_copy(update={"epochs": 1000})
+"""Recipe of all members: the first ones are still training when the last one joins."""
 
 
 class _TimedQueue:
-    """The catalog and store of this measurement, in which work comes ready to be trained."""
+    """The catalog and store of this measurement, in which consolidations are ready for training."""
 
     def __init__(self, home: Path) -> None:
         self.settings = load_settings(home=home)
         self.catalog, self.store = Catalog.open(self.settings), ObjectStore.open(self.settings)
 
-    def hand_over(self, work: InstanceWorkload, recipe: Recipe) -> str:
-        """Queue ``work`` as synthesis would; return its consolidation's id."""
-        instance = InstanceName.parse(work.instance)
-        if instance.tenant not in self.catalog.tenants():
+    def hand_over(self, workload: InstanceWorkload, recipe: Recipe) -> str:
+        """Queue a workload as if synthesis were done; return the id of its consolidation."""
+        instance = InstanceName.parse(workload.instance)
+        if instance.tenant not in self.catalog.list_tenants():
             self.catalog.create_tenant(instance.tenant)
-        ingest([work.folder / "trajectories.jsonl"], instance, catalog=self.catalog, store=self.store)
+        ingest_paths([workload.folder / "trajectories.jsonl"], instance, catalog=self.catalog, store=self.store)
         job = self.catalog.submit(instance, base=self.settings.base, recipe=recipe)
         for part in ("train.parquet", "holdout.parquet"):
-            self.store.put(keys.examples(job.id, part), (work.folder / part).read_bytes())
+            self.store.put(keys.examples(job.id, part), (workload.folder / part).read_bytes())
         self.catalog.claim("synthesis", QueueStage.SYNTHESIS, limit=1, lease_s=60)
         self.catalog.hand_over(job.id, "synthesis", ConsolidationState.TRAINING)
         return job.id
@@ -52,57 +56,69 @@ class _TimedQueue:
     def claim(self, limit: int) -> list[Consolidation]:
         return self.catalog.claim("trainer", QueueStage.TRAINING, limit=limit, lease_s=600)
 
-    def wait(self, id: str, steps: int) -> float:
-        """Until it has taken so many, none of them as soon as it has joined; return the time."""
-        while (progress := self.catalog.consolidation(id).progress) is None or progress.step < steps:
+    def wait_for_steps(self, id: str, steps: int) -> float:
+        """Wait until a member has done so many steps (0: until it has joined); return the monotonic time."""
+        while (progress := self.catalog.get_consolidation(id).progress) is None or progress.step < steps:
             time.sleep(0.02)
         return time.monotonic()
 
 
 class Join(NamedTuple):
-    """Of one tenant, in seconds."""
+    """Times of one member that joined."""
 
     starts_s: float
+    """Seconds from the handover until the member has joined."""
     stepped_s: float
+    """Seconds from the handover until the end of the member's first step."""
 
 
-def joins(works: list[InstanceWorkload], home: Path, model_dir: Path) -> list[Join]:
-    """Of each of the last ``JOINS`` of ``works``, beside the others."""
-    queue, over = _TimedQueue(home), threading.Event()
-    use_cores(1)
-    at_work = trainer.Trainer(SharedBase(model_dir, pick_device()), queue.catalog, queue.store, "trainer", max_rank=16)
-    there = [queue.hand_over(work, BUSY) for work in works[:-JOINS]]
-    took: list[Join] = []
+def measure_joins(workloads: list[InstanceWorkload], home: Path, model_dir: Path) -> list[Join]:
+    """Run a trainer with most of the workloads, and let the last ``JOINING_MEMBERS`` join.
 
-    def add() -> None:
-        for id in there:
-            queue.wait(id, steps=1)
-        for work in works[-JOINS:]:
-            id = queue.hand_over(work, BUSY)
-            began = time.monotonic()
-            took.append(Join(queue.wait(id, steps=0) - began, queue.wait(id, steps=1) - began))
-        over.set()
+    Args:
+        workloads: The workloads of all members.
+        home: Folder for the catalog and the object store.
+        model_dir: Folder of the base model.
 
-    adding = threading.Thread(target=add)
-    adding.start()
+    Returns:
+        The times of each member that joined, in order.
+    """
+    queue, all_joined = _TimedQueue(home), threading.Event()
+    set_thread_count(1)
+    context = TrainerContext(SharedBase(model_dir, pick_device()), queue.catalog, queue.store, "trainer", max_rank=16)
+    busy_ids = [queue.hand_over(workload, BUSY_RECIPE) for workload in workloads[:-JOINING_MEMBERS]]
+    joins: list[Join] = []
+
+    def add_members() -> None:
+        for id in busy_ids:
+            queue.wait_for_steps(id, steps=1)
+        for workload in workloads[-JOINING_MEMBERS:]:
+            id = queue.hand_over(workload, BUSY_RECIPE)
+            started = time.monotonic()
+            joins.append(Join(queue.wait_for_steps(id, steps=0) - started, queue.wait_for_steps(id, steps=1) - started))
+        all_joined.set()
+
+    adder = threading.Thread(target=add_members)
+    adder.start()
     with single_process_group():
-        trainer.run(
-            at_work,
+        trainer.run_trainer(
+            context,
             queue.claim,
-            stopped=over.is_set,
-            members_at_most=len(works),
+            should_stop=all_joined.is_set,
+            max_members=len(workloads),
             checkpoint_interval_s=600,
             lease_s=600,
             idle_timeout_s=600,
         )
-    adding.join()
-    return took
+    adder.join()
+    return joins
 
 
 def main() -> None:
+    """Measure the joins and print them as JSON."""
     n, folder, model_dir = sys.argv[1:]
-    works = prepare_work(int(n) - 1 + JOINS, Path(folder))
-    print(json.dumps([join._asdict() for join in joins(works, Path(folder) / "home", Path(model_dir))]))
+    workloads = prepare_workloads(int(n) - 1 + JOINING_MEMBERS, Path(folder))
+    print(json.dumps([join._asdict() for join in measure_joins(workloads, Path(folder) / "home", Path(model_dir))]))
 
 
 if __name__ == "__main__":

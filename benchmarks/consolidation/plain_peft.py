@@ -1,4 +1,7 @@
-"""A consolidation as one would write it with transformers and PEFT alone, for comparison."""
+"""A consolidation written with transformers and PEFT alone, for comparison.
+
+``variants`` calls it for all variants that do not use Looper's trainer.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,38 +15,52 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from looper.benchmarks.consolidation.workload import RECIPE, InstanceWorkload
-from looper.jobs.consolidation.data.encode import Window, encode
+from looper.jobs.consolidation.data.encode import Window, encode_example
 from looper.jobs.consolidation.model.device import pick_device
 from looper.jobs.consolidation.training.schedule import batch_at, learning_rate, total_steps
 from looper.jobs.synthesis.output.example_table import read_examples
 
 
-def load(model_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """In the number format that Looper's trainers choose here, too."""
+def load_model(model_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a base model in the data type that Looper's trainers use on this device.
+
+    Args:
+        model_dir: Folder of the base model.
+
+    Returns:
+        The model and its tokenizer.
+    """
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=pick_device().dtype)
     return model, AutoTokenizer.from_pretrained(model_dir)
 
 
 def consolidate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, work: InstanceWorkload, at_once: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, workload: InstanceWorkload, micro_batch_size: int
 ) -> PreTrainedModel:
-    """Judge the base on the held-out examples, train, judge again, save; return the model without the adapter.
+    """Evaluate the base model on the held-out examples, train an adapter, evaluate it and save it.
 
-    ``at_once`` sequences are in one pass, padded to the longest as transformers' Trainer does; a batch that is larger
-    takes several.
+    Args:
+        model: The base model.
+        tokenizer: Its tokenizer.
+        workload: The instance's examples.
+        micro_batch_size: Sequences of one forward pass, padded to the longest of them, as transformers' Trainer does. A
+            larger batch of the recipe takes several passes.
+
+    Returns:
+        The base model without the adapter.
     """
-    train, holdout = (_windows(work.folder / part, tokenizer) for part in ("train.parquet", "holdout.parquet"))
+    train, holdout = (_read_windows(workload.folder / part, tokenizer) for part in ("train.parquet", "holdout.parquet"))
     config = LoraConfig(r=RECIPE.rank, lora_alpha=int(RECIPE.alpha), target_modules="all-linear", task_type="CAUSAL_LM")
     torch.manual_seed(RECIPE.seed)
     peft = get_peft_model(model, config)
-    _loss(peft, holdout, at_once)
-    _train(peft, train, at_once)
-    _loss(peft, holdout, at_once)
-    peft.save_pretrained(str(work.folder / "plain"))
+    _evaluate_loss(peft, holdout, micro_batch_size)
+    _train(peft, train, micro_batch_size)
+    _evaluate_loss(peft, holdout, micro_batch_size)
+    peft.save_pretrained(str(workload.folder / "plain"))
     return peft.unload()
 
 
-def _train(peft: PeftModel, windows: Sequence[Window], at_once: int) -> None:
+def _train(peft: PeftModel, windows: Sequence[Window], micro_batch_size: int) -> None:
     trained = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
     steps = total_steps(len(windows), RECIPE)
@@ -51,8 +68,8 @@ def _train(peft: PeftModel, windows: Sequence[Window], at_once: int) -> None:
     for step in range(steps):
         batch = [windows[i] for i in batch_at(step, len(windows), RECIPE)]
         targets = sum(window.targets for window in batch)
-        for start in range(0, len(batch), at_once):
-            loss = peft(**_batch(batch[start : start + at_once]), num_items_in_batch=targets).loss
+        for start in range(0, len(batch), micro_batch_size):
+            loss = peft(**_collate(batch[start : start + micro_batch_size]), num_items_in_batch=targets).loss
             loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, RECIPE.max_grad_norm)
         for group in optimizer.param_groups:
@@ -63,15 +80,15 @@ def _train(peft: PeftModel, windows: Sequence[Window], at_once: int) -> None:
 
 
 @torch.no_grad()
-def _loss(peft: PeftModel, windows: Sequence[Window], at_once: int) -> float:
+def _evaluate_loss(peft: PeftModel, windows: Sequence[Window], micro_batch_size: int) -> float:
     peft.eval()
     ordered = sorted(windows, key=len)
-    batches = [ordered[i : i + at_once] for i in range(0, len(ordered), at_once)]
-    return sum(float(peft(**_batch(batch)).loss) for batch in batches) / len(batches)
+    batches = [ordered[i : i + micro_batch_size] for i in range(0, len(ordered), micro_batch_size)]
+    return sum(float(peft(**_collate(batch)).loss) for batch in batches) / len(batches)
 
 
-def _batch(windows: Sequence[Window]) -> dict[str, Any]:
-    """As transformers' models take it: labels are tokens to be predicted, or -100."""
+def _collate(windows: Sequence[Window]) -> dict[str, Any]:
+    """Return the inputs of transformers' models, ``[batch, seq]`` each; labels are the tokens to predict, or -100."""
     tokens = [torch.tensor(window.tokens) for window in windows]
     labels = [
         torch.where(torch.tensor(window.weights) > 0, ids, -100) for ids, window in zip(tokens, windows, strict=True)
@@ -85,6 +102,6 @@ def _batch(windows: Sequence[Window]) -> dict[str, Any]:
     }
 
 
-def _windows(file: Path, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
+def _read_windows(file: Path, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
     examples = read_examples(file.read_bytes())
-    return [window for example in examples for window in encode(example, tokenizer, RECIPE.max_seq_length)]
+    return [window for example in examples for window in encode_example(example, tokenizer, RECIPE.max_seq_length)]

@@ -1,7 +1,8 @@
-"""The ways of doing the same consolidations, each run in processes of its own, so that its memory can be told apart.
+"""The variants of the consolidation benchmark: several ways to run the same consolidations.
 
-``python -m looper.benchmarks.consolidation.variants NAME N TASKS FOLDER MODEL_DIR`` prints what it measured as JSON.
-What all share is not measured: making the work, starting Ray, preparing the base model.
+``bench`` runs each variant in its own process, so that its memory can be measured.
+``python -m looper.benchmarks.consolidation.variants NAME N TASKS FOLDER MODEL_DIR`` prints a measurement as JSON. Work
+that all variants share is not measured: preparing the workload, starting Ray, preparing the base model.
 """
 
 import json
@@ -16,67 +17,94 @@ from pathlib import Path
 
 import psutil
 
-from looper.benchmarks.consolidation.workload import RECIPE, InstanceWorkload, prepare_work
+from looper.benchmarks.consolidation.workload import RECIPE, InstanceWorkload, prepare_workloads
 
-LEAST_FREE = 2 << 30
-"""Bytes of the machine's memory that are left to everything else."""
+MIN_FREE_BYTES = 2 << 30
+"""Memory of the machine that is left to all other processes."""
 
 
 @dataclass(frozen=True)
 class ConsolidationMeasurement:
-    """Of one variant: from the first submission to the last adapter, and when each was there, in seconds."""
+    """Measurement of one variant."""
 
     makespan_s: float | None
-    """None: it did not fit into the machine's memory, and was ended."""
+    """Seconds from the first submission to the last adapter; None if the variant did not fit into memory."""
     done_s: tuple[float, ...]
+    """Seconds from the first submission until each adapter was ready, in ascending order."""
     published: int | None = None
-    """How many the gate let through; None where there is no gate."""
+    """How many candidates the gate published; None for a variant without a gate."""
 
 
-def one_trainer_each(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
-    """(a) A ``TorchTrainer`` for every instance, one after another, on a Ray that is up."""
+def run_one_torch_trainer_each(workloads: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
+    """Variant (a): run one ``TorchTrainer`` per instance, one after another, on a Ray that is already running.
+
+    Args:
+        workloads: The workloads.
+        model_dir: Folder of the base model.
+
+    Returns:
+        The measurement.
+    """
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from looper.cluster.local_ray import local_ray
 
-    def work(config: dict[str, object]) -> None:
-        _train_in_turn([config["work"]], config["model_dir"])  # type: ignore[list-item, arg-type]
+    def train_loop(config: dict[str, object]) -> None:
+        _train_sequentially([config["workload"]], config["model_dir"])  # type: ignore[list-item, arg-type]
 
     with local_ray():
         clock = _Clock()
-        for each in works:
+        for workload in workloads:
             TorchTrainer(
-                work,
-                train_loop_config={"work": each, "model_dir": model_dir},
+                train_loop,
+                train_loop_config={"workload": workload, "model_dir": model_dir},
                 scaling_config=ScalingConfig(num_workers=1, resources_per_worker={"CPU": 2}),
-                run_config=RunConfig(storage_path=str(each.folder / "ray")),
+                run_config=RunConfig(storage_path=str(workload.folder / "ray")),
             ).fit()
-            clock.done()
-        return clock.measured()
+            clock.mark_done()
+        return clock.to_measurement()
 
 
-def in_turn(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
-    """(b) One process with plain PEFT that takes them one after another."""
-    clock = _Clock()
-    _train_in_turn(works, model_dir, clock.done)
-    return clock.measured()
+def run_sequentially(workloads: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
+    """Variant (b): run all consolidations one after another in one process, with plain PEFT.
 
+    Args:
+        workloads: The workloads.
+        model_dir: Folder of the base model.
 
-def side_by_side(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
-    """(c) A process for every instance, all at once, each with its share of the cores.
-
-    They are ended when they leave less than ``LEAST_FREE`` of the machine's memory: it would stand still.
+    Returns:
+        The measurement.
     """
     clock = _Clock()
-    one = "import sys, pathlib; from looper.benchmarks.consolidation.variants import alone; alone(*sys.argv[1:])"
+    _train_sequentially(workloads, model_dir, clock.mark_done)
+    return clock.to_measurement()
+
+
+def run_in_parallel(workloads: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
+    """Variant (c): run one process per instance, all at the same time, each with its share of the cores.
+
+    All processes are ended when less than ``MIN_FREE_BYTES`` of the machine's memory is free, because the machine would
+    hang otherwise.
+
+    Args:
+        workloads: The workloads.
+        model_dir: Folder of the base model.
+
+    Returns:
+        The measurement, without times if the processes did not fit into memory.
+    """
+    clock = _Clock()
+    program = "import sys; from looper.benchmarks.consolidation.variants import train_one; train_one(*sys.argv[1:])"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     processes = [
-        subprocess.Popen([sys.executable, "-c", one, each.instance, each.folder, model_dir], env=environment)
-        for each in works
+        subprocess.Popen(
+            [sys.executable, "-c", program, workload.instance, workload.folder, model_dir], env=environment
+        )
+        for workload in workloads
     ]
     while processes:
-        if psutil.virtual_memory().available < LEAST_FREE:
+        if psutil.virtual_memory().available < MIN_FREE_BYTES:
             for process in processes:
                 process.kill()
             for process in processes:
@@ -84,101 +112,136 @@ def side_by_side(works: Sequence[InstanceWorkload], model_dir: Path) -> Consolid
             return ConsolidationMeasurement(None, ())
         for process in [process for process in processes if process.poll() is not None]:
             if process.returncode != 0:
-                raise RuntimeError(f"a process ended with {process.returncode}")
+                raise RuntimeError(f"a training process exited with code {process.returncode}: its output says why")
             processes.remove(process)
-            clock.done()
+            clock.mark_done()
         time.sleep(0.1)
-    return clock.measured()
+    return clock.to_measurement()
 
 
-def alone(instance: str, folder: str, model_dir: str) -> None:
-    """One of the processes of ``side_by_side``. Its passes are small, or N of them would not fit in memory."""
-    _train_in_turn([InstanceWorkload(instance, Path(folder))], Path(model_dir), at_once=2)
+def train_one(instance: str, folder: str, model_dir: str) -> None:
+    """Train one instance, as one process of ``run_in_parallel``.
 
+    The micro-batches are small, because N processes with larger ones would not fit into memory.
 
-def looper(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
-    """(d) Looper: from the queue through synthesis, trainers and the gate to published versions.
-
-    Of so little training, the gate lets not every candidate through: a verdict is an end, too.
+    Args:
+        instance: Name of the instance.
+        folder: Folder of its workload.
+        model_dir: Folder of the base model.
     """
-    return _looper(works, model_dir, first=[])
+    _train_sequentially([InstanceWorkload(instance, Path(folder))], Path(model_dir), micro_batch_size=2)
 
 
-def looper_at_work(works: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
-    """(d) with a trainer that has worked before, as one that lives on has; others, if any, start with the work."""
-    (first,) = prepare_work(1, works[0].folder.parent / "first")
-    return _looper(works, model_dir, first=[InstanceWorkload("first/first", first.folder)])
+def run_looper(workloads: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
+    """Variant (d): run Looper, from the queue through synthesis, trainers and the gate to published versions.
+
+    With so little training the gate does not publish every candidate. A rejected candidate counts as done.
+
+    Args:
+        workloads: The workloads.
+        model_dir: Folder of the base model.
+
+    Returns:
+        The measurement.
+    """
+    return _run_looper(workloads, model_dir, warm_up=[])
 
 
-def _looper(
-    works: Sequence[InstanceWorkload], model_dir: Path, first: Sequence[InstanceWorkload]
+def run_looper_with_warm_trainer(workloads: Sequence[InstanceWorkload], model_dir: Path) -> ConsolidationMeasurement:
+    """Variant (d) with one trainer that is already running, as in a cluster that is in use.
+
+    Other trainers, if any, start with the measured work.
+
+    Args:
+        workloads: The workloads.
+        model_dir: Folder of the base model.
+
+    Returns:
+        The measurement.
+    """
+    (first,) = prepare_workloads(1, workloads[0].folder.parent / "first")
+    return _run_looper(workloads, model_dir, warm_up=[InstanceWorkload("first/first", first.folder)])
+
+
+def _run_looper(
+    workloads: Sequence[InstanceWorkload], model_dir: Path, warm_up: Sequence[InstanceWorkload]
 ) -> ConsolidationMeasurement:
-    """``first`` is consolidated before, unmeasured, and the trainer stays."""
+    """Run Looper. ``warm_up`` is consolidated first and not measured; its trainer keeps running."""
     from looper.cluster.local_ray import local_ray
-    from looper.jobs.queue import worker as foreman
+    from looper.jobs.queue import worker as queue_worker
     from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import Consolidation, ConsolidationState
+    from looper.platform.domain.consolidation import Consolidation
     from looper.platform.domain.names import InstanceName
+    from looper.platform.domain.states import ConsolidationState
     from looper.platform.objectstore import ObjectStore
     from looper.platform.settings import load_settings
-    from looper.platform.trajectories.ingest import ingest
+    from looper.platform.trajectories.ingest import ingest_paths
 
-    trainers = trainers_for(len(works))
-    limits = {"max_trainers": trainers, "cohort_size": -(-len(works) // trainers)}
-    settings = load_settings(home=works[0].folder.parent / "home", consolidation=limits)
+    trainers = trainer_count(len(workloads))
+    limits = {"max_trainers": trainers, "cohort_size": -(-len(workloads) // trainers)}
+    settings = load_settings(home=workloads[0].folder.parent / "home", consolidation=limits)
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
-    for each in [*first, *works]:
-        instance = InstanceName.parse(each.instance)
-        if instance.tenant not in catalog.tenants():
+    for workload in [*warm_up, *workloads]:
+        instance = InstanceName.parse(workload.instance)
+        if instance.tenant not in catalog.list_tenants():
             catalog.create_tenant(instance.tenant)
-        ingest([each.folder / "trajectories.jsonl"], instance, catalog=catalog, store=store)
+        ingest_paths([workload.folder / "trajectories.jsonl"], instance, catalog=catalog, store=store)
 
-    def consolidate(some: Sequence[InstanceWorkload]) -> list[Consolidation]:
-        names = [InstanceName.parse(each.instance) for each in some]
+    def consolidate(group: Sequence[InstanceWorkload]) -> list[Consolidation]:
+        names = [InstanceName.parse(workload.instance) for workload in group]
         ids = [catalog.submit(name, base=settings.base, recipe=RECIPE).id for name in names]
-        while not all(job.state.final for job in catalog.consolidations_by_id(ids)):
+        while not all(job.state.is_final for job in catalog.get_consolidations(ids)):
             time.sleep(0.2)
-        return catalog.consolidations_by_id(ids)
+        return catalog.get_consolidations(ids)
 
     jobs: list[Consolidation] = []
 
     def submit() -> None:
-        consolidate(first)
-        jobs.extend(consolidate(works))
+        consolidate(warm_up)
+        jobs.extend(consolidate(workloads))
 
     with local_ray():
-        submitting = threading.Thread(target=submit)
-        submitting.start()
-        foreman.work_queue(catalog, store, settings, model_dir, lambda: not submitting.is_alive())
+        submitter = threading.Thread(target=submit)
+        submitter.start()
+        queue_worker.work_queue(catalog, store, settings, model_dir, lambda: not submitter.is_alive())
     assert all(job.verdict is not None for job in jobs), [job.reason for job in jobs]
-    began = min(job.created_at for job in jobs)
-    done = sorted((job.ended_at - began).total_seconds() for job in jobs if job.ended_at is not None)
+    started = min(job.created_at for job in jobs)
+    done = sorted((job.ended_at - started).total_seconds() for job in jobs if job.ended_at is not None)
     published = sum(job.state is ConsolidationState.PUBLISHED for job in jobs)
     return ConsolidationMeasurement(done[-1], tuple(done), published)
 
 
-def trainers_for(n: int) -> int:
-    """One for each GPU; without any, for each of two cores: each has a base model in memory."""
+def trainer_count(n: int) -> int:
+    """Return the number of trainers: one per GPU, or at most two on a CPU.
+
+    Each trainer has a base model in memory.
+
+    Args:
+        n: Number of instances.
+
+    Returns:
+        Number of trainers, at most ``n``.
+    """
     import torch
 
     return min(n, torch.cuda.device_count() or min(2, len(os.sched_getaffinity(0))))
 
 
-def _train_in_turn(
-    works: Sequence[InstanceWorkload],
+def _train_sequentially(
+    workloads: Sequence[InstanceWorkload],
     model_dir: Path,
-    done: Callable[[], None] = lambda: None,
-    at_once: int = RECIPE.batch_size,
+    on_done: Callable[[], None] = lambda: None,
+    micro_batch_size: int = RECIPE.batch_size,
 ) -> None:
     import torch
 
-    from looper.benchmarks.consolidation import plain_peft as plain
+    from looper.benchmarks.consolidation import plain_peft
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
-    model, tokenizer = plain.load(model_dir)
-    for work in works:
-        model = plain.consolidate(model, tokenizer, work, at_once)
-        done()
+    model, tokenizer = plain_peft.load_model(model_dir)
+    for workload in workloads:
+        model = plain_peft.consolidate(model, tokenizer, workload, micro_batch_size)
+        on_done()
 
 
 class _Clock:
@@ -186,26 +249,28 @@ class _Clock:
         self._began = time.monotonic()
         self._done: list[float] = []
 
-    def done(self) -> None:
+    def mark_done(self) -> None:
         self._done.append(time.monotonic() - self._began)
 
-    def measured(self) -> ConsolidationMeasurement:
+    def to_measurement(self) -> ConsolidationMeasurement:
         return ConsolidationMeasurement(self._done[-1], tuple(self._done))
 
 
 VARIANTS = {
-    "one TorchTrainer each": one_trainer_each,
-    "in turn, plain PEFT": in_turn,
-    "side by side": side_by_side,
-    "looper": looper,
-    "looper, trainer at work": looper_at_work,
+    "one TorchTrainer each": run_one_torch_trainer_each,
+    "in turn, plain PEFT": run_sequentially,
+    "side by side": run_in_parallel,
+    "looper": run_looper,
+    "looper, trainer at work": run_looper_with_warm_trainer,
 }
+"""All variants, by their name in reports."""
 
 
 def main() -> None:
+    """Run one variant and print its measurement as JSON."""
     name, n, tasks, folder, model_dir = sys.argv[1:]
-    works = prepare_work(int(n), Path(folder), int(tasks))
-    print(json.dumps(asdict(VARIANTS[name](works, Path(model_dir)))))
+    workloads = prepare_workloads(int(n), Path(folder), int(tasks))
+    print(json.dumps(asdict(VARIANTS[name](workloads, Path(model_dir)))))
 
 
 if __name__ == "__main__":

@@ -1,45 +1,60 @@
-"""What the consolidation benchmark consolidates: N instances of the gym, alike for all who do it."""
+"""The workload of the consolidation benchmark: N instances of the gym, the same for all variants.
+
+The variants and ``joining`` call ``prepare_workloads``.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from looper.gym.generate import record
+from looper.gym.generate import record_episodes
 from looper.gym.workplaces import WORKPLACES
-from looper.jobs.synthesis.output.output_files import in_memory
-from looper.jobs.synthesis.pipeline.stages import STAGES
-from looper.platform.domain.consolidation import Recipe
+from looper.jobs.synthesis.output.output_files import synthesize_in_memory
+from looper.jobs.synthesis.pipeline.stages import OPTIONAL_STAGES
+from looper.platform.domain.recipe import Recipe
 from looper.platform.trajectories.ingest import read_path
 
-TASKS = 24
-"""Of each instance, unless told otherwise: a day's work. About 17 episodes of 190 tokens to train on, three steps."""
-HOLDOUT = 0.2
+TASKS_PER_INSTANCE = 24
+"""Default number of tasks: a day's work. It leaves about 17 episodes of 190 tokens for training, which is 3 steps."""
+HOLDOUT_SHARE = 0.2
+"""Share of the tasks that is held out."""
 RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=1, batch_size=8, max_seq_length=512)
+"""The recipe of all consolidations."""
 
 
 @dataclass(frozen=True)
 class InstanceWorkload:
-    """One instance's work: ``trajectories.jsonl`` as it comes in, ``train.parquet`` and ``holdout.parquet`` of it."""
+    """The data of one instance."""
 
     instance: str
+    """Name of the instance, as ``tenant/instance``."""
     folder: Path
+    """Has ``trajectories.jsonl``, and the examples made of it: ``train.parquet`` and ``holdout.parquet``."""
 
 
-def prepare_work(n: int, folder: Path, tasks: int = TASKS) -> list[InstanceWorkload]:
-    """Write the work of ``n`` instances, so many tasks of each, below ``folder``.
+def prepare_workloads(n: int, folder: Path, tasks: int = TASKS_PER_INSTANCE) -> list[InstanceWorkload]:
+    """Write the data of several instances: the four workplaces in turn, each time with another seed.
 
-    Four work places, each with its seeds.
+    Args:
+        n: Number of instances.
+        folder: Parent of the instances' folders.
+        tasks: Number of tasks per instance.
+
+    Returns:
+        The workloads, one per instance.
     """
-    places = list(WORKPLACES.values())
-    works = []
+    workplaces = list(WORKPLACES.values())
+    workloads = []
     for number in range(n):
-        place, seed = places[number % len(places)], number // len(places)
-        work = InstanceWorkload(f"{place.instance}-{seed}", folder / f"{place.instance.replace('/', '-')}-{seed}")
-        works.append(work)
-        work.folder.mkdir(parents=True, exist_ok=True)
-        file = work.folder / "trajectories.jsonl"
-        file.write_bytes(b"".join(one.line() for one in record(place, seed, tasks)))
+        workplace, seed = workplaces[number % len(workplaces)], number // len(workplaces)
+        workload = InstanceWorkload(
+            f"{workplace.instance}-{seed}", folder / f"{workplace.instance.replace('/', '-')}-{seed}"
+        )
+        workloads.append(workload)
+        workload.folder.mkdir(parents=True, exist_ok=True)
+        file = workload.folder / "trajectories.jsonl"
+        file.write_bytes(b"".join(episode.to_jsonl() for episode in record_episodes(workplace, seed, tasks)))
         ((_, trajectories),) = read_path(file)
-        _, parts = in_memory([trajectories], HOLDOUT, without=STAGES)
+        _, parts = synthesize_in_memory([trajectories], HOLDOUT_SHARE, disabled_stages=OPTIONAL_STAGES)
         for part in ("train.parquet", "holdout.parquet"):
-            (work.folder / part).write_bytes(parts[part])
-    return works
+            (workload.folder / part).write_bytes(parts[part])
+    return workloads

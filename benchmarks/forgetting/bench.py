@@ -1,61 +1,85 @@
-"""``looper bench forgetting``: plan, live, report."""
+"""Run ``looper bench forgetting``: plan the runs of a phase, execute them, and write the report.
+
+``looper/cli/bench.py`` calls ``bench``. It calls ``plan.py``, ``run.py``, ``summary.py``, ``report.py`` and
+``charts.py``.
+"""
 
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from looper.benchmarks.forgetting import report as report_
+from looper.benchmarks.forgetting.charts import draw_matrices, draw_power_law
 from looper.benchmarks.forgetting.learner import Learner
 from looper.benchmarks.forgetting.plan import (
-    GYM,
-    LEADERS,
-    NONE,
-    SESSIONS,
+    GYM_RECIPE,
+    LEADER_COUNT,
+    NO_STRATEGY,
+    SESSION_COUNT,
     STRATEGIES,
-    TENANTS,
+    TENANT_RECIPE,
     ForgettingRun,
-    every_strategy,
-    rates,
-    seeds,
-    steps_and_rank,
+    plan_all_strategies,
+    plan_learning_rates,
+    plan_seeds,
+    plan_steps_and_ranks,
 )
 from looper.benchmarks.forgetting.power_law import fit_power_law
-from looper.benchmarks.forgetting.report import ForgettingReport
-from looper.benchmarks.forgetting.run import Notify, RunResult, execute
-from looper.benchmarks.forgetting.sources import LearningSession, gym_sessions, tenant_sessions
+from looper.benchmarks.forgetting.report import ForgettingReport, build_report, to_markdown
+from looper.benchmarks.forgetting.run import Notify, RunResult, execute_runs
+from looper.benchmarks.forgetting.sources import LearningSession, build_gym_sessions, load_tenant_sessions
+from looper.benchmarks.forgetting.summary import find_leaders, power_law_points, runs_at_best_rate
 from looper.gym.workplaces import WORKPLACES
 from looper.platform.domain.errors import InvalidInput
 
 PHASES = {1: "every strategy once", 2: "the leaders and both bounds over rates and seeds", 3: "steps and rank"}
-QUICK_SESSIONS, QUICK_STRATEGIES = 2, (NONE, "replay")
+QUICK_SESSION_COUNT = 2
+"""Sessions of a run with ``--quick``."""
+QUICK_STRATEGIES = (NO_STRATEGY, "replay")
+"""Strategies of a benchmark with ``--quick``."""
 
 
 def bench(
     source: str, base: str, learner: Learner, out: Path, *, machine: str, phase: int, quick: bool, notify: Notify
 ) -> ForgettingReport:
-    """Do what ``out`` does not hold yet of a phase (``PHASES``), write its report there and return it.
+    """Execute the runs of a phase whose results are missing, and write the report.
 
-    ``source`` is a work place of the gym with sessions, or a folder of tenants. Phase 2 does phase 1 first, for its
-    leaders; both leave ``forgetting.{json,md,png}``, phase 3 ``steps-and-rank.{json,md,png}``. With ``quick``, two
-    strategies live two sessions, to see that all works. Raises InvalidInput for a source or phase that is none.
+    Phase 2 executes phase 1 first, to find its leaders. Both write ``forgetting.{json,md,png}``. Phase 3 writes
+    ``steps-and-rank.{json,md,png}``.
+
+    Args:
+        source: Name of a workplace of the gym with sessions, or a folder of tenants.
+        base: Name of the base model.
+        learner: What is trained and evaluated.
+        out: Folder of the results and of the report.
+        machine: Description of the machine, for the report.
+        phase: One of ``PHASES``.
+        quick: Use two strategies and two sessions only, as a check.
+        notify: Called with the progress.
+
+    Returns:
+        The report.
+
+    Raises:
+        InvalidInput: ``source`` or ``phase`` does not exist.
     """
     if phase not in PHASES:
-        known = "; ".join(f"{number} is {what}" for number, what in PHASES.items())
-        raise InvalidInput(f"there is no phase {phase}: {known}")
+        known = "; ".join(f"{number} is {content}" for number, content in PHASES.items())
+        raise InvalidInput(f"There is no phase {phase}: {known}.")
     in_gym = source in WORKPLACES
     common = ForgettingRun(
         source=source if in_gym else Path(source).resolve().name,
-        sessions=QUICK_SESSIONS if quick else SESSIONS,
+        sessions=QUICK_SESSION_COUNT if quick else SESSION_COUNT,
         base=base,
-        recipe=GYM if in_gym else TENANTS,
+        recipe=GYM_RECIPE if in_gym else TENANT_RECIPE,
     )
 
     @cache
-    def sessions(seed: int) -> Sequence[LearningSession]:
-        return (gym_sessions(source, seed) if in_gym else tenant_sessions(Path(source)))[: common.sessions]
+    def load_sessions(seed: int) -> Sequence[LearningSession]:
+        sessions = build_gym_sessions(source, seed) if in_gym else load_tenant_sessions(Path(source))
+        return sessions[: common.sessions]
 
-    def live(runs: Sequence[ForgettingRun]) -> list[RunResult]:
-        return execute(runs, lambda run: sessions(run.recipe.seed), learner, out, notify)
+    def execute(runs: Sequence[ForgettingRun]) -> list[RunResult]:
+        return execute_runs(runs, lambda run: load_sessions(run.recipe.seed), learner, out, notify)
 
     settings = {
         "source": common.source,
@@ -66,25 +90,26 @@ def bench(
     }
     out.mkdir(parents=True, exist_ok=True)
     if phase == 3:
-        results = live(steps_and_rank(common))
-        measured = report_.points(results)
-        law = fit_power_law(measured)
-        found = report_.report(results, machine, settings, law)
-        report_.draw_power_law(measured, law, out / "steps-and-rank.png")
+        results = execute(plan_steps_and_ranks(common))
+        points = power_law_points(results)
+        law = fit_power_law(points)
+        report = build_report(results, machine, settings, law)
+        draw_power_law(points, law, out / "steps-and-rank.png")
     else:
-        results = live(every_strategy(common, QUICK_STRATEGIES if quick else STRATEGIES))
+        results = execute(plan_all_strategies(common, QUICK_STRATEGIES if quick else STRATEGIES))
         if phase == 2:
-            swept = live(rates(common, report_.leaders(results, LEADERS)))
-            results = _once([*results, *swept, *live(seeds(report_.at_best_rate(swept)))])
-        found = report_.report(results, machine, settings)
-        names = [session.name for session in sessions(common.recipe.seed)]
-        report_.draw_matrices(found, names, out / "forgetting.png")
+            by_rate = execute(plan_learning_rates(common, find_leaders(results, LEADER_COUNT)))
+            by_seed = execute(plan_seeds(runs_at_best_rate(by_rate)))
+            results = _without_duplicates([*results, *by_rate, *by_seed])
+        report = build_report(results, machine, settings)
+        names = [session.name for session in load_sessions(common.recipe.seed)]
+        draw_matrices(report, names, out / "forgetting.png")
     stem = "steps-and-rank" if phase == 3 else "forgetting"
-    (out / f"{stem}.json").write_text(found.model_dump_json(indent=1) + "\n")
-    (out / f"{stem}.md").write_text(report_.to_markdown(found))
-    return found
+    (out / f"{stem}.json").write_text(report.model_dump_json(indent=1) + "\n")
+    (out / f"{stem}.md").write_text(to_markdown(report))
+    return report
 
 
-def _once(results: Sequence[RunResult]) -> list[RunResult]:
-    """What both phases have in common is one run."""
+def _without_duplicates(results: Sequence[RunResult]) -> list[RunResult]:
+    """Drop repeated results of the runs that the parts of a benchmark have in common."""
     return list({result.run.key: result for result in results}.values())

@@ -1,4 +1,7 @@
-"""Who learns in the benchmark: what it must be able to do, whatever trains it."""
+"""The interface between the forgetting benchmark and whatever trains the instance.
+
+``run.py`` calls it. ``looper_learner.py`` implements it with Looper's training; the tests have one without a model.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,42 +12,67 @@ from looper.benchmarks.forgetting.plan import ForgettingRun
 from looper.platform.domain.example import Example
 
 
-class Score(BaseModel):
-    """An instance on some held-out episodes, teacher-forced: every turn of the agent is judged given the true history.
+class HeldOutScore(BaseModel):
+    """Result of an instance on held-out episodes with teacher forcing: each turn is evaluated given the true history.
 
-    An episode is solved if each token of each of the agent's turns is the most likely one, the last turn without a call
-    included: greedy decoding in the closed loop would then live the same episode, and an expert's succeeds.
+    An episode is solved if each token of each turn of the agent is the most likely one, including the last turn, which
+    has no call. Greedy decoding in the real environment would then produce the same episode, and an expert's episode
+    succeeds.
     """
 
     model_config = ConfigDict(frozen=True)
 
     episodes: int
+    """Number of episodes."""
     solved: int
+    """Number of solved episodes."""
     calls: int
-    """Tool calls that the episodes hold."""
+    """Number of tool calls in the episodes."""
     right: int
-    """Of them, those of which each token is the most likely one."""
+    """Number of tool calls of which each token is the most likely one."""
     loss: float
-    """Mean cross-entropy in nats over the agent's tokens."""
+    """Mean cross-entropy over the agent's tokens, in nats."""
 
 
 class Learner(Protocol):
-    """An instance from its first consolidation on. Deterministic in the run and in what it is given."""
+    """One instance that learns session after session. Its results depend only on the run and on the examples."""
 
-    def begin(self, run: ForgettingRun) -> None:
-        """Forget everything: a fresh instance on ``run.base`` that learns by ``run.recipe``."""
+    def reset(self, run: ForgettingRun) -> None:
+        """Start from the base model again, without an adapter and without strategy state.
 
-    def learn(self, examples: Sequence[Example]) -> int:
-        """Consolidate one session's new examples; return the optimiser steps it took.
-
-        Raises InvalidInput if the recipe cannot learn them, such as a learning rate that ends in no number.
+        Args:
+            run: The run whose recipe the next calls use.
         """
 
-    def judge(self, examples: Sequence[Example]) -> Score:
-        """The instance as it is now, the bare base before its first session."""
+    def train(self, examples: Sequence[Example]) -> int:
+        """Consolidate the new examples of one session.
 
-    def save(self) -> bytes:
-        """Everything that later sessions go on from: the adapter, and what the strategy remembers."""
+        Args:
+            examples: The session's examples.
 
-    def load(self, saved: bytes) -> None:
-        """Go on from what ``save`` returned, after ``begin`` of the same run."""
+        Returns:
+            Number of optimizer steps.
+
+        Raises:
+            InvalidInput: The recipe cannot learn the examples, for instance because the loss is not finite.
+        """
+
+    def evaluate(self, examples: Sequence[Example]) -> HeldOutScore:
+        """Evaluate the current adapter, or the base model before the first session.
+
+        Args:
+            examples: Held-out episodes.
+
+        Returns:
+            The score over all of them.
+        """
+
+    def save_state(self) -> bytes:
+        """Return what later sessions need: the adapter and the strategy state."""
+
+    def load_state(self, saved: bytes) -> None:
+        """Continue from a saved state. ``reset`` was called with the same run before.
+
+        Args:
+            saved: The result of ``save_state``.
+        """

@@ -1,55 +1,69 @@
-"""The learner that Looper is: an instance's sessions on the trainer's own step, without queue and store around it."""
+"""Train and evaluate one instance with Looper's consolidation code, for the forgetting benchmark.
+
+``looper bench forgetting`` makes a ``LooperLearner``, and ``run.py`` calls it. It uses the training step of a trainer
+in this process, without the queue and the object store around it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import load, save
+from typing_extensions import override
 
-from looper.benchmarks.forgetting.learner import Score
+from looper.benchmarks.forgetting.learner import HeldOutScore, Learner
 from looper.benchmarks.forgetting.plan import ForgettingRun
-from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
-from looper.jobs.consolidation.data.encode import Window, encode
-from looper.jobs.consolidation.evaluation.teacher_forcing import judge_each
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
+from looper.jobs.consolidation.data.encode import Window, encode_example
+from looper.jobs.consolidation.evaluation.teacher_forcing import evaluate_windows
 from looper.jobs.consolidation.model.device import pick_device
 from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.jobs.consolidation.strategies.strategy import State
-from looper.jobs.consolidation.training.fused_step import losses_and_gradients
-from looper.jobs.consolidation.training.session import begin
-from looper.platform.domain.consolidation import Recipe
+from looper.jobs.consolidation.strategies.strategy import StrategyState
+from looper.jobs.consolidation.training.fused_step import compute_losses_and_gradients
+from looper.jobs.consolidation.training.session_setup import start_session
 from looper.platform.domain.example import Example
+from looper.platform.domain.recipe import Recipe
 
 
-class LooperLearner:
-    """One instance on the base model of ``model_dir``. Needs torch.distributed, as ``alone`` sets it up."""
+class LooperLearner(Learner):
+    """One instance on a base model. It needs torch.distributed, which ``single_process_group`` sets up."""
 
     def __init__(self, model_dir: Path, max_rank: int) -> None:
+        """Load the base model.
+
+        Args:
+            model_dir: Folder of the base model.
+            max_rank: Rank that adapters are padded or truncated to.
+        """
         self._base = SharedBase(model_dir, pick_device())
         self._max_rank = max_rank
         self._recipe = Recipe()
-        self._version: Lora | None = None
-        self._past: State = {}
+        self._adapter: Lora | None = None
+        self._strategy_state: StrategyState = {}
 
-    def begin(self, run: ForgettingRun) -> None:
-        self._recipe, self._version, self._past = run.recipe, None, {}
+    @override
+    def reset(self, run: ForgettingRun) -> None:
+        self._recipe, self._adapter, self._strategy_state = run.recipe, None, {}
 
-    def learn(self, examples: Sequence[Example]) -> int:
+    @override
+    def train(self, examples: Sequence[Example]) -> int:
         windows = [window for example in examples for window in self._encode(example)]
-        tenant = begin(self._base, self._recipe, windows, self._version, self._past)
-        while not tenant.done:
-            ((loss, gradients),) = losses_and_gradients(self._base, [tenant])
-            tenant.advance(loss, gradients)
-        self._version, _ = tenant.finish(self._max_rank)
-        self._past = tenant.strategy.remember(self._version)
-        tenant.close()
-        return tenant.step
+        session = start_session(self._base, self._recipe, windows, self._adapter, self._strategy_state)
+        while not session.is_done:
+            ((loss, gradients),) = compute_losses_and_gradients(self._base, [session])
+            session.take_step(loss, gradients)
+        self._adapter, _ = session.export_adapter(self._max_rank)
+        self._strategy_state = session.strategy.remember(self._adapter)
+        session.close()
+        return session.step
 
-    def judge(self, examples: Sequence[Example]) -> Score:
-        apart = [self._encode(example) for example in examples]
-        windows = [window for each in apart for window in each]
-        judged = iter(judge_each(self._base, self._version, windows))
-        episodes = [[next(judged) for _ in each] for each in apart]
+    @override
+    def evaluate(self, examples: Sequence[Example]) -> HeldOutScore:
+        windows_by_episode = [self._encode(example) for example in examples]
+        windows = [window for episode in windows_by_episode for window in episode]
+        evaluations = iter(evaluate_windows(self._base, self._adapter, windows))
+        episodes = [[next(evaluations) for _ in episode] for episode in windows_by_episode]
         calls = [right for episode in episodes for part in episode for right in part.right]
-        return Score(
+        return HeldOutScore(
             episodes=len(episodes),
             solved=sum(all(part.exact for part in episode) for episode in episodes),
             calls=len(calls),
@@ -57,19 +71,23 @@ class LooperLearner:
             loss=sum(part.loss for episode in episodes for part in episode) / sum(sum(w.weights) for w in windows),
         )
 
-    def save(self) -> bytes:
-        assert self._version is not None
-        version = stack(self._version)  # of scale 1
-        tensors = {f"past/{name}": tensor for name, tensor in self._past.items()}
-        for layer, factors in version.items():
+    @override
+    def save_state(self) -> bytes:
+        assert self._adapter is not None
+        stacked = stack_adapters(self._adapter)  # Its scale is 1, so the factors alone are the whole adapter.
+        tensors = {f"past/{name}": tensor for name, tensor in self._strategy_state.items()}
+        for layer, factors in stacked.items():
             tensors |= {f"a/{layer}": factors.a, f"b/{layer}": factors.b}
         return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
-    def load(self, saved: bytes) -> None:
+    @override
+    def load_state(self, saved: bytes) -> None:
         tensors = {name: tensor.to(self._base.device) for name, tensor in load(saved).items()}
         layers = [name.removeprefix("a/") for name in tensors if name.startswith("a/")]
-        self._version = {layer: Factors(tensors[f"a/{layer}"], tensors[f"b/{layer}"]) for layer in layers}
-        self._past = {name.removeprefix("past/"): t for name, t in tensors.items() if name.startswith("past/")}
+        self._adapter = {layer: Factors(tensors[f"a/{layer}"], tensors[f"b/{layer}"]) for layer in layers}
+        self._strategy_state = {
+            name.removeprefix("past/"): t for name, t in tensors.items() if name.startswith("past/")
+        }
 
     def _encode(self, example: Example) -> list[Window]:
-        return encode(example, self._base.tokenizer, self._recipe.max_seq_length)
+        return encode_example(example, self._base.tokenizer, self._recipe.max_seq_length)

@@ -1,11 +1,14 @@
-"""Which runs the forgetting benchmark consists of. A run is a life: one instance, one strategy, session after session.
+"""Plan the runs of the forgetting benchmark: which strategy is trained with which recipe in which phase.
 
-1. ``every_strategy``: each strategy once, both bounds among them, at one learning rate and one seed.
-2. ``rates``, the best of them and both bounds over the same learning rates; then ``seeds``, each of those at its best
-   rate over several seeds.
-3. ``steps_and_rank``: sequential training over epochs and ranks, for the power law.
+In a run, one instance learns one session after another with one strategy. ``bench.py`` plans the runs of a phase here
+and passes them to ``run.py``:
 
-A run is known by its settings alone (``Run.key``), so that phases share what they have in common.
+1. ``plan_all_strategies``: each strategy once, and both bounds, with one learning rate and one seed.
+2. ``plan_learning_rates``: the best strategies and both bounds with several learning rates. Then ``plan_seeds``: each
+   of them with its best learning rate and several seeds.
+3. ``plan_steps_and_ranks``: sequential fine-tuning with several epochs and ranks, for the power law.
+
+The settings of a run identify it (``ForgettingRun.key``), so phases share the runs that they have in common.
 """
 
 import hashlib
@@ -16,104 +19,154 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.strategy import STRATEGY_NAMES
 
-SESSIONS = 5
+SESSION_COUNT = 5
+"""Sessions of a full run."""
 
-NONE = "none"
+NO_STRATEGY = "none"
+"""Sequential fine-tuning without a strategy against forgetting."""
 STRATEGIES = (*STRATEGY_NAMES, "replay(share=0.5)", "replay(share=1)", "replay+ella")
 
-GYM = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_seq_length=512)
-"""About 29 episodes of 105 tokens: 21 steps and 9,000 tokens a session, a minute on two cores."""
-TENANTS = Recipe(rank=16, alpha=32, learning_rate=1e-3, epochs=1, max_steps=14, batch_size=4, max_seq_length=256)
-"""At most 14,000 of a tenant's tokens in windows of 256: a minute and a half on two cores."""
+GYM_RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_seq_length=512)
+"""For about 29 episodes of 105 tokens: 21 steps and 9,000 tokens per session, which take a minute on two cores."""
+TENANT_RECIPE = Recipe(rank=16, alpha=32, learning_rate=1e-3, epochs=1, max_steps=14, batch_size=4, max_seq_length=256)
+"""For at most 14,000 tokens of a tenant in windows of 256: a minute and a half on two cores."""
 
-LEADERS = 2
+LEADER_COUNT = 2
+"""Strategies of phase 1 that phase 2 continues with."""
 SEEDS = (0, 1, 2)
-LEARNING_RATES = (1.0, 0.5, 2.0)
-"""Times that of the first phase: both neighbours at a factor of two. Of equals, the first is gone on with."""
+LEARNING_RATE_FACTORS = (1.0, 0.5, 2.0)
+"""Factors on the learning rate of phase 1: itself, half and double. If two are equally good, the first one is used."""
 EPOCHS = (1, 2, 4)
 RANKS = (2, 8, 32)
-"""Three each: more epochs would take as long as all of these together."""
+"""Three values each, because eight epochs would take as long as all of these runs together."""
 
 
 class RunKind(StrEnum):
+    """What the instance of a run is trained on."""
+
     BASE = "base"
-    """Nothing is trained: where forward transfer is measured from."""
+    """No training. Forward transfer is measured from here."""
     MULTI_TASK = "multi-task"
-    """Every session's examples at once: the upper bound."""
+    """The examples of all sessions in one training: the upper bound."""
     SEQUENCE = "sequence"
-    """Session after session; with the strategy ``none``, the lower bound."""
+    """One session after another. With the strategy ``none`` this is the lower bound."""
 
 
 class ForgettingRun(BaseModel):
-    """Everything that the numbers of one life depend on."""
+    """All settings that the results of one run depend on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: RunKind = RunKind.SEQUENCE
     source: str
-    """A work place of the gym, or the name of a folder of tenants."""
-    sessions: int = SESSIONS
-    """How many of the source's sessions are lived through."""
+    """Name of a workplace of the gym, or of a folder of tenants."""
+    sessions: int = SESSION_COUNT
+    """Number of sessions of the source that are used."""
     base: str
-    """The base model."""
+    """Name of the base model."""
     recipe: Recipe
-    """How each session is learned, the strategy included; its seed draws the gym's tasks too."""
+    """Recipe of each session, with its strategy. Its seed also selects the tasks of the gym."""
 
     @property
     def key(self) -> str:
-        """Names the run's results: 16 hexadecimal digits of its settings' SHA-256."""
+        """Folder name of the results: the first 16 hexadecimal digits of the SHA-256 of the settings."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
-        """For people: what is run, and where it differs from its fellows."""
+        """Short description for people, with the settings that differ between runs."""
         recipe = self.recipe
-        what = recipe.strategy if self.kind is RunKind.SEQUENCE else str(self.kind)
-        return f"{what}, rate {recipe.learning_rate:g}, rank {recipe.rank}, {recipe.epochs} epochs, seed {recipe.seed}"
+        trained = recipe.strategy if self.kind is RunKind.SEQUENCE else str(self.kind)
+        return (
+            f"{trained}, rate {recipe.learning_rate:g}, rank {recipe.rank}, {recipe.epochs} epochs, seed {recipe.seed}"
+        )
 
 
-def every_strategy(common: ForgettingRun, strategies: Iterable[str] = STRATEGIES) -> list[ForgettingRun]:
-    """Phase 1: each of ``strategies`` as ``common`` is, before them the bare base and the upper bound."""
-    return [base_of(common), _multi_task(common), *(_changed(common, strategy=strategy) for strategy in strategies)]
+def plan_all_strategies(common: ForgettingRun, strategies: Iterable[str] = STRATEGIES) -> list[ForgettingRun]:
+    """Plan phase 1: the base model, the upper bound, and one run per strategy.
+
+    Args:
+        common: The settings that all runs share.
+        strategies: Names of strategies, in the syntax of ``Recipe.strategy``.
+
+    Returns:
+        The runs, with both bounds first.
+    """
+    sequences = [_with_recipe(common, strategy=strategy) for strategy in strategies]
+    return [base_model_run(common), _multi_task_run(common), *sequences]
 
 
-def rates(common: ForgettingRun, leaders: Sequence[str]) -> list[ForgettingRun]:
-    """Phase 2: ``leaders``, sequential training and the upper bound over ``LEARNING_RATES``."""
-    each = [_changed(common, learning_rate=common.recipe.learning_rate * times) for times in LEARNING_RATES]
-    return list({run.key: run for one in each for run in every_strategy(one, [NONE, *leaders])}.values())
+def plan_learning_rates(common: ForgettingRun, leaders: Sequence[str]) -> list[ForgettingRun]:
+    """Plan the first part of phase 2: the leaders and both bounds with each learning rate.
+
+    Args:
+        common: The settings of phase 1.
+        leaders: Names of the best strategies of phase 1.
+
+    Returns:
+        The runs without repetition. Some are runs of phase 1 too.
+    """
+    by_rate = [
+        _with_recipe(common, learning_rate=common.recipe.learning_rate * factor) for factor in LEARNING_RATE_FACTORS
+    ]
+    return _without_duplicates(run for one in by_rate for run in plan_all_strategies(one, [NO_STRATEGY, *leaders]))
 
 
-def seeds(chosen: Sequence[ForgettingRun]) -> list[ForgettingRun]:
-    """Phase 2, then: each of ``chosen`` over ``SEEDS``, with the bare base of each seed."""
-    each = [_changed(run, seed=seed) for seed, run in product(SEEDS, chosen)]
-    return list({run.key: run for run in [*map(base_of, each), *each]}.values())
+def plan_seeds(chosen: Sequence[ForgettingRun]) -> list[ForgettingRun]:
+    """Plan the second part of phase 2: every chosen run with each of ``SEEDS``.
+
+    Args:
+        chosen: One run per strategy and bound, with its best learning rate.
+
+    Returns:
+        The runs without repetition, with the base model of each seed first.
+    """
+    by_seed = [_with_recipe(run, seed=seed) for seed, run in product(SEEDS, chosen)]
+    return _without_duplicates([*map(base_model_run, by_seed), *by_seed])
 
 
-def steps_and_rank(common: ForgettingRun) -> list[ForgettingRun]:
-    """Phase 3: sequential training over ``EPOCHS`` and ``RANKS``, with alpha / rank as it was."""
+def plan_steps_and_ranks(common: ForgettingRun) -> list[ForgettingRun]:
+    """Plan phase 3: sequential fine-tuning with ``EPOCHS`` and ``RANKS``.
+
+    Args:
+        common: The settings of phase 1.
+
+    Returns:
+        One run per combination. All have the same alpha / rank, so that the scale of the update stays the same.
+    """
     scale = common.recipe.alpha / common.recipe.rank
     return [
-        _changed(common, strategy=NONE, epochs=epochs, rank=rank, alpha=scale * rank, max_steps=None)
+        _with_recipe(common, strategy=NO_STRATEGY, epochs=epochs, rank=rank, alpha=scale * rank, max_steps=None)
         for epochs, rank in product(EPOCHS, RANKS)
     ]
 
 
-def base_of(run: ForgettingRun) -> ForgettingRun:
-    """What ``run``'s instance could do before any training: the same for all recipes of one seed and context."""
-    bare = Recipe(strategy=NONE, seed=run.recipe.seed, max_seq_length=run.recipe.max_seq_length)
-    return run.model_copy(update={"kind": RunKind.BASE, "recipe": bare})
+def base_model_run(run: ForgettingRun) -> ForgettingRun:
+    """Return the run that evaluates the base model of ``run`` before any training.
+
+    Args:
+        run: A run of any kind.
+
+    Returns:
+        A run that is the same for all recipes with one seed and one ``max_seq_length``.
+    """
+    recipe = Recipe(strategy=NO_STRATEGY, seed=run.recipe.seed, max_seq_length=run.recipe.max_seq_length)
+    return run.model_copy(update={"kind": RunKind.BASE, "recipe": recipe})
 
 
-def _multi_task(common: ForgettingRun) -> ForgettingRun:
-    """With as many steps as all sessions of a sequence have together."""
+def _multi_task_run(common: ForgettingRun) -> ForgettingRun:
+    """Return the upper bound, with as many steps as all sessions of a sequence have together."""
     steps = common.recipe.max_steps
-    together = _changed(common, strategy=NONE, max_steps=None if steps is None else steps * common.sessions)
-    return together.model_copy(update={"kind": RunKind.MULTI_TASK})
+    run = _with_recipe(common, strategy=NO_STRATEGY, max_steps=None if steps is None else steps * common.sessions)
+    return run.model_copy(update={"kind": RunKind.MULTI_TASK})
 
 
-def _changed(run: ForgettingRun, **changes: Any) -> ForgettingRun:
-    """``run`` in a recipe that differs in ``changes``."""
+def _with_recipe(run: ForgettingRun, **changes: Any) -> ForgettingRun:
     return run.model_copy(update={"recipe": run.recipe.model_copy(update=changes)})
+
+
+def _without_duplicates(runs: Iterable[ForgettingRun]) -> list[ForgettingRun]:
+    return list({run.key: run for run in runs}.values())

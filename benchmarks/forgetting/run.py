@@ -1,10 +1,13 @@
-"""Live the runs of a plan, lesson by lesson, and keep every row: what was interrupted goes on where it was.
+"""Execute the runs of the forgetting benchmark, and keep the result of every training round on disk.
 
-Under the output folder, ``runs/<key>/run.json`` holds a run's settings, ``<n>.json`` the row after its lesson n, and
-``<n>.saved`` what the learner goes on from. A row is written last of the three and at once, so that a row that is there
-is whole. Who lives a run holds its ``lock``, so that several processes can share one folder. A run whose recipe cannot
-learn (no number for a loss) leaves ``failed.txt`` with the reason instead of stopping the others; without that file it
-is tried again.
+``bench.py`` calls ``execute_runs`` with the runs of a phase and a ``Learner``. An interrupted benchmark continues after
+the last finished round.
+
+Files below the output folder: ``runs/<key>/run.json`` holds the settings of a run, ``<n>.json`` the evaluation after
+round n, and ``<n>.saved`` the state of the learner after it. The evaluation is written last and atomically, so an
+existing one means that the round is complete. A process holds the file ``lock`` of the run that it executes, so several
+processes can share one folder. If a recipe cannot learn (the loss is not finite), ``failed.txt`` gets the reason and
+the other runs continue. The run is tried again after that file is deleted.
 """
 
 import time
@@ -15,82 +18,116 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
-from looper.benchmarks.forgetting.learner import Learner, Score
+from looper.benchmarks.forgetting.learner import HeldOutScore, Learner
 from looper.benchmarks.forgetting.plan import ForgettingRun, RunKind
 from looper.benchmarks.forgetting.sources import LearningSession
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
 
-SessionsOf = Callable[[ForgettingRun], Sequence[LearningSession]]
-"""The sessions of a run's source, drawn by its seed; as many as ``run.sessions``."""
+LoadSessions = Callable[[ForgettingRun], Sequence[LearningSession]]
+"""Returns the sessions of a run's source for the run's seed: ``run.sessions`` of them."""
 
 
-class ForgettingRow(BaseModel):
-    """One evaluation of an instance on every session's held-out tasks."""
+class RoundEvaluation(BaseModel):
+    """Evaluation of an instance on the held-out tasks of every session, after one training round."""
 
     model_config = ConfigDict(frozen=True)
 
-    scores: tuple[Score, ...]
-    """By session."""
+    scores: tuple[HeldOutScore, ...]
+    """One score per session."""
     steps: int
-    """Optimiser steps of the lesson before it."""
+    """Optimizer steps of the training round."""
     learning_s: float
+    """Duration of the training, in seconds."""
     judging_s: float
+    """Duration of the evaluation, in seconds."""
 
 
 class RunResult(BaseModel):
-    """A run that came to its end: a row per lesson, or the reason why it has too few."""
+    """Result of a finished or failed run."""
 
     model_config = ConfigDict(frozen=True)
 
     run: ForgettingRun
-    rows: tuple[ForgettingRow, ...]
+    """The settings of the run."""
+    rows: tuple[RoundEvaluation, ...]
+    """One evaluation per training round. A failed run has only those before the failure."""
     failure: str | None = None
+    """Why the run failed, or None."""
 
 
 class BenchmarkProgress(NamedTuple):
-    """The run at work is number ``place`` of ``runs``, from 1; ``done`` of its ``lessons`` are over."""
+    """Position of the benchmark in its runs."""
 
     run: ForgettingRun
-    place: int
-    runs: int
-    done: int
-    lessons: int
+    """The current run."""
+    run_number: int
+    """Number of the current run, from 1."""
+    run_count: int
+    """Number of all runs."""
+    finished_rounds: int
+    """Finished training rounds of the current run."""
+    round_count: int
+    """All training rounds of the current run."""
 
 
 Notify = Callable[[BenchmarkProgress], None]
 
 
-def execute(
-    runs: Sequence[ForgettingRun], sessions_of: SessionsOf, learner: Learner, out: Path, notify: Notify
+def execute_runs(
+    runs: Sequence[ForgettingRun], load_sessions: LoadSessions, learner: Learner, out: Path, notify: Notify
 ) -> list[RunResult]:
-    """Do what is missing of ``runs`` and return all their results, in order. A run that cannot learn stops no other.
+    """Execute the runs whose results are missing, and return the results of all. A failed run does not stop the others.
 
-    What another process is at comes last: it is waited for, and lived here should that process have ended.
+    Runs that another process executes come last. This process waits for them, and executes them itself if the other
+    process ended without finishing them.
+
+    Args:
+        runs: The runs to execute.
+        load_sessions: Returns the sessions of a run.
+        learner: What is trained and evaluated.
+        out: Folder of the results.
+        notify: Called before the first and after every training round.
+
+    Returns:
+        One result per run, in the order of ``runs``.
     """
 
-    def live(place: int, run: ForgettingRun) -> RunResult:
-        sessions = sessions_of(run)
-        count = len(lessons(run, sessions))
-        return _live(
-            run, sessions, learner, out, lambda done: notify(BenchmarkProgress(run, place, len(runs), done, count))
-        )
+    def execute(number: int, run: ForgettingRun) -> RunResult:
+        sessions = load_sessions(run)
+        round_count = len(training_rounds(run, sessions))
 
-    def result(place: int, run: ForgettingRun, wait_s: float) -> RunResult | None:
-        _folder(run, out).mkdir(parents=True, exist_ok=True)
+        def report_rounds(finished: int) -> None:
+            notify(BenchmarkProgress(run, number, len(runs), finished, round_count))
+
+        return _execute_rounds(run, sessions, learner, out, report_rounds)
+
+    def load_or_execute(number: int, run: ForgettingRun, wait_s: float) -> RunResult | None:
+        _run_folder(run, out).mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(_folder(run, out) / "lock", timeout=wait_s):
-                return _result(run, out) or live(place, run)
+            with FileLock(_run_folder(run, out) / "lock", timeout=wait_s):
+                return _load_result(run, out) or execute(number, run)
         except Timeout:
             return None
 
-    free = [result(place, run, wait_s=0) for place, run in enumerate(runs, start=1)]
-    waited_for = (found or result(place, runs[place - 1], wait_s=-1) for place, found in enumerate(free, start=1))
-    return [found for found in waited_for if found is not None]
+    unlocked = [load_or_execute(number, run, wait_s=0) for number, run in enumerate(runs, start=1)]
+    results = (
+        result or load_or_execute(number, run, wait_s=-1)
+        for number, (run, result) in enumerate(zip(runs, unlocked, strict=True), start=1)
+    )
+    return [result for result in results if result is not None]
 
 
-def lessons(run: ForgettingRun, sessions: Sequence[LearningSession]) -> list[tuple[Example, ...]]:
-    """What the instance is given to learn, in turn; it is judged after each. The base is given nothing, once."""
+def training_rounds(run: ForgettingRun, sessions: Sequence[LearningSession]) -> list[tuple[Example, ...]]:
+    """Return the examples of each training round of a run. The instance is evaluated after each round.
+
+    Args:
+        run: The run.
+        sessions: The sessions of its source.
+
+    Returns:
+        One tuple of examples per round. The base model has one round without examples.
+    """
     if run.kind is RunKind.BASE:
         return [()]
     if run.kind is RunKind.MULTI_TASK:
@@ -98,63 +135,70 @@ def lessons(run: ForgettingRun, sessions: Sequence[LearningSession]) -> list[tup
     return [session.train for session in sessions]
 
 
-def _live(
-    run: ForgettingRun, sessions: Sequence[LearningSession], learner: Learner, out: Path, over: Callable[[int], None]
+def _execute_rounds(
+    run: ForgettingRun,
+    sessions: Sequence[LearningSession],
+    learner: Learner,
+    out: Path,
+    report_rounds: Callable[[int], None],
 ) -> RunResult:
-    """``over`` is told how many lessons are."""
-    folder = _folder(run, out)
-    _write(folder / "run.json", run.model_dump_json(indent=1).encode())
-    rows, todo = _rows(folder), lessons(run, sessions)
-    learner.begin(run)
-    if rows:
-        learner.load((folder / f"{len(rows) - 1}.saved").read_bytes())
-    for number, lesson in enumerate(todo[len(rows) :], start=len(rows)):
-        over(number)
+    """Execute the missing rounds of a run. ``report_rounds`` is called with the number of finished rounds."""
+    folder = _run_folder(run, out)
+    _write_atomically(folder / "run.json", run.model_dump_json(indent=1).encode())
+    evaluations, rounds = _load_evaluations(folder), training_rounds(run, sessions)
+    learner.reset(run)
+    if evaluations:
+        learner.load_state((folder / f"{len(evaluations) - 1}.saved").read_bytes())
+    for number, examples in enumerate(rounds[len(evaluations) :], start=len(evaluations)):
+        report_rounds(number)
         try:
-            row = _take(lesson, sessions, learner)
+            evaluation = _train_and_evaluate(examples, sessions, learner)
         except InvalidInput as error:
-            _write(folder / "failed.txt", str(error).encode())
-            return RunResult(run=run, rows=tuple(rows), failure=str(error))
-        if lesson:
-            _write(folder / f"{number}.saved", learner.save())
-        _write(folder / f"{number}.json", row.model_dump_json(indent=1).encode())
-        rows.append(row)
-    over(len(todo))
-    return RunResult(run=run, rows=tuple(rows))
+            _write_atomically(folder / "failed.txt", str(error).encode())
+            return RunResult(run=run, rows=tuple(evaluations), failure=str(error))
+        if examples:
+            _write_atomically(folder / f"{number}.saved", learner.save_state())
+        _write_atomically(folder / f"{number}.json", evaluation.model_dump_json(indent=1).encode())
+        evaluations.append(evaluation)
+    report_rounds(len(rounds))
+    return RunResult(run=run, rows=tuple(evaluations))
 
 
-def _take(lesson: Sequence[Example], sessions: Sequence[LearningSession], learner: Learner) -> ForgettingRow:
-    began = time.monotonic()
-    steps = learner.learn(lesson) if lesson else 0
-    learned = time.monotonic()
-    scores = tuple(learner.judge(session.holdout) for session in sessions)
-    return ForgettingRow(scores=scores, steps=steps, learning_s=learned - began, judging_s=time.monotonic() - learned)
+def _train_and_evaluate(
+    examples: Sequence[Example], sessions: Sequence[LearningSession], learner: Learner
+) -> RoundEvaluation:
+    started = time.monotonic()
+    steps = learner.train(examples) if examples else 0
+    trained = time.monotonic()
+    scores = tuple(learner.evaluate(session.holdout) for session in sessions)
+    return RoundEvaluation(
+        scores=scores, steps=steps, learning_s=trained - started, judging_s=time.monotonic() - trained
+    )
 
 
-def _result(run: ForgettingRun, out: Path) -> RunResult | None:
-    """What an earlier execution left, if it left all."""
-    folder = _folder(run, out)
-    rows = tuple(_rows(folder))
+def _load_result(run: ForgettingRun, out: Path) -> RunResult | None:
+    """Return the result of an earlier execution, or None if the run is not complete."""
+    folder = _run_folder(run, out)
+    evaluations = tuple(_load_evaluations(folder))
     failed = folder / "failed.txt"
     if failed.exists():
-        return RunResult(run=run, rows=rows, failure=failed.read_text())
-    wanted = run.sessions if run.kind is RunKind.SEQUENCE else 1
-    return RunResult(run=run, rows=rows) if len(rows) == wanted else None
+        return RunResult(run=run, rows=evaluations, failure=failed.read_text())
+    expected = run.sessions if run.kind is RunKind.SEQUENCE else 1
+    return RunResult(run=run, rows=evaluations) if len(evaluations) == expected else None
 
 
-def _rows(folder: Path) -> list[ForgettingRow]:
-    rows: list[ForgettingRow] = []
-    while (file := folder / f"{len(rows)}.json").exists():
-        rows.append(ForgettingRow.model_validate_json(file.read_bytes()))
-    return rows
+def _load_evaluations(folder: Path) -> list[RoundEvaluation]:
+    evaluations: list[RoundEvaluation] = []
+    while (file := folder / f"{len(evaluations)}.json").exists():
+        evaluations.append(RoundEvaluation.model_validate_json(file.read_bytes()))
+    return evaluations
 
 
-def _folder(run: ForgettingRun, out: Path) -> Path:
+def _run_folder(run: ForgettingRun, out: Path) -> Path:
     return out / "runs" / run.key
 
 
-def _write(file: Path, content: bytes) -> None:
-    """All or nothing."""
+def _write_atomically(file: Path, content: bytes) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_bytes(content)
     partial.replace(file)

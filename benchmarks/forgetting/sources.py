@@ -1,14 +1,15 @@
-"""Where sessions come from: a work place of the gym that lives on, or real tenants one after the other.
+"""Load the sessions of the forgetting benchmark: from a workplace of the gym, or from the trajectories of real tenants.
 
-Trajectories take the way that consolidation takes (``looper.jobs.synthesis``): the same reader, the same rejections,
-the same rendering, the same split by task.
+``bench.py`` calls it. Trajectories take the same path as in a consolidation (``looper.jobs.synthesis``): the same
+reader, the same rejections, the same rendering, and the same split by task.
 
-**Real tenants.** A folder with one folder of tau2 simulations per tenant is lived through as one agent that is moved
-from business to business: five tenants are five sessions. One tenant's simulations in five parts would be two to four
-episodes a session with one held out, all of them under one policy with one set of tools: little to forget, and less to
-measure it on. A tenant's whole record is 10 to 20 episodes, of which about a quarter is held out, and its tools and
-policy are its own: what comes later does contradict. The tenants' tasks are far beyond a small model, so that the share
-of right calls (next-action accuracy) is measured there, not of tasks solved.
+**Real tenants.** The source is a folder with one folder of tau2 simulations per tenant. They are used as the sessions
+of one agent that moves from business to business: five tenants are five sessions. The alternative is to split the
+simulations of one tenant in five. This gives two to four episodes per session with one held out, all under one policy
+with one set of tools. There is little to forget in that, and less to measure it with. All simulations of a tenant are
+10 to 20 episodes, of which about a quarter is held out. Each tenant has its own tools and policy, so later sessions do
+contradict earlier ones. A small model cannot solve the tenants' tasks. Therefore the share of correct calls
+(next-action accuracy) is measured there, not the share of solved tasks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,76 +18,99 @@ from pathlib import Path
 
 import orjson
 
-from looper.gym.generate import Recorded
+from looper.gym.generate import RecordedEpisode
 from looper.gym.policies import run_expert
-from looper.gym.sessions import HOLDOUT, TASKS, sessions
+from looper.gym.sessions import HOLDOUT_SHARE, TASKS_PER_SESSION, build_sessions
 from looper.gym.workplace import Workplace
 from looper.gym.workplaces import WORKPLACES
 from looper.jobs.synthesis.output.example_table import read_examples
-from looper.jobs.synthesis.output.output_files import in_memory
-from looper.jobs.synthesis.pipeline.stages import STAGES
+from looper.jobs.synthesis.output.output_files import synthesize_in_memory
+from looper.jobs.synthesis.pipeline.stages import OPTIONAL_STAGES
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
 from looper.platform.domain.trajectory import Trajectory
 from looper.platform.trajectories.ingest import read_path
 from looper.platform.trajectories.readers.openai_chat import READER
 
-TENANTS = 5
+TENANT_COUNT = 5
+"""Tenants that are used, one session each."""
 
 
 @dataclass(frozen=True)
 class LearningSession:
-    """What an instance lives through between two consolidations: new examples, and the tasks kept from training."""
+    """The examples of one consolidation."""
 
     name: str
+    """Name of the session: a month in the gym, or the tenant."""
     train: tuple[Example, ...]
+    """Examples to train on."""
     holdout: tuple[Example, ...]
+    """Examples of the held-out tasks."""
 
 
-def gym_sessions(instance: str, seed: int) -> list[LearningSession]:
-    """The sessions of a work place as its expert works there, every episode a success; ``seed`` draws the tasks.
+def build_gym_sessions(instance: str, seed: int) -> list[LearningSession]:
+    """Let the expert of a workplace do the tasks of each of its sessions. All episodes are successes.
 
-    Raises InvalidInput if there is no such work place, or it has no sessions.
+    Args:
+        instance: Name of the workplace.
+        seed: Seed that selects the tasks.
+
+    Returns:
+        The sessions in order of time.
+
+    Raises:
+        InvalidInput: There is no such workplace, or it has no sessions.
     """
     if instance not in WORKPLACES:
-        raise InvalidInput(f"there is no work place {instance!r}: choose one of {', '.join(WORKPLACES)}")
-    return [_session(place.since, [_played(place, seed)]) for place in sessions(WORKPLACES[instance])]
+        raise InvalidInput(f"There is no workplace {instance!r}. Choose one of {', '.join(WORKPLACES)}.")
+    months = build_sessions(WORKPLACES[instance])
+    return [_build_session(month.since, [_play_expert(month, seed)]) for month in months]
 
 
-def tenant_sessions(folder: Path) -> list[LearningSession]:
-    """The ``TENANTS`` tenants below ``folder`` with the most examples, in the order of their names.
+def load_tenant_sessions(folder: Path) -> list[LearningSession]:
+    """Load the ``TENANT_COUNT`` tenants with the most examples.
 
-    A tenant whose held-out episodes call no tool is left out: there would be no action to judge. Raises InvalidInput if
-    too few are left.
+    A tenant whose held-out episodes have no tool call is left out, because there is no action to evaluate.
+
+    Args:
+        folder: Folder with one folder of tau2 simulations per tenant.
+
+    Returns:
+        One session per tenant, sorted by the tenant's name.
+
+    Raises:
+        InvalidInput: Too few tenants are left.
     """
     tenants = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    lived = [_session(tenant.name, _batches(tenant)) for tenant in tenants]
-    usable = sorted(filter(_has_actions, lived), key=lambda session: -_size(session))[:TENANTS]
-    if len(usable) < TENANTS:
+    sessions = [_build_session(tenant.name, _read_tenant(tenant)) for tenant in tenants]
+    usable = sorted(filter(_has_actions, sessions), key=lambda session: -_example_count(session))[:TENANT_COUNT]
+    if len(usable) < TENANT_COUNT:
         raise InvalidInput(
-            f"{folder} has {len(usable)} folders with held-out tool calls to judge: {TENANTS} are needed"
+            f"{folder} has {len(usable)} folders whose held-out episodes have tool calls. {TENANT_COUNT} are needed."
         )
     return sorted(usable, key=lambda session: session.name)
 
 
-def _played(place: Workplace, seed: int) -> list[Trajectory]:
-    tasks = [place.task(task_id, seed) for task_id in place.task_ids(TASKS)]
-    return [READER.trajectory(orjson.loads(Recorded(task, None, run_expert(task)).line())) for task in tasks]
+def _play_expert(workplace: Workplace, seed: int) -> list[Trajectory]:
+    tasks = [workplace.task(task_id, seed) for task_id in workplace.task_ids(TASKS_PER_SESSION)]
+    return [
+        READER.to_trajectory(orjson.loads(RecordedEpisode(task, None, run_expert(task)).to_jsonl())) for task in tasks
+    ]
 
 
-def _batches(tenant: Path) -> list[list[Trajectory]]:
-    """Task ids are unique within a tenant only: they get its name before them."""
-    return [_of_tenant(tenant.name, batch) for _, batch in read_path(tenant)]
+def _read_tenant(tenant: Path) -> list[list[Trajectory]]:
+    """Read all files of a tenant. Task ids are unique only within a tenant, so the tenant's name is put before them."""
+    return [_prefix_task_ids(tenant.name, batch) for _, batch in read_path(tenant)]
 
 
-def _of_tenant(tenant: str, batch: Iterable[Trajectory]) -> list[Trajectory]:
+def _prefix_task_ids(tenant: str, batch: Iterable[Trajectory]) -> list[Trajectory]:
     return [trajectory.model_copy(update={"task_id": f"{tenant}/{trajectory.task_id}"}) for trajectory in batch]
 
 
-def _session(name: str, batches: Sequence[Sequence[Trajectory]]) -> LearningSession:
-    """All that succeeded, as it is: what is measured here is training."""
-    _, parts = in_memory(batches, HOLDOUT, without=STAGES)
-    train, holdout = (tuple(read_examples(parts[part])) for part in ("train.parquet", "holdout.parquet"))
+def _build_session(name: str, batches: Sequence[Sequence[Trajectory]]) -> LearningSession:
+    """Synthesize all successes without the optional stages, because this benchmark measures training only."""
+    _, files = synthesize_in_memory(batches, HOLDOUT_SHARE, disabled_stages=OPTIONAL_STAGES)
+    train, holdout = (tuple(read_examples(files[name])) for name in ("train.parquet", "holdout.parquet"))
     return LearningSession(name, train, holdout)
 
 
@@ -94,5 +118,5 @@ def _has_actions(session: LearningSession) -> bool:
     return any(turn.weight and turn.tool_calls for example in session.holdout for turn in example.turns)
 
 
-def _size(session: LearningSession) -> int:
+def _example_count(session: LearningSession) -> int:
     return len(session.train) + len(session.holdout)

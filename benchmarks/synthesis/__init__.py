@@ -1,0 +1,1 @@
+"""Benchmarks of synthesis: ``looper bench synthesis``, planted defects, and the ablation of its stages."""

@@ -1,6 +1,7 @@
-"""One corpus through the stages in one way, in a process of its own, which prints what it took.
+"""Run one variant of synthesis over one corpus in a process of its own, and print the measurement.
 
-python -m looper.benchmarks.synthesis.variants VARIANT INSTANCES TRAJECTORIES FOLDER
+``bench.py`` starts it as ``python -m looper.benchmarks.synthesis.variants VARIANT INSTANCES TRAJECTORIES FOLDER``, so
+that each measurement has its own peak memory.
 """
 
 import logging
@@ -20,133 +21,181 @@ from pydantic import BaseModel, ConfigDict
 from looper.benchmarks.synthesis.corpus import Corpus
 from looper.demo.peak_memory import PeakMemory
 from looper.jobs.synthesis.output.example_table import read_examples
-from looper.jobs.synthesis.output.output_files import PARTS, contents, divide, in_memory
-from looper.jobs.synthesis.pipeline.draft_rows import AT_ONCE, draft_of, to_bytes
-from looper.jobs.synthesis.pipeline.stages import drafts_of, each, together
-from looper.jobs.synthesis.stages.credit import Habits, worked
-from looper.jobs.synthesis.stages.task_leaks import TaskRequest, alike, asked, doubtful, one_name, words
+from looper.jobs.synthesis.output.output_files import (
+    PARTITION_FILES,
+    combine_partitions,
+    partition_contents,
+    synthesize_in_memory,
+)
+from looper.jobs.synthesis.pipeline.draft_rows import BATCH_ROWS, decode_draft, encode_draft
+from looper.jobs.synthesis.pipeline.stages import drafts_from_batch, run_episode_stages, run_task_stages
+from looper.jobs.synthesis.stages.credit import ToolHabits, successful_tools
+from looper.jobs.synthesis.stages.task_leaks import (
+    RequestDigests,
+    canonical_task_names,
+    digest_request,
+    find_possible_leaks,
+    find_similar_tasks,
+    request_words,
+)
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.trajectories.table import from_parquet, from_table
 
-HOLDOUT = 0.2
+HOLDOUT_SHARE = 0.2
+"""Share of held-out tasks."""
 
-Work = Callable[[Sequence[Consolidation], ObjectStore, Path], None]
-"""Puts the examples of each consolidation into the store; the folder is the store's."""
+ONE_WORKER, TWO_WORKERS, LOOPER = "looper, 1 worker", "looper, 2 workers", "looper"
+"""Names of the variants that are Looper itself."""
+
+Synthesize = Callable[[Sequence[Consolidation], ObjectStore, Path], None]
+"""Writes the examples of each consolidation to the store. The folder is that of the store."""
 
 
 class SynthesisMeasurement(BaseModel):
-    """Of one way, once it was warm: it had done a corpus of 20 trajectories before."""
+    """Measurement of a variant after a warm-up with a corpus of 20 trajectories."""
 
     model_config = ConfigDict(frozen=True)
 
     seconds: float
+    """Duration of the synthesis."""
     peak_memory_bytes: int
+    """Peak memory of the process and its children during the synthesis."""
     digest: str
-    """Of all examples, in whatever order."""
+    """Digest of all examples. It does not depend on their order."""
 
 
-def plain_loop(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
+def run_plain_loop(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
+    """Run all stages of ``jobs`` in a loop over the trajectories of ``store``. ``folder`` is not used."""
     for job in jobs:
         batches = [from_parquet(store.get(keys.trajectories(job.instance, batch))) for batch in job.batches]
-        _put(store, job, in_memory(batches, HOLDOUT)[1])
+        _put_examples(store, job, synthesize_in_memory(batches, HOLDOUT_SHARE)[1])
 
 
-def datasets_map(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
-    """The stages of one episode in a map of two processes; those of a task in a loop over what it wrote."""
+def run_datasets_map(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
+    """Run the stages of one episode with ``Dataset.map`` in two processes, and the stages of a task in a plain loop.
+
+    Args:
+        jobs: The consolidations.
+        store: Store of the examples.
+        folder: Folder of the store. The cache of the dataset is in it too.
+    """
     from datasets import Dataset
 
     for job in jobs:
         files = [str(folder / keys.trajectories(job.instance, batch)) for batch in job.batches]
-        read = Dataset.from_parquet(files, cache_dir=str(folder / "datasets")).with_format("arrow")
-        drafts = read.map(
-            _map_each, batched=True, batch_size=AT_ONCE, remove_columns=read.column_names, num_proc=2
+        trajectories = Dataset.from_parquet(files, cache_dir=str(folder / "datasets")).with_format("arrow")
+        drafts = trajectories.map(
+            _run_episode_stages,
+            batched=True,
+            batch_size=BATCH_ROWS,
+            remove_columns=trajectories.column_names,
+            num_proc=2,
         ).with_format(None)
-        habits = Habits.of(filter(None, drafts["worked"]))
-        names = _names(drafts)
-        tasks: defaultdict[str, list[int]] = defaultdict(list)
-        for at, task in enumerate(drafts["task"]):
-            tasks[names.get(task, task)].append(at)
-        found = [
-            together(name, [draft_of(row["draft"]) for row in drafts.select(tasks[name])], habits, names)
-            for name in sorted(tasks)
+        habits = ToolHabits.from_tool_sequences(filter(None, drafts["successful_tools"]))
+        names = _canonical_task_names(drafts)
+        rows_by_task: defaultdict[str, list[int]] = defaultdict(list)
+        for index, task in enumerate(drafts["task"]):
+            rows_by_task[names.get(task, task)].append(index)
+        tasks = [
+            run_task_stages(
+                name, [decode_draft(row["draft"]) for row in drafts.select(rows_by_task[name])], habits, names
+            )
+            for name in sorted(rows_by_task)
         ]
-        made = dict(zip(PARTS, contents(found), strict=True))
-        _put(store, job, dict(divide([made.__getitem__], HOLDOUT)[1]))
+        contents = dict(zip(PARTITION_FILES, partition_contents(tasks), strict=True))
+        _put_examples(store, job, dict(combine_partitions([contents.__getitem__], HOLDOUT_SHARE)[1]))
 
 
-def _names(drafts: Any) -> dict[str, str]:
-    found = [(task, TaskRequest(*what)) for task, what in zip(drafts["task"], drafts["asked"], strict=True)]
-    doubt = doubtful(found)
-    said = (
-        (task, what.marks, words(draft_of(drafts[at]["draft"])))
-        for at, (task, what) in enumerate(found)
-        if task in doubt
+def _canonical_task_names(drafts: Any) -> dict[str, str]:
+    """Return the common name of each task that asks for the same as another one."""
+    tasks = [
+        (task, RequestDigests(*digests))
+        for task, digests in zip(drafts["task"], drafts["request_digests"], strict=True)
+    ]
+    possible_leaks = find_possible_leaks(tasks)
+    requests = (
+        (task, digests.identifier_digest, request_words(decode_draft(drafts[index]["draft"])))
+        for index, (task, digests) in enumerate(tasks)
+        if task in possible_leaks
     )
-    return one_name(((task, what.same) for task, what in found), alike(said))
+    text_digests = ((task, digests.text_digest) for task, digests in tasks)
+    return canonical_task_names(text_digests, find_similar_tasks(requests))
 
 
-def _map_each(rows: pa.Table) -> pa.Table:
-    drafts = [each(draft) for draft in drafts_of(from_table(rows))]
+def _run_episode_stages(rows: pa.Table) -> pa.Table:
+    drafts = [run_episode_stages(draft) for draft in drafts_from_batch(from_table(rows))]
     return pa.table(
         {
             "task": [draft.source.task_id for draft in drafts],
-            "asked": [asked(draft) for draft in drafts],
-            "worked": pa.array([worked(draft) for draft in drafts], pa.list_(pa.string())),
-            "draft": [to_bytes(draft) for draft in drafts],
+            "request_digests": [digest_request(draft) for draft in drafts],
+            "successful_tools": pa.array([successful_tools(draft) for draft in drafts], pa.list_(pa.string())),
+            "draft": [encode_draft(draft) for draft in drafts],
         }
     )
 
 
-def looper_over_ray(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
+def run_looper_with_ray(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
+    """Run Looper's synthesis of ``jobs`` in ``store`` with Ray Data, whatever their size. ``folder`` is not used."""
     from looper.jobs.synthesis.pipeline.run import synthesize
 
-    synthesize(jobs, store, HOLDOUT, here=0)
+    synthesize(jobs, store, HOLDOUT_SHARE, max_in_process_bytes=0)
 
 
-def looper_as_it_is(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
-    """What is small is worked on where it is asked for."""
+def run_looper(jobs: Sequence[Consolidation], store: ObjectStore, folder: Path) -> None:
+    """Run Looper's synthesis of ``jobs`` in ``store``, which handles small jobs in-process. ``folder`` is not used."""
     from looper.jobs.synthesis.pipeline.run import synthesize
 
-    synthesize(jobs, store, HOLDOUT)
+    synthesize(jobs, store, HOLDOUT_SHARE)
 
 
-VARIANTS: Mapping[str, tuple[Work, int]] = {
-    "plain loop": (plain_loop, 0),
-    "datasets.map": (datasets_map, 0),
-    "looper, 1 worker": (looper_over_ray, 1),
-    "looper, 2 workers": (looper_over_ray, 2),
-    "looper": (looper_as_it_is, 2),
+VARIANTS: Mapping[str, tuple[Synthesize, int]] = {
+    "plain loop": (run_plain_loop, 0),
+    "datasets.map": (run_datasets_map, 0),
+    ONE_WORKER: (run_looper_with_ray, 1),
+    TWO_WORKERS: (run_looper_with_ray, 2),
+    LOOPER: (run_looper, 2),
 }
-"""What works, and the CPUs of the Ray that it needs."""
+"""The function of each variant, and the number of Ray CPUs that it needs. With 0, Ray is not started."""
 
 
-def store_in(folder: Path) -> ObjectStore:
+def open_store(folder: Path) -> ObjectStore:
+    """Return an object store in the local ``folder``."""
     return ObjectStore(str(folder), LocalFileSystem(), str(folder))
 
 
-def measure(variant: str, corpus: Corpus, folder: Path) -> SynthesisMeasurement:
-    """``folder`` holds the corpus, and nothing more afterwards."""
-    work, cpus = VARIANTS[variant]
-    store = store_in(folder)
-    with _ray(cpus):
+def measure_variant(variant: str, corpus: Corpus, folder: Path) -> SynthesisMeasurement:
+    """Measure a variant in this process.
+
+    Args:
+        variant: A key of ``VARIANTS``.
+        corpus: The corpus, which is in the store already.
+        folder: Folder of the store. The examples are deleted at the end.
+
+    Returns:
+        The measurement.
+    """
+    synthesize, cpus = VARIANTS[variant]
+    store = open_store(folder)
+    with _start_ray(cpus):
         small = Corpus(1, 20)
         small.write(store)
-        _clear(store, small.jobs("warm"))
-        work(small.jobs("warm"), store, folder)
-        jobs = corpus.jobs(variant.replace(" ", "-").replace(",", ""))
-        _clear(store, jobs)
+        warm_up_jobs = small.build_jobs("warm")
+        _delete_examples(store, warm_up_jobs)
+        synthesize(warm_up_jobs, store, folder)
+        jobs = corpus.build_jobs(variant.replace(" ", "-").replace(",", ""))
+        _delete_examples(store, jobs)
         with PeakMemory() as memory:
-            began = time.perf_counter()
-            work(jobs, store, folder)
-            seconds = time.perf_counter() - began
-    examples = digest(store, jobs)
-    _clear(store, [*jobs, *small.jobs("warm")])
-    return SynthesisMeasurement(seconds=round(seconds, 3), peak_memory_bytes=memory.bytes, digest=examples)
+            started = time.perf_counter()
+            synthesize(jobs, store, folder)
+            seconds = time.perf_counter() - started
+    digest = digest_examples(store, jobs)
+    _delete_examples(store, [*jobs, *warm_up_jobs])
+    return SynthesisMeasurement(seconds=round(seconds, 3), peak_memory_bytes=memory.peak_bytes, digest=digest)
 
 
 @contextmanager
-def _ray(cpus: int) -> Iterator[None]:
+def _start_ray(cpus: int) -> Iterator[None]:
     if not cpus:
         yield
         return
@@ -159,29 +208,39 @@ def _ray(cpus: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def _put(store: ObjectStore, job: Consolidation, files: Mapping[str, bytes]) -> None:
+def _put_examples(store: ObjectStore, job: Consolidation, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         store.put(keys.examples(job.id, name), content)
 
 
-def _clear(store: ObjectStore, jobs: Sequence[Consolidation]) -> None:
+def _delete_examples(store: ObjectStore, jobs: Sequence[Consolidation]) -> None:
     for job in jobs:
         store.delete(f"examples/{job.id}")
 
 
-def digest(store: ObjectStore, jobs: Sequence[Consolidation]) -> str:
-    found = sorted(
+def digest_examples(store: ObjectStore, jobs: Sequence[Consolidation]) -> str:
+    """Digest the examples of all jobs, independent of their order.
+
+    Args:
+        store: Store of the examples.
+        jobs: The jobs.
+
+    Returns:
+        Hexadecimal SHA-256.
+    """
+    digests = sorted(
         sha256(f"{job.instance} {side} {example.model_dump_json()}".encode()).digest()
         for job in jobs
         for side in ("train", "holdout")
         for example in read_examples(store.get(keys.examples(job.id, f"{side}.parquet")))
     )
-    return sha256(b"".join(found)).hexdigest()
+    return sha256(b"".join(digests)).hexdigest()
 
 
 def main() -> None:
+    """Measure the variant of the command line, and print the measurement as JSON."""
     variant, instances, trajectories, folder = sys.argv[1:]
-    print(measure(variant, Corpus(int(instances), int(trajectories)), Path(folder)).model_dump_json())
+    print(measure_variant(variant, Corpus(int(instances), int(trajectories)), Path(folder)).model_dump_json())
 
 
 if __name__ == "__main__":

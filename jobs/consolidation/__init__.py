@@ -1,0 +1,1 @@
+"""Consolidation: training, evaluation and strategies against forgetting."""

@@ -1,0 +1,1 @@
+"""The queue worker, which moves consolidations through synthesis, training and the gate."""

@@ -1,8 +1,9 @@
-"""The foreman has the queue worked: it synthesises, keeps trainers running where they are wanted, and concludes.
+"""The queue worker: it moves consolidations through synthesis, training and the gate.
 
-Any number of foremen may run: the catalog gives each piece of work to one. All that a foreman knows is in catalog and
-store, so that another goes on where it was killed: from the report of synthesis, the checkpoints of training, or the
-candidate that awaits its verdict.
+The head process and ``looper consolidate --wait`` call ``work_queue``. Several queue workers may run, because the
+catalog leases each consolidation to one of them. Everything that a queue worker knows is in catalog and store. So
+another one resumes after a crash: from the report of synthesis, the checkpoints of training, or the candidate that
+waits for its verdict.
 """
 
 import logging
@@ -12,308 +13,247 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 
 import ray
 
-from looper.jobs import basemodel
-from looper.jobs.consolidation.training import checkpoint
-from looper.jobs.consolidation.training.run import CannotStart, TrainingRun, train
-from looper.jobs.gate import judge
+from looper.jobs.consolidation.training.checkpoint import delete_orphaned_checkpoints
+from looper.jobs.failures import describe_unexpected, fail_consolidation, run_isolated
 from looper.jobs.queue.leases import LeaseHolder
+from looper.jobs.queue.publication import Publisher
+from looper.jobs.queue.trainers import TrainerPool
 from looper.jobs.synthesis.pipeline.run import synthesize
-from looper.platform import adapters
-from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, ConsolidationState, GateVerdict, QueueStage
-from looper.platform.domain.errors import Conflict, InvalidInput, LooperError, StoreFull, StoreUnavailable
-from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.errors import InvalidInput, StoreUnavailable
+from looper.platform.domain.states import ConsolidationState, QueueStage
+from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 
 log = logging.getLogger(__name__)
 
-IDLE_S = 0.5
-"""Between two looks at an empty queue."""
+POLL_INTERVAL_S = 0.5
+"""Seconds between two looks at an empty queue."""
 
-ENDING_S = 30.0
-"""For a trainer to end in once it was told to; Ray takes a dozen of them."""
+SWEEP_INTERVAL_S = 60.0
+"""Seconds between two searches for checkpoints of consolidations that have ended."""
 
-RETRY_S = 2.0
-"""After a trainer that broke off, before another takes its place."""
+MAX_SYNTHESIS_BATCH = 256
+"""Maximum number of consolidations in one run of Ray Data. A run takes seconds, however little it reads."""
 
-SWEEP_S = 60.0
-"""Between two looks at what ended consolidations left in the store."""
-
-SYNTHESIS_BATCH = 256
-"""Most consolidations whose trajectories are read at once: a run of Ray Data costs seconds, however little it reads."""
-
-LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray")
+PROCESS = "queue worker"
+"""Name of this process in failure reasons."""
 
 
 def work_queue(
-    catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, until: Callable[[], bool]
+    catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, should_stop: Callable[[], bool]
 ) -> None:
-    """Work the queue on the current Ray until ``until`` says so. Then trainers end and unfinished work is given back.
+    """Work the queue on the current Ray cluster until told to stop. Then end the trainers and release unfinished work.
 
-    ``model_dir`` is the folder of ``settings.base`` that ``looper.jobs.basemodel.prepare`` returned. What goes wrong
-    with one consolidation fails that one, with the reason; when the store fails, all wait until it is back.
+    A problem of one consolidation fails that one with the reason. While store or catalog are down, all work waits.
+
+    Args:
+        catalog: The catalog.
+        store: The object store.
+        settings: All settings.
+        model_dir: Folder of ``settings.base``, as ``looper.jobs.basemodel.prepare`` returned it.
+        should_stop: Polled in this thread.
     """
-    foreman = QueueWorker(catalog, store, settings, model_dir)
-    stopping = foreman.stopping
-    # Daemons, since what they wait for, Ray's training runs, cannot be told to end at once; their work is given back
-    # below, and what they write afterwards is refused.
-    pauses = {foreman.train: IDLE_S, foreman.conclude: IDLE_S, foreman.sweep: SWEEP_S}
-    for do, pause_s in pauses.items():
+    worker = QueueWorker(catalog, store, settings, model_dir)
+    stopping = worker.stopping
+    # Daemon threads, because they wait for Ray's training runs, which cannot be interrupted. Their work is released
+    # below, and the catalog refuses what they write afterwards.
+    intervals = {
+        worker.start_trainers: POLL_INTERVAL_S,
+        worker.conclude: POLL_INTERVAL_S,
+        worker.sweep_checkpoints: SWEEP_INTERVAL_S,
+    }
+    for action, interval_s in intervals.items():
         threading.Thread(
-            target=_repeat, args=(do, pause_s, stopping.is_set, stopping.wait), name=do.__name__, daemon=True
+            target=_poll, args=(action, interval_s, stopping.is_set, stopping.wait), name=action.__name__, daemon=True
         ).start()
     try:
-        # In this thread, since Ray Data that goes on in another while Ray is shut down takes the process with it.
-        _repeat(foreman.synthesise, IDLE_S, until, time.sleep)
+        # In this thread: if Ray Data still ran in another thread while Ray is shut down, the process would crash.
+        _poll(worker.synthesize, POLL_INTERVAL_S, should_stop, time.sleep)
     except BaseException:
-        foreman.give_back()
+        worker.release_all()
         raise
-    foreman.give_back()
-    foreman.wait()
+    worker.release_all()
+    worker.join()
 
 
-def _repeat(do: Callable[[], bool], pause_s: float, until: Callable[[], bool], rest: Callable[[float], object]) -> None:
-    """Do it until ``until``, with rests where there was nothing to do."""
-    while not until():
+def _poll(
+    action: Callable[[], bool],
+    interval_s: float,
+    should_stop: Callable[[], bool],
+    sleep: Callable[[float], object],
+) -> None:
+    """Repeat ``action`` until told to stop. Sleep for ``interval_s`` whenever it had nothing to do."""
+    while not should_stop():
         try:
-            idle = not do()
+            is_idle = not action()
         except StoreUnavailable as error:
-            log.warning("%s", error)
-            idle = True
+            log.warning("%s waits: %s", action.__name__, error)
+            is_idle = True
         except Exception:
-            log.exception("%s", do.__name__)  # Ray is gone; what was claimed has been given back
-            idle = True
-        if idle:
-            rest(pause_s)
+            log.exception("%s failed; its consolidations are released", action.__name__)  # for instance, Ray is gone
+            is_idle = True
+        if is_idle:
+            sleep(interval_s)
 
 
-@dataclass(frozen=True)
-class _RunningTrainer:
-    """One that was started."""
-
-    run: TrainingRun
-    thread: threading.Thread
-
-
-@dataclass(frozen=True)
 class QueueWorker:
-    """Each of ``synthesize``, ``train`` and ``conclude`` is one look at the queue, and says whether there was work."""
+    """Works on the queue.
 
-    catalog: Catalog
-    store: ObjectStore
-    settings: Settings
-    model_dir: Path
-    owner: str = field(default_factory=lambda: f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}")
-    """A name that no other foreman has, and that tells an operator where it runs."""
-    trainers: list[_RunningTrainer] = field(default_factory=list)
-    stopping: threading.Event = field(default_factory=threading.Event)
-    """Set once work is being given back: nothing more is taken up."""
+    ``synthesize``, ``start_trainers``, ``conclude`` and ``sweep_checkpoints`` look at the queue once each, and return
+    whether they found work.
 
-    def give_back(self) -> None:
-        """Release whatever is in work, and have the trainers end."""
+    Attributes:
+        owner: Name under which this worker leases consolidations. It is unique, and tells operators where it runs.
+        stopping: Set once work is being released. Then no new work is claimed.
+    """
+
+    def __init__(self, catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path) -> None:
+        """Make a queue worker.
+
+        Args:
+            catalog: The catalog.
+            store: The object store.
+            settings: All settings.
+            model_dir: Folder of the base model.
+        """
+        self.owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.stopping = threading.Event()
+        self._catalog = catalog
+        self._store = store
+        self._settings = settings
+        self._model_dir = model_dir
+        self._trainers = TrainerPool(catalog, store, settings, model_dir, self.owner, self.stopping.is_set)
+        self._publisher = Publisher(catalog, store, self.owner, model_dir, settings.consolidation.gate)
+
+    def release_all(self) -> None:
+        """Release all work of this worker and of its trainers, and tell the trainers to end."""
         self.stopping.set()
-        for trainer in self.trainers:
-            trainer.run.stop()
-        for owner in (self.owner, *(trainer.run.owner for trainer in self.trainers)):
+        self._trainers.stop()
+        for owner in (self.owner, *self._trainers.owners):
             with suppress(StoreUnavailable):
-                self.catalog.release(self.catalog.held_by(owner), owner)
+                self._catalog.release(self._catalog.list_leased(owner), owner)
 
-    def wait(self) -> None:
-        """Until the trainers have ended."""
-        for trainer in self.trainers:
-            trainer.thread.join(ENDING_S)
+    def join(self) -> None:
+        """Wait until the trainers have ended."""
+        self._trainers.join()
 
-    def synthesise(self) -> bool:
-        with self._claimed(QueueStage.SYNTHESIS, SYNTHESIS_BATCH) as cohort:
-            self._synthesise(self._each(cohort, self._accept))
-            return bool(cohort)
+    def synthesize(self) -> bool:
+        """Make training examples of the consolidations that wait for synthesis.
 
-    def train(self) -> bool:
-        """Start a trainer for each base and shape that is wanted more than the running ones can take."""
-        limits = self.settings.consolidation
-        self.trainers[:] = [trainer for trainer in self.trainers if trainer.thread.is_alive()]
-        for demand in self.catalog.training_demand(limits.max_concurrent_per_tenant):
-            same = sum(trainer.run.shape == demand.shape for trainer in self.trainers)
-            if demand.base != self.settings.base or len(self.trainers) >= limits.max_trainers:
-                continue
-            if demand.waiting > same * limits.cohort_size:
-                owner = f"{self.owner}-trainer-{secrets.token_hex(4)}"
-                run = TrainingRun(demand.shape, owner, self.settings, self.model_dir)
-                thread = threading.Thread(target=self._run_trainer, args=(run,), name=owner, daemon=True)
-                self.trainers.append(_RunningTrainer(run, thread))
-                thread.start()
+        Returns:
+            Whether any waited.
+        """
+        with self._claimed(QueueStage.SYNTHESIS, MAX_SYNTHESIS_BATCH) as jobs:
+            self._synthesize_or_bisect(self._run_each(jobs, self._accept))
+            return bool(jobs)
+
+    def start_trainers(self) -> bool:
+        """Start the trainers that the queue needs.
+
+        Returns:
+            False, since one call starts all of them.
+        """
+        self._trainers.start_missing()
         return False
 
     def conclude(self) -> bool:
-        with self._claimed(QueueStage.CONCLUSION, self.settings.consolidation.cohort_size) as cohort:
-            self._each(cohort, self._conclude)
-            return bool(cohort)
+        """Judge the candidates that wait for the gate, and publish or reject them.
 
-    def sweep(self) -> bool:
-        checkpoint.sweep(self.catalog, self.store)
+        Returns:
+            Whether any waited.
+        """
+        with self._claimed(QueueStage.CONCLUSION, self._settings.consolidation.cohort_size) as jobs:
+            self._run_each(jobs, self._publisher.conclude)
+            return bool(jobs)
+
+    def sweep_checkpoints(self) -> bool:
+        """Delete checkpoints of consolidations that have ended.
+
+        Returns:
+            False, since one call deletes all of them.
+        """
+        delete_orphaned_checkpoints(self._catalog, self._store)
         return False
 
     @contextmanager
     def _claimed(self, stage: QueueStage, limit: int) -> Iterator[list[Consolidation]]:
-        """What is claimed for a stage, held meanwhile, and given back at the end unless it was handed over or ended."""
-        limits = self.settings.consolidation
-        cohort = self.catalog.claim(
+        """Lease consolidations for a stage. At the end, release those that neither moved to another stage nor ended."""
+        limits = self._settings.consolidation
+        jobs = self._catalog.claim(
             self.owner, stage, limit=limit, lease_s=limits.lease_s, tenant_limit=limits.max_concurrent_per_tenant
         )
-        with LeaseHolder(self.catalog, self.owner, limits.lease_s, [job.id for job in cohort]):
-            yield cohort
+        with LeaseHolder(self._catalog, self.owner, limits.lease_s, [job.id for job in jobs]):
+            yield jobs
 
     def _accept(self, job: Consolidation) -> None:
-        if job.base != self.settings.base:
+        if job.base != self._settings.base:
             raise InvalidInput(
-                f"base model {job.base!r} is not the one that is up, {self.settings.base!r}: submit it again"
+                f"base model {job.base!r} is not the one that is running, {self._settings.base!r}: submit the "
+                "consolidation again"
             )
-        self.settings.check_recipe(job.recipe)
-        self.catalog.advance(job.id, self.owner, ConsolidationState.SYNTHESISING)
+        self._settings.check_recipe(job.recipe)
+        self._catalog.advance(job.id, self.owner, ConsolidationState.SYNTHESISING)
 
-    def _synthesise(self, jobs: Sequence[Consolidation]) -> None:
-        """All at once. Where that goes wrong, by halves, until the one is alone with which it does."""
+    def _synthesize_or_bisect(self, jobs: Sequence[Consolidation]) -> None:
+        """Synthesize all ``jobs`` in one run. If that fails, split them in halves until the faulty one is alone."""
         if not jobs:
             return
+        settings = self._settings
         try:
-            holdout = self.settings.consolidation.holdout
-            reports = synthesize(jobs, self.store, holdout, self.settings.synthesis, self.model_dir)
+            holdout = settings.consolidation.holdout
+            reports = synthesize(jobs, self._store, holdout, settings.synthesis, self._model_dir)
         except StoreUnavailable:
             raise
         except Exception as error:
-            if not _ray_works():
+            if not _is_ray_working():
                 raise
-            log.exception("synthesis of %s", ", ".join(job.id for job in jobs))
+            log.exception("synthesis failed for %s", ", ".join(job.id for job in jobs))
             half = len(jobs) // 2
             if not half:
-                self._fail([jobs[0].id], self.owner, _unexpected(error))
+                self._fail(jobs[0].id, describe_unexpected(error, PROCESS))
                 return
-            self._synthesise(jobs[:half])
-            self._synthesise(jobs[half:])
+            self._synthesize_or_bisect(jobs[:half])
+            self._synthesize_or_bisect(jobs[half:])
         else:
-            self._each(jobs, lambda job: self._enter_training(job, reports[job.id].failure))
+            self._run_each(jobs, lambda job: self._enter_training(job, reports[job.id].failure))
 
     def _enter_training(self, job: Consolidation, failure: str | None) -> None:
         if failure is not None:
             raise InvalidInput(failure)
-        self.catalog.hand_over(job.id, self.owner, ConsolidationState.TRAINING)
+        self._catalog.hand_over(job.id, self.owner, ConsolidationState.TRAINING)
 
-    def _run_trainer(self, run: TrainingRun) -> None:
-        """Until it ends. What it had in hand when it broke off is given back; the attempts at each are counted."""
-        try:
-            train(run)
-        except StoreUnavailable as error:
-            log.warning("%s", error)
-        except Exception as error:
-            if self.stopping.is_set():
-                return  # Ray was shut down under it, which is nobody's fault
-            log.exception("trainer %s broke off", run.owner)
-            if isinstance(error, CannotStart):
-                self._fail_wanted(run, str(error))
-        else:
-            return
-        with suppress(StoreUnavailable):
-            self.catalog.release(self.catalog.held_by(run.owner), run.owner, died=True)
-        time.sleep(RETRY_S)
+    def _run_each(self, jobs: Sequence[Consolidation], action: Callable[[Consolidation], None]) -> list[Consolidation]:
+        """Call ``action`` for each of ``jobs``, and fail those that raise an error. Return the others."""
 
-    def _fail_wanted(self, run: TrainingRun, reason: str) -> None:
-        """What a trainer was started for that could not start: it would wait for ever."""
-        limits = self.settings.consolidation
-        with suppress(StoreUnavailable):
-            wanted = self.catalog.claim(
-                run.owner,
-                QueueStage.TRAINING,
-                base=self.settings.base,
-                shape=run.shape,
-                limit=limits.cohort_size,
-                lease_s=limits.lease_s,
-                tenant_limit=limits.max_concurrent_per_tenant,
-            )
-            self._fail([job.id for job in wanted], run.owner, reason)
+        def succeeds(job: Consolidation) -> bool:
+            action(job)
+            return True
 
-    def _conclude(self, job: Consolidation) -> None:
-        """Gate, then reject or publish. Repeated, it comes to the same digest: nothing in it depends on the clock."""
-        candidate = checkpoint.candidate(self.store, job.id)
-        verdict = judge(candidate.scores, self.settings.consolidation.gate)
-        if verdict.passed:
-            self._publish(job, candidate, verdict)
-        else:
-            self.catalog.reject(job.id, self.owner, verdict)
-        self.store.delete(keys.checkpoints(job.id))
+        return [
+            job
+            for job in jobs
+            if run_isolated(job, partial(succeeds, job), partial(self._fail, job.id), process=PROCESS)
+        ]
 
-    def _publish(self, job: Consolidation, candidate: checkpoint.Candidate, verdict: GateVerdict) -> None:
-        revision = basemodel.revision(self.model_dir)
-        manifest = self._manifest(job, verdict, revision)
-        files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
-        digest = adapters.publish(self.store, job.instance.tenant, files)
-        self.store.put(keys.memory(job.instance, digest), candidate.memory)
-        self.catalog.publish(job.id, self.owner, digest=digest, verdict=verdict, base_revision=revision)
-
-    def _manifest(self, job: Consolidation, verdict: GateVerdict, revision: str) -> Manifest:
-        return Manifest(
-            instance=str(job.instance),
-            base=job.base,
-            base_revision=revision,
-            parent=job.parent,
-            consolidation=job.id,
-            training_data=job.batches,
-            recipe=job.recipe,
-            verdict=verdict,
-            libraries=_versions(),
-        )
-
-    def _each(self, cohort: Sequence[Consolidation], do: Callable[[Consolidation], None]) -> list[Consolidation]:
-        """Do it for each; return those for which it worked out. What is wrong with one fails that one."""
-        done = []
-        for job in cohort:
-            try:
-                do(job)
-            except Conflict:
-                continue  # cancelled, or another's by now
-            except LooperError as error:
-                if isinstance(error, StoreUnavailable) and not isinstance(error, StoreFull):
-                    raise
-                self._fail([job.id], self.owner, str(error))
-            except Exception as error:
-                log.exception("consolidation %s of %s", job.id, job.instance)
-                self._fail([job.id], self.owner, _unexpected(error))
-            else:
-                done.append(job)
-        return done
-
-    def _fail(self, ids: Sequence[str], owner: str, reason: str) -> None:
-        """Fail those that ``owner`` still holds."""
-        for id in ids:
-            with suppress(Conflict):
-                self.catalog.fail(id, owner, reason)
-            self.store.delete(keys.checkpoints(id))
+    def _fail(self, id: str, reason: str) -> None:
+        fail_consolidation(self._catalog, self._store, id, self.owner, reason)
 
 
-def _ray_works() -> bool:
-    """Whether a task comes back. Where none does, what goes wrong is nobody's fault."""
+def _is_ray_working() -> bool:
+    """Return whether Ray runs a task. If it does not, no consolidation is to blame for an error."""
     try:
-        ray.get(ray.remote(num_cpus=0)(_nothing).remote(), timeout=60)
-    except Exception:  # Ray has many, for one and the same thing
+        ray.get(ray.remote(num_cpus=0)(_do_nothing).remote(), timeout=60)
+    except Exception:  # Ray reports the loss of its cluster with many types
         return False
     return True
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
-
-
-def _unexpected(error: Exception) -> str:
-    return f"unexpected {type(error).__name__}: {error}".splitlines()[0] + "; see the foreman's log"
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in LIBRARIES}

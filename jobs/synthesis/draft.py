@@ -1,4 +1,7 @@
-"""What stages hand on: a trajectory on its way to an example, and what was found out about it."""
+"""The data that synthesis stages pass on: an episode on its way to a training example, and what was found out about it.
+
+Stages (``stages/`` and ``llm/``) take a ``Draft`` and return a new one; ``pipeline/stages.py`` calls them in order.
+"""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -8,87 +11,126 @@ from looper.platform.domain.trajectory import Step, Trajectory
 
 
 class Grade(StrEnum):
-    """How an episode ended, and how much that says. Success is weighed, not trusted."""
+    """How an episode ended, and how reliable that information is. A success gets a weight; it is not simply trusted.
+
+    The values appear in reports and stay as they are, including the spelling of "unlabelled".
+    """
 
     VERIFIED = "verified"
-    """The world was changed, and checked to be as it should."""
+    """The episode changed the environment, and a check found the expected state."""
     STATED = "stated"
-    """Success, judged by what the agent said."""
+    """A success, judged only by what the agent said."""
     VACUOUS = "vacuous"
-    """Success where nothing was to be changed: doing nothing would have passed as well."""
-    UNLABELLED = "unlabelled"
-    """Nobody judged the episode."""
+    """A success of a task that needed no change: an agent that does nothing would have passed as well."""
+    UNLABELED = "unlabelled"
+    """The episode has no label: nobody judged whether it succeeded."""
     FAILED = "failed"
+    """The agent failed."""
     ENVIRONMENT = "environment"
-    """It failed because a tool broke, not because of what the agent did."""
+    """The episode failed because a tool was broken, not because of what the agent did."""
 
 
-class Error(StrEnum):
-    """Why a tool's answer is an error."""
+class ErrorKind(StrEnum):
+    """Why a tool result is an error."""
 
     TRANSIENT = "transient"
-    """The same call would have worked at another moment: a timeout, a rate limit, a lost connection."""
+    """The same call would have worked at another time: a timeout, a rate limit, a lost connection."""
     CAUSAL = "causal"
     """The call was wrong: malformed, with a wrong argument, against a rule or out of order."""
     INFORMATIVE = "informative"
-    """The call was right and the answer is that something is not so: not found, not available, not allowed."""
+    """The call was right, and the result is a negative answer: not found, not available, not allowed."""
     ENVIRONMENT = "environment"
     """The tool itself is broken: its own code failed."""
 
 
 @dataclass(frozen=True)
 class StageVerdict:
-    """What a stage found, and why it dropped or changed something."""
+    """One finding of a stage, or the reason why it dropped or changed something."""
 
     stage: str
-    what: str
-    """One stable word, such as ``loop``."""
+    """Name of the stage."""
+    code: str
+    """One stable word that reports count, such as ``loop``."""
     detail: str
     """One line for people."""
     step: int | None = None
-    """Where in the source trajectory, or None for the whole."""
+    """Index of the step in the source trajectory, or None if the finding is about the whole trajectory."""
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A step under way."""
+class DraftStep:
+    """One step of a draft."""
 
     step: Step
-    place: int
-    """Its index in the source trajectory."""
+    """The step, possibly changed by stages."""
+    source_index: int
+    """Index of the step in the source trajectory."""
     weight: float = 1.0
-    """How much of it is learned, from 0 (context only) to 1. Counts for the agent's steps alone."""
-    error: Error | None = None
-    """Of a tool's answer."""
+    """Loss weight from 0 (context only) to 1. It has an effect on steps of the agent only."""
+    error: ErrorKind | None = None
+    """Kind of error of a tool result, or None if the result is no error."""
     segment: int = 0
-    """Which stretch of work it belongs to: counted from 0, a new one with each request of the user."""
+    """Number of the work segment, counted from 0. A new segment starts with each request of the user."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """An episode under way. Stages return a new one; what they drop, they name in ``verdicts``."""
+    """An episode on its way to an example. Stages return a new draft and explain in ``verdicts`` what they changed."""
 
     source: Trajectory
-    """As it was read."""
-    steps: tuple[Placed, ...]
-    labelled: bool
-    """Whether any trajectory of its source file has a label: beside labelled ones, a missing label means not judged."""
+    """The trajectory as it was read."""
+    steps: tuple[DraftStep, ...]
+    """The steps that are left."""
+    has_labels: bool
+    """Whether any trajectory of the same source file has a success label.
+
+    If others have one, a missing label means that nobody judged this episode.
+    """
     grade: Grade | None = None
+    """How the episode ended, or None before the grade stage."""
     weight: float = 1.0
-    """Of the whole example."""
+    """Loss weight of the whole example."""
     verdicts: tuple[StageVerdict, ...] = ()
+    """Findings of the stages so far, in order."""
     rejected: str | None = None
-    """Why it is no example, in one stable word, or None."""
+    """The reason why this draft becomes no example, as one stable word, or None if it becomes one."""
 
     @classmethod
-    def of(cls, source: Trajectory, *, labelled: bool) -> Self:
-        return cls(source, tuple(Placed(step, place) for place, step in enumerate(source.steps)), labelled)
+    def from_trajectory(cls, source: Trajectory, *, has_labels: bool) -> Self:
+        """Create the draft of a trajectory, before any stage.
 
-    def with_steps(self, steps: tuple[Placed, ...], *verdicts: StageVerdict) -> Self:
+        Args:
+            source: The trajectory.
+            has_labels: Whether any trajectory of the same source file has a success label.
+
+        Returns:
+            A draft with all steps, each with weight 1.
+        """
+        return cls(source, tuple(DraftStep(step, index) for index, step in enumerate(source.steps)), has_labels)
+
+    def with_steps(self, steps: tuple[DraftStep, ...], *verdicts: StageVerdict) -> Self:
+        """Replace the steps and add findings.
+
+        Args:
+            steps: The new steps.
+            *verdicts: Findings to append.
+
+        Returns:
+            The changed draft.
+        """
         return replace(self, steps=steps, verdicts=(*self.verdicts, *verdicts))
 
-    def reject(self, stage: str, what: str, detail: str) -> Self:
-        """The first reason stands."""
+    def reject(self, stage: str, code: str, detail: str) -> Self:
+        """Mark the draft as rejected. The first rejection stays; later ones have no effect.
+
+        Args:
+            stage: Name of the stage that rejects it.
+            code: The reason, as one stable word.
+            detail: The reason in one line for people.
+
+        Returns:
+            The rejected draft.
+        """
         if self.rejected:
             return self
-        return replace(self, rejected=what, verdicts=(*self.verdicts, StageVerdict(stage, what, detail)))
+        return replace(self, rejected=code, verdicts=(*self.verdicts, StageVerdict(stage, code, detail)))

@@ -1,4 +1,7 @@
-"""The command line. Heavy imports happen inside the command that needs them, so that ``--help`` answers at once."""
+"""The command line ``looper``: one module per command or group of commands, assembled here.
+
+Commands import what they need inside their function, so that ``looper --help`` takes well under a second.
+"""
 
 import os
 import sys
@@ -8,9 +11,9 @@ from typing import Annotated
 import typer
 
 from looper.cli import bench, chat, config, consolidate, demo, ingest, instances, jobs, skills, tenants
-from looper.cli import up as bring_up
-from looper.cli.needs import PACKAGE, in_words
+from looper.cli import up as cluster
 from looper.cli.output import fail
+from looper.cli.requirements import PACKAGE, describe_missing_module
 from looper.platform.domain.errors import LooperError
 
 app = typer.Typer(
@@ -22,9 +25,9 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(demo.demo)
-app.command()(bring_up.up)
-app.command()(bring_up.status)
-app.command()(bring_up.down)
+app.command()(cluster.up)
+app.command()(cluster.status)
+app.command()(cluster.down)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(instances.app, name="instance")
 app.command()(ingest.ingest)
@@ -47,11 +50,11 @@ def _version(show: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="Settings file; default: LOOPER_CONFIG, ./looper.yaml, ~/.looper/looper.yaml."),
+        typer.Option("--config", help="Settings file. Default: LOOPER_CONFIG, ./looper.yaml, ~/.looper/looper.yaml."),
     ] = None,
 ) -> None:
     if config is not None:
@@ -59,19 +62,19 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line: a mistake is one line on standard error and exit status 1, an interrupt is 130."""
+    """Run the command line. A mistake prints one line on standard error and exits with status 1, Ctrl-C with 130."""
     try:
         app(prog_name="looper")
     except LooperError as error:
         fail(str(error))
     except ModuleNotFoundError as error:
-        missing = in_words(error)
-        if missing is None:
+        message = describe_missing_module(error)
+        if message is None:
             raise
-        fail(missing)
-    except SystemExit as end:
-        if end.code == 130:  # what typer makes of Ctrl-C, without a word
-            fail("interrupted; nothing is lost: run the command again to go on", status=130)
+        fail(message)
+    except SystemExit as error:
+        if error.code == 130:  # typer turns Ctrl-C into this, without a message
+            fail("interrupted; no work is lost: run the command again to continue", status=130)
         raise
     except BrokenPipeError:
         sys.stderr.close()

@@ -1,4 +1,4 @@
-"""``looper bench``"""
+"""``looper bench``: runs the benchmarks and prints their results."""
 
 import sys
 from pathlib import Path
@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from looper.cli import needs
+from looper.cli import requirements
 from looper.cli.output import Json, emit_json, progress
 
 if TYPE_CHECKING:
     from looper.benchmarks.forgetting.run import BenchmarkProgress
 
-app = typer.Typer(help="Benchmarks; what was measured already is not measured again.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run benchmarks. Results that exist in the output folder are not measured again.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -23,54 +25,63 @@ def _group() -> None:
 @app.command()
 def forgetting(
     source: Annotated[
-        str, typer.Option(help="A work place of the gym with sessions, or a folder of tenants' trajectories.")
+        str, typer.Option(help="A workplace of the gym with sessions, or a folder of tenants' trajectories.")
     ] = "harbor/dispatch",
-    out: Annotated[Path, typer.Option(help="Folder for every run's numbers and adapters, and for the report.")] = Path(
-        "forgetting"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the results and adapters of every run, and for the report.")
+    ] = Path("forgetting"),
     phase: Annotated[
-        int, typer.Option(help="1: every strategy once; 2: the leaders over rates and seeds; 3: steps and rank.")
+        int,
+        typer.Option(
+            help="1: every strategy once. 2: the best ones with several learning rates and seeds. 3: steps and rank."
+        ),
     ] = 1,
     sharing: Annotated[
-        int, typer.Option(min=1, help="How many of these commands, on one folder, share this machine's cores.")
+        int,
+        typer.Option(
+            min=1, help="Number of these commands that run at the same time on this machine, with one output folder."
+        ),
     ] = 1,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two strategies and two sessions, to see that it works.")
+        bool, typer.Option("--quick", help="Run two strategies and two sessions only, as a check.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Let instances live through sessions under every strategy, and measure what they forget.
+    """Consolidate instances over several sessions with every strategy, and measure what they forget.
 
-    Several of these commands may run on one folder: each takes what no other is at. On a CPU, one per core is fastest.
+    Several of these commands may run on one folder at the same time; they divide the runs. On a CPU, one per core is
+    fastest.
 
     Example: `looper bench forgetting --source harbor/dispatch --out forgetting --sharing 2 & looper bench forgetting
     --source harbor/dispatch --out forgetting --sharing 2`
     """
-    needs.to_run("looper bench forgetting", "bench")
+    requirements.check_machine("looper bench forgetting", "bench")
 
     from rich.console import Console
 
     from looper.benchmarks.forgetting.bench import bench
     from looper.benchmarks.forgetting.looper_learner import LooperLearner
     from looper.benchmarks.forgetting.report import to_table
-    from looper.benchmarks.machine import describe
+    from looper.benchmarks.machine import describe_machine
     from looper.jobs.basemodel.prepare import prepare
-    from looper.jobs.consolidation.model.device import use_cores
+    from looper.jobs.consolidation.model.device import set_thread_count
     from looper.jobs.consolidation.training.single_process_group import single_process_group
     from looper.platform.settings import load_settings
 
     settings = load_settings()
     with progress() as display, single_process_group():
         line = display.add_task("base model", total=None, note="")
-        use_cores(sharing)
-        learner = LooperLearner(prepare(settings.base, settings.models_dir), settings.serve.largest_rank)
+        set_thread_count(sharing)
+        learner = LooperLearner(prepare(settings.base, settings.models_dir), settings.serve.max_rank)
 
         def notify(at: "BenchmarkProgress") -> None:
-            name = f"{at.place} of {at.runs}: {at.run.name}"
-            note = f"{at.done} of {at.lessons} sessions"
-            display.update(line, description=name, completed=at.done, total=at.lessons, note=note)
+            name = f"{at.run_number} of {at.run_count}: {at.run.name}"
+            note = f"{at.finished_rounds} of {at.round_count} sessions"
+            display.update(line, description=name, completed=at.finished_rounds, total=at.round_count, note=note)
 
-        found = bench(source, settings.base, learner, out, machine=describe(), phase=phase, quick=quick, notify=notify)
+        found = bench(
+            source, settings.base, learner, out, machine=describe_machine(), phase=phase, quick=quick, notify=notify
+        )
     if json:
         emit_json(found)
     else:
@@ -79,23 +90,23 @@ def forgetting(
 
 @app.command()
 def consolidation(
-    n: Annotated[int, typer.Option("--n", min=1, help="How many instances are consolidated.")] = 16,
-    tasks: Annotated[int, typer.Option(min=8, help="How many tasks each has done; 24 are a day's.")] = 24,
-    out: Annotated[Path, typer.Option(help="Folder for each variant's numbers and for the report.")] = Path(
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of instances to consolidate.")] = 16,
+    tasks: Annotated[int, typer.Option(min=8, help="Number of tasks per instance; 24 are typical for a day.")] = 24,
+    out: Annotated[Path, typer.Option(help="Folder for the results of each variant and for the report.")] = Path(
         "consolidation"
     ),
     json: Json = False,
 ) -> None:
-    """Do the same consolidations by one TorchTrainer each, in turn, side by side, and by Looper.
+    """Compare consolidation by Looper with one TorchTrainer per instance, one after another and in parallel.
 
     Example: `looper bench consolidation --n 16 --out consolidation`
     """
-    needs.to_run("looper bench consolidation", "bench")
+    requirements.check_machine("looper bench consolidation", "bench")
 
     from rich.console import Console
 
     from looper.benchmarks.consolidation.bench import bench, to_table
-    from looper.benchmarks.machine import describe
+    from looper.benchmarks.machine import describe_machine
     from looper.jobs.basemodel.prepare import prepare
     from looper.platform.settings import load_settings
 
@@ -104,7 +115,13 @@ def consolidation(
         line = display.add_task("base model", total=None, note="")
         model_dir = prepare(settings.base, settings.models_dir)
         found = bench(
-            n, tasks, out, settings.base, model_dir, describe(), lambda name: display.update(line, description=name)
+            n,
+            tasks,
+            out,
+            settings.base,
+            model_dir,
+            describe_machine(),
+            lambda name: display.update(line, description=name),
         )
     if json:
         emit_json(found)
@@ -117,27 +134,27 @@ def consolidation(
 @app.command()
 def synthesis(
     trajectories: Annotated[
-        int, typer.Option(min=400, help="Of the largest load; the smallest is a hundredth of it.")
+        int, typer.Option(min=400, help="Number of trajectories of the largest load; the smallest load is a hundredth.")
     ] = 100_000,
     out: Annotated[
-        Path, typer.Option(help="Folder for the trajectories, each variant's numbers and the report.")
+        Path, typer.Option(help="Folder for the trajectories, the results of each variant and the report.")
     ] = Path("synthesis"),
     json: Json = False,
 ) -> None:
-    """Put the gym's trajectories through the stages in a plain loop, in datasets.map, and by Looper on 1 and 2 workers.
+    """Compare synthesis by Looper, with 1 and 2 workers, with a plain loop and with datasets.map.
 
     Example: `looper bench synthesis --out synthesis`
     """
-    needs.to_run("looper bench synthesis", "bench")
+    requirements.check_machine("looper bench synthesis", "bench")
 
     from rich.console import Console
 
-    from looper.benchmarks.machine import describe
+    from looper.benchmarks.machine import describe_machine
     from looper.benchmarks.synthesis.bench import bench, to_table
 
     with progress() as display:
         line = display.add_task("trajectories", total=None, note="")
-        found = bench(trajectories, out, describe(), lambda name: display.update(line, description=name))
+        found = bench(trajectories, out, describe_machine(), lambda name: display.update(line, description=name))
     if json:
         emit_json(found)
     else:
@@ -148,35 +165,48 @@ def synthesis(
 
 @app.command()
 def capacity(
-    adapters: Annotated[str, typer.Option(help="How many there are, one load after another.")] = "1,5,8,64,512,2000",
-    peers: Annotated[str, typer.Option(help="Who is asked.")] = "looper,ray serve llm,vllm,peft",
-    seconds: Annotated[float, typer.Option(min=1, help="Of each load.")] = 60.0,
+    adapters: Annotated[
+        str, typer.Option(help="Numbers of adapters, one load each, separated by commas.")
+    ] = "1,5,8,64,512,2000",
+    peers: Annotated[
+        str, typer.Option(help="Servers to compare, separated by commas.")
+    ] = "looper,ray serve llm,vllm,peft",
+    seconds: Annotated[float, typer.Option(min=1, help="Duration of each load, in seconds.")] = 60.0,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Predict instead: calibrate in two minutes, then ask the model.")
+        bool,
+        typer.Option(
+            "--simulate", help="Predict with a model of the engine, calibrated in two minutes, instead of measuring."
+        ),
     ] = False,
-    rates: Annotated[str, typer.Option(help="With --simulate: requests a second that are to be carried.")] = "1,2,4,8",
-    replicas: Annotated[str, typer.Option(help="With --simulate: engines, on a machine each.")] = "1,2,4",
-    out: Annotated[Path, typer.Option(help="Folder for each load's numbers and for the report.")] = Path("capacity"),
+    rates: Annotated[str, typer.Option(help="With --simulate: requests per second, separated by commas.")] = "1,2,4,8",
+    replicas: Annotated[
+        str,
+        typer.Option(help="With --simulate: numbers of engines, each on a machine of its own, separated by commas."),
+    ] = "1,2,4",
+    out: Annotated[Path, typer.Option(help="Folder for the results of each load and for the report.")] = Path(
+        "capacity"
+    ),
     json: Json = False,
 ) -> None:
-    """Put the same load on many adapters to Looper, stock Ray Serve LLM, stock vLLM, and PEFT that switches them.
+    """Compare serving many adapters by Looper, stock Ray Serve LLM, stock vLLM, and PEFT that switches adapters.
 
-    Two loads for each number of adapters: one that nobody keeps up with, for throughput, and a steady one of 0.6 times
-    what Looper answers of that, for times to the first token. Then 32 adapters that nobody asked for before, at once.
+    Each number of adapters gets two loads. The first is more than any server can answer and measures throughput. The
+    second is 0.6 times the throughput of Looper and measures the time to the first token. At the end come requests for
+    32 adapters that were never requested before, all at the same time.
 
-    With --simulate a model of the engine, calibrated on this machine, says how many adapters a cluster carries at a
-    load, and how far it is off on the loads that --out holds.
+    With --simulate, a model of the engine is calibrated on this machine. It predicts how many adapters a cluster can
+    serve at a load, and reports its error on the loads whose results are in --out.
 
     Example: `looper bench capacity --adapters 8,512 --peers looper,vllm --out capacity`
     """
-    needs.to_run("looper bench capacity", "bench")
+    requirements.check_machine("looper bench capacity", "bench")
 
     from rich.console import Console
 
     from looper.benchmarks.capacity.bench import bench, simulate_capacity
     from looper.benchmarks.capacity.report import to_table
     from looper.benchmarks.capacity.simulation.predict import to_tables
-    from looper.benchmarks.machine import describe
+    from looper.benchmarks.machine import describe_machine
     from looper.jobs.basemodel.prepare import prepare
     from looper.platform.settings import load_settings
 
@@ -208,7 +238,7 @@ def capacity(
                 peers=names,
                 counts=counts,
                 seconds=seconds,
-                machine=describe(),
+                machine=describe_machine(),
                 notify=notify,
             )
     if json:

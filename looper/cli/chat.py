@@ -1,4 +1,4 @@
-"""``looper chat``"""
+"""``looper chat``: sends one message to a skill of the running cluster."""
 
 from typing import Annotated
 
@@ -6,11 +6,16 @@ import typer
 
 
 def chat(
-    model: Annotated[str, typer.Argument(metavar="TENANT/INSTANCE", help="a skill's name, with @channel or @digest")],
-    message: Annotated[str, typer.Argument(help="what to say to it")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="TENANT/INSTANCE", help="Name of the skill; with @channel or @digest for a certain version."
+        ),
+    ],
+    message: Annotated[str, typer.Argument(help="The message.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens in the response.")] = 256,
 ) -> None:
-    """Ask a skill of the running cluster, as any OpenAI client would.
+    """Send a message to a skill of the running cluster, as an OpenAI client does, and print the response.
 
     Example: `looper chat acme/helpdesk "Order 1207 arrived broken"`
     """
@@ -28,15 +33,15 @@ def chat(
     settings, name = load_settings(), ModelName.parse(model)
     state = read_state(settings)
     if state is None or state.url is None:
-        raise NotFound("no cluster is up: looper up")
-    # Whoever reads the catalog may act for every tenant, so the operator's own key lives for one question.
+        raise NotFound("no cluster is running: looper up")
+    # A user who can read the catalog may act for every tenant, so a key that expires soon gives away nothing.
     key = issue_key(Catalog.open(settings), name.instance.tenant, lifetime=timedelta(minutes=10))
     client = openai.OpenAI(base_url=f"{state.url}/v1", api_key=key, max_retries=0)
     try:
         with client.chat.completions.create(
             model=str(name), messages=[{"role": "user", "content": message}], max_tokens=max_tokens, stream=True
-        ) as answer:
-            for chunk in answer:
+        ) as stream:
+            for chunk in stream:
                 for choice in chunk.choices:
                     typer.echo(choice.delta.content or "", nl=False)
     except openai.APIStatusError as error:

@@ -1,45 +1,50 @@
-"""``looper consolidate``"""
+"""``looper consolidate``: submits consolidations, and works on them where no cluster runs."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from looper.cli import needs
+from looper.cli import requirements
 from looper.cli.output import Json, emit_json, progress, table
-from looper.cli.watch import exit_if_failed, watch, why
+from looper.cli.watch import exit_if_failed, reason_of, watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import Consolidation, Recipe
+    from looper.platform.domain.consolidation import Consolidation
+    from looper.platform.domain.recipe import Recipe
     from looper.platform.settings import Settings
 
 
 def consolidate(
-    instances: Annotated[list[str], typer.Argument(metavar="TENANT/INSTANCE...")],
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until each has its verdict.")] = False,
-    strategy: Annotated[str | None, typer.Option(help="Against forgetting, such as replay(share=1)+ella.")] = None,
-    method: Annotated[str | None, typer.Option(help="lora, rslora, lora+, dora, adalora or qlora.")] = None,
+    instances: Annotated[list[str], typer.Argument(metavar="TENANT/INSTANCE...", help="Instances to consolidate.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until every consolidation has ended.")] = False,
+    strategy: Annotated[
+        str | None, typer.Option(help="Strategy against forgetting, such as replay(share=1)+ella.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Training method: lora, rslora, lora+, dora, adalora or qlora.")
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the examples.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Most optimiser steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences per optimiser step.")] = None,
-    max_seq_length: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of passes over the examples.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Maximum number of optimizer steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Number of sequences per optimizer step.")] = None,
+    max_seq_length: Annotated[int | None, typer.Option(help="Maximum number of tokens per sequence.")] = None,
     preference_weight: Annotated[
-        float | None, typer.Option(help="Weight of the loss on pairs of turns; 0: unused.")
+        float | None, typer.Option(help="Weight of the preference loss; 0 turns it off.")
     ] = None,
-    priority: Annotated[int, typer.Option(help="From -10 to 10; higher ones go before any lower one.")] = 0,
+    priority: Annotated[int, typer.Option(help="From -10 to 10. Higher priorities are claimed first.")] = 0,
     json: Json = False,
 ) -> None:
-    """Turn the new trajectories of instances into their next adapter versions. Without flags, settings decide.
+    """Train the next adapter version of instances from their new trajectories. Flags override the settings' recipe.
 
     Example: `looper consolidate acme/helpdesk acme/billing --strategy replay --wait`
     """
     from looper.platform.api.models import ConsolidationInfo
-    from looper.platform.api.submission import submit
+    from looper.platform.api.submission import submit_consolidations
     from looper.platform.catalog import Catalog
     from looper.platform.domain.names import InstanceName
     from looper.platform.settings import load_settings
@@ -58,33 +63,33 @@ def consolidate(
     names = [InstanceName.parse(instance) for instance in instances]
     settings = load_settings()
     recipe = _with_flags(settings.consolidation.recipe, flags)
-    here = wait and not _cluster_is_up(settings)
-    if here:
-        needs.to_run("looper consolidate --wait")
+    run_here = wait and not _is_cluster_running(settings)
+    if run_here:
+        requirements.check_machine("looper consolidate --wait")
     catalog = Catalog.open(settings)
-    jobs = submit(catalog, settings, names, recipe, priority)
-    if here:
-        jobs = _work(catalog, settings, [job.id for job in jobs])
+    jobs = submit_consolidations(catalog, settings, names, recipe, priority)
+    if run_here:
+        jobs = _run_here(catalog, settings, [job.id for job in jobs])
     elif wait:
         jobs = watch(catalog, [job.id for job in jobs], sys.stderr)
     if json:
-        emit_json([ConsolidationInfo.of(job) for job in jobs])
+        emit_json([ConsolidationInfo.from_consolidation(job) for job in jobs])
     else:
         table(
-            ["consolidation", "instance", "state", "digest", "why"],
-            [(job.id, job.instance, job.state, job.digest and job.digest[:12], why(job)) for job in jobs],
+            ["consolidation", "instance", "state", "digest", "reason"],
+            [(job.id, job.instance, job.state, job.digest and job.digest[:12], reason_of(job)) for job in jobs],
             empty="",
         )
-        if not wait and not _cluster_is_up(settings):
-            typer.echo("queued, and nobody works the queue: looper up")
+        if not wait and not _is_cluster_running(settings):
+            typer.echo("queued, but no cluster is running to work on it: looper up")
     exit_if_failed(jobs)
 
 
 def _with_flags(recipe: "Recipe", flags: "Mapping[str, object]") -> "Recipe":
     from pydantic import ValidationError
 
-    from looper.platform.domain.consolidation import Recipe
     from looper.platform.domain.errors import InvalidInput
+    from looper.platform.domain.recipe import Recipe
 
     given = {name: value for name, value in flags.items() if value is not None}
     try:
@@ -95,14 +100,14 @@ def _with_flags(recipe: "Recipe", flags: "Mapping[str, object]") -> "Recipe":
         raise InvalidInput(f"--{name} {first['input']}: {first['msg']}") from error
 
 
-def _cluster_is_up(settings: "Settings") -> bool:
+def _is_cluster_running(settings: "Settings") -> bool:
     from looper.cluster.state import read_state
 
     return read_state(settings) is not None
 
 
-def _work(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list[Consolidation]":
-    """Do the work in this process, as no cluster of this machine does it."""
+def _run_here(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list[Consolidation]":
+    """Work the queue in this process, because no cluster runs on this machine. Return the ended consolidations."""
     import threading
     from contextlib import ExitStack
 
@@ -116,12 +121,12 @@ def _work(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list[Con
             live.add_task("preparing the base model and a local Ray", total=None, note="")
             model_dir = prepare(settings.base, settings.models_dir)
             stack.enter_context(local_ray())
-        done = threading.Event()
-        watcher = threading.Thread(target=watch, args=(catalog, ids, sys.stderr), kwargs={"stop": done})
+        ended = threading.Event()
+        watcher = threading.Thread(target=watch, args=(catalog, ids, sys.stderr), kwargs={"stop": ended})
         watcher.start()
         try:
             run_until_complete(catalog, ObjectStore.open(settings), settings, model_dir, ids)
         finally:
-            done.set()
+            ended.set()
             watcher.join()
-    return [catalog.consolidation(id) for id in ids]
+    return [catalog.get_consolidation(id) for id in ids]

@@ -1,4 +1,4 @@
-"""``looper ingest``"""
+"""``looper ingest``: reads trajectory files into an instance."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +9,12 @@ from looper.cli.output import Json, emit_json, table
 
 
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="files, or folders of files")],
-    instance: Annotated[str, typer.Option(metavar="TENANT/INSTANCE", help="Whose trajectories these are.")],
-    format: Annotated[str, typer.Option(help="A format's name; auto looks into each file.")] = "auto",
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Files, or folders of files.")],
+    instance: Annotated[str, typer.Option(metavar="TENANT/INSTANCE", help="Instance that the trajectories belong to.")],
+    format: Annotated[str, typer.Option(help="Name of the trajectory format; auto detects it for each file.")] = "auto",
     json: Json = False,
 ) -> None:
-    """Take trajectories in. The same file twice changes nothing; what cannot be kept is counted with its reason.
+    """Ingest trajectories. Ingesting a file again changes nothing. Rejected trajectories are counted by reason.
 
     Example: `looper ingest runs/monday.jsonl --instance acme/helpdesk`
     """
@@ -22,10 +22,10 @@ def ingest(
     from looper.platform.domain.names import InstanceName
     from looper.platform.objectstore import ObjectStore
     from looper.platform.settings import load_settings
-    from looper.platform.trajectories.ingest import ingest as take_in
+    from looper.platform.trajectories.ingest import ingest_paths
 
     name, settings = InstanceName.parse(instance), load_settings()
-    report = take_in(paths, name, format, catalog=Catalog.open(settings), store=ObjectStore.open(settings))
+    report = ingest_paths(paths, name, format, catalog=Catalog.open(settings), store=ObjectStore.open(settings))
     if json:
         emit_json(report)
         return
@@ -42,5 +42,5 @@ def ingest(
             )
             for file in report.files
         ],
-        empty="no files there",
+        empty="the folder has no files",
     )

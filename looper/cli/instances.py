@@ -1,4 +1,4 @@
-"""``looper instance``"""
+"""``looper instance``: lists and shows instances."""
 
 from typing import Annotated
 
@@ -6,12 +6,14 @@ import typer
 
 from looper.cli.output import Json, emit_json, table
 
-app = typer.Typer(help="Deployed agents. The first trajectories that come in make an instance.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show instances (deployed agents). Ingesting trajectories creates an instance.", no_args_is_help=True
+)
 
 
 @app.command("list")
 def list_(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only instances of this tenant.")] = None,
     json: Json = False,
 ) -> None:
     """List the instances.
@@ -23,23 +25,23 @@ def list_(
     from looper.platform.settings import load_settings
 
     catalog = Catalog.open(load_settings())
-    found = [InstanceInfo.of(catalog, instance) for instance in catalog.instances(tenant)]
+    found = [InstanceInfo.from_catalog(catalog, instance) for instance in catalog.list_instances(tenant)]
     if json:
         emit_json(found)
     else:
         table(
             ["instance", "batches", "trajectories", "prod"],
-            [(one.name, one.batches, one.trajectories, one.prod and one.prod[:12]) for one in found],
+            [(info.name, info.batches, info.trajectories, info.prod and info.prod[:12]) for info in found],
             empty="no instances yet: looper ingest PATH --instance TENANT/INSTANCE",
         )
 
 
 @app.command()
 def show(
-    instance: Annotated[str, typer.Argument(metavar="TENANT/INSTANCE")],
+    instance: Annotated[str, typer.Argument(metavar="TENANT/INSTANCE", help="The instance.")],
     json: Json = False,
 ) -> None:
-    """Show one instance: its batches and what happened to it.
+    """Show one instance: its batches and its events.
 
     Example: `looper instance show acme/helpdesk`
     """
@@ -49,9 +51,15 @@ def show(
     from looper.platform.settings import load_settings
 
     catalog, name = Catalog.open(load_settings()), InstanceName.parse(instance)
-    info, batches, events = InstanceInfo.of(catalog, name), catalog.batches(name), catalog.events(instance=name)
+    info, batches, events = (
+        InstanceInfo.from_catalog(catalog, name),
+        catalog.list_batches(name),
+        catalog.list_events(instance=name),
+    )
     if json:
-        emit_json({**info.model_dump(), "batch_list": batches, "events": [EventInfo.of(event) for event in events]})
+        emit_json(
+            {**info.model_dump(), "batch_list": batches, "events": [EventInfo.from_event(event) for event in events]}
+        )
         return
     typer.echo(f"{info.name}: {info.trajectories} trajectories in {info.batches} batches, prod {info.prod or '-'}\n")
     table(
@@ -60,4 +68,4 @@ def show(
         empty="no batches",
     )
     typer.echo("")
-    table(["when", "what"], [(f"{event.at:%F %T}", event.what) for event in events], empty="nothing happened yet")
+    table(["when", "what"], [(f"{event.at:%F %T}", event.what) for event in events], empty="no events yet")

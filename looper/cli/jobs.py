@@ -1,4 +1,4 @@
-"""``looper jobs``"""
+"""``looper jobs``: lists, shows, follows and cancels consolidations."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -6,21 +6,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from looper.cli.output import Json, emit_json, table
-from looper.cli.watch import exit_if_failed, why
+from looper.cli.watch import exit_if_failed, reason_of
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from looper.platform.domain.consolidation import Margins
+    from looper.platform.domain.scores import Margins
 
-app = typer.Typer(help="Consolidations: queued, running and ended.", no_args_is_help=True)
+app = typer.Typer(help="Manage consolidations: queued, running and ended ones.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(metavar="CONSOLIDATION", help="its id, as looper jobs list shows it")]
+Id = Annotated[str, typer.Argument(metavar="CONSOLIDATION", help="Id of the consolidation, from looper jobs list.")]
 
 
 @app.command("list")
 def list_(
-    instance: Annotated[str | None, typer.Option(metavar="TENANT/INSTANCE", help="Only this instance's.")] = None,
+    instance: Annotated[
+        str | None, typer.Option(metavar="TENANT/INSTANCE", help="Only consolidations of this instance.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """List consolidations, newest first.
@@ -33,20 +35,23 @@ def list_(
     from looper.platform.settings import load_settings
 
     only = InstanceName.parse(instance) if instance else None
-    jobs = Catalog.open(load_settings()).consolidations(instance=only)
+    jobs = Catalog.open(load_settings()).list_consolidations(instance=only)
     if json:
-        emit_json([ConsolidationInfo.of(job) for job in jobs])
+        emit_json([ConsolidationInfo.from_consolidation(job) for job in jobs])
     else:
         table(
-            ["consolidation", "instance", "state", "priority", "submitted", "why"],
-            [(job.id, job.instance, job.state, job.priority, _moment(job.created_at), why(job)) for job in jobs],
+            ["consolidation", "instance", "state", "priority", "submitted", "reason"],
+            [
+                (job.id, job.instance, job.state, job.priority, _format_time(job.created_at), reason_of(job))
+                for job in jobs
+            ],
             empty="no consolidations yet: looper consolidate TENANT/INSTANCE",
         )
 
 
 @app.command()
 def show(id: Id, json: Json = False) -> None:
-    """Show one consolidation: state, recipe, verdict and numbers.
+    """Show one consolidation: its state, its recipe and the measurements of the gate.
 
     Example: `looper jobs show 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
     """
@@ -54,14 +59,14 @@ def show(id: Id, json: Json = False) -> None:
     from looper.platform.catalog import Catalog
     from looper.platform.settings import load_settings
 
-    info = ConsolidationInfo.of(Catalog.open(load_settings()).consolidation(id))
+    info = ConsolidationInfo.from_consolidation(Catalog.open(load_settings()).get_consolidation(id))
     if json:
         emit_json(info)
         return
     rows: list[tuple[str, object]] = [(name, getattr(info, name)) for name in ("id", "instance", "state", "reason")]
     rows += [("base", info.base), ("starts from", info.parent), ("batches", info.batches), ("published", info.digest)]
-    rows += [("priority", info.priority), ("submitted", _moment(info.created_at))]
-    rows += [("started", _moment(info.started_at)), ("ended", _moment(info.ended_at))]
+    rows += [("priority", info.priority), ("submitted", _format_time(info.created_at))]
+    rows += [("started", _format_time(info.started_at)), ("ended", _format_time(info.ended_at))]
     rows += [("recipe", ", ".join(f"{name} {value}" for name, value in info.recipe.model_dump().items()))]
     if info.verdict:
         for name, scores in (("candidate", info.verdict.candidate), ("current", info.verdict.current)):
@@ -74,14 +79,14 @@ def show(id: Id, json: Json = False) -> None:
 
 
 def _margins(margins: "Margins") -> str:
-    told = f"{margins.pairs} preferred"
+    text = f"{margins.pairs} preferred"
     if margins.before is not None and margins.after is not None:
-        told += f", margin {margins.before:.2f} -> {margins.after:.2f}"
-    return told + "".join(f"; {count} left out: {reason}" for reason, count in margins.left_out.items())
+        text += f", margin {margins.before:.2f} -> {margins.after:.2f}"
+    return text + "".join(f"; {count} left out: {reason}" for reason, count in margins.left_out.items())
 
 
 def _report_of(id: str) -> list[tuple[str, object]]:
-    """Where the page on its data is, if there is one yet."""
+    """Return the row with the location of the report on its training data, if the report exists."""
     from looper.platform.objectstore import ObjectStore, keys
     from looper.platform.settings import load_settings
 
@@ -91,7 +96,9 @@ def _report_of(id: str) -> list[tuple[str, object]]:
 
 @app.command()
 def logs(id: Id, json: Json = False) -> None:
-    """Print what happened to a consolidation.
+    """Print the events of a consolidation: each change of its state, with time and reason.
+
+    These are not the log messages of the trainer. `looper up` writes those to logs/head.log in the home folder.
 
     Example: `looper jobs logs 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
     """
@@ -100,7 +107,9 @@ def logs(id: Id, json: Json = False) -> None:
     from looper.platform.settings import load_settings
 
     catalog = Catalog.open(load_settings())
-    events = [EventInfo.of(event) for event in catalog.events(consolidation=catalog.consolidation(id).id)]
+    events = [
+        EventInfo.from_event(event) for event in catalog.list_events(consolidation=catalog.get_consolidation(id).id)
+    ]
     if json:
         emit_json(events)
     else:
@@ -111,29 +120,34 @@ def logs(id: Id, json: Json = False) -> None:
 @app.command()
 def watch(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[CONSOLIDATION]...", help="default: all that have not ended")
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONSOLIDATION]...", help="Consolidations to follow. Default: all that have not ended."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Follow consolidations live until all of them have ended. With `--json`, a line is printed per change.
+    """Follow consolidations until all of them have ended. With `--json`, each change prints one line of JSON.
 
     Example: `looper jobs watch`
     """
-    from looper.cli.watch import watch as follow
+    from looper.cli.watch import watch as watch_consolidations
     from looper.platform.catalog import Catalog
     from looper.platform.settings import load_settings
 
     catalog = Catalog.open(load_settings())
-    ids = ids or [job.id for job in catalog.unfinished()]
+    ids = ids or [job.id for job in catalog.list_unfinished()]
     if ids:
-        exit_if_failed(follow(catalog, ids, sys.stdout, json=json))
+        exit_if_failed(watch_consolidations(catalog, ids, sys.stdout, json=json))
     elif not json:
-        typer.echo("no consolidation waits or is worked on: looper consolidate TENANT/INSTANCE")
+        typer.echo("no consolidation is queued or running: looper consolidate TENANT/INSTANCE")
 
 
 @app.command()
-def cancel(ids: Annotated[list[str], typer.Argument(metavar="CONSOLIDATION...")]) -> None:
-    """Stop consolidations at whatever stage they are; the others of their cohorts go on.
+def cancel(
+    ids: Annotated[list[str], typer.Argument(metavar="CONSOLIDATION...", help="Consolidations to cancel.")],
+) -> None:
+    """Cancel consolidations that have not ended. Other consolidations in the same trainers continue.
 
     Example: `looper jobs cancel 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
     """
@@ -142,17 +156,17 @@ def cancel(ids: Annotated[list[str], typer.Argument(metavar="CONSOLIDATION...")]
     from looper.platform.settings import load_settings
 
     catalog = Catalog.open(load_settings())
-    mistakes = []
+    errors = []
     for id in dict.fromkeys(ids):
         try:
             catalog.cancel(id)
         except (Conflict, NotFound) as error:
-            mistakes.append(str(error))
+            errors.append(str(error))
         else:
             typer.echo(f"consolidation {id} is cancelled")
-    if mistakes:
-        raise LooperError("; ".join(mistakes))
+    if errors:
+        raise LooperError("; ".join(errors))
 
 
-def _moment(at: "datetime | None") -> str | None:
+def _format_time(at: "datetime | None") -> str | None:
     return f"{at:%F %T}" if at else None

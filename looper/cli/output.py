@@ -1,4 +1,7 @@
-"""How commands speak: JSON for machines on standard output, tables for people, one line for a mistake."""
+"""What commands print: JSON for programs or tables for people on standard output, one line for a mistake.
+
+Used by every command.
+"""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,18 +12,28 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def emit_json(value: Any) -> None:
-    """Print a pydantic model, or a list or dict of them."""
+    """Print JSON.
+
+    Args:
+        value: A pydantic model, or a list or dict of them.
+    """
     from pydantic_core import to_json
 
     typer.echo(to_json(value, indent=1).decode())
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print a table, or the sentence ``empty`` if there are no rows."""
+    """Print a table.
+
+    Args:
+        columns: Headings.
+        rows: Cells of each row; None is shown as a dash.
+        empty: Sentence to print if there are no rows.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -35,7 +48,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
 
 
 def progress() -> "Progress":
-    """A live display on standard error, so that standard output stays clean."""
+    """Return a live progress display on standard error, so that standard output has results only."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -50,7 +63,12 @@ def progress() -> "Progress":
 
 
 def fail(message: str, status: int = 1) -> NoReturn:
-    """End with one line on standard error."""
+    """Exit with one line on standard error.
+
+    Args:
+        message: What is wrong. Line breaks become spaces.
+        status: Exit status.
+    """
     one_line = " ".join(message.split())
     sys.stderr.write(f"error: {one_line}\n")
     sys.exit(status)

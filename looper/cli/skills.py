@@ -1,4 +1,4 @@
-"""``looper skills``"""
+"""``looper skills``: shows versions, moves channels and exports adapters."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,19 +10,19 @@ from looper.cli.output import Json, emit_json, table
 if TYPE_CHECKING:
     from looper.platform.api.models import SkillInfo
     from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import GateVerdict, Scores
     from looper.platform.domain.names import InstanceName
+    from looper.platform.domain.scores import GateVerdict, Scores
 
-app = typer.Typer(help="What is served: channels and the versions they point to.", no_args_is_help=True)
+app = typer.Typer(help="Manage what is served: channels and the versions that they point to.", no_args_is_help=True)
 
-Instance = Annotated[str, typer.Argument(metavar="TENANT/INSTANCE")]
-Digest = Annotated[str, typer.Argument(help="of the version, or its first letters")]
-Channel = Annotated[str, typer.Option(help="The channel to move.")]
+Instance = Annotated[str, typer.Argument(metavar="TENANT/INSTANCE", help="Instance of the skill.")]
+Digest = Annotated[str, typer.Argument(help="Digest of the version, or its first characters.")]
+Channel = Annotated[str, typer.Option(help="Channel to point to another version.")]
 
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the skills and what their channels point to.
+    """List the skills and the versions that their channels point to.
 
     Example: `looper skills list`
     """
@@ -31,7 +31,9 @@ def list_(json: Json = False) -> None:
     from looper.platform.settings import load_settings
 
     catalog = Catalog.open(load_settings())
-    skills = [skill for one in catalog.instances() if (skill := SkillInfo.of(catalog, one)).versions]
+    skills = [
+        skill for instance in catalog.list_instances() if (skill := SkillInfo.from_catalog(catalog, instance)).versions
+    ]
     if json:
         emit_json(skills)
     else:
@@ -41,7 +43,7 @@ def list_(json: Json = False) -> None:
                 (
                     skill.model,
                     len(skill.versions),
-                    ", ".join(_pointed(skill, name, short=True) for name in skill.channels),
+                    ", ".join(_channel_text(skill, name, short=True) for name in skill.channels),
                 )
                 for skill in skills
             ],
@@ -51,11 +53,12 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def show(instance: Instance, json: Json = False) -> None:
-    """Show a skill: its channels, its versions and the gate's numbers.
+    """Show a skill: its channels, its versions and the measurements of the gate.
 
-    Of each version: the share of right actions on held-out tasks, new and of earlier sessions, before and after; the
-    loss on other instances' tasks, of the bare base and after; calls that repeat the one before, and invalid calls;
-    how far it moves the canary's logits; and what was lost in conversion to plain LoRA. With --json all of them.
+    The table has these measurements for each version: accuracy on new held-out tasks and on held-out tasks of earlier
+    sessions, before and after; loss on tasks of other instances, of the base model and of the version; fractions of
+    repeated and of invalid tool calls; change of the logits on the canary prompts; and the error of the conversion to
+    plain LoRA. With --json, all measurements are printed.
 
     Example: `looper skills show acme/helpdesk`
     """
@@ -64,59 +67,59 @@ def show(instance: Instance, json: Json = False) -> None:
     from looper.platform.domain.names import InstanceName
     from looper.platform.settings import load_settings
 
-    skill = SkillInfo.of(Catalog.open(load_settings()), InstanceName.parse(instance))
+    skill = SkillInfo.from_catalog(Catalog.open(load_settings()), InstanceName.parse(instance))
     if json:
         emit_json(skill)
         return
     for name in skill.channels:
-        typer.echo(_pointed(skill, name))
-    for one in skill.versions:
-        if one.revoked_at:
-            typer.echo(f"{one.digest[:12]} was revoked at {one.revoked_at:%F %T}")
+        typer.echo(_channel_text(skill, name))
+    for version in skill.versions:
+        if version.revoked_at:
+            typer.echo(f"{version.digest[:12]} was revoked at {version.revoked_at:%F %T}")
     table(
-        ["version", "made", "rank", "starts from", *_NUMBERS],
+        ["version", "published", "rank", "starts from", *_MEASUREMENTS],
         [
             (
-                one.digest[:12],
-                f"{one.created_at:%F %T}",
-                one.rank,
-                one.parent and one.parent[:12],
-                *_numbers(one.verdict),
+                version.digest[:12],
+                f"{version.created_at:%F %T}",
+                version.rank,
+                version.parent and version.parent[:12],
+                *_measurements(version.verdict),
             )
-            for one in skill.versions
+            for version in skill.versions
         ],
         empty=f"{instance} has no version yet: looper consolidate {instance} --wait",
     )
 
 
-def _pointed(skill: "SkillInfo", channel: str, *, short: bool = False) -> str:
+def _channel_text(skill: "SkillInfo", channel: str, *, short: bool = False) -> str:
     digest, share = skill.channels[channel], skill.shares.get(channel)
     return f"{channel} -> {digest[:12] if short else digest}" + (f" for {share:.0%}" if share else "")
 
 
-_NUMBERS = ("new", "earlier", "control", "loops", "tool errors", "canary", "conversion error")
+_MEASUREMENTS = ("new", "earlier", "control", "loops", "tool errors", "canary", "conversion error")
 
 
-def _numbers(verdict: "GateVerdict") -> tuple[str | None, ...]:
-    """The gate's numbers, each as what it was before and what it became; None where it was not taken."""
+def _measurements(verdict: "GateVerdict") -> tuple[str | None, ...]:
+    """Return the measurements of the gate, each before and after; None where it was not measured."""
     new, old, earlier, control = verdict.candidate, verdict.current, verdict.earlier, verdict.control
     return (
-        _change(old, new),
-        None if earlier is None else _change(earlier.reference, earlier.candidate),
+        _accuracy_or_loss(old, new),
+        None if earlier is None else _accuracy_or_loss(earlier.reference, earlier.candidate),
         None if control is None else f"loss {control.reference.loss:.2f} -> {control.candidate.loss:.2f}",
-        _shares(old.loops, new.loops),
-        _shares(old.tool_errors, new.tool_errors),
+        _fractions(old.loops, new.loops),
+        _fractions(old.tool_errors, new.tool_errors),
         None if verdict.canary is None else f"{verdict.canary:.3f}",
         None if verdict.conversion_error is None else f"{verdict.conversion_error:.3f}",
     )
 
 
-def _change(before: "Scores", after: "Scores") -> str:
-    """Of the action accuracy, or of the loss where there was no action."""
-    return _shares(before.accuracy, after.accuracy) or f"loss {before.loss:.2f} -> {after.loss:.2f}"
+def _accuracy_or_loss(before: "Scores", after: "Scores") -> str:
+    """Return the change of the action accuracy, or of the loss where the tasks have no actions."""
+    return _fractions(before.accuracy, after.accuracy) or f"loss {before.loss:.2f} -> {after.loss:.2f}"
 
 
-def _shares(before: float | None, after: float | None) -> str | None:
+def _fractions(before: float | None, after: float | None) -> str | None:
     return None if before is None or after is None else f"{before:.2f} -> {after:.2f}"
 
 
@@ -126,12 +129,16 @@ def promote(
     digest: Digest,
     channel: Channel = "prod",
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="Of the requests for the plain name, what this channel answers.")
+        float,
+        typer.Option(
+            min=0, max=1, help="Canary share: fraction of the requests for the plain name that this channel answers."
+        ),
     ] = 0.0,
 ) -> None:
-    """Point a channel to a version. The next request is answered by it.
+    """Point a channel to a version, from the next request on.
 
-    With a share it is a canary: `acme/helpdesk` is answered by it as often as that, and by prod otherwise.
+    With a share, the channel is a canary: it answers this fraction of the requests for `acme/helpdesk`, and prod
+    answers the rest.
 
     Example: `looper skills promote acme/helpdesk 4be1d2 --channel canary --share 0.1`
     """
@@ -143,9 +150,9 @@ def promote(
 
     settings, name = load_settings(), InstanceName.parse(instance)
     catalog = Catalog.open(settings)
-    whole = _whole(catalog, name, digest)
-    adapters.promote(catalog, ObjectStore.open(settings), name, channel, whole, share)
-    typer.echo(f"{name}@{channel} -> {whole}" + (f" for {share:.0%}" if share else ""))
+    full_digest = _full_digest(catalog, name, digest)
+    adapters.promote(catalog, ObjectStore.open(settings), name, channel, full_digest, share)
+    typer.echo(f"{name}@{channel} -> {full_digest}" + (f" for {share:.0%}" if share else ""))
 
 
 @app.command()
@@ -166,8 +173,8 @@ def rollback(instance: Instance, channel: Channel = "prod") -> None:
 
 
 @app.command()
-def drop(instance: Instance, channel: Annotated[str, typer.Argument(help="such as canary")]) -> None:
-    """Take a channel away. What it answered of the plain name's requests, prod answers again.
+def drop(instance: Instance, channel: Annotated[str, typer.Argument(help="Channel to drop, such as canary.")]) -> None:
+    """Drop a channel. Channel prod answers its share of the requests again.
 
     Example: `looper skills drop acme/helpdesk canary`
     """
@@ -176,8 +183,8 @@ def drop(instance: Instance, channel: Annotated[str, typer.Argument(help="such a
     from looper.platform.settings import load_settings
 
     name = InstanceName.parse(instance)
-    Catalog.open(load_settings()).drop(name, channel)
-    typer.echo(f"{name}@{channel} is gone")
+    Catalog.open(load_settings()).delete_channel(name, channel)
+    typer.echo(f"{name}@{channel} was dropped")
 
 
 @app.command()
@@ -193,20 +200,20 @@ def revoke(instance: Instance, digest: Digest) -> None:
     from looper.platform.settings import load_settings
 
     name, catalog = InstanceName.parse(instance), Catalog.open(load_settings())
-    whole = _whole(catalog, name, digest)
-    moved = catalog.revoke(name, whole)
-    typer.echo(f"{whole} is revoked")
+    full_digest = _full_digest(catalog, name, digest)
+    moved = catalog.revoke_version(name, full_digest)
+    typer.echo(f"{full_digest} is revoked")
     for channel, now in moved.items():
-        typer.echo(f"{name}@{channel} -> {now or 'nothing: it is not served until a version is promoted'}")
+        typer.echo(f"{name}@{channel} -> {now or 'nothing: it is not served until you promote a version'}")
 
 
 @app.command()
 def export(
     instance: Instance,
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    digest: Annotated[str | None, typer.Option(help="A version; default: what prod points to.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
+    digest: Annotated[str | None, typer.Option(help="Digest of the version. Default: the version of prod.")] = None,
 ) -> None:
-    """Write a version's files, verified, as PEFT and vLLM load them.
+    """Write the verified files of a version into a folder that PEFT and vLLM can load.
 
     Example: `looper skills export acme/helpdesk --out helpdesk-adapter`
     """
@@ -219,23 +226,23 @@ def export(
 
     settings, name = load_settings(), InstanceName.parse(instance)
     catalog = Catalog.open(settings)
-    whole = _whole(catalog, name, digest) if digest else catalog.resolve(ModelName(name))
-    files = adapters.fetch(ObjectStore.open(settings), name.tenant, whole)
+    full_digest = _full_digest(catalog, name, digest) if digest else catalog.resolve(ModelName(name))
+    files = adapters.fetch(ObjectStore.open(settings), name.tenant, full_digest)
     try:
         out.mkdir(parents=True)
     except FileExistsError as error:
         raise InvalidInput(f"--out {out} exists already: name a folder that does not") from error
-    for file, content in files.by_name().items():
+    for file, content in files.to_dict().items():
         (out / file).write_bytes(content)
-    typer.echo(f"{whole} is in {out}")
+    typer.echo(f"{full_digest} is in {out}")
 
 
-def _whole(catalog: "Catalog", instance: "InstanceName", digest: str) -> str:
+def _full_digest(catalog: "Catalog", instance: "InstanceName", digest: str) -> str:
     from looper.platform.domain.errors import InvalidInput, NotFound
 
-    found = [version.digest for version in catalog.versions(instance) if version.digest.startswith(digest)]
+    found = [version.digest for version in catalog.list_versions(instance) if version.digest.startswith(digest)]
     if not found:
         raise NotFound(f"instance {instance} has no version {digest}: looper skills show {instance}")
     if len(found) > 1:
-        raise InvalidInput(f"{digest} is the beginning of {len(found)} versions of {instance}: give more of it")
+        raise InvalidInput(f"{digest} is the beginning of {len(found)} versions of {instance}: give more characters")
     return found[0]

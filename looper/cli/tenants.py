@@ -1,4 +1,4 @@
-"""``looper tenant``"""
+"""``looper tenant``: manages tenants, their API keys and their rate limits."""
 
 from typing import Annotated
 
@@ -6,12 +6,14 @@ import typer
 
 from looper.cli.output import Json, emit_json, table
 
-app = typer.Typer(help="Tenants and their keys.", no_args_is_help=True)
+app = typer.Typer(help="Manage tenants, their API keys and their rate limits.", no_args_is_help=True)
 
 
 @app.command()
-def create(name: Annotated[str, typer.Argument(help="a-z, 0-9, '-' and '_'")], json: Json = False) -> None:
-    """Make a tenant and print its first key. The key is stored hashed: this is the only time it can be seen.
+def create(
+    name: Annotated[str, typer.Argument(help="Name of the tenant: a-z, 0-9, '-' and '_'.")], json: Json = False
+) -> None:
+    """Create a tenant and print its first API key. Only a hash of the key is stored, so it is shown this once.
 
     Example: `looper tenant create acme`
     """
@@ -34,7 +36,7 @@ def list_(json: Json = False) -> None:
     from looper.platform.settings import load_settings
 
     catalog = Catalog.open(load_settings())
-    tenants = [{"name": name, "instances": len(catalog.instances(name))} for name in catalog.tenants()]
+    tenants = [{"name": name, "instances": len(catalog.list_instances(name))} for name in catalog.list_tenants()]
     if json:
         emit_json(tenants)
     else:
@@ -47,11 +49,11 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="an existing tenant")],
-    days: Annotated[int | None, typer.Option(min=1, help="The key expires after so many days.")] = None,
+    name: Annotated[str, typer.Argument(help="An existing tenant.")],
+    days: Annotated[int | None, typer.Option(min=1, help="The key expires after this number of days.")] = None,
     json: Json = False,
 ) -> None:
-    """Issue one more key of a tenant.
+    """Create another API key for a tenant.
 
     Example: `looper tenant key acme --days 30`
     """
@@ -66,8 +68,8 @@ def key(
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help="the key, or the id in its middle")]) -> None:
-    """Revoke a key at once.
+def revoke(key: Annotated[str, typer.Argument(help="The key, or the id in its middle.")]) -> None:
+    """Revoke an API key. It stops working immediately.
 
     Example: `looper tenant revoke 5f1c0a9b2d3e4f60`
     """
@@ -81,17 +83,19 @@ def revoke(key: Annotated[str, typer.Argument(help="the key, or the id in its mi
 
 @app.command()
 def limit(
-    name: Annotated[str, typer.Argument(help="an existing tenant")],
-    requests: Annotated[int | None, typer.Option(min=0, help="A minute; 0: as the settings say.")] = None,
+    name: Annotated[str, typer.Argument(help="An existing tenant.")],
+    requests: Annotated[
+        int | None, typer.Option(min=0, help="Requests per minute; 0 for the limit of the settings.")
+    ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=0, help="Read and generated a minute; 0: as the settings say.")
+        int | None, typer.Option(min=0, help="Prompt and generated tokens per minute; 0 for the limit of the settings.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Limit what a tenant may ask of the endpoint, from the next request on; without options, show its limits.
+    """Set the rate limits of a tenant, from its next request on. Without options, show them.
 
-    Whoever asks for more gets 429 with the seconds to wait. A tenant without a limit of its own has that of the
-    settings, LOOPER_SERVE__REQUESTS_PER_MINUTE and LOOPER_SERVE__TOKENS_PER_MINUTE.
+    A request above a limit gets status 429 and the number of seconds to wait. A tenant without a limit of its own has
+    the limit of the settings, LOOPER_SERVE__REQUESTS_PER_MINUTE and LOOPER_SERVE__TOKENS_PER_MINUTE.
 
     Example: `looper tenant limit acme --requests 600 --tokens 100000`
     """
@@ -100,7 +104,7 @@ def limit(
 
     settings = load_settings()
     catalog = Catalog.open(settings)
-    quota = catalog.quota(name)
+    quota = catalog.get_quota(name)
     if requests is not None or tokens is not None:
         quota = Quota(
             requests_per_minute=quota.requests_per_minute if requests is None else requests or None,
@@ -110,11 +114,13 @@ def limit(
     if json:
         emit_json(quota)
         return
-    for what, own, default in (
+    for unit, own, default in (
         ("requests", quota.requests_per_minute, settings.serve.requests_per_minute),
         ("tokens", quota.tokens_per_minute, settings.serve.tokens_per_minute),
     ):
-        typer.echo(f"{what} a minute: " + (f"{own:,}" if own else f"{default:,} (settings)" if default else "no limit"))
+        typer.echo(
+            f"{unit} per minute: " + (f"{own:,}" if own else f"{default:,} (settings)" if default else "no limit")
+        )
 
 
 def _show_key(tenant: str, key: str, json: bool) -> None:

@@ -1,10 +1,10 @@
-"""``looper up``, ``status`` and ``down``"""
+"""``looper up``, ``status`` and ``down``: start, inspect and stop the cluster of this machine."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from looper.cli import needs
+from looper.cli import requirements
 from looper.cli.output import Json, emit_json, progress
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port of the HTTP API; 0 takes a free one.")] = None,
     json: Json = False,
 ) -> None:
-    """Bring Looper up on this machine and keep it up: the endpoint, the skill servers, and who works the queue.
+    """Start Looper on this machine and keep it running: the HTTP API, the engines, and the queue worker.
 
     Example: `looper up --port 8000`
     """
-    needs.to_run("looper up")
+    requirements.check_machine("looper up")
 
     from looper.cluster import control
     from looper.cluster.state import read_state
@@ -27,49 +27,53 @@ def up(
 
     settings = load_settings() if port is None else load_settings(serve={"port": port})
     with progress() as live:
-        line = live.add_task("bringing Looper up", total=None, note="")
-        url = control.up(settings, waiting=lambda what: live.update(line, note=what))
+        line = live.add_task("starting Looper", total=None, note="")
+        url = control.start_cluster(settings, on_progress=lambda status: live.update(line, note=status))
     if json:
         emit_json({"url": url})
     else:
-        typer.echo(f"Looper is up at {url} (OpenAI's API at {url}/v1, the control plane's document at {url}/docs)")
+        typer.echo(
+            f"Looper is up at {url} (OpenAI API at {url}/v1, OpenAPI document of the control plane at {url}/docs)"
+        )
         _show_engines(read_state(settings))
 
 
 def _show_engines(state: "ClusterState | None") -> None:
-    for rank, holds in state.engines.items() if state else ():
-        typer.echo(f"each engine for ranks up to {rank}: {holds}")
+    for rank, capacity in state.engines.items() if state else ():
+        typer.echo(f"each engine for ranks up to {rank}: {capacity}")
 
 
 def status(json: Json = False) -> None:
-    """Say what runs on this machine, and what waits.
+    """Show whether a cluster runs on this machine, and how many consolidations are in each state.
 
     Example: `looper status`
     """
     from collections import Counter
 
-    from looper.cluster.control import healthy
+    from looper.cluster.control import is_healthy
     from looper.cluster.state import read_state
     from looper.platform.catalog import Catalog
     from looper.platform.settings import load_settings
 
     settings = load_settings()
     state = read_state(settings)
-    jobs = Counter(str(job.state) for job in Catalog.open(settings).consolidations())
-    answers = bool(state and state.url and healthy(state.url))
+    jobs = Counter(str(job.state) for job in Catalog.open(settings).list_consolidations())
+    is_answering = bool(state and state.url and is_healthy(state.url))
     if json:
-        emit_json({"cluster": state, "healthy": answers, "consolidations": jobs, "home": str(settings.home)})
+        emit_json({"cluster": state, "healthy": is_answering, "consolidations": jobs, "home": str(settings.home)})
         return
     if state is None:
-        typer.echo("no cluster is up: looper up")
+        typer.echo("no cluster is running: looper up")
     else:
-        typer.echo(f"{state.phase} at {state.url or '-'}, {'healthy' if answers else 'not answering'}, pid {state.pid}")
+        typer.echo(
+            f"{state.phase} at {state.url or '-'}, {'healthy' if is_answering else 'not answering'}, pid {state.pid}"
+        )
         _show_engines(state)
     typer.echo(", ".join(f"{count} {name}" for name, count in sorted(jobs.items())) or "no consolidations yet")
 
 
 def down() -> None:
-    """End the cluster of this machine. Work that runs is given back, and goes on at the next start.
+    """Stop the cluster of this machine. Running consolidations return to the queue and continue after the next start.
 
     Example: `looper down`
     """
@@ -77,6 +81,6 @@ def down() -> None:
     from looper.platform.settings import load_settings
 
     with progress() as live:
-        live.add_task("ending the cluster", total=None, note="")
-        ended = control.down(load_settings())
-    typer.echo("Looper is down" if ended else "no cluster was up")
+        live.add_task("stopping the cluster", total=None, note="")
+        was_running = control.stop_cluster(load_settings())
+    typer.echo("Looper is down" if was_running else "no cluster was running")

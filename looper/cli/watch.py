@@ -1,4 +1,4 @@
-"""Following consolidations live, for ``looper consolidate --wait`` and ``looper jobs watch``."""
+"""Follows consolidations live, for ``looper consolidate --wait`` and ``looper jobs watch``."""
 
 import sys
 import threading
@@ -18,58 +18,79 @@ if TYPE_CHECKING:
 
     Show = Callable[[list[Consolidation]], None]
 
-LOOK_S = 0.5
-"""Between two looks at the catalog."""
+POLL_INTERVAL_S = 0.5
+"""Pause between two reads of the catalog, in seconds."""
 
 
 def watch(
     catalog: "Catalog", ids: Sequence[str], out: TextIO, *, json: bool = False, stop: threading.Event | None = None
 ) -> "list[Consolidation]":
-    """Show the consolidations on ``out`` until all have ended, or until ``stop``; return them as they are then.
+    """Show consolidations until all of them have ended.
 
-    On a terminal that is a live table, elsewhere a line per change; with ``json``, the line is an object. Raises
-    NotFound for an unknown id.
+    Args:
+        catalog: Catalog to read.
+        ids: Ids of the consolidations.
+        out: Where to print. A terminal gets a live table, anything else a line per change.
+        json: Print each change as a JSON object instead.
+        stop: Ends the watching early when it is set.
+
+    Returns:
+        The consolidations as they are at the end.
+
+    Raises:
+        NotFound: A consolidation does not exist.
     """
     try:
         with _display(out, json) as show:
             return _follow(catalog, ids, show, stop or threading.Event())
     except KeyboardInterrupt:
-        sys.stderr.write("stopped watching; the consolidations go on\n")
+        sys.stderr.write("stopped watching; the consolidations continue\n")
         raise
 
 
 def exit_if_failed(jobs: "Sequence[Consolidation]") -> None:
-    """Exit status 1 if one failed. A rejection is no failure: the gate has done its work."""
+    """Exit with status 1 if a consolidation failed. A rejected one has not failed: the gate has done its work.
+
+    Args:
+        jobs: Ended consolidations.
+
+    Raises:
+        Exit: At least one has failed.
+    """
     if any(job.state == "failed" for job in jobs):
         raise typer.Exit(1)
 
 
-def why(job: "Consolidation") -> str | None:
-    """The reason of a verdict, in one sentence, whichever way it went."""
+def reason_of(job: "Consolidation") -> str | None:
+    """Return in one sentence why a consolidation ended as it did, None while it has not.
+
+    Args:
+        job: The consolidation.
+    """
     return job.reason or (job.verdict.reason if job.verdict else None)
 
 
 def _follow(catalog: "Catalog", ids: Sequence[str], show: "Show", stop: threading.Event) -> "list[Consolidation]":
-    jobs = {job.id: job for job in catalog.consolidations_by_id(ids)}
-    stopped = False
+    jobs = {job.id: job for job in catalog.get_consolidations(ids)}
+    is_stopped = False
     while True:
         show(list(jobs.values()))
-        going = [id for id, job in jobs.items() if not job.state.final]
-        if stopped or not going:
+        unfinished = [id for id, job in jobs.items() if not job.state.is_final]
+        if is_stopped or not unfinished:
             return list(jobs.values())
-        stopped = stop.wait(LOOK_S)
-        jobs |= {job.id: job for job in catalog.consolidations_by_id(going)}
+        is_stopped = stop.wait(POLL_INTERVAL_S)
+        jobs |= {job.id: job for job in catalog.get_consolidations(unfinished)}
 
 
 @contextmanager
 def _display(out: TextIO, json: bool) -> "Iterator[Show]":
     if json or not out.isatty():
-        line_of = _json_line if json else _line
+        format_job = _json_line if json else _text_line
         shown: dict[str, str] = {}
 
         def print_changes(jobs: "list[Consolidation]") -> None:
             for job in jobs:
-                line = line_of(job)
+                line = format_job(job)
                 if shown.get(job.id) != line:
                     shown[job.id] = line
                     out.write(f"{line}\n")
@@ -89,41 +110,43 @@ def _display(out: TextIO, json: bool) -> "Iterator[Show]":
 def _json_line(job: "Consolidation") -> str:
     from looper.platform.api.models import ConsolidationInfo
 
-    return ConsolidationInfo.of(job).model_dump_json()
+    return ConsolidationInfo.from_consolidation(job).model_dump_json()
 
 
-def _line(job: "Consolidation") -> str:
+def _text_line(job: "Consolidation") -> str:
     parts = [_state(job)]
-    if job.progress and not job.state.final:
+    if job.progress and not job.state.is_final:
         parts.append(f"step {_steps(job)}")
         parts += [f"loss {_loss(job)}"] if _loss(job) else []
-    parts += [reason] if (reason := why(job)) else []
+    parts += [reason] if (reason := reason_of(job)) else []
     return f"{job.instance} {job.id[:8]}: {', '.join(parts)}"
 
 
 def _table(jobs: "list[Consolidation]", height: int, now: datetime) -> "Table":
-    """As many of ``jobs`` as a terminal of ``height`` lines holds: those that are worked on before all others."""
+    """Return a table of as many jobs as fit on a terminal of ``height`` lines; those that are worked on come first."""
     from rich.table import Table
     from rich.text import Text
 
     counts = Counter(_state(job) for job in jobs)
     caption = ", ".join(f"{count} {state}" for state, count in counts.items())
-    rows = max(height - 4, 1)  # the rest are the head, the caption and the cursor's line
+    rows = max(height - 4, 1)  # the other lines are the heading, the caption and the cursor's line
     if len(jobs) > rows:
-        jobs = sorted(jobs, key=lambda job: (job.state.final, job.owner is None))[:rows]
+        jobs = sorted(jobs, key=lambda job: (job.state.is_final, job.owner is None))[:rows]
     columns = ("instance", "state", "step", "loss", "waited", "reason")
     grid = Table(*columns, box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
     for job in jobs:
         waited = (job.started_at or job.ended_at or now) - job.created_at
         whole_seconds = max(timedelta(0), timedelta(seconds=int(waited.total_seconds())))
-        cells = (job.instance, _state(job), _steps(job), _loss(job), whole_seconds, why(job))
+        cells = (job.instance, _state(job), _steps(job), _loss(job), whole_seconds, reason_of(job))
         grid.add_row(*(Text("-" if cell is None else str(cell), overflow="ellipsis", no_wrap=True) for cell in cells))
     return grid
 
 
 def _state(job: "Consolidation") -> str:
-    """Its state, and whether it waits in it: handed on or given back, and nobody has claimed it yet."""
-    return f"{job.state} (waiting)" if job.started_at and job.owner is None and not job.state.final else str(job.state)
+    """Return the state, and whether the job waits: it was handed over or returned, and no worker has claimed it yet."""
+    return (
+        f"{job.state} (waiting)" if job.started_at and job.owner is None and not job.state.is_final else str(job.state)
+    )
 
 
 def _steps(job: "Consolidation") -> str | None:

@@ -1,4 +1,7 @@
-"""The gym's held-out tasks, put to models over HTTP with the official OpenAI client."""
+"""Let models work on held-out tasks of the gym over HTTP, through the official OpenAI client.
+
+``run`` calls ``run_episodes`` with the base model and with each skill.
+"""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,41 +14,52 @@ import openai
 from looper.gym.episode import Message, run_episode
 from looper.gym.workplace import WorkplaceTask
 
-ANSWER_TOKENS = 64
-"""More than any turn of an expert takes; a base model that rambles is cut here."""
+MAX_ANSWER_TOKENS = 64
+"""Tokens of one turn. An expert needs fewer in every turn; a base model that does not stop is cut off here."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """One task for one model; ``client`` carries the tenant's key."""
+class EpisodeRequest:
+    """One task for one model."""
 
     client: openai.OpenAI
+    """Client with the API key of the tenant."""
     model: str
+    """Name of the base model or of a skill."""
     task: WorkplaceTask
+    """The task."""
 
 
-def solve_all(questions: Sequence[Question], *, at_once: int, done: Callable[[int], None]) -> list[bool]:
-    """Whether each question's model, acting turn by turn, ended in the state that the task asks for.
+def run_episodes(
+    requests: Sequence[EpisodeRequest], *, max_concurrency: int, on_progress: Callable[[int], None]
+) -> list[bool]:
+    """Run one episode per request, turn by turn over HTTP.
 
-    ``done`` is told how many episodes have ended.
+    Args:
+        requests: The tasks and the models.
+        max_concurrency: Maximum number of episodes that run at the same time.
+        on_progress: Called after each episode with the number of episodes that have ended.
+
+    Returns:
+        Whether each episode ended in the state that its task asks for, in the order of ``requests``.
     """
     ended = 0
 
-    def solve(question: Question) -> bool:
+    def run(request: EpisodeRequest) -> bool:
         nonlocal ended
-        solved = run_episode(question.task, partial(_answer, question), end_loops=True).success
+        success = run_episode(request.task, partial(_next_message, request), end_loops=True).success
         ended += 1
-        done(ended)
-        return solved
+        on_progress(ended)
+        return success
 
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(solve, questions))
+    with ThreadPoolExecutor(max_concurrency) as pool:
+        return list(pool.map(run, requests))
 
 
-def _answer(question: Question, messages: list[Message], tools: list[Message]) -> Message:
+def _next_message(request: EpisodeRequest, messages: list[Message], tools: list[Message]) -> Message:
     history: Any = messages
     schemas: Any = tools
-    answer = question.client.chat.completions.create(
-        model=question.model, messages=history, tools=schemas, temperature=0.0, max_tokens=ANSWER_TOKENS
+    answer = request.client.chat.completions.create(
+        model=request.model, messages=history, tools=schemas, temperature=0.0, max_tokens=MAX_ANSWER_TOKENS
     )
     return answer.choices[0].message.model_dump(exclude_none=True)

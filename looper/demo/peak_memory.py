@@ -1,4 +1,4 @@
-"""Peak memory of this process and all its descendants."""
+"""Measure the peak memory of this process and all its descendants, for the demo and the benchmarks."""
 
 import threading
 from pathlib import Path
@@ -9,16 +9,25 @@ import psutil
 
 
 class PeakMemory:
-    """While entered, and once at the end, samples the memory of the process tree; ``bytes`` is the largest sum seen.
+    """Context manager that samples the memory of the process tree, and once more at the end.
 
-    The sum is of proportional set sizes, in which a page shared by n processes counts 1/n for each, so that Ray's
-    shared object store and the libraries are counted once. Where the system has none (not Linux), resident sizes.
-    Walking the pages of gigabytes costs the walked process, too: hence not more than every few seconds.
+    The sum is one of proportional set sizes, in which a page that n processes share counts 1/n for each of them, so
+    that Ray's shared object store and the libraries are counted once. Systems other than Linux have no proportional
+    set size; there it is a sum of resident set sizes. To walk the pages of gigabytes also slows down the measured
+    process, so samples are a few seconds apart.
+
+    Attributes:
+        peak_bytes: The largest sum that any sample found.
     """
 
-    def __init__(self, every_s: float = 5.0) -> None:
-        self.bytes = 0
-        self._every_s = every_s
+    def __init__(self, interval_s: float = 5.0) -> None:
+        """Prepare the measurement; it starts when the context is entered.
+
+        Args:
+            interval_s: Seconds between two samples.
+        """
+        self.peak_bytes = 0
+        self._interval_s = interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -36,11 +45,13 @@ class PeakMemory:
         me = psutil.Process()
         ended = False
         while not ended:
-            ended = self._stop.wait(self._every_s)
-            self.bytes = max(self.bytes, sum(_size(process) for process in [me, *me.children(recursive=True)]))
+            ended = self._stop.wait(self._interval_s)
+            self.peak_bytes = max(
+                self.peak_bytes, sum(_memory_bytes(process) for process in [me, *me.children(recursive=True)])
+            )
 
 
-def _size(process: psutil.Process) -> int:
+def _memory_bytes(process: psutil.Process) -> int:
     try:
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -1,4 +1,7 @@
-"""What the demo leaves behind: ``demo.json``, a table and a picture of it."""
+"""The report of the demo: ``demo.json``, and a table and a chart of it.
+
+``run`` creates the report at its end.
+"""
 
 from pathlib import Path
 
@@ -7,26 +10,44 @@ from rich.table import Table
 
 
 class SkillResult(BaseModel):
-    """One skill; accuracies are shares, from 0 to 1, of held-out tasks solved."""
+    """Results of one skill."""
 
     model: str
+    """Name of the skill, as ``tenant/instance``."""
     trajectories: int
+    """Number of trajectories that were ingested."""
     examples: int
+    """Number of training examples that synthesis made from them."""
     base_accuracy: float
+    """Share of held-out tasks that the base model solved, from 0 to 1."""
     skill_accuracy: float
+    """Share of held-out tasks that the skill solved, from 0 to 1."""
     digest: str
+    """Digest of the skill's version."""
     held_out_tasks: int
+    """Number of held-out tasks."""
 
 
 class DemoReport(BaseModel):
-    """``demo.json``: ``seconds`` are per stage, of this run; a stage whose result was reused is short."""
+    """The content of ``demo.json``."""
 
     skills: list[SkillResult]
+    """One result per instance."""
     seconds: dict[str, float]
+    """Duration of each stage of this run. A stage that reused an earlier result is short."""
     peak_memory_bytes: int
+    """Peak memory of the demo's processes."""
 
 
 def to_table(report: DemoReport) -> Table:
+    """Format the skills for a terminal.
+
+    Args:
+        report: The report.
+
+    Returns:
+        A table with one row per skill.
+    """
     table = Table(title="held-out tasks solved, asked over HTTP", box=None, header_style="bold", pad_edge=False)
     table.add_column("skill", no_wrap=True)
     for column in ("trajectories", "examples", "base", "skill"):
@@ -44,14 +65,26 @@ def to_table(report: DemoReport) -> Table:
     return table
 
 
-def in_words(report: DemoReport) -> str:
-    """Seconds per stage and memory, in one line."""
+def summarize_resources(report: DemoReport) -> str:
+    """Format the seconds of each stage and the peak memory.
+
+    Args:
+        report: The report.
+
+    Returns:
+        One line of text.
+    """
     stages = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report.seconds.items())
     return f"seconds: {stages}; peak memory {report.peak_memory_bytes / 2**30:.1f} GiB"
 
 
-def draw(report: DemoReport, file: Path) -> None:
-    """Two panels: accuracy of base and skill side by side, and where the time went."""
+def draw_chart(report: DemoReport, file: Path) -> None:
+    """Draw two panels: the accuracy of the base model and each skill, and the seconds of each stage.
+
+    Args:
+        report: The report.
+        file: The PNG file to write.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -64,9 +97,9 @@ def draw(report: DemoReport, file: Path) -> None:
         ("base model", "#b8bfc6", -0.2, [skill.base_accuracy for skill in skills]),
         ("its own skill", "#1f6f8b", 0.2, [skill.skill_accuracy for skill in skills]),
     )
-    for label, colour, shift, values in series:
+    for label, color, shift, values in series:
         bars = left.bar(
-            [place + shift for place in places], [100 * value for value in values], 0.38, label=label, color=colour
+            [place + shift for place in places], [100 * value for value in values], 0.38, label=label, color=color
         )
         left.bar_label(bars, fmt="%.0f", padding=2)
     names = [f"{s.model}\n{s.trajectories} trajectories\n{s.digest[:12]}" for s in skills]

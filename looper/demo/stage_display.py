@@ -1,4 +1,7 @@
-"""The demo's stages as a person sees them: one line each, live while it runs, with its seconds once it is done."""
+"""Show the demo's stages in a terminal: one line per stage, live while it runs, with its seconds at the end.
+
+``run`` reports each stage here.
+"""
 
 import threading
 import time
@@ -10,26 +13,36 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from looper.demo.plan import Stage
+from looper.demo.plan import DemoStage
 
 HEARTBEAT_S = 15.0
-"""Where nobody looks at a terminal (a log, CI), the running stage says so this often."""
+"""Seconds between two lines of the running stage where the output is not a terminal, such as a log or CI."""
 
 
-class Stages:
-    """While entered, shows the running stage and keeps the seconds of those that ended, in order."""
+class StageDisplay:
+    """Context manager that shows the running stage and measures the stages.
+
+    Attributes:
+        seconds: Duration of each stage that has ended, in order.
+        running: The running stage, if any.
+    """
 
     def __init__(self, console: Console) -> None:
+        """Prepare the display.
+
+        Args:
+            console: Where the stages are shown.
+        """
         self.seconds: dict[str, float] = {}
-        self.running: Stage | None = None
+        self.running: DemoStage | None = None
         self._console = console
         self._note = ""
         self._began = 0.0
         self._stop = threading.Event()
-        self._shower = threading.Thread(target=self._show, daemon=True)
+        self._display_thread = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> Self:
-        self._shower.start()
+        self._display_thread.start()
         return self
 
     def __exit__(
@@ -38,19 +51,28 @@ class Stages:
         if kind is None:
             self._end()
         self._stop.set()
-        self._shower.join()
+        self._display_thread.join()
         if kind is not None and self.running:
-            self._console.print(Text(f"stopped in the stage {self.running!r}"))
+            self._console.print(Text(f"stopped in stage {self.running!r}"))
 
-    def begin(self, name: Stage, note: str = "") -> None:
-        """End the running stage and begin ``name``, its key in ``seconds``. Beginning the running one is nothing."""
+    def begin(self, name: DemoStage, note: str = "") -> None:
+        """End the running stage and begin another one; do nothing if it is running already.
+
+        Args:
+            name: The stage, which is also its key in ``seconds``.
+            note: What the stage does.
+        """
         if name == self.running:
             return
         self._end()
         self.running, self._note, self._began = name, note, time.monotonic()
 
     def note(self, text: str) -> None:
-        """Say what the running stage is doing, or what came of it."""
+        """Replace the note of the running stage.
+
+        Args:
+            text: What the stage is doing, or its result.
+        """
         self._note = text
 
     def _end(self) -> None:

@@ -1,31 +1,31 @@
-"""Simulated work places: they make the trajectories of ``examples/`` and judge a live agent's answers.
+"""The gym: simulated workplaces that produce the trajectories of ``examples/`` and judge a live agent.
 
-``WORKPLACES[instance].task(task_id, seed)`` is a task, ``run_episode(task, act)`` lets any agent do it.
-The guide: docs/gym.md.
+``WORKPLACES[instance].task(task_id, seed)`` draws a task, and ``run_episode(task, agent)`` lets any agent work on it.
+The demo, the benchmarks and the tests use the gym. The guide is docs/gym.md.
 """
 
-from looper.gym.episode import Act, EpisodeResult, Message, run_episode
-from looper.gym.generate import Recorded, record, write_examples
-from looper.gym.policies import Noise, expert
-from looper.gym.workplace import Convention, ExpectedCall, Obstacle, Tool, Workplace, WorkplaceStep, WorkplaceTask
+from looper.gym.episode import Agent, EpisodeResult, Message, run_episode
+from looper.gym.generate import RecordedEpisode, record_episodes, write_examples
+from looper.gym.policies import Noise, expert_agent
+from looper.gym.workplace import Convention, Obstacle, Tool, Workplace, WorkplaceCall, WorkplaceStep, WorkplaceTask
 from looper.gym.workplaces import WORKPLACES
 
 __all__ = [
     "WORKPLACES",
-    "Act",
+    "Agent",
     "Convention",
     "EpisodeResult",
-    "ExpectedCall",
     "Message",
     "Noise",
     "Obstacle",
-    "Recorded",
+    "RecordedEpisode",
     "Tool",
     "Workplace",
+    "WorkplaceCall",
     "WorkplaceStep",
     "WorkplaceTask",
-    "expert",
-    "record",
+    "expert_agent",
+    "record_episodes",
     "run_episode",
     "write_examples",
 ]

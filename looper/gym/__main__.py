@@ -7,6 +7,7 @@ from looper.gym.generate import write_examples
 
 
 def main() -> None:
+    """Parse the command line, write the example files and print their paths."""
     parser = argparse.ArgumentParser(prog="python -m looper.gym", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("examples"))
     parser.add_argument("--seed", type=int, default=0)

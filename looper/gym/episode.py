@@ -1,4 +1,7 @@
-"""Run an agent on a task, and judge every step and the end."""
+"""Run an agent on a task of the gym, and judge every turn and the final state.
+
+The policies, the demo and the benchmarks call ``run_episode``. The tools answer through ``WorkplaceSimulator``.
+"""
 
 import json
 from collections.abc import Callable, Generator
@@ -6,99 +9,136 @@ from dataclasses import dataclass
 from typing import Any
 
 from looper.gym.simulator import WorkplaceSimulator
-from looper.gym.workplace import ExpectedCall, WorkplaceTask
+from looper.gym.workplace import WorkplaceCall, WorkplaceTask
 
 Message = dict[str, Any]
-"""A chat message as OpenAI's API writes it; ``arguments`` of a tool call are JSON text."""
+"""A chat message in the format of OpenAI's API; the ``arguments`` of a tool call are JSON text."""
 
-Act = Callable[[list[Message], list[Message]], Message]
-"""An agent: takes the messages so far and the tools, returns its next ``assistant`` message."""
+Agent = Callable[[list[Message], list[Message]], Message]
+"""Takes the messages so far and the tools, and returns the agent's next ``assistant`` message."""
 
 MAX_TURNS = 8
-"""The longest way of an expert (two steps, an obstacle, an outage and the last word) takes 6."""
+"""Turns of an episode. The longest episode of an expert (two steps, an obstacle, an outage, the last message) has 6."""
 
 
 @dataclass(frozen=True)
 class EpisodeTurn:
-    """One turn of the agent: its calls (none in the last turn), and whether the conventions asked for just that."""
+    """One turn of the agent."""
 
-    calls: tuple[ExpectedCall | None, ...]
-    """A call whose arguments are no JSON object is None."""
+    calls: tuple[WorkplaceCall | None, ...]
+    """The calls of this turn; the last turn has none. A call whose arguments are not a JSON object is None."""
     correct: bool
+    """Whether the conventions asked for exactly these calls."""
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What happened: ``success`` is that the agent ended by itself, in time, with the world as the task wants it."""
+    """What happened in one episode."""
 
     messages: list[Message]
+    """All messages, from the system message to the agent's last one."""
     turns: tuple[EpisodeTurn, ...]
+    """The agent's turns, in order."""
     success: bool
+    """Whether the agent ended the episode itself, within the turn limit, in the state that the task asks for."""
 
     @property
     def accuracy(self) -> float:
-        """Share of turns that were what the conventions asked for at that point."""
+        """Share of turns that did what the conventions asked for at that point, from 0 to 1."""
         return sum(turn.correct for turn in self.turns) / len(self.turns)
 
 
-def run_episode(task: WorkplaceTask, act: Act, max_turns: int = MAX_TURNS, *, end_loops: bool = False) -> EpisodeResult:
-    """Let ``act`` work on ``task`` until it answers without a call, at most ``max_turns`` times.
+def run_episode(
+    task: WorkplaceTask, agent: Agent, max_turns: int = MAX_TURNS, *, end_loops: bool = False
+) -> EpisodeResult:
+    """Let an agent work on a task until it answers without a tool call.
 
-    With ``end_loops``, an agent that makes the same calls twice in a row, and is answered the same, has failed: asking
-    a model for the rest of its loop costs time and tells nothing.
+    Args:
+        task: The task.
+        agent: The agent.
+        max_turns: Number of turns after which the episode has failed.
+        end_loops: End the episode as failed when the agent makes the same calls twice in a row and gets the same
+            answers. Asking a model for the rest of its loop costs time and shows nothing new.
+
+    Returns:
+        The messages, the judged turns and the outcome.
     """
-    asked = episode(task, max_turns, end_loops=end_loops)
-    messages = next(asked)
+    steps = episode_steps(task, max_turns, end_loops=end_loops)
+    messages = next(steps)
     while True:
         try:
-            messages = asked.send(act(messages, task.tools()))
-        except StopIteration as ended:
-            result: EpisodeResult = ended.value
+            messages = steps.send(agent(messages, task.tools()))
+        except StopIteration as stop:
+            result: EpisodeResult = stop.value
             return result
 
 
-def episode(
+def episode_steps(
     task: WorkplaceTask, max_turns: int = MAX_TURNS, *, end_loops: bool = False
 ) -> Generator[list[Message], Message, EpisodeResult]:
-    """``run_episode`` turned inside out, for who asks a model for many episodes at once.
+    """Run an episode as a generator, so that a caller can batch the model requests of many episodes.
 
-    Yields the messages so far, is sent the agent's next, and returns what happened.
+    Args:
+        task: The task.
+        max_turns: Number of turns after which the episode has failed.
+        end_loops: As in ``run_episode``.
+
+    Yields:
+        The messages so far. The caller sends the agent's next message.
+
+    Returns:
+        The messages, the judged turns and the outcome.
     """
     simulation, messages, turns = WorkplaceSimulator(task), task.messages(), []
-    before: tuple[tuple[ExpectedCall | None, ...], list[str]] | None = None
+    previous: tuple[tuple[WorkplaceCall | None, ...], list[str]] | None = None
     for _ in range(max_turns):
-        expected = simulation.expected()
+        expected = simulation.expected_call()
         answer = yield messages
         raw_calls = answer.get("tool_calls") or []
         messages = [*messages, {"role": "assistant", "content": answer.get("content") or ""}]
-        calls = tuple(parse_call(raw) for raw in raw_calls)
+        calls = tuple(parse_tool_call(raw) for raw in raw_calls)
         turns.append(EpisodeTurn(calls, calls == (() if expected is None else (expected,))))
         if not calls:
-            return EpisodeResult(messages, tuple(turns), simulation.solved)
+            return EpisodeResult(messages, tuple(turns), simulation.is_solved)
         messages[-1]["tool_calls"] = raw_calls
         observations = []
         for raw, call in zip(raw_calls, calls, strict=True):
-            observation = "E_ARGS" if call is None else simulation.call(call.tool, call.arguments)
+            observation = "E_ARGS" if call is None else simulation.call_tool(call.tool, call.arguments)
             messages.append({"role": "tool", "tool_call_id": raw["id"], "content": observation})
             observations.append(observation)
-        if end_loops and (calls, observations) == before:
+        if end_loops and (calls, observations) == previous:
             break
-        before = (calls, observations)
+        previous = (calls, observations)
     return EpisodeResult(messages, tuple(turns), success=False)
 
 
-def parse_call(raw: Message) -> ExpectedCall | None:
-    """Read a tool call as OpenAI's API writes it; None if its arguments are no JSON object."""
+def parse_tool_call(raw: Message) -> WorkplaceCall | None:
+    """Parse a tool call in the format of OpenAI's API.
+
+    Args:
+        raw: One element of a message's ``tool_calls``.
+
+    Returns:
+        The call, or None if its arguments are not a JSON object.
+    """
     function = raw["function"]
     try:
         arguments = json.loads(function["arguments"])
     except ValueError:
         return None
-    return ExpectedCall(function["name"], arguments) if isinstance(arguments, dict) else None
+    return WorkplaceCall(function["name"], arguments) if isinstance(arguments, dict) else None
 
 
-def say(call: ExpectedCall | None, number: int) -> Message:
-    """Return the assistant message that makes ``call``, the episode's ``number``-th, or that ends the episode."""
+def assistant_message(call: WorkplaceCall | None, number: int) -> Message:
+    """Return the assistant message that makes a call or ends the episode.
+
+    Args:
+        call: The call, or None to end the episode.
+        number: Number of the call in its episode, from 0; it becomes part of the call's id.
+
+    Returns:
+        A message in the format of OpenAI's API.
+    """
     if call is None:
         return {"role": "assistant", "content": "done"}
     function = {"name": call.tool, "arguments": json.dumps(dict(call.arguments))}

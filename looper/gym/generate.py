@@ -1,4 +1,7 @@
-"""Make the trajectories of ``examples/``: mostly an expert's, some with noise, some failed."""
+"""Generate the trajectories of ``examples/``: most are an expert's, some contain noise, and some failed.
+
+``python -m looper.gym`` and the benchmarks call this module. It runs the policies on tasks of the workplaces.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,24 +11,29 @@ from random import Random
 import orjson
 
 from looper.gym.episode import EpisodeResult
-from looper.gym.policies import Noise, kinds_of_noise, run_expert, run_noisy
+from looper.gym.policies import Noise, possible_noise, run_expert, run_noisy
 from looper.gym.workplace import Workplace, WorkplaceTask
 from looper.gym.workplaces import WORKPLACES
 
-TASKS = 40
-NOISY = 0.2
+TASK_COUNT = 40
+"""Tasks of each workplace in ``examples/``."""
+NOISE_SHARE = 0.2
+"""Share of the episodes that contain noise."""
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """An episode and what is known of it that its trajectory does not say. ``noise`` is None for the expert."""
+class RecordedEpisode:
+    """An episode, together with facts that its trajectory does not contain."""
 
     task: WorkplaceTask
+    """The task that the agent worked on."""
     noise: Noise | None
+    """What went wrong on purpose; None for the expert."""
     result: EpisodeResult
+    """The messages and the outcome."""
 
-    def line(self) -> bytes:
-        """Return the trajectory as a line of OpenAI chat JSONL."""
+    def to_jsonl(self) -> bytes:
+        """Return the trajectory as one line of OpenAI chat JSONL, with its newline."""
         return orjson.dumps(
             {
                 "task_id": self.task.id,
@@ -38,24 +46,43 @@ class Recorded:
         )
 
 
-def record(workplace: Workplace, seed: int, tasks: int = TASKS) -> Iterator[Recorded]:
-    """Play the first ``tasks`` tasks of ``workplace``, one in five with noise. Deterministic from ``seed``."""
+def record_episodes(workplace: Workplace, seed: int, tasks: int = TASK_COUNT) -> Iterator[RecordedEpisode]:
+    """Run an agent on the first tasks of a workplace; one episode in five contains noise.
+
+    The same arguments always give the same episodes.
+
+    Args:
+        workplace: The workplace.
+        seed: Seed of the tasks and of the noise.
+        tasks: Number of tasks.
+
+    Yields:
+        One episode per task, in the order of the task ids.
+    """
     for task_id in workplace.task_ids(tasks):
         task = workplace.task(task_id, seed)
         rng = Random(f"{seed} {workplace.instance} {task_id} policy")
-        if rng.random() < NOISY:
-            noise = rng.choice(kinds_of_noise(task))
-            yield Recorded(task, noise, run_noisy(task, noise, rng))
+        if rng.random() < NOISE_SHARE:
+            noise = rng.choice(possible_noise(task))
+            yield RecordedEpisode(task, noise, run_noisy(task, noise, rng))
         else:
-            yield Recorded(task, None, run_expert(task))
+            yield RecordedEpisode(task, None, run_expert(task))
 
 
 def write_examples(out: Path, seed: int) -> list[Path]:
-    """Write ``<tenant>/<instance>.jsonl`` of every work place under ``out``; return the files."""
+    """Write ``<tenant>/<instance>.jsonl`` for every workplace.
+
+    Args:
+        out: Folder to write to.
+        seed: Seed of the tasks and of the noise.
+
+    Returns:
+        The files that were written.
+    """
     files = []
     for workplace in WORKPLACES.values():
         file = out / f"{workplace.instance}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"".join(recorded.line() for recorded in record(workplace, seed)))
+        file.write_bytes(b"".join(episode.to_jsonl() for episode in record_episodes(workplace, seed)))
         files.append(file)
     return files

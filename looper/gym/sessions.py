@@ -1,11 +1,12 @@
-"""Instances that live on: the same work place in five sessions, each with ways that are new.
+"""Workplaces that change over time: the same workplace in five sessions, each with new rules.
 
-A session is a work place whose rules came in one month. What is given to the agent names the month that a task belongs
-to ("Harbor dispatch, May."), and a task stays under the rules of its month: an order placed in January is shipped as
-January shipped, whenever it is asked about. So a later session may contradict an older one, and the tasks of both keep
-one right answer that can be told from the prompt alone; an agent that answers them all in the newest way has forgotten.
+A session is a workplace with the rules of one month. The system message names the month of a task ("Harbor dispatch,
+May."), and a task keeps the rules of its month: an order of January is shipped under the rules of January, no matter
+when an agent works on it. A later session can therefore contradict an earlier one, and the prompt alone still
+determines the one right answer to each task. An agent that applies the newest rules to all tasks has forgotten.
 
-Sessions are kept short, most of them one call of about 90 tokens, and their codes go with the words of the request.
+Sessions are short: most tasks need one call of about 90 tokens, and the codes are related to the words of the request.
+The forgetting benchmark trains on one session after another.
 """
 
 from collections.abc import Callable
@@ -16,22 +17,34 @@ from looper.gym.workplace import Convention, Tool, Workplace, WorkplaceStep
 from looper.gym.workplaces import DISPATCH, HELPDESK
 from looper.platform.domain.errors import InvalidInput
 
-TASKS = 42
-"""Of each session; the share ``HOLDOUT`` of them, by the hash of their ids as always, is never trained on: 9 to 17."""
-HOLDOUT = 0.28
+TASKS_PER_SESSION = 42
+"""Tasks of each session, of which 9 to 17 are held out."""
+HOLDOUT_SHARE = 0.28
+"""Share of a session's tasks that is never trained on; the hash of a task's id decides, as it always does."""
 
 
-def sessions(workplace: Workplace) -> list[Workplace]:
-    """The five sessions of ``workplace``, in order. Raises InvalidInput if it stays as it is."""
-    if workplace.instance not in _LIVES:
-        raise InvalidInput(f"work place {workplace.instance!r} has no sessions: choose one of {', '.join(_LIVES)}")
-    return _LIVES[workplace.instance](workplace)
+def build_sessions(workplace: Workplace) -> list[Workplace]:
+    """Return the five sessions of a workplace.
+
+    Args:
+        workplace: ``DISPATCH`` or ``HELPDESK``.
+
+    Returns:
+        The sessions, in the order of their months.
+
+    Raises:
+        InvalidInput: The workplace has no sessions.
+    """
+    if workplace.instance not in _SESSION_BUILDERS:
+        known = ", ".join(_SESSION_BUILDERS)
+        raise InvalidInput(f"workplace {workplace.instance!r} has no sessions: choose one of {known}")
+    return _SESSION_BUILDERS[workplace.instance](workplace)
 
 
-def _dispatch(place: Workplace) -> list[Workplace]:
+def _build_dispatch_sessions(place: Workplace) -> list[Workplace]:
     open_, book = place.procedure
     tools = {tool.name: tool for tool in place.tools}
-    january = _since(
+    january = _changed_since(
         "January",
         place,
         tools=(tools["book"],),
@@ -40,7 +53,7 @@ def _dispatch(place: Workplace) -> list[Workplace]:
         obstacles=(),
     )
     claim = Tool("claim", ("ref", "desk"))
-    march = _since(  # a new kind of work, with a tool of its own
+    march = _changed_since(  # a new kind of task, with its own tool
         "March",
         january,
         tools=(claim,),
@@ -49,17 +62,21 @@ def _dispatch(place: Workplace) -> list[Workplace]:
         procedure=(WorkplaceStep("claim", {"ref": "HD-{order}", "desk": "{desk}"}, answer="claimed"),),
     )
     docks = Convention("goods", {"fish": "market", "timber": "mill", "oil": "pipe"})
-    may = _since("May", january, conventions={**january.conventions, "dock": docks})  # January's docks are others
-    july = _since("July", may, tools=(*may.tools, tools["open"]), procedure=(open_, book))  # no more without opening
+    may = _changed_since(
+        "May", january, conventions={**january.conventions, "dock": docks}
+    )  # contradicts January's docks
+    july = _changed_since(
+        "July", may, tools=(*may.tools, tools["open"]), procedure=(open_, book)
+    )  # the order has to be opened first
     desks = Convention("fault", {"broken": "repair", "late": "date", "lost": "track"})
-    september = _since("September", march, conventions={"desk": desks})  # March's desks are others
+    september = _changed_since("September", march, conventions={"desk": desks})  # contradicts March's desks
     return [january, march, may, july, september]
 
 
-def _helpdesk(place: Workplace) -> list[Workplace]:
+def _build_helpdesk_sessions(place: Workplace) -> list[Workplace]:
     verify, act = place.procedure
     tools = {tool.name: tool for tool in place.tools}
-    january = _since(
+    january = _changed_since(
         "January",
         place,
         tools=(tools["reset"], tools["grant"]),
@@ -69,7 +86,7 @@ def _helpdesk(place: Workplace) -> list[Workplace]:
         obstacles=(),
     )
     lock = Tool("lock", ("user", "item"))
-    march = _since(  # a new kind of work, with a tool of its own
+    march = _changed_since(  # a new kind of task, with its own tool
         "March",
         january,
         tools=(lock,),
@@ -78,8 +95,10 @@ def _helpdesk(place: Workplace) -> list[Workplace]:
         procedure=(WorkplaceStep("lock", {"user": "{first}@{last}", "item": "{item}"}, answer="locked"),),
     )
     systems = Convention("tool", {"mail": "letters", "the wiki": "notes", "payroll": "money"})
-    may = _since("May", january, conventions={**january.conventions, "system": systems})  # January's names are others
-    july = _since(  # no more without verifying
+    may = _changed_since(
+        "May", january, conventions={**january.conventions, "system": systems}
+    )  # contradicts January's names
+    july = _changed_since(  # the user has to be verified first
         "July",
         may,
         tools=(*may.tools, tools["verify"]),
@@ -87,7 +106,7 @@ def _helpdesk(place: Workplace) -> list[Workplace]:
         conventions={"kind": place.conventions["kind"], **may.conventions},
         procedure=(verify, act),
     )
-    september = _since(  # March had another tool for the same loss
+    september = _changed_since(  # contradicts March: another tool for the same loss
         "September",
         march,
         tools=(lock, Tool("wipe", ("user", "item"))),
@@ -97,13 +116,13 @@ def _helpdesk(place: Workplace) -> list[Workplace]:
     return [january, march, may, july, september]
 
 
-_LIVES: dict[str, Callable[[Workplace], list[Workplace]]] = {
-    DISPATCH.instance: _dispatch,
-    HELPDESK.instance: _helpdesk,
+_SESSION_BUILDERS: dict[str, Callable[[Workplace], list[Workplace]]] = {
+    DISPATCH.instance: _build_dispatch_sessions,
+    HELPDESK.instance: _build_helpdesk_sessions,
 }
 
 
-def _since(month: str, place: Workplace, **changes: Any) -> Workplace:
-    """``place`` as it works from ``month`` on."""
+def _changed_since(month: str, place: Workplace, **changes: Any) -> Workplace:
+    """Return a workplace with the rules that began in a month."""
     house = place.system.removesuffix(".").partition(",")[0]
     return replace(place, since=month.lower(), system=f"{house}, {month}.", **changes)

@@ -1,8 +1,11 @@
-"""The four work places: two tenants with two instances each."""
+"""The four workplaces of the gym: two tenants with two instances each.
+
+The demo, the benchmarks and ``examples/`` use them through ``WORKPLACES``.
+"""
 
 from looper.gym.workplace import Convention, Obstacle, Tool, Workplace, WorkplaceStep
 
-# Names that are one token to most tokenizers: what is to be learned is the house's ways, not spelling.
+# Most tokenizers have one token for each of these names: an agent should learn the conventions, not spelling.
 # fmt: off
 _FIRST = (
     "Adam", "Alice", "Andrew", "Anna", "Ben", "Bob", "Carl", "Chris", "Daniel", "David", "Emily", "Frank", "George",
@@ -110,5 +113,5 @@ OPS = Workplace(
     ),
 )
 
-WORKPLACES = {place.instance: place for place in (DISPATCH, BILLING, HELPDESK, OPS)}
-"""By the name of the instance that works there."""
+WORKPLACES = {workplace.instance: workplace for workplace in (DISPATCH, BILLING, HELPDESK, OPS)}
+"""All workplaces, by the name of the instance that works there."""

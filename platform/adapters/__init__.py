@@ -1,4 +1,7 @@
-"""Adapters: immutable, named by their content, published before anything points to them."""
+"""Adapters: immutable files that the digest of their content identifies.
+
+An adapter is in the object store before a channel points to it.
+"""
 
 from looper.platform.adapters.files import AdapterFiles, Manifest
 from looper.platform.adapters.promote import promote, rollback

@@ -1,12 +1,12 @@
-"""Moving a channel by hand."""
+"""Move a channel to another version, or back. The API and the command line call it."""
 
 from collections.abc import Callable
 
 from looper.platform.adapters.publish import fetch
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Version
 from looper.platform.domain.errors import NotFound
 from looper.platform.domain.names import InstanceName, ModelName
+from looper.platform.domain.version import Version
 from looper.platform.objectstore import ObjectStore
 
 
@@ -17,18 +17,26 @@ def promote(
     channel: str,
     digest: str,
     share: float = 0.0,
-    bring: Callable[[Version], None] = lambda version: None,
+    prefetch: Callable[[Version], None] = lambda version: None,
 ) -> None:
-    """Point ``channel`` to a version of ``instance``, once its bytes were read back and verified.
+    """Point a channel to a version, after the version's files were read back and verified.
 
-    It answers ``share`` of the requests for the instance's plain name from then on. ``bring`` is called just before,
-    with what will be asked for.
+    Args:
+        catalog: Catalog of the channel.
+        store: Object store of the adapter.
+        instance: Instance of the channel and of the version.
+        channel: Name of the channel.
+        digest: Version to point to.
+        share: Canary share of the requests for the instance's plain name, from 0 to 1.
+        prefetch: Called with the version just before the channel moves, to load it before requests arrive.
 
-    Raises NotFound for another instance's version, CorruptAdapter if the stored bytes have changed.
+    Raises:
+        NotFound: The digest is not a version of the instance, or a file is missing.
+        CorruptAdapter: The stored files do not match the digest.
     """
     fetch(store, instance.tenant, catalog.resolve(ModelName(instance, digest)))
-    bring(catalog.version(digest))
-    catalog.point(instance, channel, digest, share)
+    prefetch(catalog.get_version(digest))
+    catalog.set_channel(instance, channel, digest, share)
 
 
 def rollback(
@@ -36,16 +44,28 @@ def rollback(
     store: ObjectStore,
     instance: InstanceName,
     channel: str,
-    bring: Callable[[Version], None] = lambda version: None,
+    prefetch: Callable[[Version], None] = lambda version: None,
 ) -> str:
-    """Point ``channel`` to the version that the one it points to was made from, and return that digest.
+    """Point a channel to the parent of its version. Revoked versions are skipped.
 
-    What was revoked is passed over. Raises NotFound if the channel does not exist or there is nothing to go back to.
+    Args:
+        catalog: Catalog of the channel.
+        store: Object store of the adapter.
+        instance: Instance of the channel.
+        channel: Name of the channel.
+        prefetch: As in ``promote``.
+
+    Returns:
+        The digest that the channel points to now.
+
+    Raises:
+        NotFound: The channel does not exist, or its version has no parent that is not revoked.
+        CorruptAdapter: The stored files of the parent do not match its digest.
     """
-    current, *before = catalog.lineage(catalog.resolve(ModelName(instance, channel)))
-    last = next((version.digest for version in before if version.revoked_at is None), None)
-    if last is None:
-        raise NotFound(f"version {current.digest} is the first of {instance}: there is nothing to roll back to")
-    share = catalog.shares(instance).get(channel, 0.0)
-    promote(catalog, store, instance, channel, last, share, bring)
-    return last
+    current, *ancestors = catalog.get_lineage(catalog.resolve(ModelName(instance, channel)))
+    previous = next((version.digest for version in ancestors if version.revoked_at is None), None)
+    if previous is None:
+        raise NotFound(f"version {current.digest} of {instance} has no earlier version to roll back to")
+    share = catalog.get_channel_shares(instance).get(channel, 0.0)
+    promote(catalog, store, instance, channel, previous, share, prefetch)
+    return previous

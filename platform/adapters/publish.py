@@ -1,34 +1,64 @@
-"""Publishing and fetching: nothing is pointed to, or served, that was not read back and verified."""
+"""Write adapters to the object store and read them back. Both verify the digest.
 
-from looper.platform.adapters.files import FILES, AdapterFiles
+Queue workers publish. Serving, promotion and the command line fetch.
+"""
+
+from looper.platform.adapters.files import FILE_NAMES, AdapterFiles
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput, NotFound
 from looper.platform.objectstore import ObjectStore, keys
 
 
 def publish(store: ObjectStore, tenant: str, files: AdapterFiles) -> str:
-    """Upload, read back, verify; return the digest. May be repeated: the same adapter is the same objects."""
+    """Upload an adapter, read it back and verify it. Publishing the same adapter again changes nothing.
+
+    Args:
+        store: Object store to write to.
+        tenant: Tenant that the adapter belongs to.
+        files: The adapter.
+
+    Returns:
+        The adapter's digest.
+
+    Raises:
+        CorruptAdapter: The store returned other bytes than were written.
+        StoreUnavailable: The object store failed.
+    """
     digest = files.digest
-    for name, content in files.by_name().items():
+    for name, content in files.to_dict().items():
         store.put(keys.adapter(tenant, digest, name), content)
     fetch(store, tenant, digest)
     return digest
 
 
-def fetch(store: ObjectStore, tenant: str, digest: str, *, at_most: int | None = None) -> AdapterFiles:
-    """The adapter's files, verified. Raises NotFound if one is missing and CorruptAdapter if a byte has changed.
+def fetch(store: ObjectStore, tenant: str, digest: str, *, max_bytes: int | None = None) -> AdapterFiles:
+    """Download an adapter and verify its digest.
 
-    Raises InvalidInput if one has more bytes than ``at_most``, of which no more are read.
+    Args:
+        store: Object store to read from.
+        tenant: Tenant that the adapter belongs to.
+        digest: Digest of the adapter.
+        max_bytes: Maximum size of each file. No more bytes are read. None: no limit.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        NotFound: A file is missing.
+        CorruptAdapter: The content does not match the digest.
+        InvalidInput: A file is larger than ``max_bytes``.
+        StoreUnavailable: The object store failed.
     """
-    beyond = None if at_most is None else at_most + 1
+    # One more byte than allowed shows that a file is too large.
+    read_limit = None if max_bytes is None else max_bytes + 1
     try:
-        found = store.get_all([keys.adapter(tenant, digest, name) for name in FILES], beyond)
+        contents = store.get_all([keys.adapter(tenant, digest, name) for name in FILE_NAMES], read_limit)
     except NotFound as error:
-        raise NotFound(f"adapter {digest} of tenant {tenant} is not whole in the store {store.url}") from error
-    content = dict(zip(FILES, found, strict=True))
-    for name in FILES:
-        if len(content[name]) == beyond:
-            raise InvalidInput(f"adapter {digest}: {name} is larger than {at_most} bytes, the most that is served here")
-    files = AdapterFiles.of(content)
+        raise NotFound(f"adapter {digest} of tenant {tenant} is incomplete in the store {store.url}") from error
+    content_by_name = dict(zip(FILE_NAMES, contents, strict=True))
+    for name, content in content_by_name.items():
+        if len(content) == read_limit:
+            raise InvalidInput(f"adapter {digest}: {name} is larger than {max_bytes} bytes, the maximum size here")
+    files = AdapterFiles.from_dict(content_by_name)
     if files.digest != digest:
         raise CorruptAdapter(
             f"adapter {digest} of tenant {tenant} is corrupt in the store {store.url}: its content's digest is "

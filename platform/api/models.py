@@ -1,20 +1,20 @@
-"""What the control plane says, and what ``--json`` prints. Apart from the domain's types, so that each may change."""
+"""Request and response types of ``/api/v1``; ``looper ... --json`` prints them too.
+
+They are apart from the domain's types, so that each side may change without the other. The Python client imports this
+module, so it imports no web framework and no database.
+"""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from looper.platform.domain.consolidation import (
-    LOWEST_PRIORITY,
-    Consolidation,
-    ConsolidationState,
-    GateVerdict,
-    Recipe,
-    TrainingProgress,
-    Version,
-)
+from looper.platform.domain.consolidation import MIN_PRIORITY, Consolidation, TrainingProgress
 from looper.platform.domain.names import PROD, InstanceName
+from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.scores import GateVerdict
+from looper.platform.domain.states import ConsolidationState
+from looper.platform.domain.version import Version
 
 if TYPE_CHECKING:  # the client has these models and no database
     from looper.platform.catalog import Catalog, Event
@@ -27,126 +27,198 @@ class _ApiModel(BaseModel):
 class InstanceInfo(_ApiModel):
     """One deployed agent: what was ingested and what it serves."""
 
-    name: str
-    batches: int
-    trajectories: int
-    prod: str | None = Field(description="digest that the instance's plain name answers with")
+    name: str = Field(description="tenant/instance")
+    batches: int = Field(description="Number of ingested files")
+    trajectories: int = Field(description="Number of trajectories in all batches")
+    prod: str | None = Field(description="Digest of the version that channel prod points to")
 
     @classmethod
-    def of(cls, catalog: "Catalog", instance: InstanceName) -> "InstanceInfo":
-        batches = catalog.batches(instance)
+    def from_catalog(cls, catalog: "Catalog", instance: InstanceName) -> "InstanceInfo":
+        """Read what the catalog has about an instance.
+
+        Args:
+            catalog: Catalog to read.
+            instance: An existing instance.
+
+        Returns:
+            The information.
+
+        Raises:
+            NotFound: The instance does not exist.
+        """
+        batches = catalog.list_batches(instance)
         return cls(
             name=str(instance),
             batches=len(batches),
             trajectories=sum(batch.trajectories for batch in batches),
-            prod=catalog.channel(instance, PROD),
+            prod=catalog.get_channel(instance, PROD),
         )
 
 
 class ConsolidationRequest(_ApiModel):
-    """Instances (without the tenant's name) to consolidate as one request."""
+    """Instances to consolidate in one request."""
 
-    # Failing fast, because an error for each of many wrong items takes seconds to write.
-    instances: Annotated[list[str], FailFast()] = Field(min_length=1)
-    recipe: Recipe | None = Field(None, description="default: the cluster's own")
+    # FailFast, because collecting an error for each of many wrong items takes seconds.
+    instances: Annotated[list[str], FailFast()] = Field(
+        min_length=1, description="Names of instances, without the tenant's name"
+    )
+    recipe: Recipe | None = Field(None, description="Recipe of all of them. Default: the cluster's default recipe")
     priority: int = Field(
-        0, ge=LOWEST_PRIORITY, le=0, description="below all others' work; above it only the operator puts anything"
+        0,
+        ge=MIN_PRIORITY,
+        le=0,
+        description="Higher priorities are claimed first. Only the operator may submit with a priority above 0",
     )
 
 
 class ConsolidationInfo(_ApiModel):
-    id: str
-    instance: str
-    state: ConsolidationState
-    base: str
-    recipe: Recipe
-    batches: int
-    parent: str | None = Field(description="digest of the version it starts from; decided when work on it begins")
-    priority: int
-    attempts: int = Field(description="how many trainers have taken it up")
-    reason: str | None
-    verdict: GateVerdict | None
-    digest: str | None
-    progress: TrainingProgress | None
-    created_at: datetime = Field(description="when it was submitted")
-    started_at: datetime | None = Field(description="when work on it began")
-    ended_at: datetime | None
-    updated_at: datetime
+    """One consolidation: what it trains, how far it is, and how it ended."""
+
+    id: str = Field(description="Id of the consolidation")
+    instance: str = Field(description="tenant/instance")
+    state: ConsolidationState = Field(description="State; published, rejected, failed and cancelled are final")
+    base: str = Field(description="Base model")
+    recipe: Recipe = Field(description="How the adapter is trained")
+    batches: int = Field(description="Number of batches whose trajectories it learns from")
+    parent: str | None = Field(
+        description="Digest of the version that training starts from. It is decided when work on it begins"
+    )
+    priority: int = Field(description="Higher priorities are claimed first")
+    attempts: int = Field(description="How many trainers have claimed it")
+    reason: str | None = Field(description="Why it was rejected, failed or cancelled")
+    verdict: GateVerdict | None = Field(description="Verdict of the gate, once there is one")
+    digest: str | None = Field(description="Digest of the version that it published")
+    progress: TrainingProgress | None = Field(description="How far training is")
+    created_at: datetime = Field(description="When it was submitted")
+    started_at: datetime | None = Field(description="When work on it began")
+    ended_at: datetime | None = Field(description="When it reached a final state")
+    updated_at: datetime = Field(description="When it last changed")
 
     @classmethod
-    def of(cls, job: Consolidation) -> "ConsolidationInfo":
+    def from_consolidation(cls, job: Consolidation) -> "ConsolidationInfo":
+        """Return the public view of a consolidation.
+
+        Args:
+            job: The consolidation.
+
+        Returns:
+            Everything but the owner of its lease.
+        """
         fields = job.model_dump(exclude={"owner", "instance", "batches"})
         return cls(instance=str(job.instance), batches=len(job.batches), **fields)
 
 
 class EventInfo(_ApiModel):
-    at: datetime
-    what: str
+    """One thing that happened to an instance or a consolidation."""
+
+    at: datetime = Field(description="When it happened")
+    what: str = Field(description="What happened, in words")
 
     @classmethod
-    def of(cls, event: "Event") -> "EventInfo":
+    def from_event(cls, event: "Event") -> "EventInfo":
+        """Return the public view of an event.
+
+        Args:
+            event: The event.
+
+        Returns:
+            Its time and text.
+        """
         return cls(at=event.at, what=event.what)
 
 
 class VersionInfo(_ApiModel):
-    digest: str
-    base: str
-    base_revision: str
-    rank: int
-    parent: str | None
-    consolidation: str
-    verdict: GateVerdict
-    created_at: datetime
-    revoked_at: datetime | None = Field(description="since when it is served no more")
+    """One published version of a skill."""
+
+    digest: str = Field(description="SHA-256 of the adapter's content: the name of the version")
+    base: str = Field(description="Base model")
+    base_revision: str = Field(description="Digest of the base model's files")
+    rank: int = Field(description="LoRA rank")
+    parent: str | None = Field(description="Digest of the version that training started from")
+    consolidation: str = Field(description="Id of the consolidation that published it")
+    verdict: GateVerdict = Field(description="Verdict of the gate")
+    created_at: datetime = Field(description="When it was published")
+    revoked_at: datetime | None = Field(description="When it was revoked. A revoked version is never served")
 
     @classmethod
-    def of(cls, version: Version) -> "VersionInfo":
+    def from_version(cls, version: Version) -> "VersionInfo":
+        """Return the public view of a version.
+
+        Args:
+            version: The version.
+
+        Returns:
+            Everything but its instance.
+        """
         return cls(**version.model_dump(exclude={"instance"}))
 
 
 class SkillInfo(_ApiModel):
-    """An instance's channels and versions, newest first."""
+    """Channels and versions of an instance."""
 
-    model: str = Field(description="the name an OpenAI client calls it by")
-    channels: dict[str, str]
-    shares: dict[str, float] = Field(description="of the requests for the plain name, where a channel takes any")
-    versions: list[VersionInfo]
+    model: str = Field(description="Model name for OpenAI clients: tenant/instance")
+    channels: dict[str, str] = Field(description="Digest that each channel points to")
+    shares: dict[str, float] = Field(
+        description="Canary shares, from 0 to 1: the fraction of the requests for the plain name that a channel answers"
+    )
+    versions: list[VersionInfo] = Field(description="All versions, newest first")
 
     @classmethod
-    def of(cls, catalog: "Catalog", instance: InstanceName) -> "SkillInfo":
+    def from_catalog(cls, catalog: "Catalog", instance: InstanceName) -> "SkillInfo":
+        """Read channels and versions of an instance.
+
+        Args:
+            catalog: Catalog to read.
+            instance: An existing instance. It may have no version yet.
+
+        Returns:
+            The information.
+
+        Raises:
+            NotFound: The instance does not exist.
+        """
         return cls(
             model=str(instance),
-            channels=catalog.channels(instance),
-            shares=catalog.shares(instance),
-            versions=[VersionInfo.of(version) for version in catalog.versions(instance)],
+            channels=catalog.get_channels(instance),
+            shares=catalog.get_channel_shares(instance),
+            versions=[VersionInfo.from_version(version) for version in catalog.list_versions(instance)],
         )
 
 
 class ChannelPointer(_ApiModel):
-    digest: str
+    """Where to point a channel."""
+
+    digest: str = Field(description="Digest of the version")
     share: float = Field(
-        0.0, ge=0, le=1, description="of the requests for the plain name, which it answers from now on"
+        0.0,
+        ge=0,
+        le=1,
+        description="Canary share: the fraction of the requests for the plain name that the channel answers",
     )
 
 
 class VersionTraffic(_ApiModel):
-    """What one version of a skill with a canary has answered since the gateway that was asked began."""
+    """What one version of a skill with a canary has answered since this gateway started."""
 
-    requests: int
-    failed: int
-    tokens: int = Field(description="generated")
-    first_token_s: dict[str, float] | None = Field(description="p50 and p95, of streamed answers")
-    seconds: dict[str, float] | None = Field(description="p50 and p95, until the answer was whole")
+    requests: int = Field(description="Number of requests")
+    failed: int = Field(description="Number of requests that failed")
+    tokens: int = Field(description="Number of generated tokens")
+    first_token_s: dict[str, float] | None = Field(
+        description="p50 and p95 of the seconds to the first token of streamed responses"
+    )
+    seconds: dict[str, float] | None = Field(description="p50 and p95 of the seconds until the response was complete")
 
 
 class ErrorDetail(_ApiModel):
-    message: str
-    type: str
-    param: str | None = None
-    code: str | None = None
+    """One error in OpenAI's form."""
+
+    message: str = Field(description="What is wrong and what to do about it")
+    type: str = Field(description="invalid_request_error, rate_limit_error or server_error")
+    param: str | None = Field(None, description="Field of the request that is wrong")
+    code: str | None = Field(None, description="Stable name of the error, for programs")
 
 
 class ErrorBody(_ApiModel):
-    """The shape of OpenAI's errors."""
+    """Body of an error response, in OpenAI's form."""
 
-    error: ErrorDetail
+    error: ErrorDetail = Field(description="The error")

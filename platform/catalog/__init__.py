@@ -1,6 +1,9 @@
-"""The catalog: tenants, keys, instances, batches, consolidations, versions, channels and events, in SQL."""
+"""The catalog: tenants, keys, instances, batches, consolidations, versions, channels and events in a SQL database.
+
+``Catalog`` is the only entry point. Its operations are grouped in one module per subject.
+"""
 
 from looper.platform.catalog.catalog import Catalog
-from looper.platform.catalog.records import ApiKey, Batch, Event, Quota, Target, TrainingDemand
+from looper.platform.catalog.records import ApiKey, Batch, Event, Quota, RouteTarget, TrainingDemand
 
-__all__ = ["ApiKey", "Batch", "Catalog", "Event", "Quota", "Target", "TrainingDemand"]
+__all__ = ["ApiKey", "Batch", "Catalog", "Event", "Quota", "RouteTarget", "TrainingDemand"]

@@ -1,14 +1,23 @@
-"""The catalog as one thing. Its parts are apart in the files that they are named for."""
+"""The catalog class, put together from its groups of operations. Every room of Looper uses it."""
 
 from looper.platform.catalog.consolidations import ConsolidationOperations
 from looper.platform.catalog.instances import InstanceOperations
+from looper.platform.catalog.leased_work import LeasedWorkOperations
 from looper.platform.catalog.queue import QueueOperations
 from looper.platform.catalog.skills import SkillOperations
 from looper.platform.catalog.tenants import TenantOperations
 
 
-class Catalog(TenantOperations, InstanceOperations, ConsolidationOperations, QueueOperations, SkillOperations):
-    """Every change of state is a compare-and-swap, so that two of anything may run.
+class Catalog(
+    TenantOperations,
+    InstanceOperations,
+    ConsolidationOperations,
+    QueueOperations,
+    LeasedWorkOperations,
+    SkillOperations,
+):
+    """The SQL database of tenants, keys, instances, consolidations, versions and channels. Thread-safe.
 
-    Thread-safe. Methods raise NotFound, Conflict or InvalidInput as they say, StoreUnavailable if SQL fails.
+    Every change of state is a compare-and-swap, so any number of processes may work on one catalog. All methods raise
+    StoreUnavailable if the database fails; each method lists its other errors.
     """

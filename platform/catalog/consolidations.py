@@ -1,135 +1,133 @@
-"""Consolidations as who submits them sees them: queued, looked at, cancelled."""
+"""Catalog operations for those who submit consolidations: submit, look up, list and cancel.
+
+The API and the command line call them. Workers use the operations in ``queue.py``.
+"""
 
 import secrets
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import Event
-from looper.platform.domain.consolidation import (
-    HIGHEST_PRIORITY,
-    LOWEST_PRIORITY,
-    Consolidation,
-    ConsolidationState,
-    Recipe,
-)
+from looper.platform.domain.consolidation import MAX_PRIORITY, MIN_PRIORITY, Consolidation
 from looper.platform.domain.errors import Conflict, InvalidInput
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.states import ConsolidationState
+
+_UNSUCCESSFUL = (ConsolidationState.REJECTED, ConsolidationState.FAILED, ConsolidationState.CANCELLED)
+"""States that give a consolidation's batches back: the next consolidation trains on them again."""
 
 
 class ConsolidationOperations(Database):
-    def submit(self, instance: InstanceName, *, base: str, recipe: Recipe, priority: int = 0) -> Consolidation:
-        """Queue a consolidation of the batches that no published or waiting one holds.
+    """Consolidations and events, as their submitter sees them."""
 
-        Submitted again before it has ended, the same is not queued twice: the one that waits takes the priority and is
-        returned. Raises NotFound for an unknown instance and InvalidInput when there is nothing new.
+    def submit(self, instance: InstanceName, *, base: str, recipe: Recipe, priority: int = 0) -> Consolidation:
+        """Queue a consolidation of all batches that no published or unfinished consolidation contains.
+
+        Submitting the same base and recipe again, without new batches, does not queue a second consolidation. The
+        unfinished one gets the new priority instead.
+
+        Args:
+            instance: Instance to train an adapter for.
+            base: Base model, as the settings name it.
+            recipe: Hyperparameters.
+            priority: From ``MIN_PRIORITY`` to ``MAX_PRIORITY``. Higher priorities are claimed first.
+
+        Returns:
+            The new consolidation, or the unfinished one.
+
+        Raises:
+            NotFound: The instance does not exist.
+            InvalidInput: The priority is out of range, or there are no new trajectories.
         """
-        if not LOWEST_PRIORITY <= priority <= HIGHEST_PRIORITY:
-            raise InvalidInput(f"priority {priority} is not from {LOWEST_PRIORITY} to {HIGHEST_PRIORITY}")
-        with self._write() as sql:
-            # The instance's row is locked, so that two submissions at once do not take the same batches.
-            rows.require(sql, instance, lock=True)
-            now = rows.now()
-            taken: set[str] = set()
-            waiting: Consolidation | None = None
-            for row in sql.execute(
-                select(t.consolidations)
-                .where(
-                    rows.belongs(t.consolidations, instance),
-                    t.consolidations.c.state.not_in(
-                        [ConsolidationState.REJECTED, ConsolidationState.FAILED, ConsolidationState.CANCELLED]
-                    ),
-                )
-                .order_by(t.consolidations.c.created_at)
-            ):
-                taken.update(row.batches)
-                if row.state != ConsolidationState.PUBLISHED:
-                    waiting = rows.to_consolidation(row)
-            known = sql.scalars(
-                select(t.batches.c.id)
-                .where(rows.belongs(t.batches, instance))
-                .order_by(t.batches.c.created_at, t.batches.c.id)
-            )
-            new = [batch for batch in known if batch not in taken]
-            if not new and waiting is not None and (waiting.base, waiting.recipe) == (base, recipe):
-                if waiting.priority != priority:
-                    sql.execute(
-                        update(t.consolidations)
-                        .where(t.consolidations.c.id == waiting.id)
-                        .values(priority=priority, updated_at=now)
-                    )
-                    rows.record(sql, instance, waiting.id, f"priority {priority}")
-                return rows.consolidation(sql, waiting.id)
-            if not new:
+        if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+            raise InvalidInput(f"priority {priority} is not from {MIN_PRIORITY} to {MAX_PRIORITY}")
+        with self._write_transaction() as sql:
+            # Lock the instance's row, so that two submissions at the same time do not take the same batches.
+            rows.require_instance(sql, instance, lock=True)
+            new_batches, unfinished = _find_new_batches(sql, instance)
+            if not new_batches:
+                if unfinished is not None and (unfinished.base, unfinished.recipe) == (base, recipe):
+                    return _set_priority(sql, unfinished, priority)
                 raise InvalidInput(
                     f"instance {instance} has no new trajectories to consolidate: "
                     f"looper ingest PATH --instance {instance}"
                 )
-            if waiting is not None:
-                # The queue works an instance's consolidations in the order of these, whatever the machines' clocks say.
-                now = max(now, waiting.created_at + timedelta(microseconds=1))
-            id = secrets.token_hex(16)
-            sql.execute(
-                insert(t.consolidations).values(
-                    id=id,
-                    **rows.of(instance),
-                    state=ConsolidationState.QUEUED,
-                    base=base,
-                    recipe=recipe.model_dump(mode="json"),
-                    batches=new,
-                    shape=recipe.trainer_shape,
-                    priority=priority,
-                    created_at=now,
-                    updated_at=now,
-                )
-            )
-            rows.record(sql, instance, id, f"queued with {len(new)} batches")
-            return rows.consolidation(sql, id)
+            created_at = rows.utc_now()
+            if unfinished is not None:
+                # The queue orders an instance's consolidations by creation time. The clocks of two machines may differ.
+                created_at = max(created_at, unfinished.created_at + timedelta(microseconds=1))
+            return _insert_consolidation(sql, instance, base, recipe, new_batches, priority, created_at)
 
-    def consolidation(self, id: str) -> Consolidation:
-        """Raises NotFound if there is none."""
-        with self._read() as sql:
-            return rows.consolidation(sql, id)
+    def get_consolidation(self, id: str) -> Consolidation:
+        """Return the consolidation with this ``id``.
 
-    def consolidations(
+        Raises:
+            NotFound: There is no such consolidation.
+        """
+        with self._read_transaction() as sql:
+            return rows.load_consolidation(sql, id)
+
+    def list_consolidations(
         self, tenant: str | None = None, instance: InstanceName | None = None, limit: int = 200
     ) -> list[Consolidation]:
-        """Newest first."""
+        """List consolidations, newest first.
+
+        Args:
+            tenant: Only those of this tenant.
+            instance: Only those of this instance.
+            limit: Maximum length of the list.
+
+        Returns:
+            The newest consolidations.
+        """
         query = select(t.consolidations).order_by(t.consolidations.c.created_at.desc(), t.consolidations.c.id)
         if tenant is not None:
             query = query.where(t.consolidations.c.tenant == tenant)
         if instance is not None:
-            query = query.where(rows.belongs(t.consolidations, instance))
-        with self._read() as sql:
+            query = query.where(rows.in_instance(t.consolidations, instance))
+        with self._read_transaction() as sql:
             return [rows.to_consolidation(row) for row in sql.execute(query.limit(limit))]
 
-    def consolidations_by_id(self, ids: Sequence[str]) -> list[Consolidation]:
-        """In the order of ``ids``. Raises NotFound for the first that does not exist."""
-        with self._read() as sql:
+    def get_consolidations(self, ids: Sequence[str]) -> list[Consolidation]:
+        """Return the consolidations with these ``ids``, in the same order.
+
+        Raises:
+            NotFound: One of them does not exist. The error names the first one.
+        """
+        with self._read_transaction() as sql:
             query = select(t.consolidations).where(t.consolidations.c.id.in_(ids))
             found = {row.id: rows.to_consolidation(row) for row in sql.execute(query)}
         for id in ids:
             if id not in found:
-                raise rows.no_consolidation(id)
+                raise rows.consolidation_not_found(id)
         return [found[id] for id in ids]
 
-    def unfinished(self) -> list[Consolidation]:
-        """All that wait or are worked on, oldest first."""
+    def list_unfinished(self) -> list[Consolidation]:
+        """Return all consolidations that have not ended, oldest first."""
         c = t.consolidations.c
         query = select(t.consolidations).where(c.ended_at.is_(None)).order_by(c.created_at, c.id)
-        with self._read() as sql:
+        with self._read_transaction() as sql:
             return [rows.to_consolidation(row) for row in sql.execute(query)]
 
     def cancel(self, id: str) -> None:
-        """Stop a consolidation at whatever stage it is. Raises Conflict if it has ended."""
-        c, now = t.consolidations.c, rows.now()
-        with self._write() as sql:
-            job = rows.consolidation(sql, id)
-            done = sql.execute(
+        """Cancel the consolidation with this ``id``, whatever stage it is in.
+
+        Its worker loses the lease and gets Conflict at its next write.
+
+        Raises:
+            NotFound: There is no such consolidation.
+            Conflict: The consolidation has ended already.
+        """
+        c, now = t.consolidations.c, rows.utc_now()
+        with self._write_transaction() as sql:
+            job = rows.load_consolidation(sql, id)
+            result = sql.execute(
                 update(t.consolidations)
                 .where(c.id == id, c.ended_at.is_(None))
                 .values(
@@ -141,18 +139,26 @@ class ConsolidationOperations(Database):
                     updated_at=now,
                 )
             )
-            if done.rowcount == 0:
+            if result.rowcount == 0:
                 raise Conflict(f"consolidation {id} is {job.state} already")
-            rows.record(sql, job.instance, id, "cancelled")
+            rows.insert_event(sql, job.instance, id, "cancelled")
 
-    def events(self, *, consolidation: str | None = None, instance: InstanceName | None = None) -> list[Event]:
-        """Oldest first."""
+    def list_events(self, *, consolidation: str | None = None, instance: InstanceName | None = None) -> list[Event]:
+        """List events, oldest first.
+
+        Args:
+            consolidation: Only those of the consolidation with this id.
+            instance: Only those of this instance.
+
+        Returns:
+            The events.
+        """
         query = select(t.events).order_by(t.events.c.id)
         if consolidation is not None:
             query = query.where(t.events.c.consolidation == consolidation)
         if instance is not None:
-            query = query.where(rows.belongs(t.events, instance))
-        with self._read() as sql:
+            query = query.where(rows.in_instance(t.events, instance))
+        with self._read_transaction() as sql:
             return [
                 Event(
                     id=row.id,
@@ -163,3 +169,62 @@ class ConsolidationOperations(Database):
                 )
                 for row in sql.execute(query)
             ]
+
+
+def _find_new_batches(sql: Connection, instance: InstanceName) -> tuple[list[str], Consolidation | None]:
+    """Return the batches that no published or unfinished consolidation contains, and the newest unfinished one."""
+    used: set[str] = set()
+    unfinished: Consolidation | None = None
+    for row in sql.execute(
+        select(t.consolidations)
+        .where(rows.in_instance(t.consolidations, instance), t.consolidations.c.state.not_in(_UNSUCCESSFUL))
+        .order_by(t.consolidations.c.created_at)
+    ):
+        used.update(row.batches)
+        if row.state != ConsolidationState.PUBLISHED:
+            unfinished = rows.to_consolidation(row)
+    all_batches = sql.scalars(
+        select(t.batches.c.id)
+        .where(rows.in_instance(t.batches, instance))
+        .order_by(t.batches.c.created_at, t.batches.c.id)
+    )
+    return [batch for batch in all_batches if batch not in used], unfinished
+
+
+def _set_priority(sql: Connection, job: Consolidation, priority: int) -> Consolidation:
+    if job.priority != priority:
+        sql.execute(
+            update(t.consolidations)
+            .where(t.consolidations.c.id == job.id)
+            .values(priority=priority, updated_at=rows.utc_now())
+        )
+        rows.insert_event(sql, job.instance, job.id, f"priority {priority}")
+    return rows.load_consolidation(sql, job.id)
+
+
+def _insert_consolidation(
+    sql: Connection,
+    instance: InstanceName,
+    base: str,
+    recipe: Recipe,
+    batches: list[str],
+    priority: int,
+    created_at: datetime,
+) -> Consolidation:
+    id = secrets.token_hex(16)
+    sql.execute(
+        insert(t.consolidations).values(
+            id=id,
+            **rows.instance_columns(instance),
+            state=ConsolidationState.QUEUED,
+            base=base,
+            recipe=recipe.model_dump(mode="json"),
+            batches=batches,
+            shape=recipe.trainer_shape,
+            priority=priority,
+            created_at=created_at,
+            updated_at=created_at,
+        )
+    )
+    rows.insert_event(sql, instance, id, f"queued with {len(batches)} batches")
+    return rows.load_consolidation(sql, id)

@@ -1,4 +1,4 @@
-"""A transaction on the catalog, for the parts of it."""
+"""Base class of the catalog's operations. It opens the database and its transactions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,29 +13,46 @@ from looper.platform.settings import Settings
 
 
 class Database:
-    """What each part of the catalog is built on. Thread-safe."""
+    """Connection to the catalog's database. Thread-safe.
+
+    Args:
+        engine: SQLAlchemy engine whose schema is up to date.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """The catalog that ``settings`` name, its schema brought up to date."""
+        """Open the catalog of ``settings`` and migrate its schema to the newest version.
+
+        Args:
+            settings: Settings whose ``catalog_url`` names the database.
+
+        Returns:
+            The open catalog.
+
+        Raises:
+            InvalidInput: The URL is not a database URL.
+            StoreUnavailable: The database cannot be opened.
+        """
         return cls(connect(settings.catalog_url))
 
     def close(self) -> None:
+        """Close all connections."""
         self._engine.dispose()
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with self._read() as sql:
+    def _write_transaction(self) -> Iterator[Connection]:
+        with self._read_transaction() as sql:
             if sql.dialect.name == "sqlite":
-                # Take the write lock before reading, or two that read first and write later deadlock.
+                # Take the write lock before the first read. Otherwise two transactions that read first and write later
+                # deadlock.
                 sql.exec_driver_sql("BEGIN IMMEDIATE")
             yield sql
 
     @contextmanager
-    def _read(self) -> Iterator[Connection]:
+    def _read_transaction(self) -> Iterator[Connection]:
         try:
             with self._engine.begin() as sql:
                 yield sql

@@ -1,4 +1,7 @@
-"""Opening the database: SQLite and PostgreSQL made to behave alike, and the schema brought up to date."""
+"""Open the database: configure SQLite and PostgreSQL to behave alike, and migrate the schema.
+
+``database.py`` calls it for every process that opens the catalog.
+"""
 
 from importlib.resources import files
 from pathlib import Path
@@ -15,17 +18,29 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 
-_MIGRATION_LOCK = 0x6C6F6F70  # any fixed number: PostgreSQL's advisory locks are named by one
+_MIGRATION_LOCK_ID = 0x6C6F6F70
+"""Name of PostgreSQL's advisory lock for migrations. Any fixed number will do."""
 
 
 def connect(url: str) -> Engine:
-    """An engine on ``url`` (``sqlite:///file`` or ``postgresql+psycopg://...``) whose schema is the newest."""
+    """Open a database and migrate its schema to the newest version.
+
+    Args:
+        url: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
+
+    Returns:
+        An SQLAlchemy engine.
+
+    Raises:
+        InvalidInput: ``url`` is not a database URL.
+        StoreUnavailable: The database cannot be opened.
+    """
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         is_sqlite = parsed.get_backend_name() == "sqlite"
-        engine = _sqlite(parsed) if is_sqlite else create_engine(parsed, pool_pre_ping=True)
+        engine = _create_sqlite_engine(parsed) if is_sqlite else create_engine(parsed, pool_pre_ping=True)
     except (ArgumentError, NoSuchModuleError) as error:
         raise InvalidInput(f"catalog.url {url!r} is not a database URL: {error}") from error
     try:
@@ -36,8 +51,11 @@ def connect(url: str) -> Engine:
     return engine
 
 
-def _sqlite(url: Any) -> Engine:
-    """Python's driver must not begin transactions by itself (``isolation_level=None``): writers say BEGIN IMMEDIATE."""
+def _create_sqlite_engine(url: Any) -> Engine:
+    """Create an engine whose driver starts no transactions by itself (``isolation_level=None``).
+
+    Write transactions start with BEGIN IMMEDIATE instead.
+    """
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": 30, "isolation_level": None})
@@ -52,7 +70,8 @@ def _sqlite(url: Any) -> Engine:
 
 def _migrate(engine: Engine) -> None:
     if engine.dialect.name == "sqlite" and engine.url.database:
-        # The change to WAL, kept in the file, fails at once where another connection is at work: SQLite doesn't wait.
+        # The switch to WAL is stored in the file. It fails at once if another connection is active, because SQLite does
+        # not wait for locks here.
         with FileLock(f"{engine.url.database}.lock"):
             with engine.connect() as sql:
                 sql.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -60,7 +79,7 @@ def _migrate(engine: Engine) -> None:
                 _upgrade(sql)
         return
     with engine.begin() as sql:
-        sql.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _MIGRATION_LOCK})
+        sql.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _MIGRATION_LOCK_ID})
         _upgrade(sql)
 
 

@@ -1,4 +1,4 @@
-"""Instances, and the batches of trajectories that were ingested for them."""
+"""Catalog operations on instances and on the trajectory batches that were ingested for them."""
 
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
@@ -11,58 +11,88 @@ from looper.platform.domain.names import InstanceName
 
 
 class InstanceOperations(Database):
+    """Instances and batches."""
+
     def ensure_instance(self, instance: InstanceName) -> None:
-        """Make the instance if it is not there. Raises NotFound if its tenant is not."""
-        with self._write() as sql:
+        """Create ``instance`` unless it exists.
+
+        Raises:
+            NotFound: Its tenant does not exist.
+        """
+        with self._write_transaction() as sql:
             if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == instance.tenant)) is None:
-                raise rows.no_tenant(instance.tenant)
-            if not rows.exists(sql, instance):
+                raise rows.tenant_not_found(instance.tenant)
+            if not rows.instance_exists(sql, instance):
                 try:
                     with sql.begin_nested():
-                        sql.execute(insert(t.instances).values(**rows.of(instance), created_at=rows.now()))
+                        sql.execute(
+                            insert(t.instances).values(**rows.instance_columns(instance), created_at=rows.utc_now())
+                        )
                 except IntegrityError:
-                    pass  # another process made it between the look and the write
+                    pass  # Another process created it between the SELECT and the INSERT.
 
-    def instances(self, tenant: str | None = None) -> list[InstanceName]:
+    def list_instances(self, tenant: str | None = None) -> list[InstanceName]:
+        """Return the instances of ``tenant``, or of all tenants if it is None, sorted by name."""
         query = select(t.instances.c.tenant, t.instances.c.instance).order_by(
             t.instances.c.tenant, t.instances.c.instance
         )
         if tenant is not None:
             query = query.where(t.instances.c.tenant == tenant)
-        with self._read() as sql:
+        with self._read_transaction() as sql:
             return [InstanceName(*row) for row in sql.execute(query)]
 
     def check_instance(self, instance: InstanceName) -> None:
-        """Raise NotFound unless the instance exists."""
-        with self._read() as sql:
-            rows.require(sql, instance)
+        """Raise an error unless ``instance`` exists.
+
+        Raises:
+            NotFound: The instance does not exist.
+        """
+        with self._read_transaction() as sql:
+            rows.require_instance(sql, instance)
 
     def add_batch(self, instance: InstanceName, batch_id: str, *, source: str, trajectories: int) -> bool:
-        """Register a batch whose object is in the store. False if it is known already: nothing changes then."""
-        with self._write() as sql:
-            rows.require(sql, instance)
+        """Register a batch whose object is in the object store already.
+
+        Args:
+            instance: Instance that the trajectories belong to.
+            batch_id: Digest of the batch's content.
+            source: Path or name that the trajectories were read from.
+            trajectories: Number of trajectories.
+
+        Returns:
+            True if the batch is new. False if it is registered already; then nothing changes.
+
+        Raises:
+            NotFound: The instance does not exist.
+        """
+        with self._write_transaction() as sql:
+            rows.require_instance(sql, instance)
             try:
                 with sql.begin_nested():
                     sql.execute(
                         insert(t.batches).values(
-                            **rows.of(instance),
+                            **rows.instance_columns(instance),
                             id=batch_id,
                             source=source,
                             trajectories=trajectories,
-                            created_at=rows.now(),
+                            created_at=rows.utc_now(),
                         )
                     )
             except IntegrityError:
                 return False
             return True
 
-    def batches(self, instance: InstanceName) -> list[Batch]:
-        """Oldest first."""
-        with self._read() as sql:
-            rows.require(sql, instance)
+    def list_batches(self, instance: InstanceName) -> list[Batch]:
+        """Return the batches of ``instance``, oldest first.
+
+        Raises:
+            NotFound: The instance does not exist.
+        """
+        with self._read_transaction() as sql:
+            rows.require_instance(sql, instance)
             found = sql.execute(
                 select(t.batches.c.id, t.batches.c.source, t.batches.c.trajectories, t.batches.c.created_at)
-                .where(rows.belongs(t.batches, instance))
+                .where(rows.in_instance(t.batches, instance))
                 .order_by(t.batches.c.created_at, t.batches.c.id)
             )
             return [Batch(**row._mapping) for row in found]

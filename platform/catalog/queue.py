@@ -1,53 +1,33 @@
-"""The queue of consolidations, as who works it sees it: claimed, held, handed on, ended.
+"""Catalog operations on leases: claim consolidations, renew leases, and release them. Workers call them.
 
-A consolidation waits in one of three stages, each worked by another kind of worker. Who works on one holds a lease on
-it and renews it by heartbeat. What a dead process held is claimed by another once the lease runs out; the dead one,
-should it wake, finds each of its writes refused with Conflict. The order of claiming is told in docs/consolidation.md.
+A consolidation waits in one of three stages. A different kind of worker claims from each stage. A worker holds a lease
+on what it has claimed and renews it by heartbeat. If a process dies, its leases expire and another worker claims its
+consolidations. The expressions for the order of claiming are in ``claim_order.py``. The writes of a worker that holds a
+lease are in ``leased_work.py``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Subquery,
-    and_,
-    case,
-    exists,
-    func,
-    insert,
-    literal,
-    or_,
-    select,
-    text,
-    union_all,
-    update,
-)
+from sqlalchemy import Connection, case, func, literal, select, text, union_all, update
 
-from looper.platform.catalog import rows
+from looper.platform.catalog import claim_order, rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import TrainingDemand
-from looper.platform.domain.consolidation import (
-    Consolidation,
-    ConsolidationState,
-    GateVerdict,
-    QueueStage,
-    TrainerShape,
-    TrainingProgress,
-)
-from looper.platform.domain.errors import Conflict
-from looper.platform.domain.names import PROD
+from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.recipe import TrainerShape
+from looper.platform.domain.states import ConsolidationState, QueueStage
 
-_STAGES = (ConsolidationState.SYNTHESISING, ConsolidationState.TRAINING, ConsolidationState.EVALUATING)
-_CLAIM_LOCK = 0x6C6F6F71  # any fixed number: PostgreSQL's advisory locks are named by one
+_CLAIM_LOCK_ID = 0x6C6F6F71
+"""Name of PostgreSQL's advisory lock for claims. Any fixed number will do."""
 
 c = t.consolidations.c
 
 
 class QueueOperations(Database):
+    """Leases on consolidations."""
+
     def claim(
         self,
         owner: str,
@@ -58,279 +38,159 @@ class QueueOperations(Database):
         limit: int,
         lease_s: float,
         tenant_limit: int | None = None,
-        attempts: int | None = None,
+        max_attempts: int | None = None,
     ) -> list[Consolidation]:
-        """Take up to ``limit`` consolidations that wait for ``stage``, first those whose turn it is.
+        """Lease up to ``limit`` waiting consolidations in one transaction.
 
-        Waiting are those that nobody holds, and those whose holder let its lease run out; of an instance's unfinished
-        ones only the oldest. ``base`` and ``shape`` narrow them to what one trainer can train. Higher priorities go
-        first; among equals the tenant of whom fewer are worked on or taken here; then the oldest. With
-        ``tenant_limit``, no tenant has more than so many held in the stage. The first claim sets the ``parent``.
+        A consolidation is waiting if it has no lease or an expired one. Of each instance, only the oldest unfinished
+        consolidation can be claimed. Higher priorities are claimed first. Among equal priorities, the tenant with the
+        fewest leased consolidations comes first, then the oldest consolidation. The first claim sets ``parent`` to what
+        ``prod`` points to.
 
-        With ``attempts``, one whose last attempt of so many this is goes alone: only to an ``owner`` who holds nothing,
-        and who is given nothing beside it. Should the owner die, it is known of what.
+        Args:
+            owner: Name of the claiming worker. It identifies the lease.
+            stage: Stage to claim from.
+            base: Only consolidations on this base model.
+            shape: Only consolidations that need this trainer shape.
+            limit: Maximum number of consolidations to claim.
+            lease_s: Duration of the lease, in seconds.
+            tenant_limit: Maximum number of consolidations that one tenant may have leased in this stage.
+            max_attempts: Number of attempts after which a consolidation fails. The last attempt runs alone: it is only
+                given to an owner without other leases, and nothing else is claimed with it. If that trainer dies, this
+                consolidation is the cause.
+
+        Returns:
+            The claimed consolidations, in the order of claiming. The list is empty if none is waiting.
         """
-        now = rows.now()
-        with self._read() as sql:  # an empty queue is looked at often: that takes no lock
-            if sql.scalar(select(c.id).where(_waits(stage, now)).limit(1)) is None:
+        now = rows.utc_now()
+        with self._read_transaction() as sql:  # Workers poll an empty queue often. That must not take a lock.
+            if sql.scalar(select(c.id).where(claim_order.is_waiting(stage, now)).limit(1)) is None:
                 return []
-        with self._write() as sql:
-            _take_turn(sql)
-            turns = _turns(stage, now, tenant_limit, base, shape)
+        with self._write_transaction() as sql:
+            _lock_claims(sql)
+            candidates = claim_order.claimable(stage, now, tenant_limit, base, shape)
             waiting = sql.execute(
-                select(turns.c.id, turns.c.attempts)
-                .order_by(turns.c.priority.desc(), turns.c.turn, turns.c.created_at, turns.c.id)
+                select(candidates.c.id, candidates.c.attempts)
+                .order_by(
+                    candidates.c.priority.desc(),
+                    candidates.c.fair_share_rank,
+                    candidates.c.created_at,
+                    candidates.c.id,
+                )
                 .limit(limit)
             ).all()
             chosen = [row.id for row in waiting]
-            if attempts is not None:
-                held = sql.scalars(select(c.attempts).where(_held(owner))).all()
-                chosen = chosen[: _together([row.attempts for row in waiting], held, attempts)]
-            # PostgreSQL locks no rows under a window function. One that is written to at this moment, by a cancellation
-            # or by a holder who woke up, is left out rather than waited for.
-            free = sql.scalars(
-                select(c.id).where(c.id.in_(chosen), _waits(stage, now)).with_for_update(skip_locked=True)
-            ).all()
-            taken = sql.execute(
-                update(t.consolidations)
-                .where(c.id.in_(free))
-                .values(
-                    owner=owner,
-                    lease_until=now + timedelta(seconds=lease_s),
-                    parent=case((c.started_at.is_(None), _prod()), else_=c.parent),
-                    attempts=c.attempts + (1 if stage is QueueStage.TRAINING else 0),
-                    started_at=func.coalesce(c.started_at, literal(now, t.Instant())),
-                    updated_at=now,
-                )
-                .returning(t.consolidations)
-            )
-            claimed = {row.id: rows.to_consolidation(row) for row in taken}
+            if max_attempts is not None:
+                leased = sql.scalars(select(c.attempts).where(claim_order.is_leased_by(owner))).all()
+                waiting_attempts = [row.attempts for row in waiting]
+                chosen = chosen[: claim_order.count_claimable_together(waiting_attempts, leased, max_attempts)]
+            claimed = _lease(sql, chosen, owner, stage, now, lease_s)
             for job in claimed.values():
                 if stage is QueueStage.TRAINING and job.attempts > 1:
-                    rows.record(sql, job.instance, job.id, f"its trainer died: attempt {job.attempts}")
+                    rows.insert_event(sql, job.instance, job.id, f"its trainer died: attempt {job.attempts}")
         return [claimed[id] for id in chosen if id in claimed]
 
-    def training_demand(self, tenant_limit: int | None = None) -> list[TrainingDemand]:
-        """The trainers that are wanted: how many consolidations wait for each, the most urgent first.
+    def list_training_demand(self, tenant_limit: int | None = None) -> list[TrainingDemand]:
+        """List the kinds of trainers that waiting consolidations need.
 
-        Those that are still before or in synthesis count, too: a trainer takes longer to start than they to get there.
+        Consolidations that are queued or in synthesis count too, because a trainer takes longer to start than they take
+        to reach training.
+
+        Args:
+            tenant_limit: Maximum number of consolidations that one tenant may have leased in training. Consolidations
+                in training above it do not count.
+
+        Returns:
+            One entry for each base model and trainer shape, the most urgent first.
         """
-        turns = _turns(QueueStage.TRAINING, rows.now(), tenant_limit)
-        ready = select(turns.c.base, turns.c.shape, turns.c.priority, turns.c.created_at)
-        coming = select(c.base, c.shape, c.priority, c.created_at).where(
-            c.state.in_(QueueStage.SYNTHESIS.states), ~_behind_another()
+        candidates = claim_order.claimable(QueueStage.TRAINING, rows.utc_now(), tenant_limit)
+        ready = select(candidates.c.base, candidates.c.shape, candidates.c.priority, candidates.c.created_at)
+        upcoming = select(c.base, c.shape, c.priority, c.created_at).where(
+            c.state.in_(QueueStage.SYNTHESIS.states), ~claim_order.has_unfinished_predecessor()
         )
-        wanted = union_all(ready, coming).subquery()
+        demand = union_all(ready, upcoming).subquery()
         query = (
-            select(wanted.c.base, wanted.c.shape, func.count().label("waiting"))
-            .group_by(wanted.c.base, wanted.c.shape)
-            .order_by(func.max(wanted.c.priority).desc(), func.min(wanted.c.created_at))
+            select(demand.c.base, demand.c.shape, func.count().label("waiting"))
+            .group_by(demand.c.base, demand.c.shape)
+            .order_by(func.max(demand.c.priority).desc(), func.min(demand.c.created_at))
         )
-        with self._read() as sql:
+        with self._read_transaction() as sql:
             return [TrainingDemand(**row._mapping) for row in sql.execute(query)]
 
     def heartbeat(self, ids: Iterable[str], owner: str, *, lease_s: float) -> set[str]:
-        """Renew the leases; return the ids that ``owner`` still holds. A cancelled or lost one is missing."""
-        lease_until = rows.now() + timedelta(seconds=lease_s)
-        with self._write() as sql:
-            held = sql.scalars(
+        """Renew leases.
+
+        Args:
+            ids: Consolidations whose leases are renewed.
+            owner: Worker that claimed them.
+            lease_s: New duration of the leases, from now on, in seconds.
+
+        Returns:
+            The ids whose lease was renewed. Consolidations that were cancelled, or claimed by others, are missing.
+        """
+        lease_until = rows.utc_now() + timedelta(seconds=lease_s)
+        with self._write_transaction() as sql:
+            renewed = sql.scalars(
                 update(t.consolidations)
-                .where(c.id.in_(list(ids)), _held(owner))
+                .where(c.id.in_(list(ids)), claim_order.is_leased_by(owner))
                 .values(lease_until=lease_until)
                 .returning(c.id)
             )
-            return set(held)
+            return set(renewed)
 
-    def held_by(self, owner: str) -> list[str]:
-        """The ids of what ``owner`` has claimed and has not ended, handed over or lost."""
-        with self._read() as sql:
-            return list(sql.scalars(select(c.id).where(_held(owner))))
+    def list_leased(self, owner: str) -> list[str]:
+        """Return the ids of the consolidations that ``owner`` has leased."""
+        with self._read_transaction() as sql:
+            return list(sql.scalars(select(c.id).where(claim_order.is_leased_by(owner))))
 
-    def release(self, ids: Iterable[str], owner: str, *, died: bool = False) -> None:
-        """Give unfinished work back, for anyone to go on with. Training that nobody ``died`` of was no attempt."""
+    def release(self, ids: Iterable[str], owner: str, *, crashed: bool = False) -> None:
+        """Give leases back, so that any worker can continue at once. Ids that ``owner`` has not leased are ignored.
+
+        Args:
+            ids: Consolidations to release.
+            owner: Worker that claimed them.
+            crashed: Whether the worker crashed. Otherwise the present training attempt is not counted.
+        """
         attempts = (
-            c.attempts if died else case((c.state == ConsolidationState.TRAINING, c.attempts - 1), else_=c.attempts)
+            c.attempts if crashed else case((c.state == ConsolidationState.TRAINING, c.attempts - 1), else_=c.attempts)
         )
-        with self._write() as sql:
+        with self._write_transaction() as sql:
             sql.execute(
                 update(t.consolidations)
-                .where(c.id.in_(list(ids)), _held(owner))
-                .values(owner=None, lease_until=None, attempts=attempts, updated_at=rows.now())
+                .where(c.id.in_(list(ids)), claim_order.is_leased_by(owner))
+                .values(owner=None, lease_until=None, attempts=attempts, updated_at=rows.utc_now())
             )
 
-    def advance(self, id: str, owner: str, state: ConsolidationState) -> None:
-        """Enter a stage and hold on. Raises Conflict if the consolidation was cancelled or is another's by now."""
-        self._enter(id, owner, state)
 
-    def hand_over(self, id: str, owner: str, state: ConsolidationState) -> None:
-        """Enter a stage for another to claim: its state and its being held change at once. Raises as ``advance``."""
-        self._enter(id, owner, state, owner=None, lease_until=None)
+def _lock_claims(sql: Connection) -> None:
+    """Wait until no other transaction is claiming. Each claim sees the leases of the others and keeps the limits.
 
-    def progress(self, id: str, owner: str, progress: TrainingProgress, *, saved: bool = False) -> None:
-        """Say how far training is; once that is ``saved``, earlier attempts are forgotten. Raises as ``advance``."""
-        with self._write() as sql:
-            attempts = {"attempts": 1} if saved else {}
-            _swap(sql, id, owner, progress=progress.model_dump(mode="json"), **attempts)
-
-    def note(self, id: str, owner: str, what: str) -> None:
-        """Record something that its user may want to know. Raises as ``advance``."""
-        with self._write() as sql:
-            rows.record(sql, _swap(sql, id, owner).instance, id, what)
-
-    def ended(self, ids: Iterable[str]) -> list[str]:
-        """Those of ``ids`` that have."""
-        with self._read() as sql:
-            return list(sql.scalars(select(c.id).where(c.id.in_(list(ids)), c.ended_at.is_not(None))))
-
-    def fail(self, id: str, owner: str, reason: str) -> None:
-        """Raises Conflict as ``advance`` does; so do ``reject`` and ``publish``."""
-        with self._write() as sql:
-            job = _end(sql, id, owner, state=ConsolidationState.FAILED, reason=reason)
-            rows.record(sql, job.instance, id, f"failed: {reason}")
-
-    def reject(self, id: str, owner: str, verdict: GateVerdict) -> None:
-        stored = verdict.model_dump(mode="json")
-        with self._write() as sql:
-            job = _end(sql, id, owner, state=ConsolidationState.REJECTED, reason=verdict.reason, verdict=stored)
-            rows.record(sql, job.instance, id, f"rejected: {verdict.reason}")
-
-    def publish(self, id: str, owner: str, *, digest: str, verdict: GateVerdict, base_revision: str) -> bool:
-        """Record the version, which is in the store by now, and point ``prod`` to it, all at once.
-
-        ``prod`` moves only if it still points to the version that the consolidation started from: a promotion or a
-        rollback made meanwhile stays. Returns whether it moved.
-        """
-        stored = verdict.model_dump(mode="json")
-        with self._write() as sql:
-            job = _end(sql, id, owner, state=ConsolidationState.PUBLISHED, digest=digest, verdict=stored)
-            if sql.scalar(select(t.versions.c.digest).where(t.versions.c.digest == digest)) is None:
-                sql.execute(
-                    insert(t.versions).values(
-                        digest=digest,
-                        **rows.of(job.instance),
-                        base=job.base,
-                        base_revision=base_revision,
-                        rank=job.recipe.rank,
-                        parent=job.parent,
-                        consolidation=id,
-                        verdict=stored,
-                        created_at=rows.now(),
-                    )
-                )
-            moved = rows.swap(sql, job.instance, PROD, job.parent, digest)
-            rows.record(sql, job.instance, id, f"published {digest}")
-            rows.record(sql, job.instance, id, f"prod -> {digest}" if moved else "prod left alone: it moved meanwhile")
-            return moved
-
-    def _enter(self, id: str, holder: str, state: ConsolidationState, /, **values: Any) -> None:
-        if state not in _STAGES:
-            raise ValueError(f"{state} is not a stage: use fail, reject, publish or cancel")
-        with self._write() as sql:
-            job = _swap(sql, id, holder, state=state, **values)
-            rows.record(sql, job.instance, id, str(state))
-
-
-def _take_turn(sql: Connection) -> None:
-    """Wait until no other claims, to the end of this transaction: each sees what the others took, and stays in the
-    limits. On SQLite, every writer does."""
+    SQLite needs no lock here, because all its write transactions wait for each other.
+    """
     if sql.dialect.name == "postgresql":
-        sql.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _CLAIM_LOCK})
+        sql.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _CLAIM_LOCK_ID})
 
 
-def _turns(
-    stage: QueueStage,
-    now: datetime,
-    tenant_limit: int | None,
-    base: str | None = None,
-    shape: TrainerShape | None = None,
-) -> Subquery:
-    """What may be claimed, each with its ``turn``: how many of its tenant's are worked on once it is claimed, too."""
-    held = (
-        select(
-            c.tenant,
-            func.count().label("anywhere"),
-            func.count(case((c.state.in_(stage.states), 1))).label("in_stage"),
-        )
-        .where(c.ended_at.is_(None), c.owner.is_not(None), c.lease_until >= now)
-        .group_by(c.tenant)
-        .subquery()
-    )
-    of_tenant = func.row_number().over(partition_by=c.tenant, order_by=(c.priority.desc(), c.created_at, c.id))
-    waiting = (
-        select(
-            c.id,
-            c.base,
-            c.shape,
-            c.priority,
-            c.attempts,
-            c.created_at,
-            (func.coalesce(held.c.anywhere, 0) + of_tenant).label("turn"),
-            (func.coalesce(held.c.in_stage, 0) + of_tenant).label("in_stage"),
-        )
-        .outerjoin(held, held.c.tenant == c.tenant)
-        .where(_waits(stage, now), ~_behind_another())
-    )
-    if base is not None:
-        waiting = waiting.where(c.base == base)
-    if shape is not None:
-        waiting = waiting.where(c.shape == shape)
-    turns = waiting.subquery()
-    if tenant_limit is None:
-        return turns
-    return select(turns).where(turns.c.in_stage <= tenant_limit).subquery()
-
-
-def _together(waiting: Sequence[int], held: Sequence[int], attempts: int) -> int:
-    """How many from the front of what ``waiting`` may be claimed beside what is ``held``, given the attempts made at
-    each: at those held, the present one is among them."""
-    if any(made >= attempts for made in held):
-        return 0
-    last = next((i for i, made in enumerate(waiting) if made + 1 >= attempts), len(waiting))
-    return 1 if last == 0 and not held and waiting else last
-
-
-def _waits(stage: QueueStage, now: datetime) -> ColumnElement[bool]:
-    return and_(c.ended_at.is_(None), c.state.in_(stage.states), or_(c.owner.is_(None), c.lease_until < now))
-
-
-def _behind_another() -> ColumnElement[bool]:
-    """Whether an older one of the instance is unfinished. It goes on from what that one publishes."""
-    older = t.consolidations.alias("older")
-    return exists().where(
-        older.c.tenant == c.tenant,
-        older.c.instance == c.instance,
-        older.c.ended_at.is_(None),
-        older.c.created_at < c.created_at,
-    )
-
-
-def _prod() -> ColumnElement[str | None]:
-    channel = t.channels.c
-    return (
-        select(channel.digest)
-        .where(channel.tenant == c.tenant, channel.instance == c.instance, channel.name == PROD)
-        .correlate(t.consolidations)
-        .scalar_subquery()
-    )
-
-
-def _held(owner: str) -> ColumnElement[bool]:
-    return and_(c.owner == owner, c.ended_at.is_(None))
-
-
-def _swap(sql: Connection, id: str, holder: str, /, **values: Any) -> Consolidation:
-    """Compare-and-swap: write ``values`` if ``holder`` holds it, or raise Conflict."""
-    row = sql.execute(
+def _lease(
+    sql: Connection, ids: list[str], owner: str, stage: QueueStage, now: datetime, lease_s: float
+) -> dict[str, Consolidation]:
+    """Lease those of ``ids`` that are still waiting, and return them by id."""
+    # PostgreSQL cannot lock rows in a query with a window function, so the rows are locked here. A row that another
+    # transaction is changing now, such as a cancellation or a late write of the former owner, is skipped.
+    lockable = sql.scalars(
+        select(c.id).where(c.id.in_(ids), claim_order.is_waiting(stage, now)).with_for_update(skip_locked=True)
+    ).all()
+    leased = sql.execute(
         update(t.consolidations)
-        .where(c.id == id, _held(holder))
-        .values(**{"updated_at": rows.now()} | values)
+        .where(c.id.in_(lockable))
+        .values(
+            owner=owner,
+            lease_until=now + timedelta(seconds=lease_s),
+            parent=case((c.started_at.is_(None), claim_order.prod_digest()), else_=c.parent),
+            attempts=c.attempts + (1 if stage is QueueStage.TRAINING else 0),
+            started_at=func.coalesce(c.started_at, literal(now, t.UTCDateTime())),
+            updated_at=now,
+        )
         .returning(t.consolidations)
-    ).one_or_none()
-    if row is None:
-        raise Conflict(f"consolidation {id} was cancelled, has ended, or is held by another process")
-    return rows.to_consolidation(row)
-
-
-def _end(sql: Connection, id: str, holder: str, /, **values: Any) -> Consolidation:
-    now = rows.now()
-    return _swap(sql, id, holder, owner=None, lease_until=None, ended_at=now, updated_at=now, **values)
+    )
+    return {row.id: rows.to_consolidation(row) for row in leased}

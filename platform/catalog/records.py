@@ -1,10 +1,10 @@
-"""What the catalog returns beside the domain's own types."""
+"""Records that the catalog returns and that are not domain types of their own."""
 
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.platform.domain.consolidation import TrainerShape
+from looper.platform.domain.recipe import TrainerShape
 
 
 class _Record(BaseModel):
@@ -12,56 +12,78 @@ class _Record(BaseModel):
 
 
 class Batch(_Record):
-    """Trajectories that were ingested together: one Parquet object in the store."""
+    """Trajectories that were ingested together. They are one Parquet object in the object store."""
 
     id: str
+    """Digest of the batch's content."""
     source: str
+    """Path or name that the trajectories were read from."""
     trajectories: int
+    """Number of trajectories."""
     created_at: datetime
+    """When the batch was ingested."""
 
 
 class ApiKey(_Record):
-    """A tenant's key as it is stored: without its secret, which nobody can read back."""
+    """A tenant's API key as it is stored. The secret itself is not stored."""
 
     id: str
+    """Public part of the key."""
     tenant: str
+    """Tenant that the key belongs to."""
     secret_sha256: str
+    """SHA-256 of the secret part."""
     created_at: datetime
+    """When the key was issued."""
     expires_at: datetime | None
+    """From when on the key is refused. None: it does not expire."""
     revoked_at: datetime | None
+    """When the key was revoked. None: it is not revoked."""
 
 
 class Quota(_Record):
-    """What a tenant may ask of the endpoint; None: as the settings say."""
+    """Rate limits of one tenant. None: the default of the settings applies."""
 
     requests_per_minute: int | None = None
+    """Maximum requests per minute."""
     tokens_per_minute: int | None = None
+    """Maximum prompt and completion tokens per minute."""
 
 
-class Target(_Record):
+class RouteTarget(_Record):
     """A version that may answer a request."""
 
     channel: str | None
-    """None: it was asked for by its digest."""
+    """Channel that points to the version. None: the request named the version by its digest."""
     digest: str
+    """Digest of the version."""
     rank: int
+    """LoRA rank of the version."""
     share: float
-    """Of the requests for the name that was asked for."""
+    """Share of the requests for the requested name, from 0 to 1."""
 
 
 class Event(_Record):
-    """Something that happened to a consolidation or a channel."""
+    """One line of an instance's event log."""
 
     id: int
+    """Ascending number."""
     at: datetime
+    """When it happened."""
     instance: str
+    """Instance, as ``tenant/instance``."""
     consolidation: str | None
+    """Id of the consolidation it happened to. None: it happened to a channel or a version."""
     what: str
+    """What happened, in one line."""
 
 
 class TrainingDemand(_Record):
-    """A trainer that is wanted: the base and shape that it must have, and how many consolidations wait for it."""
+    """Demand for trainers of one base model and shape."""
 
     base: str
+    """Base model that the trainer must load."""
     shape: TrainerShape
+    """Shape that the trainer must have."""
     waiting: int
+    """Number of consolidations that need such a trainer."""

@@ -1,4 +1,4 @@
-"""What the parts of the catalog have in common: rows found, written and read as the domain's types."""
+"""Helpers of the catalog's operations: conditions, rows converted to domain types, and writes that several share."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,89 +7,168 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, and_, insert, sele
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import tables as t
-from looper.platform.domain.consolidation import Consolidation, Version
+from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import NotFound
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.version import Version
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
-def of(instance: InstanceName) -> dict[str, str]:
+def instance_columns(instance: InstanceName) -> dict[str, str]:
+    """Return the values of the columns that name ``instance``, for an INSERT."""
     return {"tenant": instance.tenant, "instance": instance.instance}
 
 
-def belongs(table: Table, instance: InstanceName) -> ColumnElement[bool]:
+def in_instance(table: Table, instance: InstanceName) -> ColumnElement[bool]:
+    """Return the condition that a row of ``table`` belongs to ``instance``."""
     return and_(table.c.tenant == instance.tenant, table.c.instance == instance.instance)
 
 
-def no_tenant(tenant: str) -> NotFound:
+def tenant_not_found(tenant: str) -> NotFound:
+    """Return the error to raise when ``tenant`` does not exist."""
     return NotFound(f"tenant {tenant} does not exist: looper tenant create {tenant}")
 
 
-def no_consolidation(id: str) -> NotFound:
+def consolidation_not_found(id: str) -> NotFound:
+    """Return the error to raise when there is no consolidation ``id``."""
     return NotFound(f"consolidation {id} does not exist: looper jobs list")
 
 
-def exists(sql: Connection, instance: InstanceName, *, lock: bool = False) -> bool:
-    query = select(t.instances.c.instance).where(belongs(t.instances, instance))
+def version_not_found(instance: InstanceName, digest: str) -> NotFound:
+    """Return the error to raise when ``digest`` is not a usable version of ``instance``."""
+    return NotFound(f"instance {instance} has no version {digest}: looper skills show {instance}")
+
+
+def instance_exists(sql: Connection, instance: InstanceName, *, lock: bool = False) -> bool:
+    """Return whether ``instance`` exists.
+
+    Args:
+        sql: Open transaction.
+        instance: Instance to look up.
+        lock: Whether to lock the instance's row until the transaction ends.
+
+    Returns:
+        Whether the row exists.
+    """
+    query = select(t.instances.c.instance).where(in_instance(t.instances, instance))
     return sql.scalar(query.with_for_update() if lock else query) is not None
 
 
-def require(sql: Connection, instance: InstanceName, *, lock: bool = False) -> None:
-    if not exists(sql, instance, lock=lock):
+def require_instance(sql: Connection, instance: InstanceName, *, lock: bool = False) -> None:
+    """Raise an error unless ``instance`` exists.
+
+    Args:
+        sql: Open transaction.
+        instance: Instance to look up.
+        lock: Whether to lock the instance's row until the transaction ends.
+
+    Raises:
+        NotFound: The instance does not exist.
+    """
+    if not instance_exists(sql, instance, lock=lock):
         raise NotFound(f"instance {instance} does not exist: looper ingest PATH --instance {instance}")
 
 
-def pointed(sql: Connection, instance: InstanceName, name: str) -> str | None:
-    found: str | None = sql.scalar(
-        select(t.channels.c.digest).where(belongs(t.channels, instance), t.channels.c.name == name)
+def channel_digest(sql: Connection, instance: InstanceName, channel: str) -> str | None:
+    """Return the digest that a channel points to.
+
+    Args:
+        sql: Open transaction.
+        instance: Instance of the channel.
+        channel: Name of the channel.
+
+    Returns:
+        The digest, or None if the channel does not exist.
+    """
+    digest: str | None = sql.scalar(
+        select(t.channels.c.digest).where(in_instance(t.channels, instance), t.channels.c.name == channel)
     )
-    return found
+    return digest
 
 
-def swap(
+def swap_channel(
     sql: Connection, instance: InstanceName, channel: str, expected: str | None, digest: str, share: float = 0.0
 ) -> bool:
-    """Compare-and-swap of a channel; ``expected`` None means that it must not exist yet."""
+    """Point a channel to another version, if it still points to the expected one (compare-and-swap).
+
+    Args:
+        sql: Open transaction.
+        instance: Instance of the channel.
+        channel: Name of the channel.
+        expected: Digest that the channel must point to now. None: the channel must not exist yet.
+        digest: Digest to point to.
+        share: Canary share of the requests for the instance's plain name, from 0 to 1.
+
+    Returns:
+        Whether the channel was changed.
+    """
     c = t.channels.c
     if expected is not None:
-        done = sql.execute(
+        result = sql.execute(
             update(t.channels)
-            .where(belongs(t.channels, instance), c.name == channel, c.digest == expected)
-            .values(digest=digest, share=share, updated_at=now())
+            .where(in_instance(t.channels, instance), c.name == channel, c.digest == expected)
+            .values(digest=digest, share=share, updated_at=utc_now())
         )
-        return done.rowcount == 1
+        return result.rowcount == 1
     try:
         with sql.begin_nested():
             sql.execute(
-                insert(t.channels).values(**of(instance), name=channel, digest=digest, share=share, updated_at=now())
+                insert(t.channels).values(
+                    **instance_columns(instance), name=channel, digest=digest, share=share, updated_at=utc_now()
+                )
             )
     except IntegrityError:
         return False
     return True
 
 
-def record(sql: Connection, instance: InstanceName, consolidation: str | None, what: str) -> None:
-    sql.execute(insert(t.events).values(**of(instance), at=now(), consolidation=consolidation, what=what))
+def insert_event(sql: Connection, instance: InstanceName, consolidation: str | None, what: str) -> None:
+    """Add one line to the instance's event log.
+
+    Args:
+        sql: Open transaction.
+        instance: Instance that the event is about.
+        consolidation: Id of the consolidation that the event is about, or None for an event of a channel or version.
+        what: Text of the event, in one line.
+    """
+    sql.execute(
+        insert(t.events).values(**instance_columns(instance), at=utc_now(), consolidation=consolidation, what=what)
+    )
 
 
-def consolidation(sql: Connection, id: str) -> Consolidation:
+def load_consolidation(sql: Connection, id: str) -> Consolidation:
+    """Load one consolidation.
+
+    Args:
+        sql: Open transaction.
+        id: Id of the consolidation.
+
+    Returns:
+        The consolidation.
+
+    Raises:
+        NotFound: There is no such consolidation.
+    """
     row = sql.execute(select(t.consolidations).where(t.consolidations.c.id == id)).one_or_none()
     if row is None:
-        raise no_consolidation(id)
+        raise consolidation_not_found(id)
     return to_consolidation(row)
 
 
 def to_consolidation(row: Row[Any]) -> Consolidation:
+    """Return the consolidation in ``row`` of the consolidations table."""
     values = dict(row._mapping)
     instance = InstanceName(values.pop("tenant"), values.pop("instance"))
-    for kept in ("lease_until", "shape"):  # for the queue's own use
-        values.pop(kept)
+    for column in ("lease_until", "shape"):  # only the queue uses these
+        values.pop(column)
     return Consolidation(instance=instance, **values)
 
 
 def to_version(row: Row[Any]) -> Version:
+    """Return the version in ``row`` of the versions table."""
     values = dict(row._mapping)
     return Version(instance=InstanceName(values.pop("tenant"), values.pop("instance")), **values)

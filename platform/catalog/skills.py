@@ -1,4 +1,7 @@
-"""Skills: an instance's versions and the channels that point to them."""
+"""Catalog operations on skills: an instance's versions, the channels that point to them, and name resolution.
+
+The gateway resolves model names here. The API and the command line move channels and revoke versions.
+"""
 
 from datetime import datetime
 
@@ -7,45 +10,70 @@ from sqlalchemy import Connection, delete, func, literal, select, update
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import Target
-from looper.platform.domain.consolidation import Version
+from looper.platform.catalog.records import RouteTarget
 from looper.platform.domain.errors import Conflict, InvalidInput, NotFound
 from looper.platform.domain.names import PROD, InstanceName, ModelName, check_name, is_digest
+from looper.platform.domain.version import Version
 
 
 class SkillOperations(Database):
-    def version(self, digest: str) -> Version:
-        with self._read() as sql:
+    """Versions and channels."""
+
+    def get_version(self, digest: str) -> Version:
+        """Return the version with this ``digest``, also if it is revoked.
+
+        Raises:
+            NotFound: There is no such version.
+        """
+        with self._read_transaction() as sql:
             row = sql.execute(select(t.versions).where(t.versions.c.digest == digest)).one_or_none()
         if row is None:
             raise NotFound(f"version {digest} does not exist")
         return rows.to_version(row)
 
-    def versions(self, instance: InstanceName) -> list[Version]:
-        """Newest first."""
-        with self._read() as sql:
-            rows.require(sql, instance)
+    def list_versions(self, instance: InstanceName) -> list[Version]:
+        """Return all versions of ``instance``, newest first.
+
+        Raises:
+            NotFound: The instance does not exist.
+        """
+        with self._read_transaction() as sql:
+            rows.require_instance(sql, instance)
             found = sql.execute(
                 select(t.versions)
-                .where(rows.belongs(t.versions, instance))
+                .where(rows.in_instance(t.versions, instance))
                 .order_by(t.versions.c.created_at.desc(), t.versions.c.digest)
             )
             return [rows.to_version(row) for row in found]
 
-    def lineage(self, digest: str) -> list[Version]:
-        """The version, the one it was made from, and so on to the first."""
+    def get_lineage(self, digest: str) -> list[Version]:
+        """Return the version with this ``digest``, its parent, the parent's parent and so on.
+
+        The list is empty if there is no such version.
+        """
         v = t.versions.c
-        line = select(v.digest, v.parent, literal(0).label("age")).where(v.digest == digest).cte(recursive=True)
-        parents = select(v.digest, v.parent, line.c.age + 1).where(v.digest == line.c.parent)
-        line = line.union_all(parents)
-        with self._read() as sql:
-            found = sql.execute(select(t.versions).join(line, line.c.digest == v.digest).order_by(line.c.age))
+        ancestors = select(v.digest, v.parent, literal(0).label("depth")).where(v.digest == digest).cte(recursive=True)
+        parents = select(v.digest, v.parent, ancestors.c.depth + 1).where(v.digest == ancestors.c.parent)
+        ancestors = ancestors.union_all(parents)
+        with self._read_transaction() as sql:
+            found = sql.execute(
+                select(t.versions).join(ancestors, ancestors.c.digest == v.digest).order_by(ancestors.c.depth)
+            )
             return [rows.to_version(row) for row in found]
 
-    def neighbours(self, instance: InstanceName, *, base: str, before: datetime, limit: int) -> list[Version]:
-        """The newest version of each of the tenant's other instances on ``base``, as of ``before``, newest first.
+    def list_sibling_versions(
+        self, instance: InstanceName, *, base: str, before: datetime, limit: int
+    ) -> list[Version]:
+        """List the newest version of each of the tenant's other instances. The result never changes later.
 
-        The same whenever it is asked.
+        Args:
+            instance: Instance whose siblings are listed.
+            base: Only versions on this base model.
+            before: Only versions that were created before this time.
+            limit: Maximum number of versions.
+
+        Returns:
+            The versions, newest first.
         """
         v = t.versions.c
         newest = (
@@ -60,134 +88,187 @@ class SkillOperations(Database):
             .where(v.tenant == instance.tenant)
             .order_by(v.created_at.desc(), v.digest)
         )
-        with self._read() as sql:
+        with self._read_transaction() as sql:
             return [rows.to_version(row) for row in sql.execute(query.limit(limit))]
 
-    def skill_names(self, tenant: str, *, after: str | None, limit: int) -> list[InstanceName]:
-        """The tenant's instances that have a ``prod``, by name, at most ``limit`` of those that come ``after`` one."""
+    def list_skills(self, tenant: str, *, after: str | None, limit: int) -> list[InstanceName]:
+        """List the tenant's instances that have a ``prod`` channel.
+
+        Args:
+            tenant: Name of the tenant.
+            after: Only instances whose name sorts after this one. None: from the first.
+            limit: Maximum number of instances.
+
+        Returns:
+            The instances, sorted by name.
+        """
         c = t.channels.c
         query = select(c.instance).where(c.tenant == tenant, c.name == PROD).order_by(c.instance).limit(limit)
         if after is not None:
             query = query.where(c.instance > after)
-        with self._read() as sql:
+        with self._read_transaction() as sql:
             return [InstanceName(tenant, name) for name in sql.scalars(query)]
 
-    def channels(self, instance: InstanceName) -> dict[str, str]:
-        """Digest by channel name."""
-        with self._read() as sql:
-            rows.require(sql, instance)
+    def get_channels(self, instance: InstanceName) -> dict[str, str]:
+        """Return the digest that each channel of ``instance`` points to, by channel name.
+
+        Raises:
+            NotFound: The instance does not exist.
+        """
+        with self._read_transaction() as sql:
+            rows.require_instance(sql, instance)
             found = sql.execute(
                 select(t.channels.c.name, t.channels.c.digest)
-                .where(rows.belongs(t.channels, instance))
+                .where(rows.in_instance(t.channels, instance))
                 .order_by(t.channels.c.name)
             )
             return {row.name: row.digest for row in found}
 
-    def shares(self, instance: InstanceName) -> dict[str, float]:
-        """By name of the channels that take a share of the requests for the instance's plain name."""
+    def get_channel_shares(self, instance: InstanceName) -> dict[str, float]:
+        """Return the canary share of each channel of ``instance`` that has one, from 0 to 1, by channel name."""
         c = t.channels.c
-        query = select(c.name, c.share).where(rows.belongs(t.channels, instance), c.share > 0).order_by(c.name)
-        with self._read() as sql:
+        query = select(c.name, c.share).where(rows.in_instance(t.channels, instance), c.share > 0).order_by(c.name)
+        with self._read_transaction() as sql:
             return {row.name: row.share for row in sql.execute(query)}
 
-    def channel(self, instance: InstanceName, name: str) -> str | None:
-        with self._read() as sql:
-            return rows.pointed(sql, instance, name)
+    def get_channel(self, instance: InstanceName, name: str) -> str | None:
+        """Return the digest that the channel ``name`` of ``instance`` points to, or None if it does not exist."""
+        with self._read_transaction() as sql:
+            return rows.channel_digest(sql, instance, name)
 
-    def point(self, instance: InstanceName, channel: str, digest: str, share: float = 0.0) -> None:
-        """Point a channel to a version of the same instance, to answer ``share`` of the requests for its plain name.
+    def set_channel(self, instance: InstanceName, channel: str, digest: str, share: float = 0.0) -> None:
+        """Create a channel or point it to another version.
 
-        Raises NotFound for any digest that is not one of its versions, or that is revoked, and InvalidInput for a share
-        that leaves ``prod`` less than nothing.
+        Args:
+            instance: Instance of the channel.
+            channel: Name of the channel.
+            digest: Version of the same instance.
+            share: Canary share: the share of the requests for the instance's plain name that this channel answers.
+
+        Raises:
+            InvalidInput: The channel's name is not valid, or all shares together exceed 1.
+            NotFound: The digest is not a version of the instance, or it is revoked.
+            Conflict: Another process moved the channel at the same time.
         """
         check_name(channel, "channel")
-        with self._write() as sql:
-            rows.require(sql, instance, lock=True)
+        with self._write_transaction() as sql:
+            rows.require_instance(sql, instance, lock=True)
             v = t.versions.c
             found = sql.scalar(
-                select(v.digest).where(v.digest == digest, v.revoked_at.is_(None), rows.belongs(t.versions, instance))
+                select(v.digest).where(
+                    v.digest == digest, v.revoked_at.is_(None), rows.in_instance(t.versions, instance)
+                )
             )
             if found is None:
-                raise NotFound(f"instance {instance} has no version {digest}: looper skills show {instance}")
+                raise rows.version_not_found(instance, digest)
             _check_share(sql, instance, channel, share)
-            if not rows.swap(sql, instance, channel, rows.pointed(sql, instance, channel), digest, share):
-                raise Conflict(f"channel {instance}@{channel} was moved at the same moment: run the command again")
-            rows.record(sql, instance, None, f"{channel} -> {digest}" + (f" for {share:.0%}" if share else ""))
+            if not rows.swap_channel(
+                sql, instance, channel, rows.channel_digest(sql, instance, channel), digest, share
+            ):
+                raise Conflict(f"channel {instance}@{channel} was moved at the same time: run the command again")
+            rows.insert_event(sql, instance, None, f"{channel} -> {digest}" + (f" for {share:.0%}" if share else ""))
 
-    def drop(self, instance: InstanceName, channel: str) -> None:
-        """Take a channel away. Raises NotFound if there is none."""
-        with self._write() as sql:
-            if not _drop(sql, instance, channel):
-                raise NotFound(f"instance {instance} has no channel {channel}: looper skills show {instance}")
-            rows.record(sql, instance, None, f"{channel} is gone")
+    def delete_channel(self, instance: InstanceName, channel: str) -> None:
+        """Delete a channel. Its version stays.
 
-    def revoke(self, instance: InstanceName, digest: str) -> dict[str, str | None]:
-        """Serve a version no more; return where each channel that pointed to it points now, None for one that is gone.
+        Args:
+            instance: Instance of the channel.
+            channel: Name of the channel.
 
-        ``prod`` falls back to the newest version before it that is not revoked. Raises NotFound if it is not one of the
-        instance's versions, or is revoked already.
+        Raises:
+            NotFound: The channel does not exist.
         """
-        line = [version for version in self.lineage(digest) if version.revoked_at is None]
-        if not line or line[0].digest != digest or line[0].instance != instance:
-            raise NotFound(f"instance {instance} has no version {digest}: looper skills show {instance}")
-        before = line[1].digest if len(line) > 1 else None
+        with self._write_transaction() as sql:
+            if not _delete_channel(sql, instance, channel):
+                raise NotFound(f"instance {instance} has no channel {channel}: looper skills show {instance}")
+            rows.insert_event(sql, instance, None, f"{channel} is deleted")
+
+    def revoke_version(self, instance: InstanceName, digest: str) -> dict[str, str | None]:
+        """Revoke a version, so that it is no longer served.
+
+        ``prod`` falls back to the newest ancestor that is not revoked. All other channels that point to the version are
+        deleted.
+
+        Args:
+            instance: Instance of the version.
+            digest: Version to revoke.
+
+        Returns:
+            The new digest of each channel that pointed to the version, by channel name. None: the channel was deleted.
+
+        Raises:
+            NotFound: The digest is not a version of the instance, or it is revoked already.
+        """
+        valid = [version for version in self.get_lineage(digest) if version.revoked_at is None]
+        if not valid or valid[0].digest != digest or valid[0].instance != instance:
+            raise rows.version_not_found(instance, digest)
+        fallback = valid[1].digest if len(valid) > 1 else None
         moved: dict[str, str | None] = {}
-        with self._write() as sql:
-            rows.require(sql, instance, lock=True)
-            sql.execute(update(t.versions).where(t.versions.c.digest == digest).values(revoked_at=rows.now()))
-            rows.record(sql, instance, None, f"revoked {digest}")
+        with self._write_transaction() as sql:
+            rows.require_instance(sql, instance, lock=True)
+            sql.execute(update(t.versions).where(t.versions.c.digest == digest).values(revoked_at=rows.utc_now()))
+            rows.insert_event(sql, instance, None, f"revoked {digest}")
             c = t.channels.c
-            pointing = select(c.name).where(rows.belongs(t.channels, instance), c.digest == digest)
-            for channel in sql.scalars(pointing).all():
-                if channel == PROD and before is not None:
-                    rows.swap(sql, instance, channel, digest, before)
-                    moved[channel] = before
+            query = select(c.name).where(rows.in_instance(t.channels, instance), c.digest == digest)
+            for channel in sql.scalars(query).all():
+                if channel == PROD and fallback is not None:
+                    rows.swap_channel(sql, instance, channel, digest, fallback)
+                    moved[channel] = fallback
                 else:
-                    _drop(sql, instance, channel)
+                    _delete_channel(sql, instance, channel)
                     moved[channel] = None
-                rows.record(sql, instance, None, f"{channel} -> {moved[channel] or 'nothing'}")
+                rows.insert_event(sql, instance, None, f"{channel} -> {moved[channel] or 'nothing'}")
         return moved
 
-    def pointed_since(self, moment: datetime) -> list[Target]:
-        """What any skill's channels were pointed to after ``moment``."""
+    def list_updated_channels(self, since: datetime) -> list[RouteTarget]:
+        """Return what the channels of all instances point to, for those channels that changed after ``since``."""
         v, c = t.versions.c, t.channels.c
         query = select(c.name, c.share, v.digest, v.rank).join(t.versions, v.digest == c.digest)
-        with self._read() as sql:
-            found = sql.execute(query.where(c.updated_at > moment))
-            return [Target(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found]
+        with self._read_transaction() as sql:
+            found = sql.execute(query.where(c.updated_at > since))
+            return [RouteTarget(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found]
 
-    def revoked_since(self, moment: datetime) -> list[str]:
-        """The digests of what was revoked after ``moment``."""
-        with self._read() as sql:
-            return list(sql.scalars(select(t.versions.c.digest).where(t.versions.c.revoked_at > moment)))
+    def list_revoked_digests(self, since: datetime) -> list[str]:
+        """Return the digests of all versions that were revoked after ``since``."""
+        with self._read_transaction() as sql:
+            return list(sql.scalars(select(t.versions.c.digest).where(t.versions.c.revoked_at > since)))
 
     def resolve(self, model: ModelName) -> str:
-        """The digest a model name means now: that of ``prod`` for a plain name.
+        """Return the digest of the version that ``model`` names now.
 
-        One NotFound for all that does not exist, so that names do not leak.
+        Raises:
+            NotFound: The tenant, instance, channel or version does not exist. The error does not say which one, so that
+                it reveals no names of other tenants.
         """
-        return self.targets(model)[0].digest
+        return self.resolve_targets(model)[0].digest
 
-    def targets(self, model: ModelName) -> list[Target]:
-        """What may answer a model name now: first what it points to, then what takes a share of its requests.
+    def resolve_targets(self, model: ModelName) -> list[RouteTarget]:
+        """Return all versions that may answer a request for ``model`` now.
 
-        Raises NotFound as ``resolve`` does.
+        Returns:
+            First the version that the name points to, then, for a plain name, the channels with a canary share. The
+            shares add up to 1, except for a channel that is named itself.
+
+        Raises:
+            NotFound: As ``resolve``.
         """
         v, c = t.versions.c, t.channels.c
-        served = select(v.digest, v.rank).where(rows.belongs(t.versions, model.instance), v.revoked_at.is_(None))
-        with self._read() as sql:
+        valid = select(v.digest, v.rank).where(rows.in_instance(t.versions, model.instance), v.revoked_at.is_(None))
+        with self._read_transaction() as sql:
             if is_digest(model.selector):
-                found = sql.execute(served.where(v.digest == model.selector)).all()
-                targets = [Target(channel=None, digest=row.digest, rank=row.rank, share=1) for row in found]
+                found = sql.execute(valid.where(v.digest == model.selector)).all()
+                targets = [RouteTarget(channel=None, digest=row.digest, rank=row.rank, share=1) for row in found]
             else:
-                pointed = served.join(t.channels, rows.belongs(t.channels, model.instance) & (c.digest == v.digest))
-                wanted = c.name == model.selector
+                query = valid.join(t.channels, rows.in_instance(t.channels, model.instance) & (c.digest == v.digest))
+                is_requested = c.name == model.selector
                 if model.selector == PROD:
-                    wanted |= c.share > 0
-                found = sql.execute(pointed.add_columns(c.name, c.share).where(wanted).order_by(c.name)).all()
-                targets = [Target(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found]
+                    is_requested |= c.share > 0
+                found = sql.execute(query.add_columns(c.name, c.share).where(is_requested).order_by(c.name)).all()
+                targets = [
+                    RouteTarget(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found
+                ]
                 if model.selector == PROD:
-                    targets = _with_the_rest(targets)
+                    targets = _give_prod_the_rest(targets)
         if not targets or targets[0].channel not in (None, model.selector):
             raise NotFound(f"model {model} does not exist")
         return targets
@@ -195,22 +276,25 @@ class SkillOperations(Database):
 
 def _check_share(sql: Connection, instance: InstanceName, channel: str, share: float) -> None:
     if not 0 <= share <= 1 or (channel == PROD and share):
-        raise InvalidInput(f"share {share:g} of channel {channel}: give 0 to 1, and none to {PROD}, which has the rest")
+        raise InvalidInput(
+            f"share {share:g} of channel {channel} is not valid: give 0 to 1, and none to {PROD}, which gets the rest"
+        )
     c = t.channels.c
-    others = sql.scalar(select(func.sum(c.share)).where(rows.belongs(t.channels, instance), c.name != channel)) or 0.0
-    if others + share > 1:
-        raise InvalidInput(f"share {share:g} of channel {channel}: other channels have {others:g} already")
+    query = select(func.sum(c.share)).where(rows.in_instance(t.channels, instance), c.name != channel)
+    other_shares = sql.scalar(query) or 0.0
+    if other_shares + share > 1:
+        raise InvalidInput(
+            f"share {share:g} of channel {channel} is too large: other channels have {other_shares:g} already"
+        )
 
 
-def _drop(sql: Connection, instance: InstanceName, channel: str) -> bool:
-    return (
-        sql.execute(delete(t.channels).where(rows.belongs(t.channels, instance), t.channels.c.name == channel)).rowcount
-        == 1
-    )
+def _delete_channel(sql: Connection, instance: InstanceName, channel: str) -> bool:
+    condition = rows.in_instance(t.channels, instance) & (t.channels.c.name == channel)
+    return sql.execute(delete(t.channels).where(condition)).rowcount == 1
 
 
-def _with_the_rest(targets: list[Target]) -> list[Target]:
-    """``prod`` first, with the share that the others leave."""
-    others = [target for target in targets if target.channel != PROD]
-    rest = 1 - sum(target.share for target in others)
-    return [*(target.model_copy(update={"share": rest}) for target in targets if target.channel == PROD), *others]
+def _give_prod_the_rest(targets: list[RouteTarget]) -> list[RouteTarget]:
+    """Return ``targets`` with ``prod`` first. Its share is what the canary channels leave."""
+    canaries = [target for target in targets if target.channel != PROD]
+    rest = 1 - sum(target.share for target in canaries)
+    return [*(target.model_copy(update={"share": rest}) for target in targets if target.channel == PROD), *canaries]

@@ -1,4 +1,4 @@
-"""The tables. Their history is in ``migrations/``; a test asserts that both agree."""
+"""The tables of the catalog. Their history is in ``migrations/``; a test asserts that both agree."""
 
 from datetime import UTC, datetime
 
@@ -29,16 +29,18 @@ metadata = MetaData(
 )
 
 
-class Instant(TypeDecorator[datetime]):
-    """A moment in UTC. SQLite forgets time zones, so they are put back on reading."""
+class UTCDateTime(TypeDecorator[datetime]):
+    """A time in UTC. SQLite does not store time zones, so reading adds the time zone again."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return ``value`` in UTC for any ``dialect``."""
         return value.astimezone(UTC) if value else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return ``value`` with its time zone, also if the ``dialect`` is SQLite."""
         return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
@@ -52,7 +54,7 @@ tenants = Table(
     Column("name", NAME, primary_key=True),
     Column("requests_per_minute", Integer),
     Column("tokens_per_minute", Integer),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
 )
 
 keys = Table(
@@ -61,9 +63,9 @@ keys = Table(
     Column("id", ID, primary_key=True),
     Column("tenant", NAME, ForeignKey("tenants.name"), nullable=False, index=True),
     Column("secret_sha256", DIGEST, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("expires_at", Instant),
-    Column("revoked_at", Instant),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("expires_at", UTCDateTime),
+    Column("revoked_at", UTCDateTime),
 )
 
 instances = Table(
@@ -71,11 +73,11 @@ instances = Table(
     metadata,
     Column("tenant", NAME, ForeignKey("tenants.name"), primary_key=True),
     Column("instance", NAME, primary_key=True),
-    Column("created_at", Instant, nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
 )
 
 
-def _of_instance() -> ForeignKeyConstraint:
+def _instance_foreign_key() -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["tenant", "instance"], ["instances.tenant", "instances.instance"])
 
 
@@ -87,8 +89,8 @@ batches = Table(
     Column("id", ID, primary_key=True),
     Column("source", Text, nullable=False),
     Column("trajectories", Integer, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    _of_instance(),
+    Column("created_at", UTCDateTime, nullable=False),
+    _instance_foreign_key(),
 )
 
 consolidations = Table(
@@ -106,18 +108,18 @@ consolidations = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("parent", DIGEST),
     Column("owner", Text),
-    Column("lease_until", Instant),
+    Column("lease_until", UTCDateTime),
     Column("reason", Text),
     Column("verdict", JSON(none_as_null=True)),
     Column("digest", DIGEST),
     Column("progress", JSON(none_as_null=True)),
-    Column("created_at", Instant, nullable=False),
-    Column("started_at", Instant),
-    Column("ended_at", Instant),
-    Column("updated_at", Instant, nullable=False),
-    _of_instance(),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("started_at", UTCDateTime),
+    Column("ended_at", UTCDateTime),
+    Column("updated_at", UTCDateTime, nullable=False),
+    _instance_foreign_key(),
     Index("ix_consolidations_tenant_instance", "tenant", "instance"),
-    # Small, however long the history: all that the queue looks at.
+    # The queue reads only unfinished rows. A partial index stays small, however long the history is.
     Index(
         "ix_consolidations_unfinished",
         "tenant",
@@ -140,9 +142,9 @@ versions = Table(
     Column("parent", DIGEST),
     Column("consolidation", ID, ForeignKey("consolidations.id"), nullable=False),
     Column("verdict", JSON, nullable=False),
-    Column("created_at", Instant, nullable=False),
-    Column("revoked_at", Instant),
-    _of_instance(),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("revoked_at", UTCDateTime),
+    _instance_foreign_key(),
     Index("ix_versions_tenant_instance", "tenant", "instance"),
     Index("ix_versions_revoked_at", "revoked_at"),
 )
@@ -155,15 +157,15 @@ channels = Table(
     Column("name", NAME, primary_key=True),
     Column("digest", DIGEST, ForeignKey("versions.digest"), nullable=False),
     Column("share", Float, nullable=False, server_default="0"),
-    Column("updated_at", Instant, nullable=False),
-    _of_instance(),
+    Column("updated_at", UTCDateTime, nullable=False),
+    _instance_foreign_key(),
 )
 
 events = Table(
     "events",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("at", Instant, nullable=False),
+    Column("at", UTCDateTime, nullable=False),
     Column("tenant", NAME, nullable=False),
     Column("instance", NAME, nullable=False),
     Column("consolidation", ID),

@@ -1,4 +1,4 @@
-"""Tenants and their keys."""
+"""Catalog operations on tenants, their rate limits and their API keys."""
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -12,50 +12,90 @@ from looper.platform.domain.names import check_name
 
 
 class TenantOperations(Database):
-    def create_tenant(self, name: str) -> None:
-        """Raises Conflict if the tenant exists, InvalidInput if the name is not one."""
-        check_name(name, "tenant")
-        with self._write() as sql:
-            try:
-                sql.execute(insert(t.tenants).values(name=name, created_at=rows.now()))
-            except IntegrityError as error:
-                raise Conflict(f"tenant {name} exists already") from error
+    """Tenants, rate limits and API keys."""
 
-    def tenants(self) -> list[str]:
-        with self._read() as sql:
+    def create_tenant(self, name: str) -> None:
+        """Create a tenant.
+
+        Args:
+            name: Name of the tenant.
+
+        Raises:
+            Conflict: The tenant exists already.
+            InvalidInput: The name is not valid.
+        """
+        check_name(name, "tenant")
+        with self._write_transaction() as sql:
+            try:
+                sql.execute(insert(t.tenants).values(name=name, created_at=rows.utc_now()))
+            except IntegrityError as error:
+                raise Conflict(f"tenant {name} exists already: use it, or choose another name") from error
+
+    def list_tenants(self) -> list[str]:
+        """Return the names of all tenants, sorted."""
+        with self._read_transaction() as sql:
             return list(sql.scalars(select(t.tenants.c.name).order_by(t.tenants.c.name)))
 
-    def quota(self, tenant: str) -> Quota:
+    def get_quota(self, tenant: str) -> Quota:
+        """Return the rate limits of ``tenant``.
+
+        Raises:
+            NotFound: The tenant does not exist.
+        """
         columns = t.tenants.c.requests_per_minute, t.tenants.c.tokens_per_minute
-        with self._read() as sql:
+        with self._read_transaction() as sql:
             row = sql.execute(select(*columns).where(t.tenants.c.name == tenant)).one_or_none()
         if row is None:
-            raise rows.no_tenant(tenant)
+            raise rows.tenant_not_found(tenant)
         return Quota(**row._mapping)
 
     def set_quota(self, tenant: str, quota: Quota) -> None:
-        with self._write() as sql:
-            done = sql.execute(update(t.tenants).where(t.tenants.c.name == tenant).values(**quota.model_dump()))
-            if done.rowcount == 0:
-                raise rows.no_tenant(tenant)
+        """Set the rate limits of a tenant.
+
+        Args:
+            tenant: Name of the tenant.
+            quota: New limits. They replace both old ones.
+
+        Raises:
+            NotFound: The tenant does not exist.
+        """
+        with self._write_transaction() as sql:
+            result = sql.execute(update(t.tenants).where(t.tenants.c.name == tenant).values(**quota.model_dump()))
+            if result.rowcount == 0:
+                raise rows.tenant_not_found(tenant)
 
     def add_key(self, key: ApiKey) -> None:
-        with self._write() as sql:
+        """Store ``key``.
+
+        Raises:
+            NotFound: The key's tenant does not exist.
+        """
+        with self._write_transaction() as sql:
             if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == key.tenant)) is None:
-                raise rows.no_tenant(key.tenant)
+                raise rows.tenant_not_found(key.tenant)
             sql.execute(insert(t.keys).values(**key.model_dump()))
 
-    def key(self, id: str) -> ApiKey:
-        with self._read() as sql:
+    def get_key(self, id: str) -> ApiKey:
+        """Return the key with this ``id``, also if it is expired or revoked.
+
+        Raises:
+            NotFound: There is no such key.
+        """
+        with self._read_transaction() as sql:
             row = sql.execute(select(t.keys).where(t.keys.c.id == id)).one_or_none()
         if row is None:
             raise NotFound(f"key {id} does not exist")
         return ApiKey(**row._mapping)
 
     def revoke_key(self, id: str) -> None:
-        with self._write() as sql:
-            done = sql.execute(
-                update(t.keys).where(t.keys.c.id == id, t.keys.c.revoked_at.is_(None)).values(revoked_at=rows.now())
+        """Revoke the key with this ``id``.
+
+        Raises:
+            NotFound: There is no such key, or it is revoked already.
+        """
+        with self._write_transaction() as sql:
+            result = sql.execute(
+                update(t.keys).where(t.keys.c.id == id, t.keys.c.revoked_at.is_(None)).values(revoked_at=rows.utc_now())
             )
-            if done.rowcount == 0:
+            if result.rowcount == 0:
                 raise NotFound(f"key {id} does not exist or is revoked already")

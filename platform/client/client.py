@@ -1,4 +1,8 @@
-"""One method per route of ``/api/v1``. Errors come back as the same exceptions that the server raised."""
+"""Python client of the control plane: one method per route of ``/api/v1``.
+
+Errors come back as the exceptions that the server raised (``platform/api/error_table.py``). The client imports neither
+a web framework nor a database.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -8,54 +12,60 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
+from looper.platform.api.error_table import from_http
 from looper.platform.api.models import ConsolidationInfo, EventInfo, InstanceInfo, SkillInfo, VersionTraffic
-from looper.platform.domain.consolidation import Recipe
-from looper.platform.domain.errors import (
-    Conflict,
-    CorruptAdapter,
-    InvalidInput,
-    LooperError,
-    NotFound,
-    StoreUnavailable,
-    TooLarge,
-    Unauthorized,
-)
+from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.domain.names import PROD, check_name, is_digest
+from looper.platform.domain.recipe import Recipe
 from looper.platform.trajectories.report import IngestReport
 
 T = TypeVar("T")
 
-_ERRORS: dict[int, type[LooperError]] = {
-    400: InvalidInput,
-    401: Unauthorized,
-    404: NotFound,
-    409: Conflict,
-    413: TooLarge,
-    422: InvalidInput,
-    500: CorruptAdapter,
-    503: StoreUnavailable,
-}
-
 
 class Client:
-    """A tenant's view of a Looper cluster. Names of instances are without the tenant's: the key says whose they are."""
+    """Calls the control plane of a Looper cluster for one tenant.
+
+    Names of instances are without the tenant's name, because the key belongs to a tenant. Every method raises the
+    ``LooperError`` that the server raised: ``Unauthorized`` for a wrong key, ``NotFound`` for what does not exist or
+    belongs to another tenant, ``RateLimited`` with ``retry_after_s`` above a limit, and ``StoreUnavailable`` also when
+    the server does not answer at all. Nothing is retried.
+    """
 
     def __init__(self, url: str, key: str, *, timeout_s: float = 60.0) -> None:
+        """Prepare connections; nothing is sent yet.
+
+        Args:
+            url: Address of the cluster, such as ``http://127.0.0.1:8000``.
+            key: API key of the tenant.
+            timeout_s: Timeout of a connection and of each wait for bytes, in seconds.
+        """
         self._http = httpx.Client(
             base_url=url.rstrip("/") + "/api/v1", headers={"Authorization": f"Bearer {key}"}, timeout=timeout_s
         )
 
     def __enter__(self) -> Self:
+        """Return the client."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the connections."""
         self._http.close()
 
     def instances(self) -> list[InstanceInfo]:
+        """Return the tenant's instances."""
         return self._get("/instances", list[InstanceInfo])
 
     def ingest(self, instance: str, path: str | Path, *, format: str = "auto") -> IngestReport:
-        """Send one file of trajectories. The same file twice changes nothing."""
+        """Upload one file of trajectories. Uploading the same file again changes nothing.
+
+        Args:
+            instance: Instance that the trajectories belong to; a new one is created.
+            path: The file.
+            format: Name of its format; ``auto`` detects it.
+
+        Returns:
+            How many trajectories were kept and rejected, and why.
+        """
         path = Path(path)
         return self._call(
             "POST",
@@ -68,7 +78,16 @@ class Client:
     def consolidate(
         self, instances: Sequence[str], *, recipe: Recipe | None = None, priority: int = 0
     ) -> list[ConsolidationInfo]:
-        """Queue one consolidation per instance, below all other work by a ``priority`` from -10 to -1."""
+        """Queue one consolidation per instance.
+
+        Args:
+            instances: Instances with new trajectories.
+            recipe: How to train; None for the cluster's default recipe.
+            priority: From -10 to 0. Higher priorities are claimed first.
+
+        Returns:
+            The queued consolidations, in the order of ``instances``.
+        """
         body = {
             "instances": list(instances),
             "recipe": recipe.model_dump(mode="json") if recipe else None,
@@ -77,61 +96,147 @@ class Client:
         return self._call("POST", "/consolidations", list[ConsolidationInfo], json=body)
 
     def consolidations(self, instance: str | None = None) -> list[ConsolidationInfo]:
-        """Newest first."""
+        """Return the latest 100 consolidations, newest first.
+
+        Args:
+            instance: Only consolidations of this instance; None for all instances.
+        """
         params = {"instance": instance} if instance else {}
         return self._call("GET", "/consolidations", list[ConsolidationInfo], params=params)
 
     def consolidation(self, id: str) -> ConsolidationInfo:
+        """Return one consolidation.
+
+        Args:
+            id: Id of the consolidation.
+        """
         return self._get(f"/consolidations/{id}", ConsolidationInfo)
 
     def events(self, id: str) -> list[EventInfo]:
+        """Return what happened to a consolidation, oldest first.
+
+        Args:
+            id: Id of the consolidation.
+        """
         return self._get(f"/consolidations/{id}/events", list[EventInfo])
 
     def cancel(self, id: str) -> ConsolidationInfo:
+        """Cancel a consolidation that has not ended.
+
+        Args:
+            id: Id of the consolidation.
+
+        Returns:
+            The cancelled consolidation.
+
+        Raises:
+            Conflict: It has ended already.
+        """
         return self._call("POST", f"/consolidations/{id}/cancel", ConsolidationInfo)
 
     def wait(
         self,
         jobs: Iterable[ConsolidationInfo],
         *,
-        every_s: float = 1.0,
+        poll_interval_s: float = 1.0,
         on_change: Callable[[ConsolidationInfo], None] = lambda job: None,
     ) -> list[ConsolidationInfo]:
-        """Return the consolidations once each has its verdict; ``on_change`` sees every change on the way."""
-        seen = {job.id: job for job in jobs}
-        while any(not job.state.final for job in seen.values()):
-            time.sleep(every_s)
-            for id, old in seen.items():
-                seen[id] = self.consolidation(id)
-                if seen[id] != old:
-                    on_change(seen[id])
-        return list(seen.values())
+        """Wait until consolidations have ended.
+
+        Args:
+            jobs: Consolidations to wait for.
+            poll_interval_s: Seconds between two requests for their state.
+            on_change: Called with a consolidation each time it has changed.
+
+        Returns:
+            The ended consolidations, in the order of ``jobs``.
+        """
+        latest = {job.id: job for job in jobs}
+        while any(not job.state.is_final for job in latest.values()):
+            time.sleep(poll_interval_s)
+            for id, previous in latest.items():
+                latest[id] = self.consolidation(id)
+                if latest[id] != previous:
+                    on_change(latest[id])
+        return list(latest.values())
 
     def skills(self) -> list[SkillInfo]:
+        """Return the tenant's skills."""
         return self._get("/skills", list[SkillInfo])
 
     def skill(self, instance: str) -> SkillInfo:
+        """Return one skill.
+
+        Args:
+            instance: Instance of the skill.
+        """
         return self._get(f"/skills/{check_name(instance, 'instance')}", SkillInfo)
 
     def promote(self, instance: str, digest: str, *, channel: str = PROD, share: float = 0.0) -> SkillInfo:
-        """Point a channel to a version; it answers ``share`` of the requests for the plain name."""
-        return self._call("PUT", _channel(instance, channel), SkillInfo, json={"digest": digest, "share": share})
+        """Point a channel to a version.
+
+        Args:
+            instance: Instance of the skill.
+            digest: Digest of the version.
+            channel: Channel to point; a new one is created.
+            share: Canary share: the fraction, from 0 to 1, of the requests for the plain name that the channel answers.
+
+        Returns:
+            The skill as it is now.
+        """
+        return self._call("PUT", _channel_path(instance, channel), SkillInfo, json={"digest": digest, "share": share})
 
     def drop(self, instance: str, channel: str) -> SkillInfo:
-        return self._call("DELETE", _channel(instance, channel), SkillInfo)
+        """Drop a channel. ``prod`` answers its share of the requests again.
+
+        Args:
+            instance: Instance of the skill.
+            channel: Channel to drop.
+
+        Returns:
+            The skill as it is now.
+        """
+        return self._call("DELETE", _channel_path(instance, channel), SkillInfo)
 
     def revoke(self, instance: str, digest: str) -> SkillInfo:
-        """Serve a version no more."""
+        """Revoke a version: it is never served again, and its running streams stop.
+
+        Args:
+            instance: Instance of the skill.
+            digest: Digest of the version.
+
+        Returns:
+            The skill as it is now.
+
+        Raises:
+            InvalidInput: ``digest`` is not a complete digest.
+        """
         if not is_digest(digest):
-            raise InvalidInput(f"version {digest!r} is not a whole digest: 64 of 0-9 and a-f")
+            raise InvalidInput(f"version {digest!r} is not a complete digest: give all 64 characters, 0-9 and a-f")
         return self._call("POST", f"/skills/{check_name(instance, 'instance')}/versions/{digest}/revoke", SkillInfo)
 
     def traffic(self, instance: str) -> dict[str, VersionTraffic]:
-        """By digest, what each version of a skill with a canary has answered."""
+        """Return what each version of a skill with a canary has answered.
+
+        Args:
+            instance: Instance of the skill.
+
+        Returns:
+            Traffic by digest, counted by the gateway that answered since it started.
+        """
         return self._get(f"/skills/{check_name(instance, 'instance')}/traffic", dict[str, VersionTraffic])
 
     def rollback(self, instance: str, *, channel: str = PROD) -> SkillInfo:
-        return self._call("POST", f"{_channel(instance, channel)}/rollback", SkillInfo)
+        """Point a channel to the version before the one it points to.
+
+        Args:
+            instance: Instance of the skill.
+            channel: Channel to roll back.
+
+        Returns:
+            The skill as it is now.
+        """
+        return self._call("POST", f"{_channel_path(instance, channel)}/rollback", SkillInfo)
 
     def _get(self, path: str, kind: type[T]) -> T:
         return self._call("GET", path, kind)
@@ -141,14 +246,10 @@ class Client:
             response = self._http.request(method, path, **request)
         except httpx.TransportError as error:
             raise StoreUnavailable(f"no answer from {self._http.base_url}: {error}") from error
-        if response.is_success:
-            return TypeAdapter(kind).validate_json(response.content)
-        try:
-            message = response.json()["error"]["message"]
-        except (ValueError, KeyError, TypeError):
-            message = response.text
-        raise _ERRORS.get(response.status_code, LooperError)(message)
+        if not response.is_success:
+            raise from_http(response.status_code, response.content, response.headers)
+        return TypeAdapter(kind).validate_json(response.content)
 
 
-def _channel(instance: str, channel: str) -> str:
+def _channel_path(instance: str, channel: str) -> str:
     return f"/skills/{check_name(instance, 'instance')}/channels/{check_name(channel, 'channel')}"

@@ -1,32 +1,41 @@
-"""The tree of errors that Looper raises on purpose.
+"""The errors that Looper raises on purpose. All rooms raise them; the API and the command line show them to the user.
 
     LooperError
-    ├── InvalidInput        the caller's mistake: a name, a file, a recipe, a flag
-    │   ├── MalformedTrajectory   one trajectory that cannot be kept, with the reason
-    │   └── TooLarge        more bytes than are read
-    ├── NotFound            what was named does not exist (for this tenant)
-    ├── Unauthorised        no key, a wrong one, or an expired one
-    ├── Conflict            the state moved under the caller: a lost compare-and-swap
-    ├── CorruptAdapter      a published adapter's bytes are not what its digest says
-    ├── StoreUnavailable    object store or catalog: down, slow, full
-    │   └── StoreFull       the object store has no room for what was to be written
-    └── Overloaded          more is asked than can be served now, or than the tenant may ask
-        └── OverLimit       the tenant's own limit
+    ├── InvalidInput        the caller made a mistake: in a name, a file, a recipe or a flag
+    │   ├── MalformedTrajectory   one trajectory cannot be used, with the reason
+    │   └── TooLarge        the input has more bytes than the limit
+    ├── NotFound            the named thing does not exist (for this tenant)
+    ├── Unauthorized        the API key is missing, wrong, expired or revoked
+    ├── Conflict            another process changed the state first: a failed compare-and-swap
+    ├── CorruptAdapter      a published adapter's content does not match its digest
+    ├── StoreUnavailable    the object store or the catalog is down, slow or full
+    │   └── StoreFull       the object store has no space left
+    └── Overloaded          the server cannot take the request now
+        └── RateLimited     the tenant has reached its rate limit
 
-Every message names the thing, the value and the way out, in one line. Anything else that escapes is a bug.
+Every message is one line and names the thing, the value and the way out. Any other exception that reaches the user is a
+bug.
 """
 
 
 class LooperError(Exception):
-    """Base of every error that Looper raises on purpose."""
+    """Base class of all errors that Looper raises on purpose."""
 
 
 class InvalidInput(LooperError, ValueError):
-    """The caller's mistake."""
+    """The caller made a mistake."""
 
 
 class MalformedTrajectory(InvalidInput):
-    """One trajectory that cannot be kept; ``reason`` is a short stable code such as ``empty``."""
+    """One trajectory cannot be used.
+
+    Args:
+        reason: Short code that does not change between versions, such as ``empty``.
+        message: Text for the user.
+
+    Attributes:
+        reason: The code.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -34,23 +43,23 @@ class MalformedTrajectory(InvalidInput):
 
 
 class TooLarge(InvalidInput):
-    """More bytes than are read."""
+    """The input has more bytes than the limit."""
 
 
 class NotFound(LooperError, LookupError):
-    """What was named does not exist, or not for this tenant."""
+    """The named thing does not exist, or not for this tenant."""
 
 
 class Unauthorized(LooperError):
-    """No key, a wrong one, or an expired one."""
+    """The API key is missing, wrong, expired or revoked."""
 
 
 class Conflict(LooperError):
-    """The state moved under the caller."""
+    """Another process changed the state first."""
 
 
 class CorruptAdapter(LooperError):
-    """The bytes of a published adapter are not what its digest says."""
+    """The content of a published adapter does not match its digest."""
 
 
 class StoreUnavailable(LooperError):
@@ -58,16 +67,24 @@ class StoreUnavailable(LooperError):
 
 
 class StoreFull(StoreUnavailable):
-    """The object store has no room for what was to be written: by its disk or by a quota."""
+    """The object store has no space left on its disk or in its quota."""
 
 
 class Overloaded(LooperError):
-    """More is asked than can be served; it may be asked again after ``retry_after_s``."""
+    """The server cannot take the request now.
+
+    Args:
+        message: Text for the user.
+        retry_after_s: Time after which the client may send the request again, in seconds.
+
+    Attributes:
+        retry_after_s: The same time.
+    """
 
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
-class OverLimit(Overloaded):
-    """The tenant asks more than it may."""
+class RateLimited(Overloaded):
+    """The tenant has reached its rate limit."""

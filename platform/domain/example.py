@@ -1,7 +1,7 @@
-"""An example: one piece of training data made from a trajectory, with a loss weight per turn.
+"""An example: one training conversation, made from a trajectory, with a loss weight for each turn.
 
-Examples are chat messages, not tokens: they do not depend on the base model. Consolidation renders them with the base
-model's own chat template.
+Synthesis writes examples and training reads them. Examples contain chat messages, not tokens, so they do not depend on
+the base model. Training renders them with the base model's own chat template.
 """
 
 from typing import Literal
@@ -12,25 +12,34 @@ from looper.platform.domain.trajectory import ToolCall
 
 
 class Turn(BaseModel):
-    """One chat message. ``weight`` multiplies the loss of its tokens: 0 for context, above 0 only for ``assistant``."""
+    """One chat message."""
 
     model_config = ConfigDict(frozen=True)
 
     role: Literal["system", "user", "assistant", "tool"]
+    """Author of the message."""
     content: str = ""
+    """Text of the message."""
     tool_calls: tuple[ToolCall, ...] = ()
+    """Tool calls of an assistant message."""
     call_id: str | None = None
+    """For a tool message, the id of the call that it answers."""
     weight: float = 0.0
+    """Factor of the loss of the message's tokens. 0 for context; above 0 only for assistant messages."""
 
 
 class Example(BaseModel):
-    """One example of one instance; ``task_id`` decides the split, ``trajectory_id`` says where it came from."""
+    """One example of one instance."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
+    """Id of the example."""
     trajectory_id: str
+    """Id of the trajectory that the example was made from."""
     task_id: str
+    """Task of the trajectory. All examples of a task are either training or held-out examples."""
     turns: tuple[Turn, ...]
+    """The conversation."""
     tools: str | None = None
     """JSON text of the OpenAI tool list, or None."""

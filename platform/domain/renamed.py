@@ -1,20 +1,29 @@
-"""What fields of recipes were called before. Who writes an old name is told the new one; what is stored is read by it.
+"""Old names of recipe fields. A request with an old name gets an error; a stored recipe with one is still readable.
 
-Recipes are kept in the catalog and in manifests, whose bytes an adapter's digest covers: they are never rewritten.
+Recipes are stored in the catalog and in manifests. An adapter's digest covers its manifest, so stored recipes are never
+rewritten.
 """
 
 from collections.abc import Mapping
 
-RECIPE_FIELDS: Mapping[str, str] = {
+RENAMED_RECIPE_FIELDS: Mapping[str, str] = {
     "max_context": "max_seq_length",
     "warmup": "warmup_ratio",
     "clip": "max_grad_norm",
     "preference": "preference_weight",
 }
+"""New name of each renamed recipe field, by its old name."""
 
 
-def with_new_names(stored: object) -> object:
-    """A recipe as it was stored, by the names that its fields have now."""
-    if not isinstance(stored, Mapping):
-        return stored
-    return {RECIPE_FIELDS.get(name, name): value for name, value in stored.items()}
+def rename_old_fields(recipe: object) -> object:
+    """Replace the old field names of a stored recipe.
+
+    Args:
+        recipe: JSON object of a recipe. Any other value is returned as it is, for pydantic to validate.
+
+    Returns:
+        The same recipe with the current field names.
+    """
+    if not isinstance(recipe, Mapping):
+        return recipe
+    return {RENAMED_RECIPE_FIELDS.get(name, name): value for name, value in recipe.items()}

@@ -1,4 +1,7 @@
-"""A trajectory: one episode of an agent, in the canonical form that every reader produces."""
+"""A trajectory: one episode of an agent, in the canonical form that every reader produces.
+
+Readers in ``looper.platform.trajectories`` make trajectories; the object store keeps them and synthesis reads them.
+"""
 
 import hashlib
 from typing import Literal, Self
@@ -14,50 +17,67 @@ class _Frozen(BaseModel):
 
 
 class ToolCall(_Frozen):
-    """A call that was made: ``arguments`` is JSON text, usually of an object, kept as the source wrote it."""
+    """One tool call."""
 
     id: str
+    """Id of the call. The observation refers to it."""
     name: str
+    """Name of the tool."""
     arguments: str
+    """JSON text, usually of an object, exactly as in the source."""
 
 
 class Step(_Frozen):
     """One step of an episode.
 
-    ``agent`` steps may carry ``tool_calls``; a ``tool`` step is the observation that answers the call ``call_id``.
-    Some sources let the *user* call tools too (tau2's ``requestor``): such calls, and the observations they got, carry
-    ``requestor="user"`` and are never the agent's to learn.
+    An ``agent`` step may have ``tool_calls``. A ``tool`` step is the observation that answers the call ``call_id``. In
+    some sources the *user* calls tools too (tau2's ``requestor``). Such calls and their observations have
+    ``requestor="user"``, and the agent is never trained on them.
     """
 
     source: Source
+    """Author of the step."""
     content: str = ""
+    """Text of the step."""
     tool_calls: tuple[ToolCall, ...] = ()
+    """Tool calls that the step makes."""
     call_id: str | None = None
+    """For a ``tool`` step, the id of the call that it answers."""
     requestor: Literal["agent", "user"] = "agent"
+    """Who made the tool call."""
     timestamp: str | None = None
+    """Time of the step, as the source wrote it."""
 
 
 class Outcome(_Frozen):
-    """How the episode ended, as far as its source says. ``success`` is None where the source has no label."""
+    """How the episode ended, as far as its source says."""
 
     success: bool | None = None
+    """Whether the task was solved. None: the source has no label."""
     reward: float | None = None
+    """Reward in the source's own scale. None: the source has no reward."""
     detail: str = "{}"
     """JSON text of the source's own checks (reward basis, action checks, termination reason)."""
 
 
 class Trajectory(_Frozen):
-    """One episode. ``tools`` is the JSON text of the OpenAI tool list the agent saw, or None if unknown."""
+    """One episode."""
 
     id: str
+    """First 32 hexadecimal digits of the SHA-256 of the content."""
     task_id: str
+    """Task that the agent worked on. Several episodes may have the same task."""
     format: str
+    """Name of the source format."""
     steps: tuple[Step, ...]
+    """The steps, in their order."""
     outcome: Outcome = Outcome()
+    """How the episode ended."""
     tools: str | None = None
+    """JSON text of the OpenAI tool list that the agent saw, or None if unknown."""
 
     @classmethod
-    def of(
+    def create(
         cls,
         *,
         task_id: str,
@@ -66,7 +86,20 @@ class Trajectory(_Frozen):
         outcome: Outcome = Outcome(),  # noqa: B008 (frozen)
         tools: str | None = None,
     ) -> Self:
-        """Make a trajectory whose id is the SHA-256 of its content: the same episode read twice has one id."""
-        body = cls(id="", task_id=task_id, format=format, steps=steps, outcome=outcome, tools=tools)
-        digest = hashlib.sha256(orjson.dumps(body.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)).hexdigest()
-        return body.model_copy(update={"id": digest[:32]})
+        """Create a trajectory and compute its id. The same episode always gets the same id.
+
+        Args:
+            task_id: Task that the agent worked on.
+            format: Name of the source format.
+            steps: The steps, in their order.
+            outcome: How the episode ended.
+            tools: JSON text of the OpenAI tool list that the agent saw, or None if unknown.
+
+        Returns:
+            The trajectory.
+        """
+        without_id = cls(id="", task_id=task_id, format=format, steps=steps, outcome=outcome, tools=tools)
+        digest = hashlib.sha256(
+            orjson.dumps(without_id.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
+        ).hexdigest()
+        return without_id.model_copy(update={"id": digest[:32]})

@@ -1,4 +1,4 @@
-"""The object store: immutable bytes under keys, on a folder or on S3."""
+"""The object store: immutable bytes under keys, in a local folder or on S3."""
 
 from looper.platform.objectstore.store import ObjectStore
 

@@ -1,33 +1,58 @@
-"""Where things are in the object store: the layout of DESIGN as functions. All parts are validated names or digests."""
+"""Keys of all objects in the object store.
+
+The parts of a key are validated names or digests, so a key is always a plain relative path. The layout must not change,
+because existing stores have it.
+"""
 
 from looper.platform.domain.names import InstanceName
 
 CHECKPOINTS = "checkpoints"
+"""Folder of all checkpoints."""
 
 
 def trajectories(instance: InstanceName, batch: str) -> str:
+    """Return the key of the trajectories of the batch ``batch`` of ``instance``."""
     return f"trajectories/{instance}/{batch}.parquet"
 
 
 def examples(consolidation: str, part: str) -> str:
-    """``part``: ``train``, ``holdout``, ``pairs`` or ``rejected.parquet``, ``report.json`` or ``report.html``;
-    ``rules.json`` and ``variants.json`` where they were asked for.
+    """Return the key of one file that synthesis writes.
+
+    Args:
+        consolidation: Id of the consolidation.
+        part: File name: ``train.parquet``, ``holdout.parquet``, ``pairs.parquet``, ``rejected.parquet``,
+            ``report.json`` or ``report.html``; with the stages that make them also ``rules.json`` and
+            ``variants.json``.
+
+    Returns:
+        The key.
     """
     return f"examples/{consolidation}/{part}"
 
 
 def adapter(tenant: str, digest: str, file: str) -> str:
+    """Return the key of the file named ``file`` of the adapter ``digest`` of ``tenant``."""
     return f"adapters/{tenant}/{digest}/{file}"
 
 
-def memory(instance: InstanceName, version: str) -> str:
+def strategy_state(instance: InstanceName, version: str) -> str:
+    """Return the key of the strategy state that belongs to the version with the digest ``version`` of ``instance``."""
     return f"memory/{instance}/{version}.safetensors"
 
 
 def checkpoints(consolidation: str) -> str:
+    """Return the folder of the checkpoints of the consolidation with the id ``consolidation``."""
     return f"{CHECKPOINTS}/{consolidation}"
 
 
-def answer(tenant: str, digest: str) -> str:
-    """What a language model answered in synthesis; ``digest`` is of all that decided the answer."""
+def llm_response(tenant: str, digest: str) -> str:
+    """Return the key of a cached response of the language model that synthesis asks.
+
+    Args:
+        tenant: Tenant whose data is in the request.
+        digest: Digest of everything that determines the response.
+
+    Returns:
+        The key.
+    """
     return f"answers/{tenant}/{digest}.json"

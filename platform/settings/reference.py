@@ -1,4 +1,7 @@
-"""docs/reference/settings.md, from the models: ``python -m looper.platform.settings.reference > FILE``."""
+"""Writes docs/reference/settings.md from the models: ``python -m looper.platform.settings.reference > FILE``.
+
+A test compares the page with what this module writes.
+"""
 
 from collections.abc import Iterator
 from enum import Enum
@@ -8,51 +11,59 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from looper.platform.settings.models import Settings
-from looper.platform.settings.names import Setting, known, sections
+from looper.platform.settings.names import Setting, sections_by_path, settings_by_path
 
 _HEAD = """\
 # Settings
 
-Written by `python -m looper.platform.settings.reference` from `platform/settings/models.py`; a test compares them.
+`python -m looper.platform.settings.reference` writes this page from `platform/settings/models.py`, and a test compares
+them.
 
-A setting has its default unless something says otherwise. What says more counts more, in this order:
+## Where do values come from?
 
-1. a default, as below;
+A setting has its default unless another source gives a value. A later source in this list overrides an earlier one:
+
+1. the default, as in the tables below;
 2. the settings file;
-3. an environment variable: `LOOPER_`, then the path in capitals with `__` for each dot. `serve.port` is
-   `LOOPER_SERVE__PORT`. A list is written as JSON: `LOOPER_SERVE__PINNED='["acme/helpdesk"]'`;
+3. an environment variable: `LOOPER_`, then the path in capitals with `__` for each dot. For example, `serve.port` is
+   `LOOPER_SERVE__PORT`. Write a list as JSON: `LOOPER_SERVE__PINNED='["acme/helpdesk"]'`;
 4. a flag of a command, such as `looper up --port 8001`.
 
-The settings file is one YAML file, the first of these that there is:
+## Which settings file is read?
 
-1. `looper --config FILE COMMAND`; a file that does not exist is refused;
-2. the file that the environment variable `LOOPER_CONFIG` names; again, it must exist (`/dev/null` is an empty one);
-3. `looper.yaml` in the working directory;
+One YAML file is read: the first one in this list that exists. Files are not merged.
+
+1. The file of `looper --config FILE COMMAND`. It must exist.
+2. The file that the environment variable `LOOPER_CONFIG` names. It must exist; `/dev/null` is an empty file.
+3. `looper.yaml` in the working directory.
 4. `~/.looper/looper.yaml`.
 
-Files are not laid over each other: the first one counts alone. `looper up` hands all settings as they are then to the
-processes that it starts, which read no file and no variable of their own. After a change: `looper down`, `looper up`.
+`looper up` passes its settings to the processes that it starts. These read no file and no variables of their own. After
+you change a setting, run `looper down` and `looper up`.
 
-A name that is no setting is refused, in the file and in any variable that begins with `LOOPER_`, with the nearest name
-that is one. Besides settings, Looper knows `LOOPER_CONFIG`, `LOOPER_URL` and `LOOPER_KEY`; inside Kubernetes it passes
-over the variables that Kubernetes makes for Services whose names begin with `looper`.
+## What happens with a wrong name?
 
-`looper config show` prints every value that is in force and where it came from, with secrets hidden, and
-`looper config schema` this page as a JSON schema, for editors. Sizes that end in `_gib` are in GiB, times that end in
-`_s` in seconds.
+Looper refuses a name that is not a setting, in the file and in every variable that begins with `LOOPER_`, and suggests
+the most similar setting. Three variables are not settings: `LOOPER_CONFIG`, `LOOPER_URL` and `LOOPER_KEY`. Inside
+Kubernetes, Looper ignores the variables that Kubernetes sets for Services whose names begin with `looper`.
+
+## How do I see my settings?
+
+`looper config show` prints every value and its source, with secrets hidden. `looper config schema` prints the JSON
+schema of the settings file, for editors. Sizes that end in `_gib` are in GiB; times that end in `_s` are in seconds.
 """
 
 
-def reference() -> str:
-    """The page as Markdown."""
+def write_reference() -> str:
+    """Return the page as Markdown."""
     return "\n".join((_HEAD, *_tables()))
 
 
 def _tables() -> Iterator[str]:
-    models = {"": Settings, **sections()}
+    models = {"": Settings, **sections_by_path()}
     for section, model in models.items():
-        mine = [setting for path, setting in known().items() if path.rpartition(".")[0] == section]
-        if not mine:
+        settings = [setting for path, setting in settings_by_path().items() if path.rpartition(".")[0] == section]
+        if not settings:
             continue
         yield f"## `{section}`" if section else "## Top level"
         yield ""
@@ -60,7 +71,7 @@ def _tables() -> Iterator[str]:
             yield " ".join(model.__doc__.split()) + "\n"
         yield "| setting | default | value | what it does |"
         yield "| --- | --- | --- | --- |"
-        yield from map(_row, mine)
+        yield from map(_row, settings)
         yield ""
 
 
@@ -82,4 +93,4 @@ def _default(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    print(reference(), end="")
+    print(write_reference(), end="")

@@ -1,4 +1,4 @@
-"""Keys: bearer tokens that belong to one tenant."""
+"""API keys: bearer tokens that belong to one tenant."""
 
 from looper.platform.tenancy.keys import authenticate, issue_key
 

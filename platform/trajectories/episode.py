@@ -1,8 +1,7 @@
-"""One episode under construction: what every reader fills, step by step, and what it must hold.
+"""Builds the trajectory of one episode. Every reader fills an ``EpisodeBuilder`` step by step and then calls ``build``.
 
-A reader says what was said (`say`) and what was observed (`observe`); `trajectory` checks the whole and closes it. The
-steps that come out keep three promises, whatever the source did: call ids are unique within the episode, every ``tool``
-step answers one earlier call, and no call is answered twice.
+Whatever the source did, the steps of a built trajectory fulfill three conditions: call ids are unique within the
+episode, every ``tool`` step answers one earlier call, and no call is answered twice.
 """
 
 import ast
@@ -15,22 +14,25 @@ import orjson
 from looper.platform.domain.errors import MalformedTrajectory
 from looper.platform.domain.trajectory import Outcome, Source, Step, ToolCall, Trajectory
 
-# Calls that end an episode in the sources we read: nothing ever answers them.
 TERMINAL_TOOLS = frozenset({"finish", "submit", "done", "exit", "transfer_to_human_agents"})
+"""Tools that end an episode in the formats that we read. Nothing answers their calls."""
 
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """A call as its source wrote it; ``id`` is None where the source has none."""
+    """A tool call as its source wrote it."""
 
     name: str
+    """Name of the tool."""
     arguments: object
+    """JSON text, a parsed value, or None."""
     id: str | None = None
+    """Id of the call, None where the source has none."""
 
 
 @dataclass(frozen=True)
 class _OpenCall:
-    """A call that waits for its result: under the id of its source, and under ours."""
+    """A call that has no result yet, with the id of its source and with our own."""
 
     source_id: str | None
     call: ToolCall
@@ -39,14 +41,15 @@ class _OpenCall:
 
 
 class EpisodeBuilder:
-    """The steps of one episode, in order."""
+    """Collects the steps of one episode in order."""
 
     def __init__(self) -> None:
+        """Start an episode without steps."""
         self._steps: list[Step] = []
         self._open: list[_OpenCall] = []
         self._call_ids: set[str] = set()
 
-    def say(
+    def add_message(
         self,
         source: Source,
         content: str,
@@ -55,9 +58,17 @@ class EpisodeBuilder:
         requestor: Literal["agent", "user"] = "agent",
         timestamp: str | None = None,
     ) -> None:
-        """Add a step that says ``content`` and makes ``calls``."""
+        """Add a message, possibly with tool calls.
+
+        Args:
+            source: Who wrote the message.
+            content: Its text.
+            calls: Tool calls that it makes.
+            requestor: Who makes the calls. In some sources the user has tools, too.
+            timestamp: When it was written, in the source's own form.
+        """
         tool_calls = tuple(
-            ToolCall(id=self._unique(call.id), name=call.name, arguments=as_json(call.arguments))
+            ToolCall(id=self._unique_id(call.id), name=call.name, arguments=arguments_to_json(call.arguments))
             for call in calls or ()
         )
         self._open += [
@@ -68,8 +79,18 @@ class EpisodeBuilder:
             Step(source=source, content=content, tool_calls=tool_calls, requestor=requestor, timestamp=timestamp)
         )
 
-    def observe(self, call_id: str | None, content: str, *, timestamp: str | None = None) -> None:
-        """Add the result of the call ``call_id``, or of the oldest unanswered one where the source gives no id."""
+    def add_tool_result(self, call_id: str | None, content: str, *, timestamp: str | None = None) -> None:
+        """Add the result of an earlier call.
+
+        Args:
+            call_id: Id of the call in the source. None where the source has no ids: the result then answers the oldest
+                call without one.
+            content: Text of the result.
+            timestamp: When it arrived, in the source's own form.
+
+        Raises:
+            MalformedTrajectory: No call waits for this result (reason ``orphan_result``).
+        """
         answered = next((call for call in self._open if call_id is None or call.source_id == call_id), None)
         if answered is None:
             which = "a tool result" if call_id is None else f"the result of call {call_id!r}"
@@ -85,42 +106,61 @@ class EpisodeBuilder:
             )
         )
 
-    def awaits(self, call_id: str) -> bool:
-        """Whether the call ``call_id`` was made and is still unanswered."""
+    def is_open(self, call_id: str) -> bool:
+        """Return whether a call was made and has no result yet.
+
+        Args:
+            call_id: Id of the call in the source.
+        """
         return any(call.source_id == call_id for call in self._open)
 
-    def trajectory(
-        self, *, task_id: str | None, format: str, outcome: Outcome, tools: list[Any] | None = None, ended: bool = False
+    def build(
+        self,
+        *,
+        task_id: str | None,
+        format: str,
+        outcome: Outcome,
+        tools: list[Any] | None = None,
+        has_ended: bool = False,
     ) -> Trajectory:
-        """Check the episode and close it.
+        """Check the episode and return its trajectory.
 
-        Without a ``task_id`` the task is named by the first thing the user said. ``tools`` is the OpenAI tool list.
-        ``ended`` says that the source recorded the episode's end, so that calls of the last agent step
-        may lack their results; without it only the TERMINAL_TOOLS may.
+        Args:
+            task_id: Id of the task, the same in every run of the task. None derives it from the first user message.
+            format: Name of the source's format.
+            outcome: How the episode ended.
+            tools: Tools of the agent, as OpenAI's list of tools.
+            has_ended: Whether the source recorded that the episode ended. Then any calls of the last agent step may
+                have no results; otherwise only calls of ``TERMINAL_TOOLS`` may.
 
-        Raises MalformedTrajectory with the reason ``empty`` or ``unanswered_call``.
+        Returns:
+            The trajectory.
+
+        Raises:
+            MalformedTrajectory: The agent says and does nothing (reason ``empty``), or a call has no result (reason
+                ``unanswered_call``).
         """
         agent_steps = [i for i, step in enumerate(self._steps) if step.source == "agent"]
         if not any(self._steps[i].content.strip() or self._steps[i].tool_calls for i in agent_steps):
-            raise MalformedTrajectory("empty", "no step in which the agent says or does anything")
+            raise MalformedTrajectory("empty", "there is no step in which the agent says or does anything")
         for call in self._open:
-            at_the_end = call.step >= agent_steps[-1]
-            if not at_the_end or not (ended or call.call.name in TERMINAL_TOOLS):
+            is_last = call.step >= agent_steps[-1]
+            if not is_last or not (has_ended or call.call.name in TERMINAL_TOOLS):
                 raise MalformedTrajectory(
                     "unanswered_call", f"call {call.call.id!r} of {call.call.name!r} (step {call.step}) has no result"
                 )
         if task_id is None:
-            task_id = task_named_by(next((s.content for s in self._steps if s.source == "user"), ""))
-        return Trajectory.of(
+            task_id = task_id_from_text(next((s.content for s in self._steps if s.source == "user"), ""))
+        return Trajectory.create(
             task_id=task_id,
             format=format,
             steps=tuple(self._steps),
             outcome=outcome,
-            tools=dumps(tools) if tools else None,
+            tools=to_json_text(tools) if tools else None,
         )
 
-    def _unique(self, source_id: str | None) -> str:
-        """An id for a call: its source's, unless that is missing or was used before in this episode."""
+    def _unique_id(self, source_id: str | None) -> str:
+        """Return the source's id of a call, or a new one if it is missing or was used in this episode before."""
         count = len(self._call_ids)
         name = source_id or f"call_{count}"
         while name in self._call_ids:
@@ -130,39 +170,60 @@ class EpisodeBuilder:
         return name
 
 
-def task_named_by(text: str) -> str:
-    """A task id made of the task's own words: the same words, spaced however, give the same id in every file."""
+def task_id_from_text(text: str) -> str:
+    """Return a task id made from the task's own words.
+
+    Args:
+        text: Description of the task. The amount of white space between words does not matter.
+
+    Returns:
+        An id that is the same for the same words in every file.
+    """
     return f"text-{hashlib.sha256(' '.join(text.split()).encode()).hexdigest()[:16]}"
 
 
-def dumps(value: object) -> str:
-    """``value`` as compact JSON text, keys in their own order; raises MalformedTrajectory if it nests too deeply."""
+def to_json_text(value: object) -> str:
+    """Return a value as compact JSON text, with keys in their own order.
+
+    Args:
+        value: A parsed JSON value.
+
+    Raises:
+        MalformedTrajectory: The value nests too deeply (reason ``malformed_episode``).
+    """
     try:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError as error:
         raise MalformedTrajectory("malformed_episode", f"a value cannot be written as JSON: {error}") from error
 
 
-def as_json(arguments: object) -> str:
-    """A call's arguments as JSON text.
+def arguments_to_json(arguments: object) -> str:
+    """Return the arguments of a call as JSON text.
 
-    Text that is JSON already stays as the source wrote it; a Python literal (some agents log ``str(dict)``) becomes
-    JSON; what is neither is the agent's own mistake, part of its experience, and stays as it is.
+    Args:
+        arguments: JSON text, a parsed value, or None for no arguments.
+
+    Returns:
+        Text that is JSON already stays as the source wrote it. A Python literal becomes JSON, because some agents log
+        ``str(dict)``. Other text stays as it is: it is the agent's own mistake, and part of its experience.
+
+    Raises:
+        MalformedTrajectory: A parsed value nests too deeply (reason ``malformed_episode``).
     """
     if arguments is None or arguments == "":
         return "{}"
     if not isinstance(arguments, str):
-        return dumps(arguments)
+        return to_json_text(arguments)
     try:
         orjson.loads(arguments)
     except orjson.JSONDecodeError:
-        return _literal_as_json(arguments)
+        return _literal_to_json(arguments)
     return arguments
 
 
-def _literal_as_json(text: str) -> str:
+def _literal_to_json(text: str) -> str:
     try:
         value: Any = ast.literal_eval(text)
-        return dumps(value) if isinstance(value, dict) else text
+        return to_json_text(value) if isinstance(value, dict) else text
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text

@@ -1,8 +1,9 @@
-"""Files of trajectories are read, and what holds goes into the object store and the catalog.
+"""Ingests trajectory files: reads them and writes what is valid to the object store and the catalog.
 
-Every episode that goes in is kept or rejected with its reason; no file's report leaves one out. One source file becomes
-one batch, named by the SHA-256 of its Parquet content, so ingesting a file twice changes nothing. The object is written
-before the catalog's row: a process that dies in between leaves an object that nothing names and the next try finds.
+Called by ``looper ingest``, the control plane and the demo; benchmarks and tests read files with ``read_path``. Every
+episode is kept or rejected with its reason, and the file's report counts each. One source file becomes one batch,
+named by the SHA-256 of its Parquet content, so ingesting a file twice changes nothing. The object is written before
+the catalog's row: if the process dies in between, the object has no row yet, and the next attempt uses it.
 """
 
 import hashlib
@@ -21,113 +22,158 @@ from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.trajectory import Trajectory
 from looper.platform.objectstore import ObjectStore, keys
-from looper.platform.trajectories.documents import BY_LINE, WHOLE_FILE, Document, Rejection, documents
-from looper.platform.trajectories.readers import READERS, readers_for
+from looper.platform.trajectories.documents import (
+    DOCUMENT_SUFFIXES,
+    JSON_LINES_SUFFIXES,
+    Document,
+    Rejection,
+    read_documents,
+)
+from looper.platform.trajectories.readers import READERS, select_readers
 from looper.platform.trajectories.readers.reader import Reader
 from looper.platform.trajectories.report import FileReport, IngestReport
 from looper.platform.trajectories.table import to_parquet
 
 log = logging.getLogger(__name__)
 
-# So many documents at the head of a file may be unreadable before it is said to be of no known format.
-_HEAD = 1000
+_MAX_UNREADABLE_HEAD = 1000
+"""Number of documents at the beginning of a file that no reader recognizes before detection gives up."""
 
 
-class _Reading(NamedTuple):
-    """A file whose format is known, being read. ``format`` is None where no document of it could be parsed at all."""
+class _OpenFile(NamedTuple):
+    """A file of a known format, being read."""
 
     format: str | None
+    """None where no document could be parsed at all."""
     episodes: Iterator[Trajectory | Rejection]
 
 
-def ingest(
+def ingest_paths(
     paths: Iterable[Path], instance: InstanceName, format: str = "auto", *, catalog: Catalog, store: ObjectStore
 ) -> IngestReport:
-    """Ingest files, and folders with all that is below them.
+    """Ingest files, and folders with all files below them.
 
-    Each file is all or nothing. Raises InvalidInput for a path that does not exist or a named file in no known format
-    (files before it stay ingested; ingesting them again changes nothing), NotFound for an unknown tenant.
+    Args:
+        paths: Files and folders.
+        instance: Instance that the trajectories belong to; it is created if it is new.
+        format: Name of a format; ``auto`` detects the format of each file.
+        catalog: Catalog that gets the batches' rows.
+        store: Object store that gets the batches.
+
+    Returns:
+        A report per file. Each file is ingested completely or not at all.
+
+    Raises:
+        InvalidInput: A path does not exist, or a file that was named itself has no known format. Files before it stay
+            ingested; ingesting them again changes nothing.
+        NotFound: The tenant does not exist.
     """
-    readers = readers_for(format)
-    files = [file for path in paths for file in _files(path)]
-    return IngestReport(files=[_ingest_file(file, named, instance, readers, catalog, store) for file, named in files])
+    readers = select_readers(format)
+    files = [file for path in paths for file in _find_files(path)]
+    return IngestReport(
+        files=[_ingest_file(file, is_named, instance, readers, catalog, store) for file, is_named in files]
+    )
 
 
 def ingest_bytes(
     name: str, content: bytes, instance: InstanceName, format: str = "auto", *, catalog: Catalog, store: ObjectStore
 ) -> IngestReport:
-    """Ingest one file that came as bytes; the suffix of ``name`` says how its documents are laid out.
+    """Ingest one file that was received as bytes.
 
-    Raises InvalidInput if it is in no known format, NotFound for an unknown tenant.
+    Args:
+        name: Name of the file. Its suffix says whether the file is one document or has one per line.
+        content: Content of the file.
+        instance: Instance that the trajectories belong to; it is created if it is new.
+        format: Name of the format; ``auto`` detects it.
+        catalog: Catalog that gets the batch's row.
+        store: Object store that gets the batch.
+
+    Returns:
+        A report of the one file.
+
+    Raises:
+        InvalidInput: The file has no known format.
+        NotFound: The tenant does not exist.
     """
-    reading = _open(name, BytesIO(content), readers_for(format))
-    if reading is None:
+    file = _detect_format(name, BytesIO(content), select_readers(format))
+    if file is None:
         raise _unknown_format(name)
-    return IngestReport(files=[_write_batch(name, reading, instance, catalog, store)])
+    return IngestReport(files=[_write_batch(name, file, instance, catalog, store)])
 
 
 def read_path(path: Path, format: str = "auto") -> Iterator[tuple[FileReport, list[Trajectory]]]:
-    """Read a file, or every file below a folder in the order of their names. Writes nothing; raises InvalidInput."""
-    readers = readers_for(format)
-    for file, named in _files(path):
-        with _opened(file) as stream:
-            reading = _open(str(file), stream, readers, _companions(file, readers))
-            if reading is None and named:
-                raise _unknown_format(file)
-            tally = _IngestCounts(str(file))
-            kept = list(tally.kept(reading)) if reading else []
-            yield tally.report(reading), kept
+    """Read a file, or all files below a folder in the order of their names, and write nothing.
+
+    Args:
+        path: The file or folder.
+        format: Name of a format; ``auto`` detects the format of each file.
+
+    Yields:
+        The report and the kept trajectories of each file.
+
+    Raises:
+        InvalidInput: The path does not exist, or it is a file of no known format.
+    """
+    readers = select_readers(format)
+    for path_of_file, is_named in _find_files(path):
+        with _open_binary(path_of_file) as stream:
+            file = _detect_format(str(path_of_file), stream, readers, _load_companions(path_of_file, readers))
+            if file is None and is_named:
+                raise _unknown_format(path_of_file)
+            counts = _IngestCounts(str(path_of_file))
+            kept = list(counts.filter_kept(file)) if file else []
+            yield counts.report(file), kept
 
 
 class _IngestCounts:
-    """Counts what passes through ``kept``."""
+    """Counts the episodes of one file by what happened to them."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._kept = 0
         self._reasons = Counter[str]()
 
-    def kept(self, reading: _Reading) -> Iterator[Trajectory]:
-        for episode in reading.episodes:
+    def filter_kept(self, file: _OpenFile) -> Iterator[Trajectory]:
+        for episode in file.episodes:
             if isinstance(episode, Rejection):
-                log.info("%s: rejected (%s): %s", self._path, episode.reason, episode.message)
+                log.info("%s: rejected an episode (%s): %s", self._path, episode.reason, episode.message)
                 self._reasons[episode.reason] += 1
             else:
                 self._kept += 1
                 yield episode
 
-    def report(self, reading: _Reading | None) -> FileReport:
-        """The report of a reading that was consumed; of a file that holds no trajectories if there was none."""
+    def report(self, file: _OpenFile | None) -> FileReport:
+        """Return the report of a file that was read to its end; None stands for a file without trajectories."""
         rejected = self._reasons.total()
         return FileReport(
             path=self._path,
-            format=reading.format if reading else None,
+            format=file.format if file else None,
             trajectories=self._kept + rejected,
             kept=self._kept,
             rejected=rejected,
-            reasons=dict(self._reasons) if reading else {"not_a_trajectory_file": 1},
+            reasons=dict(self._reasons) if file else {"not_a_trajectory_file": 1},
         )
 
 
 def _ingest_file(
-    file: Path, named: bool, instance: InstanceName, readers: list[Reader], catalog: Catalog, store: ObjectStore
+    path: Path, is_named: bool, instance: InstanceName, readers: list[Reader], catalog: Catalog, store: ObjectStore
 ) -> FileReport:
-    with _opened(file) as stream:
-        reading = _open(str(file), stream, readers, _companions(file, readers))
-        if reading is None:
-            if named:
-                raise _unknown_format(file)
-            return _IngestCounts(str(file)).report(None)
-        return _write_batch(str(file), reading, instance, catalog, store)
+    with _open_binary(path) as stream:
+        file = _detect_format(str(path), stream, readers, _load_companions(path, readers))
+        if file is None:
+            if is_named:
+                raise _unknown_format(path)
+            return _IngestCounts(str(path)).report(None)
+        return _write_batch(str(path), file, instance, catalog, store)
 
 
 def _write_batch(
-    path: str, reading: _Reading, instance: InstanceName, catalog: Catalog, store: ObjectStore
+    path: str, file: _OpenFile, instance: InstanceName, catalog: Catalog, store: ObjectStore
 ) -> FileReport:
     catalog.ensure_instance(instance)
-    tally = _IngestCounts(path)
-    content = to_parquet(tally.kept(reading))
-    report = tally.report(reading)
+    counts = _IngestCounts(path)
+    content = to_parquet(counts.filter_kept(file))
+    report = counts.report(file)
     if report.kept:
         batch = hashlib.sha256(content).hexdigest()[:32]
         store.put(keys.trajectories(instance, batch), content)
@@ -135,56 +181,58 @@ def _write_batch(
     return report
 
 
-def _open(
+def _detect_format(
     path: str, stream: BinaryIO, readers: list[Reader], companions: dict[str, object] | None = None
-) -> _Reading | None:
-    """Find the format by the first document that a reader recognises; None if there are documents and none is.
+) -> _OpenFile | None:
+    """Find the format by the first document that a reader recognizes.
 
-    Documents before it that no reader knows, and later ones that its reader does not, are rejected in their place.
+    Documents before it, and later ones that its reader does not recognize, are rejected in their place. Returns None
+    if the file has documents and no reader recognizes one of them.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in WHOLE_FILE | BY_LINE:
+    if suffix not in DOCUMENT_SUFFIXES | JSON_LINES_SUFFIXES:
         return None
     head: list[Rejection] = []
-    parsed = False
-    rest = documents(stream, by_line=suffix in BY_LINE)
+    has_parsed = False
+    rest = read_documents(stream, is_json_lines=suffix in JSON_LINES_SUFFIXES)
     for document in rest:
         if isinstance(document, Rejection):
             head.append(document)
-        elif reader := next((reader for reader in readers if reader.recognises(document.value)), None):
-            return _Reading(reader.name, chain(head, _episodes(reader, chain([document], rest), companions or {})))
+        elif reader := next((reader for reader in readers if reader.recognizes(document.value)), None):
+            episodes = _read_episodes(reader, chain([document], rest), companions or {})
+            return _OpenFile(reader.name, chain(head, episodes))
         else:
-            parsed = True
-            head.append(_foreign(document))
-        if len(head) == _HEAD:
+            has_parsed = True
+            head.append(_reject_foreign(document))
+        if len(head) == _MAX_UNREADABLE_HEAD:
             return None
-    return None if parsed else _Reading(None, iter(head))
+    return None if has_parsed else _OpenFile(None, iter(head))
 
 
-def _episodes(
-    reader: Reader, rest: Iterable[Document | Rejection], companions: dict[str, object]
+def _read_episodes(
+    reader: Reader, documents: Iterable[Document | Rejection], companions: dict[str, object]
 ) -> Iterator[Trajectory | Rejection]:
-    for document in rest:
+    for document in documents:
         if isinstance(document, Rejection):
             yield document
-        elif not reader.recognises(document.value):
-            yield _foreign(document)
+        elif not reader.recognizes(document.value):
+            yield _reject_foreign(document)
         else:
-            if isinstance(document.value, dict) and reader.companion in companions:
-                document.value[reader.companion] = companions[reader.companion]
+            if isinstance(document.value, dict) and reader.companion_suffix in companions:
+                document.value[reader.companion_suffix] = companions[reader.companion_suffix]
             for episode in reader.read(document.value):
                 if isinstance(episode, Rejection):
-                    yield Rejection(episode.reason, f"{document.where}, {episode.message}")
+                    yield Rejection(episode.reason, f"{document.location}, {episode.message}")
                 else:
                     yield episode
 
 
-def _foreign(document: Document) -> Rejection:
-    return Rejection("malformed_episode", f"{document.where} does not look like an episode of the file's format")
+def _reject_foreign(document: Document) -> Rejection:
+    return Rejection("malformed_episode", f"{document.location} does not look like an episode of the file's format")
 
 
-def _files(path: Path) -> list[tuple[Path, bool]]:
-    """The files at or below ``path`` (hidden ones aside), and whether the caller named each one itself."""
+def _find_files(path: Path) -> list[tuple[Path, bool]]:
+    """Return the files at or below ``path`` without hidden ones, and whether the caller named the file itself."""
     if path.is_dir():
         below = ((file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
         return [(file, False) for file, inside in below if not any(part.startswith(".") for part in inside.parts)]
@@ -193,28 +241,28 @@ def _files(path: Path) -> list[tuple[Path, bool]]:
     return [(path, True)]
 
 
-def _opened(file: Path) -> BinaryIO:
+def _open_binary(path: Path) -> BinaryIO:
     try:
-        return file.open("rb")
+        return path.open("rb")
     except OSError as error:
-        raise InvalidInput(f"file {str(file)!r} cannot be read: {error.strerror}") from error
+        raise InvalidInput(f"file {str(path)!r} cannot be read: {error.strerror}") from error
 
 
-def _companions(file: Path, readers: list[Reader]) -> dict[str, object]:
-    """The JSON files beside ``file`` that readers join to its document, by suffix; one that cannot be read is none."""
+def _load_companions(path: Path, readers: list[Reader]) -> dict[str, object]:
+    """Return the parsed companion files of a trajectory file by suffix. One that cannot be read is left out."""
     found: dict[str, object] = {}
-    for suffix in {reader.companion for reader in readers if reader.companion}:
-        beside = file.with_name(file.stem + suffix)
-        if beside != file and beside.is_file():
+    for suffix in {reader.companion_suffix for reader in readers if reader.companion_suffix}:
+        companion = path.with_name(path.stem + suffix)
+        if companion != path and companion.is_file():
             try:
-                found[suffix] = orjson.loads(beside.read_bytes())
+                found[suffix] = orjson.loads(companion.read_bytes())
             except (orjson.JSONDecodeError, OSError) as error:
-                log.warning("%s: ignored %s, which cannot be read: %s", file, beside.name, error)
+                log.warning("%s: ignored %s, which cannot be read: %s", path, companion.name, error)
     return found
 
 
 def _unknown_format(path: Path | str) -> InvalidInput:
-    suffixes = ", ".join(sorted(WHOLE_FILE | BY_LINE))
+    suffixes = ", ".join(sorted(DOCUMENT_SUFFIXES | JSON_LINES_SUFFIXES))
     return InvalidInput(
-        f"file {str(path)!r} is in no format asked for: the known ones are {', '.join(READERS)}, in files of {suffixes}"
+        f"file {str(path)!r} has no known format: the formats are {', '.join(READERS)}, in files with suffix {suffixes}"
     )

@@ -1,21 +1,28 @@
-"""What ingestion says of what it was given."""
+"""What ingestion reports about the files it was given. Also the JSON of ``looper ingest --json``."""
 
 from pydantic import BaseModel
 
 
 class FileReport(BaseModel):
-    """What became of one file: ``trajectories == kept + rejected``, and ``reasons`` counts the rejected by code.
-
-    A file met in a folder that holds no trajectories has no format and the reason ``not_a_trajectory_file``.
-    """
+    """What happened to one file. ``trajectories`` is always ``kept + rejected``."""
 
     path: str
+    """Path or name of the file."""
     format: str | None
+    """Name of its format. None if no document could be parsed, or if it is not a trajectory file at all."""
     trajectories: int
+    """Number of episodes in the file, those that cannot be read included."""
     kept: int
+    """Number of episodes in the batch."""
     rejected: int
+    """Number of episodes that were rejected."""
     reasons: dict[str, int]
+    """Number of rejected episodes by reason. A file in a folder that holds no trajectories has
+    ``not_a_trajectory_file``."""
 
 
 class IngestReport(BaseModel):
+    """What happened to each file of one ingestion."""
+
     files: list[FileReport]
+    """One report per file, in the order of the paths."""

@@ -1,7 +1,8 @@
-"""Trajectories as an Arrow table and as Parquet: one row each, every field of fixed type.
+"""Trajectories as an Arrow table and as Parquet: one row each, every field of a fixed type.
 
-What varies from source to source (arguments, tools, outcome details) is JSON text, so that any two batches concatenate
-and Ray Data can pass them on (``map_batches(batch_format="pyarrow")`` hands a function what ``from_table`` takes).
+Ingestion writes the batches; synthesis and the gate read them. What differs between sources (arguments, tools, outcome
+details) is JSON text, so any two batches concatenate and Ray Data can pass them on: with
+``map_batches(batch_format="pyarrow")`` a function gets what ``from_table`` takes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,40 +36,62 @@ SCHEMA = pa.schema(
         ("tools", pa.string()),
     ]
 )
+"""Columns of a batch."""
 
-# A row group closes at so many rows or characters, whichever comes first: it bounds what a writer or a reader holds.
-_GROUP_ROWS = 512
-_GROUP_CHARACTERS = 16 * 1024**2
+# A row group ends at either limit, whichever is reached first. It bounds what a writer or a reader holds in memory.
+_MAX_GROUP_ROWS = 512
+_MAX_GROUP_CHARACTERS = 16 * 1024**2
 
 
 def to_table(trajectories: Iterable[Trajectory]) -> pa.Table:
-    """One row per trajectory, in order, with SCHEMA."""
-    return pa.Table.from_pylist([_row(trajectory) for trajectory in trajectories], schema=SCHEMA)
+    """Return trajectories as a table.
+
+    Args:
+        trajectories: The trajectories.
+
+    Returns:
+        One row per trajectory, in order, with ``SCHEMA``.
+    """
+    return pa.Table.from_pylist([_to_row(trajectory) for trajectory in trajectories], schema=SCHEMA)
 
 
 def from_table(table: pa.Table) -> list[Trajectory]:
-    """The trajectories of a table that has at least the columns of SCHEMA."""
-    return [_trajectory(row) for row in table.select(SCHEMA.names).to_pylist()]
+    """Return the trajectories of a table.
+
+    Args:
+        table: A table with at least the columns of ``SCHEMA``.
+    """
+    return [_from_row(row) for row in table.select(SCHEMA.names).to_pylist()]
 
 
 def to_parquet(trajectories: Iterable[Trajectory]) -> bytes:
-    """A Parquet file (zstd). The same trajectories in the same order give the same bytes with the same pyarrow.
+    """Return trajectories as a Parquet file with zstd compression.
 
-    Holds one row group of trajectories at a time, and the compressed file.
+    Holds one row group of trajectories and the compressed file in memory.
+
+    Args:
+        trajectories: The trajectories; consumed one at a time.
+
+    Returns:
+        Content of the file. The same trajectories in the same order give the same bytes with the same pyarrow.
     """
     file = BytesIO()
     with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-        for group in _groups(trajectories):
+        for group in _row_groups(trajectories):
             writer.write_table(to_table(group), row_group_size=len(group))
     return file.getvalue()
 
 
 def from_parquet(content: bytes) -> list[Trajectory]:
-    """The trajectories of a file that ``to_parquet`` wrote."""
+    """Return the trajectories of a Parquet file.
+
+    Args:
+        content: Content of a file that ``to_parquet`` wrote.
+    """
     return from_table(pq.read_table(BytesIO(content), schema=SCHEMA))
 
 
-def _groups(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
+def _row_groups(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
     group: list[Trajectory] = []
     characters = 0
     for trajectory in trajectories:
@@ -76,18 +99,18 @@ def _groups(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]]:
         characters += sum(
             len(step.content) + sum(len(call.arguments) for call in step.tool_calls) for step in trajectory.steps
         )
-        if len(group) == _GROUP_ROWS or characters >= _GROUP_CHARACTERS:
+        if len(group) == _MAX_GROUP_ROWS or characters >= _MAX_GROUP_CHARACTERS:
             yield group
             group, characters = [], 0
     if group:
         yield group
 
 
-def _row(trajectory: Trajectory) -> dict[str, object]:
+def _to_row(trajectory: Trajectory) -> dict[str, object]:
     row = trajectory.model_dump()
     return {**row, **row.pop("outcome")}
 
 
-def _trajectory(row: dict[str, object]) -> Trajectory:
+def _from_row(row: dict[str, object]) -> Trajectory:
     outcome = Outcome.model_validate({name: row.pop(name) for name in Outcome.model_fields})
     return Trajectory.model_validate({**row, "outcome": outcome})

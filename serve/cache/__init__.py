@@ -1,0 +1,1 @@
+"""The adapter cache: object store, disk, host memory and slots of an engine."""

@@ -1,93 +1,137 @@
-"""How many adapters each tier holds: an engine's slots, its host memory, a replica's disk. Plain arithmetic.
+"""Computes how many adapters each tier of the adapter cache holds: slots, host memory and disk.
 
-Importable without torch, Ray or vLLM: of the base model, only the header of its file of weights is read.
+``skill_replica`` sizes an engine and its pager with it, and ``cluster.head`` reports the result. Importable without
+torch, Ray or vLLM: only the headers of the base model's weights are read.
 """
 
-import json
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
+from safetensors import safe_open
+
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
-from looper.serve.engine.admission import SPARE
+from looper.serve.engine.admission import HEADROOM
 
-NUMBER_BYTES = 2
-"""Of each of an adapter's numbers: bfloat16 in the store, on disk and in an engine."""
+BYTES_PER_PARAMETER = 2
+"""Size of an adapter's parameter, in bytes: bfloat16 in the object store, on disk and in an engine."""
 
-POPULARITY = 1.0
-"""The exponent of Zipf's law, by which adapters are expected to be asked for."""
+ZIPF_EXPONENT = 1.0
+"""Exponent of Zipf's law, which the expected popularity of adapters follows."""
 
 
 @dataclass(frozen=True)
 class CacheSizes:
-    """Of one engine."""
+    """Number of adapters in each tier of one engine."""
 
     slots: int
-    """That are filled; the budget holds ``SPARE`` more."""
-    in_memory: int
-    on_disk: int
+    """Slots that the admission queue fills. The slots' budget also holds ``HEADROOM`` more."""
+    host_memory_adapters: int
+    """Maximum number of adapters in host memory."""
+    disk_adapters: int
+    """Maximum number of adapters on disk."""
     adapter_bytes: int
-    """Of an adapter of the pool's largest rank, wherever it lies."""
+    """Size of an adapter of the pool's maximum rank, in any tier, in bytes."""
 
     def __str__(self) -> str:
-        """For people."""
+        """Return one line that ``looper up`` prints."""
         slots, memory, disk = (
-            _size(count * self.adapter_bytes) for count in (self.slots, self.in_memory, self.on_disk)
+            _format_bytes(count * self.adapter_bytes)
+            for count in (self.slots, self.host_memory_adapters, self.disk_adapters)
         )
         return (
-            f"{self.slots} slots ({slots}), {self.in_memory} adapters in memory ({memory}), "
-            f"{self.on_disk} on disk ({disk})"
+            f"{self.slots} slots ({slots}), {self.host_memory_adapters} adapters in host memory ({memory}), "
+            f"{self.disk_adapters} on disk ({disk})"
         )
 
 
 def plan_cache_sizes(serve: ServeSettings, pool: PoolSettings, model_dir: Path) -> CacheSizes:
-    """What the budgets of ``pool`` hold, unless its settings say it in adapters."""
-    each = pool.max_lora_rank * numbers_per_rank(model_dir) * NUMBER_BYTES
-    together = ceil(expected_different(serve.max_num_seqs, serve.expected_adapters))
-    slots = pool.max_loras or max(1, min(together, int(pool.loras_gib * 2**30 / each) - SPARE))
+    """Convert the budgets of a pool to numbers of adapters. Numbers in the settings take precedence.
+
+    Args:
+        serve: Settings of the endpoint.
+        pool: Settings of the pool.
+        model_dir: Folder of the base model.
+
+    Returns:
+        The sizes of one engine's tiers.
+
+    Raises:
+        InvalidInput: ``model_dir`` has no weights in the safetensors format.
+    """
+    adapter_bytes = pool.max_lora_rank * lora_params_per_rank(model_dir) * BYTES_PER_PARAMETER
+    # More slots than a full batch has adapters would rarely be used.
+    batch_adapters = ceil(expected_distinct_adapters(serve.max_num_seqs, serve.expected_adapters))
+    slots = pool.max_loras or max(1, min(batch_adapters, int(pool.loras_gib * 2**30 / adapter_bytes) - HEADROOM))
     return CacheSizes(
         slots=slots,
-        in_memory=max(slots, pool.max_cpu_loras or int(pool.cpu_loras_gib * 2**30 / each)),
-        on_disk=max(1, pool.max_disk_loras or int(pool.disk_loras_gib * 2**30 / each)),
-        adapter_bytes=each,
+        host_memory_adapters=max(slots, pool.max_cpu_loras or int(pool.cpu_loras_gib * 2**30 / adapter_bytes)),
+        disk_adapters=max(1, pool.max_disk_loras or int(pool.disk_loras_gib * 2**30 / adapter_bytes)),
+        adapter_bytes=adapter_bytes,
     )
 
 
-def expected_different(requests: int, adapters: int) -> float:
-    """How many different adapters that many requests have, on average, where popularity follows Zipf's law."""
-    weights = [float(rank) ** -POPULARITY for rank in range(1, adapters + 1)]
+def expected_distinct_adapters(requests: int, adapters: int) -> float:
+    """Return how many distinct adapters a number of requests use on average, if popularity follows Zipf's law.
+
+    Args:
+        requests: Number of requests.
+        adapters: Number of adapters that requests choose from.
+
+    Returns:
+        The sum over all adapters of the probability that at least one request uses the adapter.
+    """
+    weights = [float(rank) ** -ZIPF_EXPONENT for rank in range(1, adapters + 1)]
     total = sum(weights)
     return float(sum(1 - (1 - weight / total) ** requests for weight in weights))
 
 
-def numbers_per_rank(model_dir: Path) -> int:
-    """In and out features of all linear layers in the blocks of the base model: the numbers that a rank of LoRA has.
+def lora_params_per_rank(model_dir: Path) -> int:
+    """Return how many parameters an adapter has per rank: input plus output features of all its layers.
 
-    Raises InvalidInput if the folder holds no safetensors.
+    Args:
+        model_dir: Folder of the base model.
+
+    Returns:
+        Number of parameters.
+
+    Raises:
+        InvalidInput: The folder has no weights in the safetensors format.
     """
-    return sum(map(sum, _linear(model_dir).values()))
+    return sum(map(sum, _linear_layer_shapes(model_dir).values()))
 
 
-def adapted(model_dir: Path) -> list[str]:
-    """What the linear layers in the blocks are called there: all that adapters change. Raises InvalidInput likewise."""
-    return sorted({name.split(".")[-2] for name in _linear(model_dir)})
+def lora_target_modules(model_dir: Path) -> list[str]:
+    """Return the names of the layers that adapters change: all linear layers in the base model's blocks.
+
+    Args:
+        model_dir: Folder of the base model.
+
+    Returns:
+        The last part of each name, sorted, as for PEFT's ``target_modules``.
+
+    Raises:
+        InvalidInput: The folder has no weights in the safetensors format.
+    """
+    return sorted({name.split(".")[-2] for name in _linear_layer_shapes(model_dir)})
 
 
-def _linear(model_dir: Path) -> dict[str, tuple[int, int]]:
-    shapes: dict[str, tuple[int, int]] = {}
+def _linear_layer_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape ``[outputs, inputs]`` of each linear layer's weight in the blocks, by name."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in sorted(model_dir.glob("*.safetensors")):
-        with file.open("rb") as content:
-            header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
-        shapes |= {
-            name: tuple(entry["shape"])
-            for name, entry in header.items()
-            if ".layers." in name and name.endswith(".weight") and len(entry["shape"]) == 2
-        }
-    if not shapes:
-        raise InvalidInput(f"{model_dir} holds no weights of linear layers in *.safetensors")
-    return shapes
+        with safe_open(file, framework="np") as weights:
+            for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
+                if ".layers." in name and name.endswith(".weight"):
+                    shapes[name] = tuple(weights.get_slice(name).get_shape())
+    linear: dict[str, tuple[int, ...]] = {name: shape for name, shape in shapes.items() if len(shape) == 2}
+    if not linear:
+        raise InvalidInput(
+            f"{model_dir} has no weights of linear layers in *.safetensors: save the base model with transformers there"
+        )
+    return linear
 
 
-def _size(bytes: int) -> str:
-    return f"{bytes / 2**30:.1f} GiB" if bytes >= 2**30 else f"{bytes / 2**20:.0f} MiB"
+def _format_bytes(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"

@@ -1,4 +1,7 @@
-"""Adapters on a replica's local disk: each in a folder that appears whole or not at all."""
+"""The disk tier: adapters on a replica's local disk, each in a folder that is either complete or absent.
+
+The pager loads and evicts through ``DiskCache``. The download process writes the folders with ``write_adapter``.
+"""
 
 import asyncio
 import fcntl
@@ -10,45 +13,76 @@ from pathlib import Path
 from typing import IO
 
 from looper.platform.domain.errors import StoreUnavailable
-from looper.serve.cache import direct_io as direct
+from looper.serve.cache import direct_io
 
-Load = Callable[[str], Awaitable[None]]
-"""Has the adapter of a digest written into a Disk's folder by ``write``, wherever that runs."""
+Download = Callable[[str], Awaitable[None]]
+"""Downloads the adapter of a digest into the folder of a ``DiskCache``, with ``write_adapter`` in any process."""
 
 
 class DiskCache:
-    """What a Shelf of folders does to the disk.
+    """Loads and evicts adapters in a folder, for a ``PinnedLRUCache``.
 
-    What an earlier process left in ``folder`` is dropped: verifying it costs as much reading as fetching it, and would
-    have to be right.
+    What an earlier process left in the folder is deleted. Verifying it would take as much reading as a download.
     """
 
-    def __init__(self, load: Load, folder: Path) -> None:
-        self._load = load
+    def __init__(self, download: Download, folder: Path) -> None:
+        """Create an empty cache.
+
+        Args:
+            download: Downloads an adapter into the folder.
+            folder: Folder of the cache. Its content is deleted.
+        """
+        self._download = download
         self._folder = folder
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
-    async def bring(self, digest: str) -> Path:
-        """Load the adapter; return its folder. Raises what loading raises; StoreUnavailable on a full disk."""
-        await self._load(digest)
+    async def load(self, digest: str) -> Path:
+        """Download an adapter.
+
+        Args:
+            digest: Digest of the adapter.
+
+        Returns:
+            Folder of the adapter.
+
+        Raises:
+            StoreUnavailable: The disk is full, or the object store failed.
+            LooperError: The download failed for another reason.
+        """
+        await self._download(digest)
         return self._folder / digest
 
-    async def drop(self, digest: str, folder: Path) -> None:
-        # Renamed at once: it may be loaded again while its files are being removed.
-        gone = folder.rename(_scratch(self._folder))  # noqa: ASYNC240 (it takes no time)
-        await asyncio.to_thread(shutil.rmtree, gone)
+    async def evict(self, digest: str, folder: Path) -> None:
+        """Delete an adapter.
+
+        Args:
+            digest: Digest of the adapter.
+            folder: Folder of the adapter.
+        """
+        # Rename first: the adapter may be loaded again while its files are being deleted.
+        deleted = folder.rename(_temporary_folder(self._folder))  # noqa: ASYNC240 (a rename is fast)
+        await asyncio.to_thread(shutil.rmtree, deleted)
 
 
-def write(files: Mapping[str, bytes | memoryview], digest: str, folder: Path) -> None:
-    """Write the adapter's files, by name, as ``folder/digest``. Raises StoreUnavailable if there is no room."""
+def write_adapter(files: Mapping[str, bytes | memoryview], digest: str, folder: Path) -> None:
+    """Write an adapter's files to ``folder/digest``. Do nothing if that folder exists.
+
+    Args:
+        files: Content of the files, by name.
+        digest: Digest of the adapter.
+        folder: Folder of the cache.
+
+    Raises:
+        StoreUnavailable: The files cannot be written, for example because the disk is full.
+    """
     if (folder / digest).exists():
-        return  # whole, by one who died before it could say so
-    partial = _scratch(folder)
+        return  # complete: written by a process that died before it could report it
+    partial = _temporary_folder(folder)
     try:
         partial.mkdir()
         for name, content in files.items():
-            direct.write(partial / name, content)
+            direct_io.write(partial / name, content)
         partial.rename(folder / digest)
     except OSError as error:
         raise StoreUnavailable(
@@ -58,14 +92,20 @@ def write(files: Mapping[str, bytes | memoryview], digest: str, folder: Path) ->
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _scratch(folder: Path) -> Path:
+def _temporary_folder(folder: Path) -> Path:
     return folder / f".{uuid.uuid4().hex}"
 
 
 def claim_folder(root: Path) -> tuple[Path, IO[bytes]]:
-    """A folder below ``root`` that no other living process has, and the lock that keeps it so until it is closed.
+    """Claim a folder below ``root`` that no other running process has claimed.
 
-    Folders of processes that died are used again, so that they do not pile up.
+    Folders of processes that have ended are used again, so that they do not accumulate.
+
+    Args:
+        root: Parent folder. It is created if it does not exist.
+
+    Returns:
+        The folder, and its lock file. The claim ends when the file is closed.
     """
     root.mkdir(parents=True, exist_ok=True)
     for number in itertools.count():

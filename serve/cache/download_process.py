@@ -1,8 +1,10 @@
-"""A process beside each replica that brings adapters from the object store to the replica's disk.
+"""A process next to each replica that downloads adapters from the object store to the replica's disk.
 
-Receiving an adapter, hashing it and writing it takes the interpreter for tens of milliseconds. In the replica's own
-process, everyone's tokens would wait for that; here, at a lower priority and off the engine's cores, it takes what they
-leave.
+Downloading, hashing and writing an adapter holds the interpreter lock for tens of milliseconds. In the replica's own
+process, the tokens of all requests would wait for that. This process has a lower priority and stays off the engine's
+cores, so it takes only what they leave.
+
+``SkillServer.open`` starts it. ``DiskCache`` calls it for each adapter that is not on disk.
 """
 
 import ctypes
@@ -13,110 +15,153 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import orjson
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looper.platform.adapters import AdapterFiles, fetch
-from looper.platform.adapters.files import CONFIG
+from looper.platform.adapters.base_revision import read_base_revision
+from looper.platform.adapters.files import CONFIG_FILE
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
-from looper.serve.cache.cache_sizes import numbers_per_rank
-from looper.serve.cache.disk_cache import write
+from looper.serve.cache.cache_sizes import lora_params_per_rank
+from looper.serve.cache.disk_cache import write_adapter
 from looper.serve.cpu.kernel_layout import PACKED_FILE, pack_adapter
 from looper.serve.engine.engine_arguments import Device
 
-AT_ONCE = 8
-"""Adapters that are on their way together, as a store may be far away. What there is to compute is done one by one:
-more would be ready at the same time, and their requests would make one step of the engine's long."""
+MAX_CONCURRENT_DOWNLOADS = 8
+"""Maximum number of concurrent downloads, because an object store may be far away.
 
-STEPS_BACK = 2
-"""By which the process's niceness is above that of what it shares a core with: of that, tokens have three fifths."""
+The computation for each adapter is serialized. Otherwise several adapters would be ready at the same time, and their
+requests would make one step of the engine long.
+"""
+
+NICENESS_INCREMENT = 2
+"""How much nicer this process is than processes on the same core. It leaves them about three fifths of the core."""
 
 Fetch = Callable[[str], AdapterFiles]
-"""Digest to verified files. Blocks; called from several threads at once."""
+"""Returns the verified files of a digest. It blocks, and several threads call it concurrently."""
 
 
 class AdapterDownloader:
-    """The process: an actor of Ray's, which starts it again should it die, and ends it with its replica."""
+    """The process, as a Ray actor. Ray restarts it if it dies, and ends it together with its replica."""
 
     def __init__(
         self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device, folder: Path, cores: set[int]
     ) -> None:
-        _step_aside(cores)
-        _keep_memory()
-        self._fetch = servable(settings, pool, model_dir)
+        """Prepare the process.
+
+        Args:
+            settings: All settings.
+            pool: Settings of the engine's pool.
+            model_dir: Folder of the base model.
+            device: Where the engine computes.
+            folder: Folder of the replica's ``DiskCache``.
+            cores: Cores for this process.
+        """
+        _lower_priority(cores)
+        _keep_freed_memory()
+        self._fetch = servable_fetcher(settings, pool, model_dir)
         self._device = device
         self._folder = folder
-        self._computing = Lock()
+        self._compute_lock = Lock()
 
-    def load(self, digest: str) -> None:
+    def download(self, digest: str) -> None:
+        """Download an adapter to the folder, in the format that the engine reads.
+
+        Args:
+            digest: Digest of the adapter.
+
+        Raises:
+            LooperError: The adapter cannot be downloaded, or the engine cannot serve it.
+        """
         files = self._fetch(digest)
-        with self._computing:
-            served: dict[str, bytes | memoryview] = {**files.by_name()}
+        with self._compute_lock:
+            content: dict[str, bytes | memoryview] = {**files.to_dict()}
             if self._device == "cpu":
-                served = {CONFIG: files.config, PACKED_FILE: pack_adapter(files)}
-            write(served, digest, self._folder)
+                content = {CONFIG_FILE: files.config, PACKED_FILE: pack_adapter(files)}
+            write_adapter(content, digest, self._folder)
 
 
-def _step_aside(cores: set[int]) -> None:
-    """Have all threads of this process work on ``cores``, at a lower priority. Ray has started some before."""
+def _lower_priority(cores: set[int]) -> None:
+    """Restrict all threads of this process to ``cores``, at a lower priority. Ray has already started some threads."""
     for thread in (int(task.name) for task in Path("/proc/self/task").iterdir()):
-        with suppress(ProcessLookupError):  # it has ended meanwhile
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + STEPS_BACK)
+        with suppress(ProcessLookupError):  # the thread has ended meanwhile
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS_INCREMENT)
             os.sched_setaffinity(thread, cores)
 
 
-def _keep_memory() -> None:
-    """Have glibc use again what adapters lay in, where it would return it, and have the kernel clear new pages.
+def _keep_freed_memory() -> None:
+    """Configure glibc to reuse freed memory, instead of returning it to the kernel, which must zero new pages.
 
-    That took a third of the time for an adapter.
+    Zeroing took a third of the time for an adapter.
     """
-    of_glibc = ctypes.CDLL(None).mallopt
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # its malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # M_TRIM_THRESHOLD and so on, from glibc's malloc.h
     for parameter, value in ((trim_threshold, 2**30), (mmap_threshold, 2**25), (arena_max, 1)):
-        of_glibc(parameter, value)
+        mallopt(parameter, value)
 
 
-def start_loader(
+def start_downloader(
     settings: Settings, pool: PoolSettings, model_dir: Path, device: Device, folder: Path, cores: set[int]
 ) -> Callable[[str], Awaitable[None]]:
-    """What brings the adapter of a digest into ``folder`` of this machine, raising why it could not be.
+    """Start the process on this machine.
 
-    It works on ``cores``.
+    Args:
+        settings: All settings.
+        pool: Settings of the engine's pool.
+        model_dir: Folder of the base model.
+        device: Where the engine computes.
+        folder: Folder of the replica's ``DiskCache``.
+        cores: Cores for the process.
+
+    Returns:
+        A function that downloads the adapter of a digest. It raises the ``LooperError`` of the process, and
+        StoreUnavailable if the process dies.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    loader: Any = (
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    downloader: Any = (
         ray.remote(AdapterDownloader)
-        .options(num_cpus=0, max_concurrency=AT_ONCE, max_restarts=-1, scheduling_strategy=here)
+        .options(num_cpus=0, max_concurrency=MAX_CONCURRENT_DOWNLOADS, max_restarts=-1, scheduling_strategy=this_node)
         .remote(settings, pool, model_dir, device, folder, cores)
     )
 
-    async def load(digest: str) -> None:
+    async def download(digest: str) -> None:
         try:
-            await loader.load.remote(digest)
-        except RayTaskError as failed:
-            raise failed.cause if isinstance(failed.cause, LooperError) else failed from None
-        except RayActorError as died:
-            raise StoreUnavailable(f"adapter {digest} was not loaded, as the loader died: ask again") from died
+            await downloader.download.remote(digest)
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, LooperError) else error from None
+        except RayActorError as error:
+            raise StoreUnavailable(
+                f"adapter {digest} was not loaded because the download process died: try again"
+            ) from error
 
-    return load
+    return download
 
 
-def servable(settings: Settings, pool: PoolSettings, model_dir: Path) -> Fetch:
-    """How adapters are fetched for engines of ``pool``: verified, and refused here if the engine could not serve it.
+def servable_fetcher(settings: Settings, pool: PoolSettings, model_dir: Path) -> Fetch:
+    """Return a function that fetches adapters and rejects those that engines of the pool cannot serve.
 
-    The engine would find out in its step loop, where everyone's requests are.
+    An engine would notice only in its step loop, where all requests are.
+
+    Args:
+        settings: All settings.
+        pool: Settings of the pool.
+        model_dir: Folder of the base model.
+
+    Returns:
+        A function that returns the verified files of a digest. It raises InvalidInput for an adapter of another base
+        model or of a larger rank, and what ``platform.adapters.fetch`` raises.
     """
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
-    revision = orjson.loads((model_dir / "looper.json").read_bytes())["revision"]
-    largest = pool.max_lora_rank * numbers_per_rank(model_dir) * 4 + 2**20  # in float32, and a header
+    revision = read_base_revision(model_dir)
+    float32_bytes, header_bytes = 4, 2**20
+    max_bytes = pool.max_lora_rank * lora_params_per_rank(model_dir) * float32_bytes + header_bytes
 
     def fetch_servable(digest: str) -> AdapterFiles:
-        files = fetch(store, catalog.version(digest).instance.tenant, digest, at_most=largest)
+        files = fetch(store, catalog.get_version(digest).instance.tenant, digest, max_bytes=max_bytes)
         trained_on = files.read_manifest().base_revision
         if trained_on != revision:
             raise InvalidInput(

@@ -1,6 +1,7 @@
-"""The pager brings published adapters to where the engine can use them: object store, local disk, workers' memory.
+"""The pager moves adapters between the tiers of the cache: object store, disk and host memory.
 
-From the memory, the engine moves them into its slots by itself, step by step, as requests are scheduled.
+``SkillServer`` pins an adapter in host memory for each request. From there, vLLM copies it into a slot by itself when
+it schedules the request.
 """
 
 from collections.abc import Mapping
@@ -14,37 +15,91 @@ from looper.serve.protocol import Tier
 T = TypeVar("T")
 
 
-class HostMemoryCache(Protocol[T]):
-    """That of the engine's workers; T is what a request names an adapter in it by."""
+class HostMemory(Protocol[T]):
+    """The host memory of an engine's workers. T is the engine's handle for a loaded adapter."""
 
-    async def bring(self, digest: str, folder: Path) -> T: ...
+    async def load(self, digest: str, folder: Path) -> T:
+        """Load an adapter from disk.
 
-    async def drop(self, digest: str, name: T) -> None: ...
+        Args:
+            digest: Digest of the adapter.
+            folder: Folder of the adapter.
+
+        Returns:
+            The handle.
+        """
+        ...
+
+    async def evict(self, digest: str, handle: T) -> None:
+        """Release an adapter's memory.
+
+        Args:
+            digest: Digest of the adapter.
+            handle: Its handle.
+        """
 
 
 class Pager(Generic[T]):
-    """Keeps at most so many adapters on ``disk``, and so many in ``memory``."""
+    """The disk and host memory tiers of one engine, each with its own capacity.
 
-    def __init__(self, disk: DiskCache, memory: HostMemoryCache[T], *, on_disk: int, in_memory: int) -> None:
-        self.disk = PinnedLRUCache(disk.bring, disk.drop, on_disk)
-        self._memory = memory
-        self.memory = PinnedLRUCache(self._stage, memory.drop, in_memory, needs=self.disk.pin)
-        self._told = (0, 0)
+    Attributes:
+        disk: Disk tier.
+        host_memory: Host memory tier. Its misses go to the disk tier.
+    """
 
-    def tier(self, digest: str) -> Tier:
-        """Where the adapter is now."""
-        return "memory" if digest in self.memory else "disk" if digest in self.disk else "store"
+    def __init__(
+        self, disk: DiskCache, host_memory: HostMemory[T], *, disk_capacity: int, host_memory_capacity: int
+    ) -> None:
+        """Create empty tiers.
+
+        Args:
+            disk: Loads and evicts on disk.
+            host_memory: Loads and evicts in host memory.
+            disk_capacity: Maximum number of adapters on disk.
+            host_memory_capacity: Maximum number of adapters in host memory.
+        """
+        self.disk = PinnedLRUCache(disk.load, disk.evict, disk_capacity)
+        self._host_memory = host_memory
+        self.host_memory = PinnedLRUCache(
+            self._load_from_disk, host_memory.evict, host_memory_capacity, prerequisite=self.disk.pin
+        )
+        self._reported_evictions = (0, 0)
+
+    def find_tier(self, digest: str) -> Tier:
+        """Return the fastest tier that has an adapter.
+
+        Args:
+            digest: Digest of the adapter.
+
+        Returns:
+            The tier. Slots count as memory.
+        """
+        return "memory" if digest in self.host_memory else "disk" if digest in self.disk else "store"
 
     async def prefetch(self, digest: str, hold_s: float) -> None:
-        """Bring the adapter to the memory, and keep it there for ``hold_s``. Raises what bringing it raises."""
+        """Load an adapter into host memory and keep it there.
+
+        Args:
+            digest: Digest of the adapter.
+            hold_s: Time for which it is not evicted, in seconds.
+
+        Raises:
+            LooperError: The adapter cannot be loaded.
+        """
         if hold_s:
-            self.memory.hold(digest, hold_s)
-        await self.memory.ensure(digest)
+            self.host_memory.hold(digest, hold_s)
+        await self.host_memory.get(digest)
 
-    def newly_evicted(self) -> Mapping[Tier, int]:
-        """How many each tier has put out since this was asked last."""
-        before, self._told = self._told, (self.memory.evicted, self.disk.evicted)
-        return {"memory": self._told[0] - before[0], "disk": self._told[1] - before[1]}
+    def take_eviction_counts(self) -> Mapping[Tier, int]:
+        """Return the number of evictions since the last call.
 
-    async def _stage(self, digest: str) -> T:
-        return await self._memory.bring(digest, await self.disk.ensure(digest))
+        Returns:
+            Number of evicted adapters, by tier.
+        """
+        memory, disk = self.host_memory.evictions, self.disk.evictions
+        reported_memory, reported_disk = self._reported_evictions
+        self._reported_evictions = (memory, disk)
+        return {"memory": memory - reported_memory, "disk": disk - reported_disk}
+
+    async def _load_from_disk(self, digest: str) -> T:
+        return await self._host_memory.load(digest, await self.disk.get(digest))

@@ -1,7 +1,6 @@
-"""A shelf: a bounded place for things that are named by their digest, brought when they are asked for.
+"""An asynchronous LRU cache with pins. The pager uses one for the disk tier and one for the host memory tier.
 
-The pager is two of them, local disk and the memory of the engine's workers. Pure asyncio: what the things are, and how
-they are brought and dropped, is not known here.
+Pure asyncio. Entries are identified by digest, and the cache does not know what they are.
 """
 
 import asyncio
@@ -14,116 +13,153 @@ from looper.platform.domain.errors import CorruptAdapter, InvalidInput, LooperEr
 
 T = TypeVar("T")
 
-LASTING = (NotFound, CorruptAdapter, InvalidInput)
-"""Failures that a new try at once would only repeat."""
+PERMANENT_ERRORS = (NotFound, CorruptAdapter, InvalidInput)
+"""Errors that an immediate retry would only repeat."""
 
 
 class PinnedLRUCache(Generic[T]):
-    """At most ``capacity`` things, the least recently used making room for new ones.
+    """A cache of at most ``capacity`` entries that evicts the least recently used one.
 
-    ``bring`` makes what a digest names, ``drop`` puts it away. Where every thing is pinned, a new one waits for the
-    first to be let go.
+    Pinned entries are not evicted. If all entries are pinned, a new one waits until one is unpinned.
+
+    Attributes:
+        evictions: Number of evictions since the start.
     """
 
     def __init__(
         self,
-        bring: Callable[[str], Awaitable[T]],
-        drop: Callable[[str, T], Awaitable[None]],
+        load: Callable[[str], Awaitable[T]],
+        evict: Callable[[str, T], Awaitable[None]],
         capacity: int,
         *,
-        needs: Callable[[str], AbstractAsyncContextManager[object]] = nullcontext,
-        remember_failures_s: float = 10.0,
+        prerequisite: Callable[[str], AbstractAsyncContextManager[object]] = nullcontext,
+        cache_errors_s: float = 10.0,
     ) -> None:
-        """A thing takes its place inside of what it ``needs``: what waits for that takes none from what is there."""
-        self._bring = bring
-        self._drop = drop
+        """Create an empty cache.
+
+        Args:
+            load: Loads the entry of a digest.
+            evict: Releases an entry.
+            capacity: Maximum number of entries.
+            prerequisite: Entered before the entry of a digest takes a place in the cache, and left after it is loaded.
+                While an entry waits for its prerequisite, it evicts nothing.
+            cache_errors_s: Time for which permanent errors are cached, in seconds.
+        """
+        self._load = load
+        self._evict = evict
         self._capacity = capacity
-        self._needs = needs
-        self._remember_failures_s = remember_failures_s
-        self._resident: OrderedDict[str, T] = OrderedDict()  # least recently used first
+        self._prerequisite = prerequisite
+        self._cache_errors_s = cache_errors_s
+        self._entries: OrderedDict[str, T] = OrderedDict()  # least recently used first
         self._pins: Counter[str] = Counter()
-        self._coming: dict[str, asyncio.Task[T]] = {}
-        self._admitted = 0  # of those coming, how many have their place
-        self._failed: dict[str, tuple[float, LooperError]] = {}
-        self._held: dict[str, float] = {}  # until when a thing keeps its place, though nobody uses it
-        self.evicted = 0
-        self._room = asyncio.Event()
+        self._loading: dict[str, asyncio.Task[T]] = {}
+        self._reserved_places = 0  # places of entries that are being loaded
+        self._errors: dict[str, tuple[float, LooperError]] = {}  # with their time of expiry
+        self._held_until: dict[str, float] = {}  # time until which an unused entry is not evicted
+        self.evictions = 0
+        self._place_freed = asyncio.Event()
 
     def __contains__(self, digest: object) -> bool:
-        return digest in self._resident
+        """Tell whether the entry of ``digest`` is loaded."""
+        return digest in self._entries
 
     def hold(self, digest: str, seconds: float) -> None:
-        """Keep the thing, once it is there, for so long; it makes room for no other meanwhile.
+        """Do not evict an entry for some time, whether it is loaded already or later.
 
-        At most half of the places are held: who is asked for always finds one.
+        At most half of the places are held, so that there is always a place for other entries. Beyond that, nothing
+        happens.
+
+        Args:
+            digest: Digest of the entry.
+            seconds: Time to hold it, in seconds.
         """
         now = asyncio.get_running_loop().time()
-        self._held = {held: until for held, until in self._held.items() if until > now}
-        if digest in self._held or len(self._held) < self._capacity // 2:
-            self._held[digest] = now + seconds
+        self._held_until = {held: until for held, until in self._held_until.items() if until > now}
+        if digest in self._held_until or len(self._held_until) < self._capacity // 2:
+            self._held_until[digest] = now + seconds
 
-    async def ensure(self, digest: str) -> T:
-        """Bring the thing unless it is there; return it. Only a pin keeps it in place.
+    async def get(self, digest: str) -> T:
+        """Return an entry, and load it first if necessary. It may be evicted later, unless it is pinned.
 
-        However many ask, it is brought once. Raises what bringing raised; NotFound, CorruptAdapter and InvalidInput are
-        remembered for a while, so that a broken adapter in demand does not hammer the store.
+        Concurrent calls load an entry once. NotFound, CorruptAdapter and InvalidInput are cached for a while, so that
+        requests for a broken adapter do not overload the object store.
+
+        Args:
+            digest: Digest of the entry.
+
+        Returns:
+            The entry.
+
+        Raises:
+            LooperError: The entry cannot be loaded.
         """
-        if digest in self._resident:
-            self._resident.move_to_end(digest)
-            return self._resident[digest]
-        if failure := self._failed.get(digest):
-            until, error = failure
-            if asyncio.get_running_loop().time() < until:
+        if digest in self._entries:
+            self._entries.move_to_end(digest)
+            return self._entries[digest]
+        if cached := self._errors.get(digest):
+            expires, error = cached
+            if asyncio.get_running_loop().time() < expires:
                 raise error.with_traceback(None)
-            del self._failed[digest]
-        task = self._coming.get(digest)
+            del self._errors[digest]
+        task = self._loading.get(digest)
         if task is None:
-            task = asyncio.create_task(self._place(digest))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, even if nobody waits
-            self._coming[digest] = task
-        # One who gives up waiting does not take it from the others.
+            task = asyncio.create_task(self._load_entry(digest))
+            # Retrieve the exception even if nobody waits: asyncio would log it otherwise.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._loading[digest] = task
+        # A caller that is canceled does not cancel the task for the others.
         return await asyncio.shield(task)
 
     @asynccontextmanager
     async def pin(self, digest: str) -> AsyncIterator[T]:
-        """``ensure``, and keep the thing in place inside the ``with``."""
+        """Load an entry if necessary, and do not evict it inside the context.
+
+        Args:
+            digest: Digest of the entry.
+
+        Yields:
+            The entry.
+
+        Raises:
+            LooperError: The entry cannot be loaded.
+        """
         self._pins[digest] += 1
         try:
-            yield await self.ensure(digest)
+            yield await self.get(digest)
         finally:
             self._pins[digest] -= 1
             if not self._pins[digest]:
                 del self._pins[digest]
-                self._room.set()
+                self._place_freed.set()
 
-    async def _place(self, digest: str) -> T:
+    async def _load_entry(self, digest: str) -> T:
         try:
-            async with self._needs(digest):
-                await self._make_room()
-                self._admitted += 1
+            async with self._prerequisite(digest):
+                await self._wait_for_place()
+                self._reserved_places += 1
                 try:
-                    thing = await self._bring(digest)
-                    self._resident[digest] = thing
+                    entry = await self._load(digest)
+                    self._entries[digest] = entry
                 finally:
-                    self._admitted -= 1
-                    self._room.set()
-        except LASTING as error:
-            self._failed[digest] = (asyncio.get_running_loop().time() + self._remember_failures_s, error)
+                    self._reserved_places -= 1
+                    self._place_freed.set()
+        except PERMANENT_ERRORS as error:
+            self._errors[digest] = (asyncio.get_running_loop().time() + self._cache_errors_s, error)
             raise
         finally:
-            del self._coming[digest]
-        return thing
+            del self._loading[digest]
+        return entry
 
-    async def _make_room(self) -> None:
-        while len(self._resident) + self._admitted >= self._capacity:
-            victim = next((digest for digest in self._resident if not self._keeps(digest)), None)
+    async def _wait_for_place(self) -> None:
+        while len(self._entries) + self._reserved_places >= self._capacity:
+            victim = next((digest for digest in self._entries if not self._is_kept(digest)), None)
             if victim is None:
-                self._room.clear()
-                await self._room.wait()
+                self._place_freed.clear()
+                await self._place_freed.wait()
                 continue
-            self.evicted += 1
-            # It may be asked for again while it is being dropped.
-            await self._drop(victim, self._resident.pop(victim))
+            self.evictions += 1
+            # Removed first: it may be requested again while it is being evicted.
+            await self._evict(victim, self._entries.pop(victim))
 
-    def _keeps(self, digest: str) -> bool:
-        return digest in self._pins or self._held.get(digest, 0) > asyncio.get_running_loop().time()
+    def _is_kept(self, digest: str) -> bool:
+        return digest in self._pins or self._held_until.get(digest, 0) > asyncio.get_running_loop().time()

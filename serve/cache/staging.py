@@ -1,11 +1,11 @@
-"""Adapters in the memory of vLLM's workers, read by a thread beside the engine's step loop.
+"""The host memory tier: adapters in the memory of vLLM's workers, read by a thread outside the engine's step loop.
 
-vLLM reads and parses an adapter's file in the loop, when the first request for it is scheduled or when it has dropped
-it meanwhile; all other requests wait. Here a request is scheduled only once its adapter has been staged, so that the
-loop moves ready tensors into a slot and no more.
+vLLM reads and parses an adapter's file in the step loop, when it schedules the first request for the adapter, or when
+it has dropped the adapter meanwhile. All other requests wait. Here, the pager stages an adapter before a request for it
+is scheduled. Then the step loop only moves tensors into a slot.
 
-Two sides: ``StagingLoRAManager`` and ``StagingWorkerExtension`` in each worker, and ``AdapterStagingClient`` in the
-replica, which tells them.
+There are two sides: ``StagingLoRAManager`` and ``StagingWorkerExtension`` are in each worker. ``AdapterStagingClient``
+is in the replica, where the pager calls it.
 """
 
 import asyncio
@@ -30,41 +30,57 @@ from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.platforms import current_platform
 
 from looper.platform.domain.errors import InvalidInput
-from looper.serve.cpu.cores import bound
-from looper.serve.cpu.kernel_layout import A
-from looper.serve.cpu.lora_layers import PackedAdapter, SlotPointerLoRAManager, point_slots, read_packed_lora
-from looper.serve.cpu.openmp import keep_apart
+from looper.serve.cpu.cores import bound_cores
+from looper.serve.cpu.kernel_layout import LORA_A_SUFFIX
+from looper.serve.cpu.lora_layers import PackedAdapter, SlotPointerLoRAManager, read_packed_lora, use_pointer_slots
+from looper.serve.cpu.openmp import bind_threads
 
-SWITCH_S = 0.0005
-"""For so long, a thread keeps the interpreter while another waits for it; Python's own 5 ms are a tenth of a step."""
+SWITCH_INTERVAL_S = 0.0005
+"""Python's switch interval in a CPU worker, in seconds. Python's default of 5 ms is a tenth of a step."""
 
-ALL = os.sched_getaffinity(0)
-"""This process's cores, before any thread is bound."""
+ALL_CORES = os.sched_getaffinity(0)
+"""This process's cores before any thread is bound."""
 
 
-def step_aside() -> None:
-    """Have this thread, and those it starts, leave the cores to the loop that the loop's threads are bound to."""
-    os.sched_setaffinity(0, ALL - set(bound()) or ALL)
+def leave_engine_cores() -> None:
+    """Move this thread, and the threads that it starts, off the cores that the engine's threads are bound to."""
+    os.sched_setaffinity(0, ALL_CORES - set(bound_cores()) or ALL_CORES)
 
 
 class StagingLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
-    """vLLM's manager of a worker's adapters, which finds what has been staged."""
+    """vLLM's manager of a worker's adapters, which uses staged adapters."""
 
     if current_platform.is_cpu():
         _manager_cls = SlotPointerLoRAManager
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self._reader = ThreadPoolExecutor(1, "stage", step_aside)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take the arguments of vLLM's manager.
+
+        Args:
+            *args: As in vLLM's manager.
+            **kwargs: As in vLLM's manager.
+        """
+        super().__init__(*args, **kwargs)
+        self._reader = ThreadPoolExecutor(1, "stage", leave_engine_cores)
         self._staged: dict[int, LoRAModel] = {}
 
     def create_lora_manager(self, model: Any, vllm_config: Any) -> Any:
+        """Replace the model's linear layers with LoRA layers. vLLM calls this once, when it has loaded the model.
+
+        Args:
+            model: The base model.
+            vllm_config: vLLM's configuration.
+
+        Returns:
+            The model with LoRA layers.
+        """
         model = super().create_lora_manager(model, vllm_config)
         if current_platform.is_cpu():
-            # The reader must not keep the interpreter from the loop, which asks for it a thousand times a step.
-            sys.setswitchinterval(SWITCH_S)
-            point_slots(self._modules)
-            keep_apart(bound())
+            # The reader thread must not keep the interpreter lock from the step loop, which takes it a thousand times
+            # per step.
+            sys.setswitchinterval(SWITCH_INTERVAL_S)
+            use_pointer_slots(self._modules)
+            bind_threads(bound_cores())
         return model
 
     @property
@@ -72,34 +88,48 @@ class StagingLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
         return self._adapter_manager.modules
 
     def stage(self, request: LoRARequest) -> str:
-        """Read an adapter; return why it could not be read, or nothing."""
+        """Read an adapter into memory.
+
+        Args:
+            request: The adapter.
+
+        Returns:
+            Why it cannot be read. "" if it was read.
+        """
         try:
             self._staged[request.lora_int_id] = self._reader.submit(self._read, request).result()
         except Exception as error:
             return str(error) or type(error).__name__
         return ""
 
-    def unstage(self, number: int) -> None:
-        self._staged.pop(number, None)
+    def unstage(self, lora_int_id: int) -> None:
+        """Release an adapter's memory.
+
+        Args:
+            lora_int_id: vLLM's number for the adapter.
+        """
+        self._staged.pop(lora_int_id, None)
 
     def _read(self, request: LoRARequest) -> LoRAModel:
         if current_platform.is_cpu():
-            return self._read_laid_out(request)
+            return self._read_packed(request)
         lora = super()._load_adapter(request)
-        # What the manager would do in the loop: the factors of q, k and v, and the like, are put together.
+        # The manager would do this in the step loop: merge the factors of q, k and v, and the like.
         self._adapter_manager._create_merged_loras_inplace(lora)
         return lora
 
-    def _read_laid_out(self, request: LoRARequest) -> PackedAdapter:
+    def _read_packed(self, request: LoRARequest) -> PackedAdapter:
         PEFTHelper.from_local_dir(request.lora_path, self.max_position_embeddings).validate_legal(self.lora_config)
-        packed = self._adapter_manager.packed_modules
-        return read_packed_lora(Path(request.lora_path), request.lora_int_id, self._modules, packed, self._name_of)
+        packed_modules = self._adapter_manager.packed_modules
+        return read_packed_lora(
+            Path(request.lora_path), request.lora_int_id, self._modules, packed_modules, self._to_vllm_name
+        )
 
-    @lru_cache(4096)  # noqa: B019 (there is one of these in a process)
-    def _name_of(self, layer: str) -> str:
-        """vLLM's name of a layer, of PEFT's."""
-        names = getattr(self._adapter_manager.model, "hf_to_vllm_mapper", None)
-        name: str = parse_fine_tuned_lora_name(layer + A, names and names.get_rename_mapper())[0]
+    @lru_cache(4096)  # noqa: B019 (a process has only one manager)
+    def _to_vllm_name(self, layer: str) -> str:
+        """Return vLLM's name of a layer for PEFT's."""
+        mapper = getattr(self._adapter_manager.model, "hf_to_vllm_mapper", None)
+        name: str = parse_fine_tuned_lora_name(layer + LORA_A_SUFFIX, mapper and mapper.get_rename_mapper())[0]
         return name
 
     def _load_adapter(self, lora_request: LoRARequest) -> LoRAModel:
@@ -108,35 +138,43 @@ class StagingLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
 
 
 class StagingWorkerExtension:
-    """What every worker of the engine can do besides."""
+    """Adds methods to vLLM's worker, which vLLM mixes in by the setting ``worker_extension_cls``."""
 
     model_runner: Any
+    """The worker's model runner, as in vLLM's worker."""
     rank: int
+    """The worker's rank, as in vLLM's worker."""
 
-    def listen(self, folder: str) -> str:
-        """Begin to do what ``AdapterStagingClient`` asks for at a socket in ``folder``; return its path.
+    def listen_for_staging(self, folder: str) -> str:
+        """Serve the requests of an ``AdapterStagingClient`` at a Unix socket.
 
-        vLLM's own calls to workers wait for the end of the step, and their answers for that of the next.
+        vLLM's own calls to workers wait for the end of the current step, and their results for the end of the next.
+
+        Args:
+            folder: Folder for the socket.
+
+        Returns:
+            Path of the socket.
         """
         loras: StagingLoRAManager = self.model_runner.lora_manager
 
-        class Requests(StreamRequestHandler):
+        class StagingRequestHandler(StreamRequestHandler):
             def handle(self) -> None:
                 for line in self.rfile:
-                    name, number, path = orjson.loads(line)
-                    refusal = ""
+                    name, lora_int_id, path = orjson.loads(line)
+                    error = ""
                     if path is None:
-                        loras.unstage(number)
+                        loras.unstage(lora_int_id)
                     else:
-                        refusal = loras.stage(LoRARequest(name, number, path))
-                    self.wfile.write(orjson.dumps(refusal) + b"\n")
+                        error = loras.stage(LoRARequest(name, lora_int_id, path))
+                    self.wfile.write(orjson.dumps(error) + b"\n")
 
         path = str(Path(folder) / str(self.rank))
-        server = ThreadingUnixStreamServer(path, Requests)
+        server = ThreadingUnixStreamServer(path, StagingRequestHandler)
         server.daemon_threads = True
 
         def serve() -> None:
-            step_aside()
+            leave_engine_cores()
             server.serve_forever()
 
         Thread(target=serve, name="staging", daemon=True).start()
@@ -144,56 +182,90 @@ class StagingWorkerExtension:
 
 
 class AdapterStagingClient:
-    """The adapters in the memory of the workers of an engine.
+    """Loads adapters into the memory of an engine's workers and evicts them. Create it with ``connect``."""
 
-    ``known`` is where vLLM's OpenAI front end finds what a request's model means.
-    """
+    def __init__(
+        self,
+        workers: Sequence["_WorkerConnection"],
+        sockets: TemporaryDirectory[str],
+        lora_requests: dict[str, LoRARequest],
+    ) -> None:
+        """Store the connections.
 
-    def __init__(self, workers: Sequence["_Worker"], sockets: TemporaryDirectory[str], known: dict[str, LoRARequest]):
+        Args:
+            workers: Connections to the workers.
+            sockets: Folder of the sockets.
+            lora_requests: Where vLLM's OpenAI front end looks up the adapter of a request's model.
+        """
         self._workers = workers
         self._sockets = sockets
-        self._known = known
-        self._numbers = itertools.count(1)
+        self._lora_requests = lora_requests
+        self._lora_int_ids = itertools.count(1)
 
     @classmethod
-    async def open(cls, engine: Any, known: dict[str, LoRARequest]) -> Self:
-        """``engine`` is vLLM's asynchronous client."""
-        sockets = TemporaryDirectory(prefix="looper-")
-        paths = await engine.collective_rpc("listen", args=(sockets.name,))
-        return cls([_Worker(*await asyncio.open_unix_connection(path)) for path in paths], sockets, known)
+    async def connect(cls, engine: Any, lora_requests: dict[str, LoRARequest]) -> Self:
+        """Connect to the workers of an engine.
 
-    async def bring(self, digest: str, folder: Path) -> LoRARequest:
-        """Have every worker read the adapter in ``folder``; from then on, requests may name it.
+        Args:
+            engine: vLLM's asynchronous engine client.
+            lora_requests: Where vLLM's OpenAI front end looks up the adapter of a request's model.
 
-        Raises InvalidInput with the reason if one refuses the adapter.
+        Returns:
+            The connected client.
         """
-        request = LoRARequest(digest, next(self._numbers), str(folder))
-        if refusal := next(filter(None, await self._tell(digest, request.lora_int_id, str(folder))), None):
-            await self._tell(digest, request.lora_int_id, None)
-            raise InvalidInput(f"adapter {digest}: {refusal}")
-        self._known[digest] = request
+        sockets = TemporaryDirectory(prefix="looper-")
+        paths = await engine.collective_rpc("listen_for_staging", args=(sockets.name,))
+        workers = [_WorkerConnection(*await asyncio.open_unix_connection(path)) for path in paths]
+        return cls(workers, sockets, lora_requests)
+
+    async def load(self, digest: str, folder: Path) -> LoRARequest:
+        """Load an adapter into every worker. From then on, requests may name it.
+
+        Args:
+            digest: Digest of the adapter.
+            folder: Folder of the adapter on disk.
+
+        Returns:
+            vLLM's handle for the adapter.
+
+        Raises:
+            InvalidInput: A worker cannot read the adapter.
+        """
+        request = LoRARequest(digest, next(self._lora_int_ids), str(folder))
+        errors = await self._send_to_all(digest, request.lora_int_id, str(folder))
+        if error := next(filter(None, errors), None):
+            await self._send_to_all(digest, request.lora_int_id, None)
+            raise InvalidInput(f"adapter {digest} cannot be served on this base model: {error}")
+        self._lora_requests[digest] = request
         return request
 
-    async def drop(self, digest: str, request: LoRARequest) -> None:
-        del self._known[digest]
-        await self._tell(digest, request.lora_int_id, None)
+    async def evict(self, digest: str, request: LoRARequest) -> None:
+        """Release an adapter's memory in every worker.
 
-    async def _tell(self, digest: str, number: int, path: str | None) -> list[str]:
-        return await asyncio.gather(*(worker.ask([digest, number, path]) for worker in self._workers))
+        Args:
+            digest: Digest of the adapter.
+            request: vLLM's handle for it.
+        """
+        del self._lora_requests[digest]
+        await self._send_to_all(digest, request.lora_int_id, None)
+
+    async def _send_to_all(self, digest: str, lora_int_id: int, path: str | None) -> list[str]:
+        """Stage the adapter at ``path``, or unstage it if that is None. Return each worker's error, or ""."""
+        return await asyncio.gather(*(worker.call([digest, lora_int_id, path]) for worker in self._workers))
 
 
-class _Worker:
-    """One worker's socket. Whoever asks waits for who asked before."""
+class _WorkerConnection:
+    """The connection to one worker. Calls are made one after another."""
 
-    def __init__(self, answers: asyncio.StreamReader, questions: asyncio.StreamWriter) -> None:
-        self._answers, self._questions = answers, questions
-        self._turn = asyncio.Lock()
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._lock = asyncio.Lock()
 
-    async def ask(self, question: Sequence[str | int | None]) -> str:
-        async with self._turn:
-            self._questions.write(orjson.dumps(question) + b"\n")
-            answer = await self._answers.readline()
-        if not answer:
-            raise RuntimeError("a worker of the engine has died")
-        refusal: str = orjson.loads(answer)
-        return refusal
+    async def call(self, message: Sequence[str | int | None]) -> str:
+        async with self._lock:
+            self._writer.write(orjson.dumps(message) + b"\n")
+            line = await self._reader.readline()
+        if not line:
+            raise RuntimeError("a worker of the engine died: the replica will be restarted")
+        error: str = orjson.loads(line)
+        return error

@@ -1,33 +1,63 @@
-"""Which of a machine's cores CPU engines compute on. Plain arithmetic, importable without torch, Ray or vLLM.
+"""Divides a machine's cores between CPU engines and all other processes.
 
-One is left to all else: the gateway, through which all tokens go, the loader, and the engine's own threads that read.
-On the engine's cores each of them would make everyone's step longer. vLLM reserves one, too.
+``engine_arguments`` sets an engine's environment with it; the engine's processes and threads read it back. Importable
+without torch, Ray or vLLM.
+
+One core is reserved for everything else: the gateway, through which all tokens pass, the process that downloads
+adapters, and the engine's own reader threads. On the engine's cores, each of them would slow every step down for all
+requests. vLLM reserves one core, too.
 """
 
 import os
 from collections.abc import Collection
 
-RESERVED = 1
+RESERVED_CORES = 1
+"""Number of cores that engines do not compute on."""
 
-BIND = "VLLM_CPU_OMP_THREADS_BIND"
-"""vLLM's own variable, for engines that it starts in another way: cores, or that threads are not bound to any."""
-
-
-def engines(cores: Collection[int]) -> list[int]:
-    """Those of ``cores`` that engines compute on: all, if there is only one."""
-    return sorted(cores)[RESERVED:] or sorted(cores)
+BIND_VARIABLE = "VLLM_CPU_OMP_THREADS_BIND"
+"""vLLM's environment variable for thread binding: a list of cores, or ``nobind``."""
 
 
-def others(cores: Collection[int]) -> set[int]:
-    """Those that all else has: all, if there is only one."""
-    return set(sorted(cores)[:RESERVED])
+def engine_cores(cores: Collection[int]) -> list[int]:
+    """Return the cores that engines compute on.
+
+    Args:
+        cores: All cores of the machine.
+
+    Returns:
+        The cores in ascending order. The only core, if there is only one.
+    """
+    return sorted(cores)[RESERVED_CORES:] or sorted(cores)
 
 
-def to_bind(cores: Collection[int]) -> str:
-    """The value of ``BIND`` for an engine that has ``cores`` to itself."""
-    return ",".join(map(str, engines(cores)))
+def other_cores(cores: Collection[int]) -> set[int]:
+    """Return the cores for everything except the engines.
+
+    Args:
+        cores: All cores of the machine.
+
+    Returns:
+        The reserved cores. The only core, if there is only one.
+    """
+    return set(sorted(cores)[:RESERVED_CORES])
 
 
-def bound() -> list[int]:
-    """The cores that this engine's threads are to be bound to, by its environment; none, if they are not."""
-    return [int(core) for core in os.environ.get(BIND, "").split(",") if core.isdecimal()]
+def format_binding(cores: Collection[int]) -> str:
+    """Return the value of ``BIND_VARIABLE`` for an engine that is the only one on its machine.
+
+    Args:
+        cores: All cores of the machine.
+
+    Returns:
+        The engine's cores, separated by commas.
+    """
+    return ",".join(map(str, engine_cores(cores)))
+
+
+def bound_cores() -> list[int]:
+    """Return the cores that the threads of this engine are bound to, read from the environment.
+
+    Returns:
+        The cores. An empty list, if the threads are not bound.
+    """
+    return [int(core) for core in os.environ.get(BIND_VARIABLE, "").split(",") if core.isdecimal()]

@@ -1,7 +1,9 @@
-"""LoRA in vLLM's CPU engine by a kernel of ours, where vLLM gathers each token's factors first.
+"""LoRA in vLLM's CPU engine with Looper's kernel in place of vLLM's, which gathers the factors of every token first.
 
-vLLM's own (0.29) also takes the last slot's adapter for a token that has none, whenever the batch holds one that has.
-Here it gets none. Where vLLM copies an adapter into its slot, in the step loop, a slot here points to the adapter.
+vLLM (0.29) also applies the last slot's adapter to tokens without an adapter, whenever another token of the batch has
+one. Here they get none. vLLM copies an adapter into its slot within an engine step. Here a slot points to the adapter.
+
+``vllm_plugin`` and ``staging`` install these classes. The arithmetic is in ``lora_slots``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,22 +20,37 @@ from vllm.lora.model_manager import LRUCacheLoRAModelManager
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
 from looper.serve.cpu.kernel_layout import read_packed_adapter
-from looper.serve.cpu.lora_kernel import Factors, Layer, Tiles, factors, tiles
+from looper.serve.cpu.lora_slots import LayerSlots, PackedFactors, RowTiles, pack_factors, tile_rows_by_slot
 
 
 class TiledPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
-    """What vLLM's LoRA layers call; see the module. Slots are counted from 0, and -1 is a token without an adapter."""
+    """What vLLM's LoRA layers call. Slots are counted from 0, and -1 marks a token without an adapter."""
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self._layers: dict[int, Layer] = {}
-        self._tokens: Tiles | None = None
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take the arguments of vLLM's wrapper.
+
+        Args:
+            *args: As in vLLM's wrapper.
+            **kwargs: As in vLLM's wrapper.
+        """
+        super().__init__(*args, **kwargs)
+        self._slots_by_layer: dict[int, LayerSlots] = {}
+        self._tiles: RowTiles | None = None
 
     def update_metadata(
         self, mapping: LoRAMapping, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
     ) -> None:
+        """Prepare for the next batch. vLLM calls this in each step.
+
+        Args:
+            mapping: Adapter of each token of the batch.
+            lora_index_to_id: Adapter in each slot.
+            max_loras: Number of slots.
+            vocab_size: As in vLLM's wrapper.
+            **kwargs: As in vLLM's wrapper.
+        """
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
-        self._tokens = tiles(self.token_lora_indices.numpy())
+        self._tiles = tile_rows_by_slot(self.token_lora_indices.numpy())
 
     def add_lora_linear(
         self,
@@ -47,95 +64,135 @@ class TiledPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]
         buffer: tuple[Tensor, ...] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add to each slice of ``y`` ``[T, sum of output_slices]`` its LoRA of ``x`` ``[T, in]``.
+        """Add the LoRA update of ``x`` to ``y`` in place.
 
-        Rows beyond those of the batch have no adapter: the engine fills batches up.
+        Rows beyond those of the batch have no adapter: the engine pads batches.
+
+        Args:
+            y: ``[T, sum of output_slices]``, possibly with more leading dimensions.
+            x: ``[T, inputs]``, possibly with more leading dimensions.
+            lora_a_stacked: vLLM's slots for A. They identify the layer.
+            lora_b_stacked: vLLM's slots for B.
+            scale: Factor of the update.
+            output_slices: Number of output features of each merged layer.
+            buffer: Not used.
+            **kwargs: Not used.
         """
-        if self._tokens is not None:
-            layer = self.layer(lora_a_stacked, lora_b_stacked)
-            layer.add(y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), scale, self._tokens)
+        if self._tiles is not None:
+            slots = self.layer_slots(lora_a_stacked, lora_b_stacked)
+            slots.add_lora(y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1]), scale, self._tiles)
 
-    def layer(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Layer:
-        """What takes the place of vLLM's slots ``a`` and ``b`` of a layer, which stay as empty as they are."""
-        key = a[0].data_ptr()  # vLLM's layer holds it, and so it stays
-        if key not in self._layers:
-            self._layers[key] = Layer(a[0].shape[0], a[0].shape[3], [each.shape[2] for each in b])
-        return self._layers[key]
+    def layer_slots(self, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> LayerSlots:
+        """Return the slots that replace vLLM's slots of a layer. vLLM's stay empty.
+
+        Args:
+            a: vLLM's slots for A, ``[slots, 1, rank, inputs]`` of each slice.
+            b: vLLM's slots for B, ``[slots, 1, outputs, rank]`` of each slice.
+
+        Returns:
+            The layer's slots. They are created at the first call.
+        """
+        key = a[0].data_ptr()  # vLLM's layer keeps the tensor alive, so no other tensor gets its address
+        if key not in self._slots_by_layer:
+            self._slots_by_layer[key] = LayerSlots(a[0].shape[0], a[0].shape[3], [part.shape[2] for part in b])
+        return self._slots_by_layer[key]
 
 
-def point_slots(modules: Mapping[str, BaseLayerWithLoRA]) -> None:
-    """Have vLLM's layers take adapters by pointing to them."""
+def use_pointer_slots(modules: Mapping[str, BaseLayerWithLoRA]) -> None:
+    """Make vLLM's LoRA layers point to adapters instead of copying them.
+
+    Args:
+        modules: vLLM's LoRA layers, by name.
+    """
     for module in modules.values():
-        layer = _layer(module)
+        slots = _layer_slots(module)
 
-        def set_lora(slot: int, a: Any, b: Any, layer: Layer = layer) -> None:
-            layer.point(slot, a if b is None else _of_parts(a, b, layer))
+        def set_lora(index: int, a: Any, b: Any, slots: LayerSlots = slots) -> None:
+            slots.set_slot(index, a if b is None else _pack_slices(a, b, slots))
 
-        def reset_lora(slot: int, layer: Layer = layer) -> None:
-            layer.point(slot, [None] * len(layer.outputs))
+        def reset_lora(index: int, slots: LayerSlots = slots) -> None:
+            slots.set_slot(index, [None] * len(slots.outputs))
 
         module.set_lora, module.reset_lora = set_lora, reset_lora
 
 
 @dataclass(frozen=True)
 class PackedModuleFactors:
-    """What an adapter changes of a module: factors of each part, or None. In place of vLLM's tensors."""
+    """An adapter's factors of one module, in place of vLLM's tensors."""
 
-    lora_a: list[Factors | None]
+    lora_a: list[PackedFactors | None]
+    """Factors A and B of each slice. None: the adapter does not change the slice."""
     lora_b: None = None
+    """Always None, which marks packed factors where vLLM has a tensor."""
 
 
 class PackedAdapter(LoRAModel):  # type: ignore[misc]
-    """An adapter that slots can point to."""
+    """An adapter in the kernel's layout, which slots can point to."""
 
 
 class SlotPointerLoRAManager(LRUCacheLoRAModelManager):  # type: ignore[misc]
-    """vLLM's manager of the slots."""
+    """vLLM's manager of the slots, which takes packed adapters as they are."""
 
     def _create_merged_loras_inplace(self, lora_model: LoRAModel) -> None:
-        """Nothing for an adapter that is laid out: vLLM calls this in the step loop."""
+        """Merge the factors of q, k and v. Packed adapters need no merging, and vLLM calls this within a step."""
         if not isinstance(lora_model, PackedAdapter):
             super()._create_merged_loras_inplace(lora_model)
 
 
 def read_packed_lora(
     folder: Path,
-    number: int,
+    lora_int_id: int,
     modules: Mapping[str, BaseLayerWithLoRA],
-    packed: Mapping[str, Sequence[str]],
-    name_of: Callable[[str], str],
+    packed_modules: Mapping[str, Sequence[str]],
+    to_vllm_name: Callable[[str], str],
 ) -> PackedAdapter:
-    """The adapter in ``folder``; ``packed`` are the names of modules' parts, ``name_of`` vLLM's of PEFT's.
+    """Read a packed adapter from disk and check that it fits the base model.
 
-    Raises ValueError if it does not fit the base model. vLLM would find out in the step loop, or never.
+    vLLM would notice a misfit in the step loop, or never.
+
+    Args:
+        folder: Folder of the adapter.
+        lora_int_id: vLLM's number for the adapter.
+        modules: vLLM's LoRA layers, by name.
+        packed_modules: Names of the layers that each merged module consists of, by its name.
+        to_vllm_name: Returns vLLM's name of a layer for PEFT's.
+
+    Returns:
+        The adapter.
+
+    Raises:
+        ValueError: The adapter does not fit the base model.
     """
     shapes, bits = read_packed_adapter(folder)
-    sizes = [each.rank * width for each in shapes for width in (each.inputs, each.outputs)]
-    pieces = iter(torch.split(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16), sizes))
-    place = {part: (whole, at) for whole, parts in packed.items() for at, part in enumerate(parts)}
+    sizes = [shape.rank * width for shape in shapes for width in (shape.inputs, shape.outputs)]
+    factors = iter(torch.split(torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16), sizes))
+    slice_of = {part: (module, i) for module, parts in packed_modules.items() for i, part in enumerate(parts)}
     loras: dict[str, PackedModuleFactors] = {}
     for shape in shapes:
-        name = name_of(shape.layer)
-        module, part = place.get(name, (name, 0))
+        name = to_vllm_name(shape.layer)
+        module, part = slice_of.get(name, (name, 0))
         if module not in modules:
-            raise ValueError(f"it changes {name}, which adapters cannot change here")
-        layer = _layer(modules[module])
-        if (shape.inputs, shape.outputs) != (layer.inputs, layer.outputs[part]):
-            raise ValueError(f"its factors of {name} are of another base model's shape")
-        parts = loras.setdefault(module, PackedModuleFactors([None] * len(layer.outputs))).lora_a
-        parts[part] = (next(pieces).view(shape.rank, shape.inputs), next(pieces).view(shape.rank, shape.outputs))
-    return PackedAdapter(number, max((shape.rank for shape in shapes), default=0), loras)
+            raise ValueError(f"the adapter changes {name}, which is not a LoRA layer of this engine")
+        slots = _layer_slots(modules[module])
+        if (shape.inputs, shape.outputs) != (slots.inputs, slots.outputs[part]):
+            raise ValueError(
+                f"the adapter's factors of {name} are for {shape.inputs} inputs and {shape.outputs} outputs, but this "
+                f"base model's layer has {slots.inputs} and {slots.outputs[part]}"
+            )
+        slices = loras.setdefault(module, PackedModuleFactors([None] * len(slots.outputs))).lora_a
+        slices[part] = (next(factors).view(shape.rank, shape.inputs), next(factors).view(shape.rank, shape.outputs))
+    return PackedAdapter(lora_int_id, max((shape.rank for shape in shapes), default=0), loras)
 
 
-def _layer(module: Any) -> Layer:
-    layer: Layer = module.punica_wrapper.layer(module.lora_a_stacked, module.lora_b_stacked)
-    return layer
+def _layer_slots(module: Any) -> LayerSlots:
+    slots: LayerSlots = module.punica_wrapper.layer_slots(module.lora_a_stacked, module.lora_b_stacked)
+    return slots
 
 
-def _of_parts(a: Any, b: Any, layer: Layer) -> list[Factors | None]:
-    """vLLM's form of a module's factors: one tensor, or one of each part, where None is left alone."""
-    if isinstance(b, Tensor):  # of all parts, one below the other
-        b = torch.split(b, list(layer.outputs)) if len(b) == sum(layer.outputs) else [b]
+def _pack_slices(a: Any, b: Any, slots: LayerSlots) -> list[PackedFactors | None]:
+    """Pack vLLM's form of a module's factors: one tensor, or a list with one per slice, where None is unchanged."""
+    if isinstance(b, Tensor):  # the slices are stacked along the outputs
+        b = torch.split(b, list(slots.outputs)) if len(b) == sum(slots.outputs) else [b]
     if isinstance(a, Tensor):
         a = [a] * len(b)
-    return [None if one is None else factors(one, other) for one, other in zip(a, b, strict=True)]
+    return [None if one is None else pack_factors(one, other) for one, other in zip(a, b, strict=True)]

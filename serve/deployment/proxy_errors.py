@@ -1,6 +1,6 @@
-"""At Ray Serve's HTTP proxy, before any gateway: its own words for a gateway that died become an error to try again.
+"""Middleware of Ray Serve's HTTP proxy: when a gateway dies, the client gets an error in OpenAI's form to retry.
 
-Ray imports ``middlewares`` in the proxy's process (``environment``).
+Ray imports ``proxy_middlewares`` in the proxy's process, because ``ray_environment`` names it.
 """
 
 import logging
@@ -8,51 +8,67 @@ import logging
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from looper.serve.protocol import error
+from looper.serve.error_responses import gateway_gone
 
 log = logging.getLogger(__name__)
 
 
 class ProxyErrorMiddleware:
-    """Replaces failures that are not JSON, which the gateway's own are, and speaks where Ray raises or says nothing."""
+    """Replaces the proxy's own errors with ``gateway_gone``.
+
+    A status of 500 or above whose body is not JSON comes from the proxy, since the gateway's errors are JSON. The
+    middleware also responds if the proxy raises or sends nothing.
+
+    Args:
+        app: The proxy's application.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        replaced = started = False
+        """Handle one request, as ASGI defines it.
 
-        async def say(message: Message) -> None:
-            nonlocal replaced, started
+        Args:
+            scope: What is known about the connection.
+            receive: Receives messages of the client.
+            send: Sends messages to the client.
+        """
+        is_replaced = has_started = False
+
+        async def send_or_replace(message: Message) -> None:
+            nonlocal is_replaced, has_started
             if message["type"] == "http.response.start":
-                started = True
-                kind = dict(message.get("headers", ())).get(b"content-type", b"")
-                replaced = message["status"] >= 500 and not kind.startswith(b"application/json")
-                if replaced:
-                    await self._say_gone(send)
-            if not replaced:
+                has_started = True
+                content_type = dict(message.get("headers", ())).get(b"content-type", b"")
+                is_replaced = message["status"] >= 500 and not content_type.startswith(b"application/json")
+                if is_replaced:
+                    await self._send_gateway_gone(send)
+            if not is_replaced:
                 await send(message)
 
         try:
-            await self._app(scope, receive, say)
+            await self._app(scope, receive, send_or_replace)
         except Exception:
-            if started or scope["type"] != "http":
+            if has_started or scope["type"] != "http":
                 raise
-            log.exception("a gateway failed before it said anything")
-        if not started and scope["type"] == "http":
-            await self._say_gone(send)
+            log.exception("a gateway failed before it responded")
+        if not has_started and scope["type"] == "http":
+            await self._send_gateway_gone(send)
 
     @staticmethod
-    async def _say_gone(send: Send) -> None:
-        gone = error(503, "the gateway that was to answer died: ask again", code="gateway_gone")
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(gone.body)).encode()),
-            (b"retry-after", b"1"),
-        ]
-        await send({"type": "http.response.start", "status": gone.status, "headers": headers})
-        await send({"type": "http.response.body", "body": gone.body})
+    async def _send_gateway_gone(send: Send) -> None:
+        response = gateway_gone()
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(len(response.body)),
+            **response.headers,
+        }
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": response.status, "headers": encoded})
+        await send({"type": "http.response.body", "body": response.body})
 
 
-def middlewares() -> list[Middleware]:
+def proxy_middlewares() -> list[Middleware]:
+    """Return the middlewares that Ray Serve adds to its HTTP proxy."""
     return [Middleware(ProxyErrorMiddleware)]

@@ -1,20 +1,20 @@
-"""What Ray's processes have to find in their environment, on every machine of a cluster, when Ray is started there."""
+"""Environment variables that Ray's processes need on every machine of a cluster. Set before Ray is started there."""
 
 import os
 
-from looper.serve.deployment import proxy_errors as door
+from looper.serve.deployment import proxy_errors
 
-FOR_RAY = {
-    # In the HTTP proxy.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{door.__name__}.{door.middlewares.__name__}",
-    # A token on its way from the engine to the client costs a third less by gRPC, without threads in between.
+RAY_ENVIRONMENT = {
+    # Read by the HTTP proxy.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{proxy_errors.__name__}.{proxy_errors.proxy_middlewares.__name__}",
+    # The path of a token from the engine to the client costs a third less with gRPC and without extra threads.
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
 
 
-def set_for_ray() -> None:
-    """For a Ray that this process starts. What the environment says already stays."""
-    for name, value in FOR_RAY.items():
+def set_ray_environment() -> None:
+    """Set the variables for a Ray that this process starts. Variables that are set already keep their values."""
+    for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

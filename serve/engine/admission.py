@@ -1,20 +1,23 @@
-"""Who is next on an engine: fair between tenants, and never more adapters at once than the engine has slots for.
+"""The admission queue of one engine: which request runs next, and with how many adapters at once.
 
-Fair by virtual token counters (Sheng et al., 2024, arXiv 2401.00588): each tenant's counter grows by the tokens that
-it was served, and the tenant with the smallest is next; one that comes back after a pause starts where the least served
-of the others is, so that nobody saves up. Distinct adapters beyond its slots, the engine would serve in turns, everyone
-at half the speed; they wait here instead. In a long queue, requests of one adapter are served together, as far as
-that is fair to who has waited longer; who finds no slot is passed over only for a while, then the least busy adapter's
-is emptied for it.
+``SkillServer.generate`` enters every request here before it gives the request to vLLM. The queue knows nothing of vLLM:
+it is pure asyncio.
 
-Requests that came together end together, and a tenant whose turn it is would wait until they do. So the engine has a
-little more room than is filled, for who has less than its share of the seats.
+**Fairness between tenants.** Virtual token counters (Sheng et al., 2024, arXiv 2401.00588): each tenant's counter grows
+by the tokens that it is served, and the tenant with the smallest counter is next. The counter of a tenant that comes
+back after a pause is raised to the smallest counter of the active tenants, so that nobody saves up credit.
 
-A seat is for one sequence. A request of several (``n``, several prompts) begins when there are enough seats for all of
-them. Until then nobody else is seated, but for the spare seats, or single sequences would take each seat as it falls
-free. Its tenant pays for the seats that stay empty meanwhile.
+**Adapters.** With more adapters than slots, an engine would serve them in turns, all at half the speed. Requests for
+more adapters wait here instead. In a long queue, requests for the same adapter are run together, as far as that is fair
+to requests that have waited longer. A request that finds no slot is skipped for a limited time. Then the slot of the
+least busy adapter is drained for it.
 
-Pure asyncio: what is served is not known here.
+**Headroom.** Requests that arrived together end together, and a tenant whose turn it is would wait until they do. So
+the engine has ``HEADROOM`` more sequences and slots than are filled, for tenants with less than their share.
+
+**Several sequences.** A request can need several sequences (``n``, or several prompts). It is admitted when there is
+room for all of them. Until then, only the headroom is given to other requests, because single sequences would take up
+each place that becomes free. The request's tenant pays for the places that stay empty meanwhile.
 """
 
 import asyncio
@@ -25,215 +28,288 @@ from dataclasses import dataclass
 
 from looper.platform.domain.errors import Overloaded
 
-COMPANY = 3.0
-"""A wait counts so many times if the adapter is being served already: fewer adapters at once are faster for all."""
+ADAPTER_AFFINITY_BONUS = 3.0
+"""Factor on the waiting time of a request whose adapter is in use: fewer adapters at once are faster for everyone."""
 
-SPARE = 2
-"""Seats and slots that an engine has besides, for tenants that have less than their share of the seats."""
+HEADROOM = 2
+"""Sequences and slots of an engine beyond those that are filled, for tenants with less than their share."""
 
 HIGH_PRIORITY, NORMAL_PRIORITY = -1, 0
-"""Priorities in the engine, the least first. What says none, as the steps of a beam search, has vLLM's default, 0."""
+"""Priorities in vLLM, which serves the smallest first. 0 is vLLM's default, which beam search uses in each step."""
 
-WEIGHT_OF_OUTPUT = 2.0
-"""Of a token that is generated, against one that is read: the paper's."""
+OUTPUT_TOKEN_WEIGHT = 2.0
+"""Cost of a generated token, relative to a prompt token, as in the paper."""
 
 
 @dataclass(eq=False)
 class QueuedRequest:
-    """One request, waiting or being served."""
+    """A request that is waiting or running."""
 
     tenant: str
+    """Tenant that the request is counted for."""
     digest: str | None
-    """Its adapter, None for the base model."""
-    tokens: int
-    """About how many it has to read."""
-    seats: int
-    """As many as the sequences that are generated for it."""
-    since: float
-    """When it came; once it is served, when that began."""
-    begins: asyncio.Future[None]
-    ahead: bool = False
-    """When its turn came, another tenant had more seats than its own was to have: the engine reads its prompt first."""
+    """Digest of the adapter. None: the base model."""
+    prompt_tokens: int
+    """Estimated number of prompt tokens."""
+    num_seqs: int
+    """Number of sequences that are generated."""
+    queued_at_s: float
+    """Time of arrival, by the event loop's clock."""
+    admitted: asyncio.Future[None]
+    """Done when the request may run."""
+    admitted_at_s: float = 0.0
+    """Time of admission, by the event loop's clock."""
+    priority: int = NORMAL_PRIORITY
+    """Priority in vLLM. High, if another tenant had more running sequences at admission: the prompt is read first."""
 
 
-class Admission:
-    """The queue before one engine, which serves ``seats`` sequences of ``slots`` different adapters at once.
+class AdmissionQueue:
+    """The queue of one engine, which runs ``max_num_seqs`` sequences with ``slots`` different adapters at once.
 
-    The engine has room for ``spare`` more of both.
+    The engine must have room for ``headroom`` more of both.
     """
 
     def __init__(
-        self, seats: int, slots: int, *, spare: int = SPARE, queue: int = 4096, patience_s: float = 1.0
+        self,
+        max_num_seqs: int,
+        slots: int,
+        *,
+        headroom: int = HEADROOM,
+        max_waiting: int = 4096,
+        max_skip_s: float = 1.0,
     ) -> None:
-        """At most ``queue`` requests wait. One whose adapter has no slot is passed over for ``patience_s``."""
-        self._seats = seats
+        """Create an empty queue.
+
+        Args:
+            max_num_seqs: Number of sequences that run at once.
+            slots: Number of adapters that are in use at once.
+            headroom: Sequences and slots beyond these, for tenants with less than their share.
+            max_waiting: Maximum number of waiting requests.
+            max_skip_s: Time for which a request without a slot is skipped, in seconds.
+        """
+        self._max_num_seqs = max_num_seqs
         self._slots = slots
-        self._spare = spare
-        self._queue = queue
-        self._patience_s = patience_s
-        self._waiting: dict[str, deque[QueuedRequest]] = {}  # of each tenant that has any
-        self._seated: Counter[str] = Counter()  # of each tenant
-        self._adapters: Counter[str] = Counter()  # requests being served with each
-        self._served: dict[str, float] = {}  # tokens, of each tenant that was ever here
-        self._closing: str | None = None  # an adapter that nobody new is served with: its slot is wanted
-        self._gathering: QueuedRequest | None = None  # whose turn it is, but too few seats are free
-        self._meanwhile: set[QueuedRequest] = set()  # seated since it gathers
-        self._lasts_s = 0.0  # being served, of late
+        self._headroom = headroom
+        self._max_waiting = max_waiting
+        self._max_skip_s = max_skip_s
+        self._waiting: dict[str, deque[QueuedRequest]] = {}  # by tenant; no empty queues
+        self._running_seqs: Counter[str] = Counter()  # by tenant
+        self._running_requests: Counter[str] = Counter()  # by adapter
+        self._token_counters: dict[str, float] = {}  # by tenant, of all tenants that ever had a request
+        self._draining: str | None = None  # adapter that no more requests are admitted for, to free its slot
+        self._reserving: QueuedRequest | None = None  # the next request, while there is too little room for it
+        self._admitted_meanwhile: set[QueuedRequest] = set()  # running requests admitted since it became the next
+        self._mean_duration_s = 0.0  # exponential moving average of requests' running times
 
     @property
-    def waiting(self) -> int:
+    def waiting_requests(self) -> int:
+        """Number of requests that wait."""
         return sum(map(len, self._waiting.values()))
 
     @property
-    def serving(self) -> int:
-        """Seats that are taken."""
-        return self._seated.total()
+    def running_seqs(self) -> int:
+        """Number of sequences of running requests."""
+        return self._running_seqs.total()
 
     @property
-    def _wanted(self) -> int:
-        """Seats that are waited for."""
-        return sum(turn.seats for line in self._waiting.values() for turn in line)
+    def _waiting_seqs(self) -> int:
+        return sum(request.num_seqs for queue in self._waiting.values() for request in queue)
 
     @property
-    def slots_taken(self) -> float:
-        """The share of the slots that requests are served with."""
-        return min(1.0, len(self._adapters) / self._slots)
+    def slot_usage(self) -> float:
+        """Share of the slots that running requests use, from 0 to 1."""
+        return min(1.0, len(self._running_requests) / self._slots)
 
-    def report(self) -> dict[str, float]:
-        """What ``scaling`` goes by."""
-        wanted = {turn.digest for line in self._waiting.values() for turn in line if turn.digest}
+    def report_load(self) -> dict[str, float]:
+        """Return the load, for ``routing.autoscaling.ReplicaLoad``.
+
+        Returns:
+            Waiting and running sequences, adapters of waiting and running requests, and the capacity for both.
+        """
+        waiting = {request.digest for queue in self._waiting.values() for request in queue if request.digest}
         return {
-            "asked": self._wanted + self.serving,
-            "adapters": len(wanted | self._adapters.keys()),
-            "seats": self._seats,
+            "sequences": self._waiting_seqs + self.running_seqs,
+            "adapters": len(waiting | self._running_requests.keys()),
+            "max_num_seqs": self._max_num_seqs,
             "slots": self._slots,
         }
 
-    def expected_wait_s(self) -> float:
-        """Until one that comes now is served, as far as can be told: as if all lasted as long as they did of late."""
-        before = self._wanted + self.serving - self._seats + 1
-        return max(0, before) * self._lasts_s / self._seats
+    def estimate_wait_s(self) -> float:
+        """Estimate how long a request that arrives now will wait.
+
+        Returns:
+            Seconds, under the assumption that all requests take as long as recent ones.
+        """
+        seqs_ahead = self._waiting_seqs + self.running_seqs - self._max_num_seqs + 1
+        return max(0, seqs_ahead) * self._mean_duration_s / self._max_num_seqs
 
     @asynccontextmanager
-    async def turn(
-        self, tenant: str, digest: str | None, tokens: int, *, seats: int = 1, within_s: float | None = None
+    async def admit(
+        self,
+        tenant: str,
+        digest: str | None,
+        prompt_tokens: int,
+        *,
+        num_seqs: int = 1,
+        max_wait_s: float | None = None,
     ) -> AsyncIterator[QueuedRequest]:
-        """Inside, the engine has so many seats for this request, and a slot for its adapter.
+        """Wait for admission. Inside the context, the engine has room for the request and a slot for its adapter.
 
-        It may ask for as many seats as the engine has without the spare ones.
+        Args:
+            tenant: Tenant that the request is counted for.
+            digest: Digest of the adapter. None: the base model.
+            prompt_tokens: Estimated number of prompt tokens.
+            num_seqs: Number of sequences that are generated, at most ``max_num_seqs``.
+            max_wait_s: Maximum waiting time, in seconds. None: no limit.
 
-        Raises Overloaded at once if too many wait, or if its turn would not come ``within_s``.
+        Yields:
+            The running request.
+
+        Raises:
+            Overloaded: Too many requests wait, or the estimated wait is longer than ``max_wait_s``.
         """
-        assert 1 <= seats <= self._seats
-        wait_s = self.expected_wait_s()
-        if self.waiting >= self._queue:
-            raise Overloaded(f"{self.waiting} requests wait for this base model already", retry_after_s=wait_s)
-        if within_s is not None and wait_s > within_s:
-            reason = f"it would take {wait_s:.1f} s until the answer begins, and the request gives it {within_s:g}"
-            raise Overloaded(reason, retry_after_s=wait_s - within_s)
+        assert 1 <= num_seqs <= self._max_num_seqs
+        wait_s = self.estimate_wait_s()
+        if self.waiting_requests >= self._max_waiting:
+            raise Overloaded(
+                f"{self.waiting_requests} requests wait for this base model, which is the maximum: try again later",
+                retry_after_s=wait_s,
+            )
+        if max_wait_s is not None and wait_s > max_wait_s:
+            raise Overloaded(
+                f"the response would begin in {wait_s:.1f} s, but the request allows {max_wait_s:g} s: try again "
+                "later, or allow more time",
+                retry_after_s=wait_s - max_wait_s,
+            )
         loop = asyncio.get_running_loop()
-        turn = QueuedRequest(tenant, digest, tokens, seats, loop.time(), loop.create_future())
-        self._greet(tenant)
-        self._waiting.setdefault(tenant, deque()).append(turn)
+        request = QueuedRequest(tenant, digest, prompt_tokens, num_seqs, loop.time(), loop.create_future())
+        self._activate(tenant)
+        self._waiting.setdefault(tenant, deque()).append(request)
         try:
-            self._admit(loop.time())
-            await turn.begins
-            yield turn
+            self._admit_waiting(loop.time())
+            await request.admitted
+            yield request
         finally:
-            self._leave(turn, loop.time())
+            self._remove(request, loop.time())
 
-    def generated(self, turn: QueuedRequest, tokens: int) -> None:
-        """So many more, for this request."""
-        self._served[turn.tenant] += WEIGHT_OF_OUTPUT * tokens
-        if self._gathering and (empty := self._seats - self.serving) > 0:
-            self._served[self._gathering.tenant] += WEIGHT_OF_OUTPUT * tokens * empty / self.serving
+    def record_generated(self, request: QueuedRequest, tokens: int) -> None:
+        """Charge generated tokens to the request's tenant.
 
-    def _greet(self, tenant: str) -> None:
-        """One that has no request here starts at the least served of those that have."""
-        here = self._waiting.keys() | self._seated.keys()
-        if tenant not in here:
-            least = min((self._served[other] for other in here), default=0.0)
-            self._served[tenant] = max(self._served.get(tenant, 0.0), least)
+        Args:
+            request: A running request.
+            tokens: Number of tokens generated since the last call for this request.
+        """
+        self._token_counters[request.tenant] += OUTPUT_TOKEN_WEIGHT * tokens
+        if self._reserving and (empty := self._max_num_seqs - self.running_seqs) > 0:
+            # The places that are kept empty could have generated as many tokens each.
+            lost_tokens = tokens * empty / self.running_seqs
+            self._token_counters[self._reserving.tenant] += OUTPUT_TOKEN_WEIGHT * lost_tokens
 
-    def _leave(self, turn: QueuedRequest, now: float) -> None:
-        if turn in self._waiting.get(turn.tenant, ()):
-            self._dequeue(turn)
+    def _activate(self, tenant: str) -> None:
+        """Raise the counter of a tenant that had no requests to the smallest counter of the active tenants."""
+        active = self._waiting.keys() | self._running_seqs.keys()
+        if tenant not in active:
+            smallest = min((self._token_counters[other] for other in active), default=0.0)
+            self._token_counters[tenant] = max(self._token_counters.get(tenant, 0.0), smallest)
+
+    def _remove(self, request: QueuedRequest, now_s: float) -> None:
+        """Remove a request that has ended or was canceled, and admit others in its place."""
+        if request in self._waiting.get(request.tenant, ()):
+            self._dequeue(request)
         else:
-            self._lasts_s += (now - turn.since - self._lasts_s) * (0.1 if self._lasts_s else 1)
-            self._meanwhile.discard(turn)
-            _less(self._seated, turn.tenant, turn.seats)
-            if turn.digest is not None:
-                _less(self._adapters, turn.digest)
-                if turn.digest == self._closing and turn.digest not in self._adapters:
-                    self._closing = None
-        self._admit(now)
+            duration_s = now_s - request.admitted_at_s
+            self._mean_duration_s += (duration_s - self._mean_duration_s) * (0.1 if self._mean_duration_s else 1)
+            self._admitted_meanwhile.discard(request)
+            _decrement(self._running_seqs, request.tenant, request.num_seqs)
+            if request.digest is not None:
+                _decrement(self._running_requests, request.digest)
+                if request.digest == self._draining and request.digest not in self._running_requests:
+                    self._draining = None
+        self._admit_waiting(now_s)
 
-    def _admit(self, now: float) -> None:
-        """Give every free seat to the next in line."""
-        while turn := self._next(now):
-            self._dequeue(turn)
-            if self._gathering:
-                self._meanwhile.add(turn)
-            self._seated[turn.tenant] += turn.seats
-            if turn.digest is not None:
-                self._adapters[turn.digest] += 1
-            self._served[turn.tenant] += turn.tokens
-            turn.since = now
-            if not turn.begins.done():  # cancelled in this very moment: it leaves its seat at once
-                turn.begins.set_result(None)
+    def _admit_waiting(self, now_s: float) -> None:
+        """Admit waiting requests until there is no room for the next."""
+        while request := self._choose_next(now_s):
+            self._dequeue(request)
+            if self._reserving:
+                self._admitted_meanwhile.add(request)
+            self._running_seqs[request.tenant] += request.num_seqs
+            if request.digest is not None:
+                self._running_requests[request.digest] += 1
+            self._token_counters[request.tenant] += request.prompt_tokens
+            request.admitted_at_s = now_s
+            # Done already, if it was canceled in this very moment: then it is removed at once.
+            if not request.admitted.done():
+                request.admitted.set_result(None)
 
-    def _next(self, now: float) -> QueuedRequest | None:
-        """The least served tenant's that has waited longest. Sees to it that there will be a slot for who has none."""
-        if (turn := self._gathering) and self._fits(turn, spare=len(self._meanwhile)):
-            return turn
-        here = len(self._waiting.keys() | self._seated.keys())
-        for tenant in sorted(self._waiting, key=self._served.__getitem__):
-            has_less = here > 1 and self._seated[tenant] * here < self._seats
-            spare = self._spare if has_less else 0
-            if self.serving >= self._seats + spare or (self._gathering and len(self._meanwhile) >= spare):
+    def _choose_next(self, now_s: float) -> QueuedRequest | None:
+        """Choose the longest-waiting request of the tenant with the smallest counter that there is room for.
+
+        Side effects: may begin to drain an adapter, to reserve room, and sets the request's priority.
+        """
+        if (request := self._reserving) and self._fits(request, headroom=len(self._admitted_meanwhile)):
+            return request
+        num_active = len(self._waiting.keys() | self._running_seqs.keys())
+        for tenant in sorted(self._waiting, key=self._token_counters.__getitem__):
+            has_less = num_active > 1 and self._running_seqs[tenant] * num_active < self._max_num_seqs
+            headroom = self._headroom if has_less else 0
+            if self.running_seqs >= self._max_num_seqs + headroom:
                 continue
-            chosen, most, passed_over = None, -1.0, 0.0
-            for turn in self._waiting[tenant]:
-                if self._gathering and turn.seats > 1:
-                    continue
-                waited = now - turn.since
-                if not self._has_slot(turn.digest, self._slots + spare):
-                    passed_over = max(passed_over, waited)
-                    continue
-                waited *= COMPANY if turn.digest in self._adapters else 1
-                if waited > most:
-                    chosen, most = turn, waited
-            if self._closing is None and passed_over > max(self._patience_s, most):
-                self._closing = min(self._adapters, key=self._adapters.__getitem__)
-            if chosen and not self._fits(chosen, spare):
-                self._gathering = chosen
-                return self._next(now)
+            if self._reserving and len(self._admitted_meanwhile) >= headroom:
+                continue
+            chosen = self._choose_of_tenant(tenant, now_s, headroom)
+            if chosen and not self._fits(chosen, headroom):
+                self._reserving = chosen
+                return self._choose_next(now_s)
             if chosen:
-                chosen.ahead = has_less and self._seated[tenant] + chosen.seats < max(self._seated.values(), default=0)
+                most_seqs = max(self._running_seqs.values(), default=0)
+                if has_less and self._running_seqs[tenant] + chosen.num_seqs < most_seqs:
+                    chosen.priority = HIGH_PRIORITY
                 return chosen
         return None
 
-    def _fits(self, turn: QueuedRequest, spare: int) -> bool:
-        """Whether there are seats and a slot for it, with so many spare ones of both."""
-        return self.serving + turn.seats <= self._seats + spare and self._has_slot(turn.digest, self._slots + spare)
+    def _choose_of_tenant(self, tenant: str, now_s: float, headroom: int) -> QueuedRequest | None:
+        """Choose the tenant's request with a slot that has waited longest, with the bonus for adapters in use.
+
+        Begin to drain the least busy adapter, if a request without a slot was skipped for too long.
+        """
+        chosen, longest_wait_s, longest_skip_s = None, -1.0, 0.0
+        for request in self._waiting[tenant]:
+            if self._reserving and request.num_seqs > 1:
+                continue
+            wait_s = now_s - request.queued_at_s
+            if not self._has_slot(request.digest, self._slots + headroom):
+                longest_skip_s = max(longest_skip_s, wait_s)
+                continue
+            wait_s *= ADAPTER_AFFINITY_BONUS if request.digest in self._running_requests else 1
+            if wait_s > longest_wait_s:
+                chosen, longest_wait_s = request, wait_s
+        if self._draining is None and longest_skip_s > max(self._max_skip_s, longest_wait_s):
+            self._draining = min(self._running_requests, key=self._running_requests.__getitem__)
+        return chosen
+
+    def _fits(self, request: QueuedRequest, headroom: int) -> bool:
+        has_room = self.running_seqs + request.num_seqs <= self._max_num_seqs + headroom
+        return has_room and self._has_slot(request.digest, self._slots + headroom)
 
     def _has_slot(self, digest: str | None, slots: int) -> bool:
         if digest is None:
             return True
-        if digest in self._adapters:
-            return digest != self._closing
-        return len(self._adapters) < slots
+        if digest in self._running_requests:
+            return digest != self._draining
+        return len(self._running_requests) < slots
 
-    def _dequeue(self, turn: QueuedRequest) -> None:
-        if turn is self._gathering:
-            self._gathering = None
-            self._meanwhile.clear()
-        self._waiting[turn.tenant].remove(turn)
-        if not self._waiting[turn.tenant]:
-            del self._waiting[turn.tenant]
+    def _dequeue(self, request: QueuedRequest) -> None:
+        if request is self._reserving:
+            self._reserving = None
+            self._admitted_meanwhile.clear()
+        self._waiting[request.tenant].remove(request)
+        if not self._waiting[request.tenant]:
+            del self._waiting[request.tenant]
 
 
-def _less(counter: Counter[str], key: str, by: int = 1) -> None:
+def _decrement(counter: Counter[str], key: str, by: int = 1) -> None:
+    """Subtract ``by`` and delete the key at 0."""
     counter[key] -= by
     if not counter[key]:
         del counter[key]

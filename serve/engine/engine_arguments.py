@@ -1,4 +1,7 @@
-"""From Looper's settings to vLLM's: plain functions, importable without torch, Ray or vLLM."""
+"""Translates Looper's settings to vLLM's arguments and environment variables.
+
+``skill_replica.SkillReplica`` calls it before it imports vLLM. Plain functions, importable without torch, Ray or vLLM.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,21 +10,25 @@ from typing import Any, Literal
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
-from looper.serve.cpu.cores import BIND, engines, others, to_bind
-from looper.serve.engine.admission import SPARE
+from looper.serve.cpu.cores import BIND_VARIABLE, engine_cores, format_binding, other_cores
+from looper.serve.engine.admission import HEADROOM
 
 Device = Literal["cpu", "gpu"]
+"""Where an engine computes."""
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The values that vLLM takes for ``max_lora_rank``, but for 1: our kernel takes eight ranks together."""
+SUPPORTED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""vLLM's values for ``max_lora_rank``, except 1: Looper's CPU kernel needs a multiple of eight."""
+
+CPU_MAX_BATCHED_TOKENS = 64
+"""Maximum number of tokens in a step on a CPU. Longer steps gain little there, and running requests wait for them."""
 
 
-CPU_STEP_TOKENS = 64
-"""A CPU has little to gain from longer steps, for which those who are answered meanwhile wait."""
+def has_amx_bfloat16() -> bool:
+    """Tell whether this machine's CPU has matrix units for bfloat16 (AMX). Emulated, bfloat16 is three times slower.
 
-
-def multiplies_bfloat16() -> bool:
-    """Whether this machine's CPU has units for matrices in bfloat16 (AMX). Emulated, it is three times slower."""
+    Returns:
+        True, if the kernel lists the feature. False, if not, or if it cannot be asked.
+    """
     try:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -30,69 +37,90 @@ def multiplies_bfloat16() -> bool:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How one vLLM engine is started."""
+    """How to start one vLLM engine."""
 
     arguments: dict[str, Any]
-    """Of vLLM's engine and of its OpenAI front end, under their own names."""
+    """Arguments of vLLM's engine and of its OpenAI front end, by vLLM's names."""
     environment: dict[str, str]
-    """For the engine's processes; must be in place before torch is imported."""
-    others: set[int]
-    """Cores of this machine for what surrounds the engine."""
+    """Environment variables of the engine's processes. They must be set before torch is imported."""
+    other_cores: set[int]
+    """Cores of this machine for processes other than the engine."""
 
 
-def engine_settings(
-    serve: ServeSettings, pool: PoolSettings, slots: int, adapted: list[str], device: Device, cores: Collection[int]
+def build_engine_settings(
+    serve: ServeSettings,
+    pool: PoolSettings,
+    slots: int,
+    target_modules: list[str],
+    device: Device,
+    cores: Collection[int],
 ) -> EngineSettings:
-    """An engine of ``pool`` on ``device``, which fills so many slots; ``cores`` are this machine's.
+    """Build the settings of an engine.
 
-    ``adapted`` is what the layers are called that adapters change.
+    Args:
+        serve: Settings of the endpoint.
+        pool: Settings of the engine's pool.
+        slots: Number of adapters in use at once. The engine gets ``HEADROOM`` more slots.
+        target_modules: Names of the layers that adapters change.
+        device: Where the engine computes.
+        cores: All cores of this machine.
+
+    Returns:
+        Arguments and environment for vLLM.
+
+    Raises:
+        InvalidInput: vLLM does not support the pool's rank.
     """
-    rank = next((rank for rank in RANKS if rank >= pool.max_lora_rank), None)
+    rank = next((rank for rank in SUPPORTED_RANKS if rank >= pool.max_lora_rank), None)
     if rank is None:
         raise InvalidInput(
-            f"serve.max_lora_rank {pool.max_lora_rank} is above {RANKS[-1]}, vLLM's largest: lower "
+            f"serve.max_lora_rank {pool.max_lora_rank} is above {SUPPORTED_RANKS[-1]}, vLLM's maximum: lower "
             "LOOPER_SERVE__MAX_LORA_RANK"
         )
     arguments: dict[str, Any] = {
         "enable_lora": True,
         "max_lora_rank": rank,
-        "max_loras": slots + SPARE,
-        "lora_target_modules": adapted,  # without it, each slot has room for the head and the embedding, too
-        "max_cpu_loras": slots + SPARE,  # what else is in memory, the pager has staged
+        "max_loras": slots + HEADROOM,
+        # Without target modules, each slot also has room for the output head and the embedding.
+        "lora_target_modules": target_modules,
+        # vLLM's own host cache holds no more than the slots: the pager keeps the other adapters in host memory.
+        "max_cpu_loras": slots + HEADROOM,
         "worker_extension_cls": "looper.serve.cache.staging.StagingWorkerExtension",
         "max_model_len": serve.max_model_len,
-        "max_num_seqs": serve.max_num_seqs + SPARE,
-        "scheduling_policy": "priority",  # said by the skill server, never by clients
-        "enable_prompt_tokens_details": True,  # usage says how much of a prompt came from the cache
+        "max_num_seqs": serve.max_num_seqs + HEADROOM,
+        # The skill server sets the priorities. Clients cannot.
+        "scheduling_policy": "priority",
+        # Usage reports how much of a prompt was found in the prefix cache.
+        "enable_prompt_tokens_details": True,
         "enable_auto_tool_choice": True,
         "tool_call_parser": "hermes",
-        # Left to choose, vLLM checks each request for a backend of its own, and runs all by that of the first. guidance
-        # takes no tools that must be called.
+        # By default, vLLM validates each request for a backend chosen for it, and then runs all requests on the first
+        # request's backend. guidance does not support required tools.
         "structured_outputs_config": {"backend": "xgrammar"},
     }
     if device == "gpu":
         return EngineSettings(arguments, {}, set(cores))
     arguments |= {
-        "dtype": "bfloat16" if multiplies_bfloat16() else "float32",
-        "lora_dtype": "bfloat16",  # read by each step, for each adapter in it: half the bytes
+        "dtype": "bfloat16" if has_amx_bfloat16() else "float32",
+        # Every step reads all of its adapters: bfloat16 halves the bytes.
+        "lora_dtype": "bfloat16",
         "enforce_eager": True,
         "scheduler_cls": "looper.serve.cpu.prefill_scheduler.PriorityPrefillScheduler",
-        # Of prompts, a step reads so many tokens at once at most, as those who are answered meanwhile wait for it.
-        "max_num_batched_tokens": max(CPU_STEP_TOKENS, serve.max_num_seqs + SPARE),
+        "max_num_batched_tokens": max(CPU_MAX_BATCHED_TOKENS, serve.max_num_seqs + HEADROOM),
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
     }
-    alone = serve.max_engines == 1
+    is_only_engine = serve.max_engines == 1
     environment = {
-        # Ray would set one thread per CPU that the replica asked for.
-        "OMP_NUM_THREADS": str(len(engines(cores))),
-        # An engine alone is nearly twice as fast if its threads spin for a moment before they sleep. Beside another
-        # engine on the same cores, threads that spin take the core from whom they wait for.
-        **({"GOMP_SPINCOUNT": "100000"} if alone else {"OMP_WAIT_POLICY": "PASSIVE"}),
-        BIND: to_bind(cores) if alone else "nobind",
-        # Weights in large pages, where the kernel gives them to who asks: a step reads them all.
+        # Ray would set as many threads as CPUs that the replica requested.
+        "OMP_NUM_THREADS": str(len(engine_cores(cores))),
+        # A single engine is nearly twice as fast if its threads spin for a moment before they sleep. With another
+        # engine on the same cores, spinning threads take the core from the thread that they wait for.
+        **({"GOMP_SPINCOUNT": "100000"} if is_only_engine else {"OMP_WAIT_POLICY": "PASSIVE"}),
+        BIND_VARIABLE: format_binding(cores) if is_only_engine else "nobind",
+        # Allocate weights in huge pages, where the kernel allows it: every step reads all weights.
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-        # vLLM compiles its sampler in the step loop, at the first request that samples: it takes a C++ compiler, and
-        # seconds in which everyone waits.
+        # vLLM compiles its sampler in the step loop, at the first request that samples. That needs a C++ compiler, and
+        # seconds in which all requests wait.
         "TORCHDYNAMO_DISABLE": "1",
     }
-    return EngineSettings(arguments, environment, others(cores) if alone else set(cores))
+    return EngineSettings(arguments, environment, other_cores(cores) if is_only_engine else set(cores))

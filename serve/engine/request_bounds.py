@@ -1,101 +1,114 @@
-"""What a request may hold, checked before it takes a seat.
+"""Checks a request's values and size before it enters the admission queue. ``SkillServer.generate`` calls it.
 
-vLLM 0.29 checks most of its fields itself, but takes some numbers that end its engine, with everyone's requests in it.
-Neither torch nor vLLM is imported here: ``request`` is one of vLLM's requests, of which the fields are read.
+vLLM 0.29 validates most fields itself, but accepts some numbers that end its engine, together with all other requests.
+
+Imports neither torch nor vLLM: ``request`` is one of vLLM's request models, and only its fields are read.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from looper.serve.protocol import FullResponse, error
+from looper.serve.error_responses import error_response
+from looper.serve.protocol import FullResponse
 
-TOKENS = ("stop_token_ids", "allowed_token_ids", "logprob_token_ids")
+TOKEN_ID_FIELDS = ("stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 """Fields that are lists of token ids."""
 
-INTERNAL = ("kv_transfer_params", "ec_transfer_params")
-"""Fields that vLLM's servers send each other. One of them carries token ids that are not even checked to be numbers."""
+INTERNAL_FIELDS = ("kv_transfer_params", "ec_transfer_params")
+"""Fields that vLLM servers send to each other. One has token ids that vLLM does not even check to be numbers."""
 
 INT64 = range(-(2**63), 2**63)
-"""Of any integer: what the engine's process is told is encoded in 64 bits."""
+"""Valid integers: values are sent to the engine's process in 64 bits."""
 
 MAX_LENGTH_PENALTY = 10.0
-"""Of beam search, either way: vLLM raises a length to this power, which overflows for 52 at a million tokens."""
+"""Maximum absolute length penalty of beam search. vLLM raises a length to this power: 52 overflows at 10**6 tokens."""
 
 
 def count_sequences(request: Any) -> int:
-    """How many sequences are generated for it: for each prompt, as many as choices or beams are asked for."""
-    return _prompts(request) * (1 if request.n is None else int(request.n))
+    """Return how many sequences the engine generates for a request.
+
+    Args:
+        request: A validated ``ChatCompletionRequest`` or ``CompletionRequest`` of vLLM.
+
+    Returns:
+        Number of prompts times number of choices or beams.
+    """
+    return _count_prompts(request) * (1 if request.n is None else int(request.n))
 
 
 def check_bounds(request: Any, vocab_size: int, max_sequences: int) -> FullResponse | None:
-    """Find what the engine must not see.
+    """Check that the engine can handle the values of a request.
 
     Args:
-        request: A validated ``ChatCompletionRequest`` or ``CompletionRequest`` of vLLM's.
-        vocab_size: Tokens that the base model knows; their ids are below.
-        max_sequences: Most sequences of one request.
+        request: A validated ``ChatCompletionRequest`` or ``CompletionRequest`` of vLLM.
+        vocab_size: Vocabulary size of the base model. Token ids are below it.
+        max_sequences: Maximum number of sequences of one request.
 
     Returns:
-        An error with status 400 that names the field, or None if all is well.
+        An error with status 400 that names the field. None, if the request is valid.
     """
-    for field, found in _wrong(request, vocab_size):
-        return error(400, f"{field}: {found}", param=field)
-    prompts, choices = _prompts(request), 1 if request.n is None else request.n
+    for field, problem in _find_problems(request, vocab_size):
+        return error_response(400, f"{field}: {problem}", param=field)
+    prompts, choices = _count_prompts(request), 1 if request.n is None else request.n
     if choices < 1:
-        return error(400, f"n: at least 1 answer, not {choices}", param="n")
+        return error_response(400, f"n: must be at least 1, but is {choices}", param="n")
     if prompts < 1:
-        return error(400, "prompt: there is none", param="prompt")
+        return error_response(400, "prompt: must not be empty", param="prompt")
     if prompts * choices > max_sequences:
         field = "n" if choices > max_sequences or prompts <= max_sequences else "prompt"
-        asked = f"{prompts} prompts with n = {choices}" if prompts > 1 else f"n = {choices}"
-        message = f"{field}: {asked} ask for {prompts * choices} answers at once; {max_sequences} is the most"
-        return error(400, message, param=field)
+        requested = f"{prompts} prompts with n = {choices}" if prompts > 1 else f"n = {choices}"
+        message = f"{field}: {requested} needs {prompts * choices} sequences, but the maximum is {max_sequences}"
+        return error_response(400, message, param=field)
     return None
 
 
-def _wrong(request: Any, vocab_size: int) -> Iterator[tuple[str, str]]:
-    """Fields, and what is wrong with them."""
-    for field in INTERNAL:
+def _find_problems(request: Any, vocab_size: int) -> Iterator[tuple[str, str]]:
+    """Yield fields and what is wrong with their values."""
+    for field in INTERNAL_FIELDS:
         if getattr(request, field, None) is not None:
-            yield field, "is for engines among themselves"
+            yield field, "is reserved for traffic between engines"
     for field, ids in _token_ids(request):
         unknown = next((id for id in (min(ids, default=0), max(ids, default=0)) if not 0 <= id < vocab_size), None)
         if unknown is not None:
-            yield field, f"token {unknown} is unknown: ids go from 0 to {vocab_size - 1}"
+            yield field, f"token id {unknown} is not in the vocabulary (0 to {vocab_size - 1})"
     if abs(request.length_penalty) > MAX_LENGTH_PENALTY:
-        yield "length_penalty", f"{request.length_penalty} is not from {-MAX_LENGTH_PENALTY} to {MAX_LENGTH_PENALTY}"
+        yield (
+            "length_penalty",
+            f"{request.length_penalty} is not between {-MAX_LENGTH_PENALTY} and {MAX_LENGTH_PENALTY}",
+        )
     for field, value in request:
         for number in _numbers(value):
             if isinstance(number, int):
                 if number not in INT64:
                     yield field, f"{number} does not fit in 64 bits"
             elif not math.isfinite(number):
-                yield field, f"{number} is no finite number"
+                yield field, f"{number} is not a finite number"
 
 
 def _token_ids(request: Any) -> Iterator[tuple[str, Iterable[int]]]:
     prompt = getattr(request, "prompt", None)
-    for ids in [prompt, *prompt] if isinstance(prompt, list) else []:
-        if isinstance(ids, list) and ids and isinstance(ids[0], int):
-            yield "prompt", ids
-    for field in TOKENS:
+    if isinstance(prompt, list) and prompt:
+        for ids in [prompt] if isinstance(prompt[0], int) else prompt:
+            if isinstance(ids, list):
+                yield "prompt", ids
+    for field in TOKEN_ID_FIELDS:
         yield field, getattr(request, field) or []
     try:
         yield "logit_bias", [int(id) for id in request.logit_bias or {}]
     except ValueError:
-        return  # vLLM refuses it, and says which
+        return  # vLLM rejects the key and names it
 
 
 def _numbers(value: Any) -> Iterator[int | float]:
-    """``value`` itself, or those in a mapping, if they are numbers."""
-    for each in value.values() if isinstance(value, Mapping) else (value,):
-        if isinstance(each, int | float):
-            yield each
+    """Yield ``value``, or the values of a mapping, if they are numbers."""
+    for item in value.values() if isinstance(value, Mapping) else (value,):
+        if isinstance(item, int | float):
+            yield item
 
 
-def _prompts(request: Any) -> int:
-    """One for a chat."""
+def _count_prompts(request: Any) -> int:
+    """Return the number of prompts. A chat has one."""
     if "prompt" not in type(request).model_fields:
         return 1
     prompt, embeds = request.prompt, request.prompt_embeds

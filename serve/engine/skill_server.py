@@ -1,7 +1,10 @@
-"""The skill server: Ray Serve LLM's server around one vLLM engine, with the hook replaced that brings adapters in.
+"""The skill server: Ray Serve LLM's ``LLMServer`` around one vLLM engine, with Looper's adapter pager.
 
-vLLM's validation, templates, tool parsing and streaming stay vLLM's. The engine knows an adapter by its digest, and
-nothing of tenants. Imports vLLM: loaded in a replica's own process only.
+``skill_replica.SkillReplica`` creates it and calls ``generate`` for each request. Validation, chat templates, tool
+parsing and streaming are vLLM's. The hook that loads adapters is replaced by the pager, and the admission queue stands
+before the engine. The engine identifies adapters by digest and knows nothing of tenants.
+
+Imports vLLM, and so is imported only in a replica's own process.
 """
 
 import logging
@@ -21,51 +24,45 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 
-from looper.platform.domain.errors import (
-    CorruptAdapter,
-    LooperError,
-    NotFound,
-    Overloaded,
-    StoreUnavailable,
-)
+from looper.platform.domain.errors import LooperError, Overloaded
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import CacheSizes
 from looper.serve.cache.disk_cache import DiskCache, claim_folder
-from looper.serve.cache.download_process import start_loader
+from looper.serve.cache.download_process import start_downloader
 from looper.serve.cache.pager import Pager
 from looper.serve.cache.staging import AdapterStagingClient
-from looper.serve.engine.admission import HIGH_PRIORITY, NORMAL_PRIORITY, Admission
-from looper.serve.engine.cache_salt import new_key, tenant_salt
+from looper.serve.engine.admission import AdmissionQueue
+from looper.serve.engine.cache_salt import derive_cache_salt, generate_key
 from looper.serve.engine.engine_arguments import Device, EngineSettings
 from looper.serve.engine.request_bounds import check_bounds, count_sequences
-from looper.serve.engine.token_meter import Meter
+from looper.serve.engine.token_meter import TokenMeter
+from looper.serve.error_responses import adapter_error_response, error_response, looper_error_response
 from looper.serve.protocol import (
-    BYTES_PER_TOKEN,
     AdmissionInfo,
     Endpoint,
+    EngineOutput,
     EngineRequest,
     FullResponse,
-    Reply,
-    Said,
-    Tokens,
-    error,
+    StreamChunk,
+    TokenCounts,
 )
 from looper.serve.tracing import span
 
 log = logging.getLogger(__name__)
 
-_REQUESTS: dict[Endpoint, type[BaseModel]] = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
+_REQUEST_MODELS: dict[Endpoint, type[BaseModel]] = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
 
 
 class SkillServer(LLMServer):
-    """One vLLM engine and the pager of its adapters. Make it with ``open``."""
+    """One vLLM engine with its adapter pager and its admission queue. Create it with ``open``."""
 
     engine: Any
+    """Ray Serve LLM's wrapper of vLLM's engine."""
     _pager: Pager[LoRARequest]
-    _admission: Admission
-    _meter: Meter
+    _admission_queue: AdmissionQueue
+    _token_meter: TokenMeter
     _vocab_size: int
-    _most_sequences: int
+    _max_num_seqs: int
     _salt_key: bytes
     _folder_lock: IO[bytes]
 
@@ -74,111 +71,150 @@ class SkillServer(LLMServer):
         cls,
         settings: Settings,
         pool: PoolSettings,
-        room: CacheSizes,
+        cache_sizes: CacheSizes,
         model_dir: Path,
         device: Device,
         engine: EngineSettings,
     ) -> Self:
-        """Start an engine on the base model in ``model_dir``; takes as long as vLLM takes to start."""
+        """Start an engine. This takes as long as vLLM takes to start.
+
+        Args:
+            settings: All settings.
+            pool: Settings of the engine's pool.
+            cache_sizes: Number of adapters in each tier.
+            model_dir: Folder of the base model.
+            device: Where the engine computes.
+            engine: Arguments for vLLM. The environment must be set already.
+
+        Returns:
+            The running server.
+        """
         config = LLMConfig(
             model_loading_config={"model_id": settings.base, "model_source": str(model_dir)},
             engine_kwargs=engine.arguments,
             accelerator_config={"kind": device},
-            callback_config={"callback_class": _LocalModel},
-            experimental_configs={"stream_batching_interval_ms": 0},  # else tokens wait for up to 50 ms, the first too
+            callback_config={"callback_class": _LocalModelCallback},
+            # By default, tokens wait for up to 50 ms to be batched, including the first.
+            experimental_configs={"stream_batching_interval_ms": 0},
         )
-        server = cls.sync_init(config, engine_cls=_OneProcess if device == "cpu" else VLLMEngine)
+        server = cls.sync_init(config, engine_cls=_SingleProcessEngine if device == "cpu" else VLLMEngine)
         assert isinstance(server, cls)
-        # The lock is the server's for life: another replica on this machine takes another folder.
+        # The server holds the lock for its lifetime: another replica on this machine claims another folder.
         folder, server._folder_lock = claim_folder(settings.home / "adapters")
         await server.start()  # type: ignore[no-untyped-call]
+        client = server.engine._engine_client
         server._pager = Pager(
-            DiskCache(start_loader(settings, pool, model_dir, device, folder, engine.others), folder),
-            await AdapterStagingClient.open(server.engine._engine_client, server.engine._oai_models.lora_requests),
-            on_disk=room.on_disk,
-            in_memory=room.in_memory,
+            DiskCache(start_downloader(settings, pool, model_dir, device, folder, engine.other_cores), folder),
+            await AdapterStagingClient.connect(client, server.engine._oai_models.lora_requests),
+            disk_capacity=cache_sizes.disk_adapters,
+            host_memory_capacity=cache_sizes.host_memory_adapters,
         )
-        # A request that needs more seats than there are would wait for ever.
-        server._most_sequences = settings.serve.max_num_seqs
-        server._admission = Admission(settings.serve.max_num_seqs, room.slots)
-        server._meter = Meter(server.engine._engine_client.output_processor)
-        server._vocab_size = server.engine._engine_client.model_config.get_vocab_size()
-        server._salt_key = new_key()
+        server._max_num_seqs = settings.serve.max_num_seqs
+        server._admission_queue = AdmissionQueue(settings.serve.max_num_seqs, cache_sizes.slots)
+        server._token_meter = TokenMeter(client.output_processor)
+        server._vocab_size = client.model_config.get_vocab_size()
+        server._salt_key = generate_key()
         return server
 
-    async def answer(self, ask: EngineRequest) -> AsyncGenerator[Reply, None]:
-        """Answer one request, when its turn has come."""
+    async def generate(self, engine_request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        """Run a request: validate it, load its adapter, wait for admission, and stream the engine's output.
+
+        Args:
+            engine_request: The request.
+
+        Yields:
+            Outputs in the order that ``EngineOutput`` describes. Errors are a ``FullResponse``.
+        """
         try:
-            request: Any = _REQUESTS[ask.call].model_validate(ask.body)
-        except ValidationError as invalid:
-            yield _invalid(invalid)
+            request: Any = _REQUEST_MODELS[engine_request.endpoint].model_validate(engine_request.body)
+        except ValidationError as error:
+            yield _validation_error_response(error)
             return
-        except VLLMValidationError as invalid:  # no ValueError, so pydantic lets it through
-            yield error(400, str(invalid), param=invalid.parameter)
+        except VLLMValidationError as error:  # not a ValueError, so pydantic does not convert it
+            yield error_response(400, str(error), param=error.parameter)
             return
-        if wrong := check_bounds(request, self._vocab_size, self._most_sequences):
-            yield wrong
+        # A request with more sequences than the maximum would wait for admission forever.
+        if refusal := check_bounds(request, self._vocab_size, self._max_num_seqs):
+            yield refusal
             return
-        request.cache_salt = tenant_salt(self._salt_key, ask.tenant, request.cache_salt)
-        seats = count_sequences(request)
-        pager, line, now = self._pager, self._admission, time.perf_counter
-        reads = len(str(ask.body)) // BYTES_PER_TOKEN
-        tier, came = pager.tier(ask.digest) if ask.digest else None, now()
+        tenant, digest = engine_request.tenant_hash, engine_request.digest
+        request.cache_salt = derive_cache_salt(self._salt_key, tenant, request.cache_salt)
+        pager, queue = self._pager, self._admission_queue
+        tier, started_s = pager.find_tier(digest) if digest else None, time.perf_counter()
         try:
-            async with AsyncExitStack() as held:
-                with span("adapter", ask.trace, tier=tier):
-                    if ask.digest:
-                        await held.enter_async_context(pager.memory.pin(ask.digest))
-                loaded = now()
-                with span("queue", ask.trace):
-                    place = line.turn(ask.tenant, ask.digest, reads, seats=seats, within_s=ask.within_s)
-                    turn = await held.enter_async_context(place)
-                yield AdmissionInfo(tier, loaded - came, now() - loaded, line.slots_taken, pager.newly_evicted())
-                held.enter_context(span("engine", ask.trace))
-                request.priority = HIGH_PRIORITY if turn.ahead else NORMAL_PRIORITY
-                replies = await (self.chat(request) if ask.call == "chat" else self.completions(request))
-                counted, generated = await held.enter_async_context(aclosing(self._meter.counted(replies))), 0
-                async for reply, tokens in counted:
-                    line.generated(turn, tokens.generated - generated)
+            async with AsyncExitStack() as stack:
+                with span("adapter", engine_request.trace_context, tier=tier):
+                    if digest:
+                        await stack.enter_async_context(pager.host_memory.pin(digest))
+                loaded_s = time.perf_counter()
+                with span("queue", engine_request.trace_context):
+                    admission = queue.admit(
+                        tenant,
+                        digest,
+                        engine_request.estimated_prompt_tokens,
+                        num_seqs=count_sequences(request),
+                        max_wait_s=engine_request.max_wait_s,
+                    )
+                    queued_request = await stack.enter_async_context(admission)
+                wait_s = time.perf_counter() - loaded_s
+                yield AdmissionInfo(tier, loaded_s - started_s, wait_s, queue.slot_usage, pager.take_eviction_counts())
+                stack.enter_context(span("engine", engine_request.trace_context))
+                request.priority = queued_request.priority
+                endpoint = self.chat if engine_request.endpoint == "chat" else self.completions
+                outputs = await stack.enter_async_context(aclosing(self._token_meter.count(await endpoint(request))))
+                generated = 0
+                async for output, tokens in outputs:
+                    queue.record_generated(queued_request, tokens.generated - generated)
                     generated = tokens.generated
-                    # Streamed answers come in batches: lists of events, or of the one error there is.
-                    for item in reply if isinstance(reply, list) else [reply]:
-                        yield Said(item, tokens) if isinstance(item, str) else _whole(item, tokens)
-        except Overloaded as full:
-            yield error(503, str(full), code="overloaded", retry_after_s=full.retry_after_s)
-        except LooperError as fault:
-            log.error("%s", fault)
-            yield _fault(ask.digest, fault)
+                    # A stream comes in batches: lists of events, or a list of the one error.
+                    for item in output if isinstance(output, list) else [output]:
+                        yield StreamChunk(item, tokens) if isinstance(item, str) else _full_response(item, tokens)
+        except Overloaded as error:
+            yield looper_error_response(error)
+        except LooperError as error:
+            log.error("%s", error)
+            yield adapter_error_response(digest or "", error)
 
     async def prefetch(self, digest: str, hold_s: float) -> None:
+        """Load an adapter into host memory. A failure is logged and not raised.
+
+        Args:
+            digest: Digest of the adapter.
+            hold_s: Minimum time for which it stays there, in seconds.
+        """
         try:
             await self._pager.prefetch(digest, hold_s)
-        except LooperError as fault:
-            log.warning("%s", fault)
+        except LooperError as error:
+            log.warning("%s", error)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        return self._admission.report()
+        """Return the load for ``routing.autoscaling``. Ray Serve calls this method periodically.
+
+        Returns:
+            The fields of ``ReplicaLoad``, by name.
+        """
+        return self._admission_queue.report_load()
 
     async def _maybe_resolve_lora_from_multiplex(self) -> None:
-        """Nothing: ``answer`` has seen to the adapter."""
+        """Do nothing: ``generate`` has loaded the adapter."""
 
     async def _start_engine(self) -> None:
-        # Without Ray's telemetry, whose actor is one more process that imports vLLM before the first request.
+        # Without Ray's telemetry: its actor is one more process that imports vLLM before the first request.
         await self.engine.start()
 
 
-class _LocalModel(CallbackBase):
-    """The base model is on this machine's disk: without the task that would look for it on a hub."""
+class _LocalModelCallback(CallbackBase):
+    """Skips the task that would look for the base model on a hub: it is on this machine's disk."""
 
     async def on_before_node_init(self) -> None:
         self.ctx.run_init_node = False
 
 
-class _OneProcess(VLLMEngine):
-    """Runs the only worker inside the engine's process, where Ray Serve LLM asks for a process of its own on CPU.
+class _SingleProcessEngine(VLLMEngine):
+    """Runs the only worker in the engine's process. On CPUs, Ray Serve LLM asks for a separate process.
 
-    vLLM does so to bind its threads to cores; OMP_NUM_THREADS alone does as well on a machine of our own, and starting
-    takes one import of vLLM less.
+    vLLM uses the process to bind its threads to cores. OMP_NUM_THREADS alone does as well on a machine without other
+    engines, and vLLM is imported once less at the start.
     """
 
     def _start_async_llm_engine(self, engine_args: Any, engine_config: Any, placement_group: Any) -> Any:
@@ -186,25 +222,12 @@ class _OneProcess(VLLMEngine):
         return super()._start_async_llm_engine(engine_args, engine_config, placement_group)
 
 
-def _whole(answer: Any, tokens: Tokens) -> FullResponse:
-    status = answer.error.code if isinstance(answer, ErrorResponse) else 200
-    return FullResponse(status, answer.model_dump_json().encode(), tokens=tokens)
+def _full_response(output: Any, tokens: TokenCounts) -> FullResponse:
+    status = output.error.code if isinstance(output, ErrorResponse) else 200
+    return FullResponse(status, output.model_dump_json().encode(), tokens=tokens)
 
 
-def _invalid(invalid: ValidationError) -> FullResponse:
-    first = invalid.errors(include_url=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return error(400, f"{where}: {first['msg']}" if where else first["msg"], param=where or None)
-
-
-def _fault(digest: str | None, fault: LooperError) -> FullResponse:
-    """What the client hears when a version cannot be served: the digest, and none of the store's addresses."""
-    match fault:
-        case CorruptAdapter():
-            return error(500, f"version {digest} is corrupt in the object store", code="corrupt_adapter")
-        case NotFound():
-            return error(500, f"version {digest} is not in the object store", code="missing_adapter")
-        case StoreUnavailable():
-            return error(503, f"version {digest} cannot be loaded now: try again", code="store_unavailable")
-        case _:
-            return error(500, str(fault), code="unservable_adapter")
+def _validation_error_response(error: ValidationError) -> FullResponse:
+    first = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return error_response(400, f"{field}: {first['msg']}" if field else first["msg"], param=field or None)

@@ -1,7 +1,8 @@
-"""How many tokens vLLM's engine has read and generated for a request, at any time while it is answered.
+"""Counts the tokens that vLLM's engine has read and generated for a request, at any time while the request runs.
 
-What vLLM reports as usage comes with the end of an answer, which its client need not wait for. So tokens are counted
-where the engine's outputs come in, the one place that sees those of a whole answer before it is whole.
+``SkillServer.generate`` reports the counts to the gateway and to the admission queue. vLLM reports usage only at the
+end of a response, and a client may leave before. So tokens are counted at the engine's output processor. Of a response
+that is not streamed, it is the only place that sees tokens before the response is complete.
 """
 
 import asyncio
@@ -11,94 +12,109 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from looper.serve.protocol import Tokens
+from looper.serve.protocol import TokenCounts
 
-STRIDE = 16
-"""After so many tokens a count is told even if there is nothing to say: a whole answer, a tool call not yet parsed."""
+REPORT_INTERVAL_TOKENS = 16
+"""Counts are reported after so many tokens even without output: before a full response, or within a tool call."""
 
 
-class Meter:
-    """Of one engine."""
+class TokenMeter:
+    """Counts the tokens of one engine's requests."""
 
-    def __init__(self, outputs: Any) -> None:
-        """``outputs`` is the engine's OutputProcessor: every request enters it, and every token passes it."""
-        self._counts: WeakKeyDictionary[Any, _Count] = WeakKeyDictionary()
-        add, process, states = outputs.add_request, outputs.process_outputs, outputs.request_states
+    def __init__(self, output_processor: Any) -> None:
+        """Hook into an engine.
 
-        def add_request(request: Any, *rest: Any, **named: Any) -> None:
-            add(request, *rest, **named)
-            if count := _counting.get():
+        Args:
+            output_processor: vLLM's ``OutputProcessor``, which every request and every token of the engine passes.
+        """
+        self._counters: WeakKeyDictionary[Any, _RequestCounter] = WeakKeyDictionary()
+        states = output_processor.request_states
+        vllm_add_request, vllm_process_outputs = output_processor.add_request, output_processor.process_outputs
+
+        def add_request(request: Any, *args: Any, **kwargs: Any) -> None:
+            vllm_add_request(request, *args, **kwargs)
+            if counter := _current_counter.get():
                 state = states[request.request_id]
-                self._counts[state] = count
-                count.reads(request.external_req_id, state.prompt_len)
+                self._counters[state] = counter
+                counter.add_prompt(request.external_req_id, state.prompt_len)
 
-        def process_outputs(steps: Any, *rest: Any, **named: Any) -> Any:
-            for step in steps:
-                state = states.get(step.request_id)
-                if state is not None and (count := self._counts.get(state)):
-                    count.generates(len(step.new_token_ids))
-            return process(steps, *rest, **named)
+        def process_outputs(outputs: Any, *args: Any, **kwargs: Any) -> Any:
+            for output in outputs:
+                state = states.get(output.request_id)
+                if state is not None and (counter := self._counters.get(state)):
+                    counter.add_generated(len(output.new_token_ids))
+            return vllm_process_outputs(outputs, *args, **kwargs)
 
-        outputs.add_request, outputs.process_outputs = add_request, process_outputs
+        output_processor.add_request, output_processor.process_outputs = add_request, process_outputs
 
-    async def counted(self, replies: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, Tokens], None]:
-        """Each of ``replies``, vLLM's for one request, with what has been counted for it; "" where nothing was said."""
-        count = _Count()
+    async def count(self, outputs: AsyncIterable[Any]) -> AsyncGenerator[tuple[Any, TokenCounts], None]:
+        """Pass a request's outputs on, each with the token counts so far.
 
-        async def pump() -> None:
-            _counting.set(count)  # in this task, and in those that vLLM starts from it
+        Args:
+            outputs: vLLM's outputs for one request. Its requests to the engine are made while this is iterated.
+
+        Yields:
+            An output, or "" if only the counts have changed, and the counts.
+        """
+        counter = _RequestCounter()
+
+        async def forward_outputs() -> None:
+            _current_counter.set(counter)  # in this task, and in the tasks that vLLM starts from it
             try:
-                async for reply in replies:
-                    await count.replies.put(reply)
-            except Exception as failure:
-                await count.replies.put(_Ended(failure))
+                async for output in outputs:
+                    await counter.outputs.put(output)
+            except Exception as error:
+                await counter.outputs.put(_EndOfOutputs(error))
             else:
-                await count.replies.put(_Ended(None))
+                await counter.outputs.put(_EndOfOutputs(None))
 
-        pumping = asyncio.create_task(pump())
+        task = asyncio.create_task(forward_outputs())
         try:
-            while not isinstance(reply := await count.replies.get(), _Ended):
-                yield reply, count.tell()
-            if reply.failure:
-                raise reply.failure
+            while not isinstance(output := await counter.outputs.get(), _EndOfOutputs):
+                yield output, counter.report()
+            if output.error:
+                raise output.error
         finally:
-            pumping.cancel()
-            count.replies = asyncio.Queue()  # vLLM makes of its cancelling one more reply, which nobody takes
-            await asyncio.wait([pumping])  # until the engine has let go of the request
+            task.cancel()
+            # When vLLM is canceled, it produces one more output, which nobody takes.
+            counter.outputs = asyncio.Queue()
+            await asyncio.wait([task])  # until the engine has released the request
 
 
 @dataclass(frozen=True)
-class _Ended:
-    failure: Exception | None
+class _EndOfOutputs:
+    error: Exception | None
 
 
-class _Count:
-    """Of one request of ours, which may be several of the engine's."""
+class _RequestCounter:
+    """Counts of one client's request, which may be several requests to the engine."""
 
     def __init__(self) -> None:
-        # One at a time, so that vLLM goes on joining what comes faster than it is taken.
-        self.replies: asyncio.Queue[Any] = asyncio.Queue(1)
-        self._prompts: dict[str, int] = {}
-        self._generated = self._told = 0
+        # Only one at a time: vLLM merges outputs that come faster than they are taken.
+        self.outputs: asyncio.Queue[Any] = asyncio.Queue(1)
+        self._prompt_tokens: dict[str, int] = {}  # by id of the prompt
+        self._generated = self._reported = 0
 
-    def reads(self, id: str, tokens: int) -> None:
-        """A prompt, or once more the one of that id, for another answer to it."""
-        # Beam search asks anew for each token of each beam, under the prompt's id, a random one, "beam" and a number.
-        self._prompts.setdefault(id.rsplit("-", 3)[0] if "-beam-" in id else id, tokens)
-        self._tell_alone()
+    def add_prompt(self, request_id: str, tokens: int) -> None:
+        """Count a prompt, unless a request with the same prompt has been counted."""
+        # Beam search sends a new request for each token of each beam. Its id is the prompt's id, a random id, "beam"
+        # and a number, joined with "-".
+        prompt_id = request_id.rsplit("-", 3)[0] if "-beam-" in request_id else request_id
+        self._prompt_tokens.setdefault(prompt_id, tokens)
+        self._report_without_output()
 
-    def generates(self, tokens: int) -> None:
+    def add_generated(self, tokens: int) -> None:
         self._generated += tokens
-        if self._generated - self._told >= STRIDE:
-            self._tell_alone()
+        if self._generated - self._reported >= REPORT_INTERVAL_TOKENS:
+            self._report_without_output()
 
-    def tell(self) -> Tokens:
-        self._told = self._generated
-        return Tokens(sum(self._prompts.values()), self._generated)
+    def report(self) -> TokenCounts:
+        self._reported = self._generated
+        return TokenCounts(sum(self._prompt_tokens.values()), self._generated)
 
-    def _tell_alone(self) -> None:
-        if self.replies.empty():
-            self.replies.put_nowait("")
+    def _report_without_output(self) -> None:
+        if self.outputs.empty():
+            self.outputs.put_nowait("")
 
 
-_counting: ContextVar[_Count | None] = ContextVar("counting", default=None)
+_current_counter: ContextVar[_RequestCounter | None] = ContextVar("current_counter", default=None)

@@ -1,97 +1,101 @@
-"""Which adapters are brought before anyone waits for them: what was promoted, what is popular, what is pinned."""
+"""Loads adapters before requests wait for them: promoted, popular and pinned ones. The gateway's application runs it.
+
+It reads the catalog and calls ``EngineClient.prefetch``, which loads an adapter on the replica that gets its requests.
+"""
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import timedelta
 
-from looper.platform.catalog import Catalog, Target
+from looper.platform.catalog import Catalog, RouteTarget
 from looper.platform.domain.errors import LooperError
 from looper.platform.domain.names import ModelName
+from looper.serve.gateway.catalog_poller import CatalogPoller, run_periodically
 from looper.serve.protocol import EngineClient
 
-LOOK_S = 1.0
-"""Between two looks at the catalog for what was promoted."""
+POLL_INTERVAL_S = 1.0
+"""Time between two polls of the catalog for promoted versions, in seconds."""
 
-OVERLAP = timedelta(seconds=2)
-"""Clocks of several machines differ: what was promoted a little before the last look is looked at again."""
+CLOCK_SKEW = timedelta(seconds=2)
+"""Difference between the clocks of several machines. A promotion that it hides only loses its prefetch."""
 
-WARM_S = 10.0
-"""Between two rounds in which what is popular and what is pinned is brought again, should it have been put out, or
-should its requests go to another replica by now."""
+REFRESH_INTERVAL_S = 10.0
+"""Time between two prefetches of popular and pinned adapters, in seconds.
 
-FADES = 0.8
-"""Of an adapter's popularity, what is left a round later. What has nearly faded is left alone."""
+They are repeated because an adapter may have been evicted, or its requests may go to another replica by now.
+"""
+
+POPULARITY_DECAY = 0.8
+"""Factor by which an adapter's request count decays per refresh. An adapter that falls to 1 is no longer prefetched."""
 
 log = logging.getLogger(__name__)
 
 
 class AdapterPrefetcher:
-    """Sees the requests of one gateway, and the catalog."""
+    """Decides which adapters to prefetch, from one gateway's requests and from the catalog.
 
-    def __init__(self, catalog: Catalog, engine: EngineClient, *, pinned: Iterable[str] = (), warm: int = 16) -> None:
-        """The ``warm`` most popular are kept where their requests go, and ``pinned``, names of models, come first."""
+    Args:
+        catalog: Catalog to poll.
+        engine: Engines that load the adapters.
+        pinned: Model names whose adapters always stay in memory.
+        max_popular: Number of the most popular adapters to prefetch.
+    """
+
+    def __init__(
+        self, catalog: Catalog, engine: EngineClient, *, pinned: Iterable[str] = (), max_popular: int = 16
+    ) -> None:
         self._catalog = catalog
         self._engine = engine
-        self._warm = warm
+        self._max_popular = max_popular
         self._pinned = [ModelName.parse(name) for name in pinned]
-        self._popular: Counter[Target] = Counter()
-        self._looked = datetime.now(UTC)
-        self._seen: set[Target] = set()
+        self._popularity: Counter[RouteTarget] = Counter()
+        self._promotions = CatalogPoller(catalog.list_updated_channels, CLOCK_SKEW)
 
-    def asked(self, target: Target) -> None:
-        """A request is for this version."""
-        self._popular[target] += 1
+    def record_request(self, target: RouteTarget) -> None:
+        """Count a request toward the popularity of its version.
+
+        Args:
+            target: The version that the request goes to.
+        """
+        self._popularity[target] += 1
 
     @asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
-        """Inside, adapters are brought."""
-        tasks = [
-            asyncio.create_task(self._every(LOOK_S, self.promoted)),
-            asyncio.create_task(self._every(WARM_S, self.warm)),
-        ]
-        try:
+    async def running(self) -> AsyncIterator[None]:
+        """Prefetch adapters in the background while the context is open.
+
+        Yields:
+            Nothing.
+        """
+        async with (
+            run_periodically(POLL_INTERVAL_S, self.prefetch_promoted),
+            run_periodically(REFRESH_INTERVAL_S, self.prefetch_popular),
+        ):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
 
-    async def promoted(self) -> None:
-        """Bring what channels were pointed to since this was called last."""
-        since, self._looked = self._looked - OVERLAP, datetime.now(UTC)
-        now = set(await asyncio.to_thread(self._catalog.pointed_since, since))
-        new, self._seen = now - self._seen, now
-        await self._bring(new, hold_s=0)
+    async def prefetch_promoted(self) -> None:
+        """Prefetch the versions that channels have been pointed to since the last call."""
+        await self._prefetch(await self._promotions.poll(), hold_s=0)
 
-    async def warm(self) -> None:
-        """Bring what is pinned, and keep it; bring what is popular."""
-        pinned = await asyncio.to_thread(self._resolve)
-        await self._bring(pinned, hold_s=3 * WARM_S)
-        await self._bring([target for target, _ in self._popular.most_common(self._warm)], hold_s=0)
-        faded = {target: count * FADES for target, count in self._popular.items() if count > 1}
-        self._popular = Counter(faded)
+    async def prefetch_popular(self) -> None:
+        """Prefetch and hold the pinned versions, then prefetch the most popular ones."""
+        pinned = await asyncio.to_thread(self._resolve_pinned)
+        await self._prefetch(pinned, hold_s=3 * REFRESH_INTERVAL_S)
+        await self._prefetch([target for target, _ in self._popularity.most_common(self._max_popular)], hold_s=0)
+        self._popularity = Counter(
+            {target: count * POPULARITY_DECAY for target, count in self._popularity.items() if count > 1}
+        )
 
-    def _resolve(self) -> list[Target]:
-        targets: list[Target] = []
+    def _resolve_pinned(self) -> list[RouteTarget]:
+        targets: list[RouteTarget] = []
         for name in self._pinned:
             try:
-                targets += self._catalog.targets(name)
+                targets += self._catalog.resolve_targets(name)
             except LooperError as error:
-                log.warning("serve.pinned: %s", error)
+                log.warning("pinned skill %s is not prefetched; check the setting serve.pinned: %s", name, error)
         return targets
 
-    async def _bring(self, targets: Iterable[Target], hold_s: float) -> None:
-        await asyncio.gather(*(self._engine.prefetch(each.digest, each.rank, hold_s) for each in targets))
-
-    async def _every(self, seconds: float, do: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await do()
-            except Exception:  # what was not brought ahead is brought when it is asked for
-                log.exception("a round of prefetching failed")
-            await asyncio.sleep(seconds)
+    async def _prefetch(self, targets: Iterable[RouteTarget], hold_s: float) -> None:
+        await asyncio.gather(*(self._engine.prefetch(target.digest, target.rank, hold_s) for target in targets))

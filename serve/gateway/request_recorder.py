@@ -1,4 +1,7 @@
-"""What is seen of answers as they pass: how soon, how fast, how many tokens, and of a canary beside its fellow."""
+"""Records each response in the metrics, in the request log and in the comparison of a canary with ``prod``.
+
+``completion_handler`` creates a ``RequestRecorder`` per request, and ``response_stream`` calls it.
+"""
 
 import time
 from collections import OrderedDict, deque
@@ -7,133 +10,178 @@ from dataclasses import dataclass, field
 from statistics import quantiles
 
 from looper.platform.api.models import VersionTraffic
-from looper.serve.gateway.metrics import GatewayMetrics
-from looper.serve.gateway.request_log import RequestRecord as Seen
-from looper.serve.protocol import AdmissionInfo, FullResponse, Tokens
+from looper.serve.gateway.metrics import CHANNELS, GatewayMetrics
+from looper.serve.gateway.request_log import RequestRecord
+from looper.serve.protocol import AdmissionInfo, FullResponse, TokenCounts
 
-MOST_SPLIT = 1000
-"""Skills with a canary that are watched, the last asked for."""
+MAX_SKILLS = 1000
+"""Number of skills with a canary that are compared. The one requested least recently is forgotten first."""
 
-MOST_TIMES = 1000
-"""Latest answers of a version whose times are kept."""
+MAX_SAMPLES = 1000
+"""Number of the latest responses of a version whose times are kept."""
 
 
 @dataclass
 class VersionStats:
-    """What one version has answered since it has been watched."""
+    """What one version of a skill with a canary has answered since this gateway started."""
 
     requests: int = 0
+    """Number of requests."""
     failed: int = 0
+    """Number of requests that failed."""
     tokens: int = 0
-    first_s: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_TIMES))
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_TIMES))
+    """Number of generated tokens."""
+    first_token_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    """Seconds to the first token of the latest streamed responses."""
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+    """Seconds until the latest responses were complete."""
 
-    def summary(self) -> VersionTraffic:
-        """For people to compare: counts, and the median and 95th percentile of times in seconds."""
+    def summarize(self) -> VersionTraffic:
+        """Return the counts, and the median and the 95th percentile of the times in seconds."""
         return VersionTraffic(
             requests=self.requests,
             failed=self.failed,
             tokens=self.tokens,
-            first_token_s=_spread(self.first_s),
-            seconds=_spread(self.seconds),
+            first_token_s=_percentiles(self.first_token_s),
+            seconds=_percentiles(self.seconds),
         )
 
 
 class TrafficStats:
-    """Of skills whose requests are split: a tally of each version, side by side. In a gateway's memory."""
+    """Compares the versions of skills whose requests are split. The numbers are in this gateway's memory."""
 
     def __init__(self) -> None:
-        self._tallies: OrderedDict[str, dict[str, VersionStats]] = OrderedDict()
+        self._stats: OrderedDict[str, dict[str, VersionStats]] = OrderedDict()
 
-    def tally(self, skill: str, digest: str) -> VersionStats:
-        versions = self._tallies.setdefault(skill, {})
-        self._tallies.move_to_end(skill)
-        if len(self._tallies) > MOST_SPLIT:
-            self._tallies.popitem(last=False)
+    def stats_of(self, skill: str, digest: str) -> VersionStats:
+        """Return the statistics of a version, to be updated.
+
+        Args:
+            skill: Model name in the requests.
+            digest: Digest of the version.
+
+        Returns:
+            The statistics, new ones if there are none.
+        """
+        versions = self._stats.setdefault(skill, {})
+        self._stats.move_to_end(skill)
+        if len(self._stats) > MAX_SKILLS:
+            self._stats.popitem(last=False)
         return versions.setdefault(digest, VersionStats())
 
-    def of(self, skill: str) -> dict[str, VersionTraffic]:
-        """By digest; empty if the skill's requests were not split since this gateway began."""
-        return {digest: tally.summary() for digest, tally in self._tallies.get(skill, {}).items()}
+    def summarize(self, skill: str) -> dict[str, VersionTraffic]:
+        """Return the summaries of a skill's versions.
+
+        Args:
+            skill: Model name in the requests.
+
+        Returns:
+            Summaries by digest. Empty if no request of the skill was split since this gateway started.
+        """
+        return {digest: stats.summarize() for digest, stats in self._stats.get(skill, {}).items()}
 
 
 class RequestRecorder:
-    """Of one answer, from the moment its request came."""
+    """Records one response.
+
+    Args:
+        metrics: Metrics to update.
+        record: The request's line in the log.
+        channel: Channel that the version was resolved through, "version" for a digest, "base" for the base model.
+        stats: Statistics of the version if the skill's requests are split, else None.
+        charge_tokens: Called with the number of prompt and generated tokens so far, each time it has changed.
+    """
 
     def __init__(
         self,
         metrics: GatewayMetrics,
-        seen: Seen,
+        record: RequestRecord,
         channel: str,
-        tally: VersionStats | None,
-        cost: Callable[[int], None],
+        stats: VersionStats | None,
+        charge_tokens: Callable[[int], None],
     ) -> None:
-        """``cost`` is told how many tokens have been read and generated in all, each time that more are known."""
         self._metrics = metrics
-        self._seen = seen
-        self._channel = channel
-        self._tally = tally
-        self._cost = cost
-        self._began = self._last = time.perf_counter()
-        self._spoke = False
-        self._tokens = Tokens(0, 0)
+        self._record = record
+        self._channel = channel if channel in CHANNELS else "other"
+        self._stats = stats
+        self._charge_tokens = charge_tokens
+        self._started_at = self._last_event_at = time.perf_counter()
+        self._has_first_token = False
+        self._tokens = TokenCounts(0, 0)
 
-    def opened(self, opening: AdmissionInfo) -> None:
-        metrics, tier, seen = self._metrics, opening.tier, self._seen
-        seen.adapter_from, seen.queue_s = tier, opening.wait_s
-        seen.load_s = None if tier is None else opening.load_s
-        metrics.waited_s.observe(opening.wait_s)
-        metrics.slots_taken.observe(opening.slots_taken)
+    def record_admission(self, admission: AdmissionInfo) -> None:
+        """Record how the replica prepared the request.
+
+        Args:
+            admission: Where the adapter was found, and how long loading and waiting took.
+        """
+        metrics, tier, record = self._metrics, admission.tier, self._record
+        record.adapter_from, record.queue_s = tier, admission.wait_s
+        record.load_s = None if tier is None else admission.load_s
+        metrics.queue_wait_s.observe(admission.wait_s)
+        metrics.slot_usage.observe(admission.slot_usage)
         if tier is not None:
-            metrics.adapters.labels(tier).inc()
+            metrics.adapter_lookups.labels(tier).inc()
             if tier != "memory":
-                metrics.load_s.labels(tier).observe(opening.load_s)
-        for put_out_of, count in opening.evicted.items():
-            metrics.evicted.labels(put_out_of).inc(count)
+                metrics.adapter_load_s.labels(tier).observe(admission.load_s)
+        for evicted_from, count in admission.evicted.items():
+            metrics.adapters_evicted.labels(evicted_from).inc(count)
 
-    def counted(self, tokens: Tokens) -> None:
-        """What the engine has counted until now. One that takes over from another counts from nothing again."""
-        read, generated = max(self._tokens.read, tokens.read), max(self._tokens.generated, tokens.generated)
-        for kind, more in (("read", read - self._tokens.read), ("generated", generated - self._tokens.generated)):
-            if more:
-                self._metrics.tokens.labels(self._channel, kind).inc(more)
-        self._tokens = Tokens(read, generated)
-        self._seen.tokens_read, self._seen.tokens_generated = read, generated
-        self._cost(read + generated)
+    def record_tokens(self, tokens: TokenCounts) -> None:
+        """Record and charge the tokens that were counted since the last call.
 
-    def events(self) -> None:
-        """Some of a stream's come."""
+        Args:
+            tokens: The engine's counts so far. A replica that takes over from one that died starts again at 0, so
+                lower counts change nothing.
+        """
+        prompt, generated = max(self._tokens.prompt, tokens.prompt), max(self._tokens.generated, tokens.generated)
+        for kind, added in (("read", prompt - self._tokens.prompt), ("generated", generated - self._tokens.generated)):
+            if added:
+                self._metrics.tokens.labels(self._channel, kind).inc(added)
+        self._tokens = TokenCounts(prompt, generated)
+        self._record.tokens_read, self._record.tokens_generated = prompt, generated
+        self._charge_tokens(prompt + generated)
+
+    def record_events(self) -> None:
+        """Record that events of a stream have arrived now."""
         now = time.perf_counter()
-        if not self._spoke:
-            self._spoke = True
-            self._metrics.first_token_s.labels(self._channel).observe(now - self._began)
-            if self._tally is not None:
-                self._tally.first_s.append(now - self._began)
+        if not self._has_first_token:
+            self._has_first_token = True
+            self._metrics.first_token_s.labels(self._channel).observe(now - self._started_at)
+            if self._stats is not None:
+                self._stats.first_token_s.append(now - self._started_at)
         else:
-            self._metrics.between_tokens_s.labels(self._channel).observe(now - self._last)
-        self._last = now
+            self._metrics.between_tokens_s.labels(self._channel).observe(now - self._last_event_at)
+        self._last_event_at = now
 
-    def whole(self, answer: FullResponse) -> None:
-        if answer.tokens or answer.status >= 400:  # what was refused before it began costs nothing
-            self.counted(answer.tokens or Tokens(0, 0))
-        if answer.status >= 500:
-            self.failed()
+    def record_response(self, response: FullResponse) -> None:
+        """Record a response that is not streamed, or an error.
+
+        Args:
+            response: The response.
+        """
+        if response.tokens or response.status >= 400:  # an error before the engine has started costs no tokens
+            self.record_tokens(response.tokens or TokenCounts(0, 0))
+        if response.status >= 500:
+            self.record_failure()
         else:
-            self.ended()
+            self.record_success()
 
-    def ended(self) -> None:
-        if self._tally is not None:
-            self._tally.requests += 1
-            self._tally.tokens += self._tokens.generated
-            self._tally.seconds.append(time.perf_counter() - self._began)
+    def record_success(self) -> None:
+        """Record that the response is complete."""
+        if self._stats is not None:
+            self._stats.requests += 1
+            self._stats.tokens += self._tokens.generated
+            self._stats.seconds.append(time.perf_counter() - self._started_at)
 
-    def failed(self) -> None:
-        if self._tally is not None:
-            self._tally.requests += 1
-            self._tally.failed += 1
+    def record_failure(self) -> None:
+        """Record that the response failed."""
+        if self._stats is not None:
+            self._stats.requests += 1
+            self._stats.failed += 1
 
 
-def _spread(times: deque[float]) -> dict[str, float] | None:
+def _percentiles(times: deque[float]) -> dict[str, float] | None:
     if len(times) < 2:
         return {"p50": times[0], "p95": times[0]} if times else None
     cuts = quantiles(times, n=20, method="inclusive")

@@ -1,4 +1,8 @@
-"""An answer on its way from the engine to the client: renamed, watched, and cut off if its version is revoked."""
+"""Passes a response from the engine to the client. Used by ``completion_handler``.
+
+On the way it puts the client's model name in place of the digest, records the response, and stops a stream whose
+version has been revoked.
+"""
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Container
@@ -7,93 +11,120 @@ from dataclasses import replace
 
 import orjson
 
+from looper.serve.error_responses import stream_failed, version_revoked
 from looper.serve.gateway.request_recorder import RequestRecorder
-from looper.serve.protocol import AdmissionInfo, FullResponse, Reply, error
+from looper.serve.protocol import AdmissionInfo, EngineOutput, FullResponse
 
 log = logging.getLogger(__name__)
 
 
 class ResponseStream:
-    """One answer of ``model``, given by the version ``digest``, or by the base model if that is None."""
+    """One response of the engine.
+
+    Args:
+        outputs: What the engine yields.
+        model: Model name that the client sent.
+        digest: Digest of the version, None for the base model.
+        recorder: Recorder of this response.
+        revoked: Contains the digests of revoked versions, at any time.
+
+    Attributes:
+        admission: How the replica prepared the request. None before ``read_first``, and if the request was refused
+            before it was admitted.
+    """
 
     def __init__(
         self,
-        replies: AsyncGenerator[Reply, None],
+        outputs: AsyncGenerator[EngineOutput, None],
         model: str,
         digest: str | None,
-        watch: RequestRecorder,
+        recorder: RequestRecorder,
         revoked: Container[str | None],
     ) -> None:
-        """``revoked`` holds, at any time, the digests of what may speak no more."""
-        self._replies = replies
+        self._outputs = outputs
         self._model = model
         self._digest = digest
-        self._watch = watch
+        self._recorder = recorder
         self._revoked = revoked
-        self.opening: AdmissionInfo | None = None
-        """How the engine made ready, once there is a first reply; it refuses some requests before that."""
+        self.admission: AdmissionInfo | None = None
 
-    async def first(self) -> FullResponse | str:
-        """The whole answer or the first events of it. Raises whatever the engine raises."""
+    async def read_first(self) -> FullResponse | str:
+        """Wait for the start of the response.
+
+        Returns:
+            The full response, or the first server-sent events of a stream.
+
+        Raises:
+            Exception: Whatever the engine raises.
+        """
         try:
-            while not isinstance(reply := await anext(self._replies), FullResponse):
-                if isinstance(reply, AdmissionInfo):
-                    self.opening = reply
-                    self._watch.opened(reply)
+            while not isinstance(output := await anext(self._outputs), FullResponse):
+                if isinstance(output, AdmissionInfo):
+                    self.admission = output
+                    self._recorder.record_admission(output)
                     continue
-                self._watch.counted(reply.tokens)
-                if reply.text:
+                self._recorder.record_tokens(output.tokens)
+                if output.text:
                     break
         except Exception:
-            self._watch.failed()
+            self._recorder.record_failure()
             raise
-        answer = reply if isinstance(reply, FullResponse) else _refusal(reply.text) or reply.text
-        if isinstance(answer, str):
-            self._watch.events()
-            return self._say(answer)
-        self._watch.whole(answer)
-        return replace(answer, body=self._say(answer.body.decode()).encode())
+        first = output if isinstance(output, FullResponse) else _error_in(output.text) or output.text
+        if isinstance(first, str):
+            self._recorder.record_events()
+            return self._rename_model(first)
+        self._recorder.record_response(first)
+        return replace(first, body=self._rename_model(first.body.decode()).encode())
 
-    async def events(self, first: str) -> AsyncIterator[str]:
-        """``first`` and all that follow it. The status is out, so a failure is told as an event, as vLLM does."""
+    async def stream_events(self, first: str) -> AsyncIterator[str]:
+        """Yield the events of a stream.
+
+        The HTTP status has been sent already, so a failure becomes an error event, as in vLLM.
+
+        Args:
+            first: The events that ``read_first`` returned.
+
+        Yields:
+            Server-sent events.
+        """
         yield first
         try:
-            async with aclosing(self._replies):
-                async for reply in self._replies:
+            async with aclosing(self._outputs):
+                async for output in self._outputs:
                     if self._digest in self._revoked:
-                        self._watch.failed()
-                        yield _broken("this version was revoked", "version_revoked")
+                        self._recorder.record_failure()
+                        yield _last_events(version_revoked())
                         return
-                    assert not isinstance(reply, AdmissionInfo)
-                    if reply.tokens:
-                        self._watch.counted(reply.tokens)
-                    text = f"data: {reply.body.decode()}\n\n" if isinstance(reply, FullResponse) else reply.text
+                    assert not isinstance(output, AdmissionInfo)
+                    if output.tokens:
+                        self._recorder.record_tokens(output.tokens)
+                    text = f"data: {output.body.decode()}\n\n" if isinstance(output, FullResponse) else output.text
                     if text:
-                        self._watch.events()
-                        yield self._say(text)
-            self._watch.ended()
+                        self._recorder.record_events()
+                        yield self._rename_model(text)
+            self._recorder.record_success()
         except Exception:
-            log.exception("the engine failed while it streamed an answer of %s", self._digest or self._model)
-            self._watch.failed()
-            yield _broken("the engine failed: ask again", "engine_failed")
+            log.exception("the engine failed during a streamed response of %s", self._digest or self._model)
+            self._recorder.record_failure()
+            yield _last_events(stream_failed())
 
-    def _say(self, text: str) -> str:
-        """``text``, vLLM's compact JSON, naming the model where it names the digest.
+    def _rename_model(self, text: str) -> str:
+        """Put the client's model name in place of the digest in vLLM's compact JSON.
 
-        Unescaped quotes around ``model`` are JSON's own, so this cannot touch what the model wrote.
+        The quotes around ``model`` are not escaped, so they are the JSON's own, and text of the model never matches.
         """
         if self._digest is None:
             return text
         return text.replace(f'"model":"{self._digest}"', f'"model":{orjson.dumps(self._model).decode()}')
 
 
-def _refusal(events: str) -> FullResponse | None:
-    """What vLLM found wrong with a request once its stream had begun, though nothing of it has been said."""
+def _error_in(events: str) -> FullResponse | None:
+    """Return the error with which a stream starts, as a response: vLLM finds some mistakes only after the start."""
     if not events.startswith('data: {"error"'):
         return None
     body = events.removeprefix("data: ").partition("\n")[0]
     return FullResponse(orjson.loads(body)["error"]["code"], body.encode())
 
 
-def _broken(why: str, code: str) -> str:
-    return f"data: {error(500, f'the answer broke off: {why}', code=code).body.decode()}\n\ndata: [DONE]\n\n"
+def _last_events(error: FullResponse) -> str:
+    return f"data: {error.body.decode()}\n\ndata: [DONE]\n\n"

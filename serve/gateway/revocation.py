@@ -1,51 +1,44 @@
-"""Which versions may speak no more, kept up to date: answers that were under way stop, too."""
+"""Keeps track of revoked versions, so that streams that are already running stop too. Used by ``response_stream``."""
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from looper.platform.catalog import Catalog
-from looper.platform.domain.errors import StoreUnavailable
+from looper.serve.gateway.catalog_poller import CatalogPoller, run_periodically
 
-LOOK_S = 0.5
-"""Between two looks at the catalog."""
+POLL_INTERVAL_S = 0.5
+"""Time between two polls of the catalog, in seconds."""
 
-OVERLAP = timedelta(seconds=60)
-"""Clocks of several machines differ: what was revoked a little before the last look is read again."""
-
-log = logging.getLogger(__name__)
+CLOCK_SKEW = timedelta(seconds=60)
+"""Maximum difference between the clocks of the machines that revoke and that serve."""
 
 
 class RevocationWatcher:
-    """The digests of what was revoked since this process began. New requests never ask here: they do not resolve."""
+    """The digests of the versions that were revoked since this process started.
+
+    New requests do not need it, because a revoked version cannot be resolved.
+
+    Args:
+        catalog: Catalog to poll.
+    """
 
     def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
+        self._poller = CatalogPoller(catalog.list_revoked_digests, CLOCK_SKEW)
         self._digests: set[str] = set()
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._digests
 
     @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Inside, the catalog is looked at."""
-        looking = asyncio.create_task(self._look())
-        try:
-            yield
-        finally:
-            looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
+    async def running(self) -> AsyncIterator[None]:
+        """Poll the catalog while the context is open.
 
-    async def _look(self) -> None:
-        looked = datetime.now(UTC)
-        while True:
-            since, looked = looked - OVERLAP, datetime.now(UTC)
-            try:
-                self._digests.update(await asyncio.to_thread(self._catalog.revoked_since, since))
-            except StoreUnavailable as error:
-                log.warning("%s", error)
-                looked = since + OVERLAP
-            await asyncio.sleep(LOOK_S)
+        Yields:
+            Nothing.
+        """
+        async with run_periodically(POLL_INTERVAL_S, self._poll):
+            yield
+
+    async def _poll(self) -> None:
+        self._digests |= await self._poller.poll()

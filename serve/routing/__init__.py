@@ -1,0 +1,1 @@
+"""Which replica receives a request, and how many replicas a pool needs."""

@@ -1,57 +1,81 @@
-"""How many replicas a pool of engines needs, as a policy of Ray Serve's autoscaler.
+"""Decides how many replicas a pool of engines needs. Ray Serve's controller calls it as an autoscaling policy.
 
-Requests in flight are not all that fills an engine: one that serves more adapters than it has slots makes their
-requests wait while seats are free, and another replica brings slots. Ray Serve has delays and bounds of its own; what
-is said here is what the load wants now. Runs in Ray Serve's controller.
+An engine is full not only when it runs the maximum number of sequences. One that serves more adapters than it has slots
+makes their requests wait while it could run more sequences, and another replica adds slots. Ray Serve applies its own
+delays and limits to the number that is returned here.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
-BUSY = 0.8
-"""Of its seats and slots, what a replica fills on average: the rest takes up bursts."""
+TARGET_UTILIZATION = 0.8
+"""Share of its sequences and slots that a replica uses on average. The rest is reserved for bursts."""
 
 Stats = Mapping[str, Mapping[Any, float]]
-"""By the name of a number that replicas report, then by replica."""
+"""Numbers that replicas report: by the name of the number, then by replica."""
 
 
 @dataclass(frozen=True)
 class ReplicaLoad:
-    """What a replica says of itself, every few seconds."""
+    """What a replica reports about itself every few seconds."""
 
-    asked: float
-    """Requests that are served or wait."""
+    sequences: float
+    """Number of sequences that run or wait."""
     adapters: float
-    """Different ones among them."""
-    seats: float
+    """Number of different adapters among them."""
+    max_num_seqs: float
+    """Number of sequences that the replica runs at a time."""
     slots: float
+    """Number of adapters that the replica runs at a time."""
 
     @classmethod
-    def of(cls, stats: Stats) -> list["ReplicaLoad"]:
-        """One of each replica that has reported all of it."""
-        names = ("asked", "adapters", "seats", "slots")
+    def from_stats(cls, stats: Stats) -> list[Self]:
+        """Collect the loads of all replicas.
+
+        Args:
+            stats: The numbers that replicas have reported.
+
+        Returns:
+            One load for each replica that has reported all four numbers.
+        """
+        names = ("sequences", "adapters", "max_num_seqs", "slots")
         replicas = set.intersection(*(set(stats.get(name, {})) for name in names))
         return [cls(*(stats[name][replica] for name in names)) for replica in sorted(replicas, key=str)]
 
 
-def required_replicas(reports: list[ReplicaLoad], queued: float) -> int:
-    """The replicas that so much load fills; ``queued`` requests have not reached any."""
-    if not reports:
+def required_replicas(loads: list[ReplicaLoad], queued: float) -> int:
+    """Compute how many replicas the current load needs.
+
+    Args:
+        loads: Loads of the running replicas.
+        queued: Number of requests that no replica has received yet.
+
+    Returns:
+        The number of replicas, without any limits.
+    """
+    if not loads:
         return 1 if queued else 0
-    seats, slots = fmean(each.seats for each in reports), fmean(each.slots for each in reports)
-    by_seats = (sum(each.asked for each in reports) + queued) / (BUSY * seats)
-    by_slots = sum(each.adapters for each in reports) / (BUSY * slots)
-    return ceil(max(by_seats, by_slots))
+    max_num_seqs, slots = fmean(load.max_num_seqs for load in loads), fmean(load.slots for load in loads)
+    by_sequences = (sum(load.sequences for load in loads) + queued) / (TARGET_UTILIZATION * max_num_seqs)
+    by_slots = sum(load.adapters for load in loads) / (TARGET_UTILIZATION * slots)
+    return ceil(max(by_sequences, by_slots))
 
 
 def autoscaling_policy(context: Any) -> tuple[int, dict[str, Any]]:
-    """As Ray Serve calls it, with its ``AutoscalingContext``."""
-    reports = ReplicaLoad.of(context.aggregated_metrics or {})
-    if context.current_num_replicas and not reports:
-        return context.target_num_replicas, {}  # they have just started
-    target = required_replicas(reports, context.total_queued_requests or 0)
+    """Return the target number of replicas, as Ray Serve expects it.
+
+    Args:
+        context: Ray Serve's ``AutoscalingContext`` of the deployment.
+
+    Returns:
+        The number of replicas within the configured limits, and an empty state.
+    """
+    loads = ReplicaLoad.from_stats(context.aggregated_metrics or {})
+    if context.current_num_replicas and not loads:
+        return context.target_num_replicas, {}  # the replicas have just started and not reported yet
+    target = required_replicas(loads, context.total_queued_requests or 0)
     low, high = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
     return max(low, min(high, target)), {}

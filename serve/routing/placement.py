@@ -1,33 +1,50 @@
-"""Where a request goes: to the replica that has its adapter, unless that has too much to do.
+"""Chooses the replica of a request: one that has the adapter, unless it is overloaded.
 
-Rendezvous hashing (Thaler and Ravishankar, 1998): each version ranks the replicas in an order of its own, and with a
-replica that comes or goes, only what it ranked first moves. The load is bounded (Mirrokni et al., 2018, arXiv
-1608.01350): no replica takes much more than the mean, and none lets a request wait while another has a free seat. So a
-version that is asked for a lot spreads over as many replicas as it keeps busy, always the same ones, and shrinks back.
+Used by ``replica_router`` and by the capacity simulator. It is rendezvous hashing (Thaler and Ravishankar, 1998): each
+version ranks the replicas in its own order. When a replica comes or goes, only the versions that rank it first move.
+The load is bounded (Mirrokni et al., 2018, arXiv 1608.01350): no replica takes much more than the mean load, and no
+request waits at one replica while another could run it. So a popular version spreads over as many replicas as it keeps
+busy, always the same ones, and shrinks back when its load falls.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from math import ceil
 
-SLACK = 1.25
-"""Most times the mean load that a replica takes while another has less; a quarter of its seats it always takes."""
+MAX_LOAD_FACTOR = 1.25
+"""Maximum load of a replica as a multiple of the mean load, while another replica has less.
+
+A replica always takes a quarter of ``max_num_seqs``.
+"""
 
 
-def ranked(digest: str, replicas: Sequence[str]) -> list[str]:
-    """``replicas`` in the order in which the version prefers them: the same whoever asks."""
+def rank_replicas(digest: str, replicas: Sequence[str]) -> list[str]:
+    """Order replicas by a version's preference.
+
+    Args:
+        digest: Digest of the version.
+        replicas: Ids of the replicas.
+
+    Returns:
+        The ids, most preferred first. The order is the same in every process.
+    """
     return sorted(replicas, key=lambda replica: hashlib.blake2b(f"{digest}@{replica}".encode()).digest())
 
 
-def place(digest: str, loads: Mapping[str, int], seats: int) -> list[str]:
-    """The replicas to try for a request, the best first.
+def select_replicas(digest: str, loads: Mapping[str, int], max_num_seqs: int) -> list[str]:
+    """Choose the replicas to try for a request.
 
-    ``loads`` is how many requests each replica has, ``seats`` how many one serves at once; without a ``digest``, the
-    request is the base model's, which all have.
+    Args:
+        digest: Digest of the version, "" for the base model, which every replica has.
+        loads: Number of requests of each replica, by its id.
+        max_num_seqs: Number of sequences that a replica runs at a time.
+
+    Returns:
+        Ids of replicas, best first.
     """
     if not digest:
         return sorted(loads, key=loads.__getitem__)
-    most = max(seats // 4, ceil(SLACK * (sum(loads.values()) + 1) / len(loads)))
-    free = [replica for replica in ranked(digest, list(loads)) if loads[replica] < most]
-    # Of those with a free seat the most preferred; without any, the least loaded, which is the shortest wait.
-    return sorted(free, key=lambda replica: max(0, loads[replica] - seats + 1))
+    max_load = max(max_num_seqs // 4, ceil(MAX_LOAD_FACTOR * (sum(loads.values()) + 1) / len(loads)))
+    candidates = [replica for replica in rank_replicas(digest, list(loads)) if loads[replica] < max_load]
+    # Among replicas that can run the request now, the most preferred; otherwise the one with the shortest queue.
+    return sorted(candidates, key=lambda replica: max(0, loads[replica] - max_num_seqs + 1))

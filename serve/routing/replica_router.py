@@ -1,23 +1,28 @@
-"""The router of skill servers: ``placement`` as Ray Serve takes it. Runs in every process that has a handle on them."""
+"""Ray Serve's request router for the skill servers. It runs in every process that has a handle to them.
+
+``deployment/ray_app.py`` configures it, and ``placement`` makes the choice.
+"""
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from typing_extensions import override
 
-from looper.serve.routing.placement import place
+from looper.serve.routing.placement import select_replicas
 
 
 class AdapterAffinityRouter(RequestRouter):
-    """Sends requests for a version to the replicas that keep its adapter."""
+    """Sends the requests of a version to the replicas that keep its adapter."""
 
-    def initialize_state(self, *, seats: int) -> None:  # type: ignore[override]
-        """``seats`` is how many requests a replica serves at once."""
-        self._seats = seats
+    @override
+    def initialize_state(self, *, max_num_seqs: int) -> None:  # type: ignore[override]
+        self._max_num_seqs = max_num_seqs
 
+    @override
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """One after the other: whichever Ray finds able to take the request gets it."""
         digest = pending_request.metadata.multiplexed_model_id if pending_request else ""
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        known = self.replica_queue_len_cache
-        loads = {id: known.get(replica.replica_id) or 0 for id, replica in by_id.items()}
-        return [[by_id[id]] for id in place(digest, loads, self._seats)]
+        queue_lengths = self.replica_queue_len_cache
+        loads = {id: queue_lengths.get(replica.replica_id) or 0 for id, replica in by_id.items()}
+        # One replica per rank: Ray tries them in this order until one accepts the request.
+        return [[by_id[id]] for id in select_replicas(digest, loads, self._max_num_seqs)]

@@ -1,4 +1,4 @@
-"""The command line as a person runs it, in processes of its own."""
+"""Runs the command line as a user does, each command in a process of its own."""
 
 import json
 import os
@@ -16,7 +16,7 @@ EPISODE = {
 
 
 class Home:
-    """A fresh home, and the command line on it."""
+    """The command line on a home folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,15 +33,15 @@ class Home:
         )
 
     def ok(self, *arguments: str) -> str:
-        done = self.run(*arguments)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        completed = self.run(*arguments)
+        assert completed.returncode == 0, completed.stderr
+        return completed.stdout
 
     def refused(self, *arguments: str, **environment: str) -> str:
-        """The one line on standard error of a command that must fail, without a traceback."""
-        done = self.run(*arguments, **environment)
-        assert done.returncode == 1, done
-        (line,) = done.stderr.splitlines()
+        """Run a command that must fail with exactly one line on standard error, and return that line."""
+        completed = self.run(*arguments, **environment)
+        assert completed.returncode == 1, completed
+        (line,) = completed.stderr.splitlines()
         assert line.startswith("error: ")
         return line
 

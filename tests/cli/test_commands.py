@@ -1,4 +1,4 @@
-"""What the commands say and do, on a fresh home."""
+"""Commands on a new home folder: results, and messages for mistakes."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.cli.conftest import Home
 
 
-def test_from_tenant_to_queued_consolidation(home: Home, episodes: str) -> None:
+def test_create_a_tenant_ingest_consolidate_and_cancel(home: Home, episodes: str) -> None:
     key = json.loads(home.ok("tenant", "create", "acme", "--json"))["key"]
     assert key.startswith("looper_")
     report = json.loads(home.ok("ingest", episodes, "--instance", "acme/desk", "--json"))
@@ -16,7 +16,9 @@ def test_from_tenant_to_queued_consolidation(home: Home, episodes: str) -> None:
         ]
     }
     assert json.loads(home.ok("instance", "list", "--json"))[0]["trajectories"] == 1
-    assert "nobody works the queue: looper up" in home.ok("consolidate", "acme/desk", "--rank", "8", "--priority", "-2")
+    assert "no cluster is running to work on it: looper up" in home.ok(
+        "consolidate", "acme/desk", "--rank", "8", "--priority", "-2"
+    )
     (job,) = json.loads(home.ok("jobs", "list", "--json"))
     assert (job["state"], job["recipe"]["rank"], job["priority"]) == ("queued", 8, -2)
     assert "queued" in home.ok("jobs", "show", job["id"])
@@ -25,29 +27,29 @@ def test_from_tenant_to_queued_consolidation(home: Home, episodes: str) -> None:
     assert json.loads(home.ok("status", "--json"))["consolidations"] == {"cancelled": 1}
 
 
-def test_mistakes_are_one_line_that_names_the_thing_and_the_way_out(home: Home, episodes: str, tmp_path: Path) -> None:
+def test_a_mistake_prints_one_line_with_what_is_wrong_and_what_to_do(home: Home, episodes: str, tmp_path: Path) -> None:
     assert "tenant acme does not exist: looper tenant create acme" in home.refused(
         "ingest", episodes, "--instance", "acme/desk"
     )
     home.ok("tenant", "create", "acme")
     assert "'..' is not a valid name" in home.refused("ingest", episodes, "--instance", "../x")
-    assert "'a/b/c' is not of the form tenant/instance" in home.refused("ingest", episodes, "--instance", "a/b/c")
+    assert "'a/b/c' does not have the form tenant/instance" in home.refused("ingest", episodes, "--instance", "a/b/c")
     assert "instance acme/nobody does not exist" in home.refused("consolidate", "acme/nobody")
     notes = tmp_path / "notes.txt"
     notes.write_text("hello")
-    assert "the known ones are openai_chat, tau_bench" in home.refused("ingest", str(notes), "--instance", "acme/desk")
+    assert "the formats are openai_chat, tau_bench" in home.refused("ingest", str(notes), "--instance", "acme/desk")
     home.ok("ingest", episodes, "--instance", "acme/desk")
     assert "rank 64 is above serve.max_lora_rank 16" in home.refused("consolidate", "acme/desk", "--rank", "64")
     assert "--epochs 0: Input should be greater" in home.refused("consolidate", "acme/desk", "--epochs", "0")
     assert "priority 11 is not from -10 to 10" in home.refused("consolidate", "acme/desk", "--priority", "11")
     assert "no version" in home.refused("skills", "promote", "acme/desk", "abc")
-    assert "no cluster is up: looper up" in home.refused("chat", "acme/desk", "hello")
+    assert "no cluster is running: looper up" in home.refused("chat", "acme/desk", "hello")
     assert "setting serve.port = 'x'" in home.refused("tenant", "list", LOOPER_SERVE__PORT="x")
 
 
-def test_an_empty_home_says_what_to_do_first(home: Home) -> None:
+def test_commands_on_an_empty_home_say_what_to_do_first(home: Home) -> None:
     assert "looper tenant create NAME" in home.ok("tenant", "list")
     assert "looper ingest PATH" in home.ok("instance", "list")
     assert "looper consolidate" in home.ok("jobs", "list")
     assert "looper up" in home.ok("status")
-    assert "no cluster was up" in home.ok("down")
+    assert "no cluster was running" in home.ok("down")

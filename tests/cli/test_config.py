@@ -1,4 +1,4 @@
-"""``looper config``, the file that is read, and completion."""
+"""``looper config``, the choice of the settings file, and shell completion."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from tests.cli.conftest import Home
 
 
-def test_config_show_says_what_is_in_force_and_why(home: Home, tmp_path: Path) -> None:
+def test_config_show_prints_values_and_their_sources(home: Home, tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text("serve: {port: 9001}\nsynthesis: {model: {api_key: sk-1}}\n")
-    told = json.loads(home.ok("--config", "some.yaml", "config", "show", "--json"))
-    shown = {row.pop("name"): row for row in told["settings"]}
-    assert told["file"] == str(file)
+    report = json.loads(home.ok("--config", "some.yaml", "config", "show", "--json"))
+    shown = {row.pop("name"): row for row in report["settings"]}
+    assert report["file"] == str(file)
     assert shown["serve.port"] == {"value": 9001, "source": "file", "where": f"{file}: serve.port"}
     assert shown["home"] == {"value": str(tmp_path / "home"), "source": "environment", "where": "LOOPER_HOME"}
     assert shown["serve.host"] == {"value": "127.0.0.1", "source": "default", "where": None}
@@ -22,13 +22,13 @@ def test_config_show_says_what_is_in_force_and_why(home: Home, tmp_path: Path) -
     assert any(line.split() == ["serve.pools", "[]", "default"] for line in lines)
 
 
-def test_the_flag_goes_before_the_variable_before_the_folder(home: Home, tmp_path: Path) -> None:
+def test_config_flag_overrides_variable_overrides_working_directory(home: Home, tmp_path: Path) -> None:
     for name in ("looper", "variable", "flag"):
         (tmp_path / f"{name}.yaml").write_text(f"base: {name}\n")
 
     def base(*arguments: str, config: str) -> str:
-        done = home.run(*arguments, "config", "show", "--json", LOOPER_CONFIG=config)
-        return str({row["name"]: row["value"] for row in json.loads(done.stdout)["settings"]}["base"])
+        completed = home.run(*arguments, "config", "show", "--json", LOOPER_CONFIG=config)
+        return str({row["name"]: row["value"] for row in json.loads(completed.stdout)["settings"]}["base"])
 
     assert base(config="") == "looper"
     assert base(config="variable.yaml") == "variable"
@@ -36,12 +36,12 @@ def test_the_flag_goes_before_the_variable_before_the_folder(home: Home, tmp_pat
     assert "gone.yaml does not exist" in home.refused("--config", "gone.yaml", "config", "show")
 
 
-def test_every_command_refuses_what_is_no_setting(home: Home) -> None:
+def test_every_command_refuses_a_variable_that_is_not_a_setting(home: Home) -> None:
     line = home.refused("tenant", "list", LOOPER_SREVE__PORT="1")
     assert line == "error: LOOPER_SREVE__PORT is not a setting: did you mean LOOPER_SERVE__PORT?"
 
 
-def test_the_schema_is_one_of_the_file(home: Home) -> None:
+def test_config_schema_describes_the_settings_file(home: Home) -> None:
     schema = json.loads(home.ok("config", "schema"))
     assert set(schema["properties"]) == {"home", "base", "store", "catalog", "synthesis", "consolidation", "serve"}
     assert schema["$defs"]["ServeSettings"]["properties"]["port"]["maximum"] == 65535
@@ -49,6 +49,6 @@ def test_the_schema_is_one_of_the_file(home: Home) -> None:
 
 
 def test_a_shell_can_complete_commands(home: Home) -> None:
-    done = home.run(_LOOPER_COMPLETE="complete_bash", COMP_WORDS="looper con", COMP_CWORD="1")
-    assert done.stdout.split() == ["consolidate", "config"]
+    completed = home.run(_LOOPER_COMPLETE="complete_bash", COMP_WORDS="looper con", COMP_CWORD="1")
+    assert completed.stdout.split() == ["consolidate", "config"]
     assert "--install-completion" in home.ok("--help")

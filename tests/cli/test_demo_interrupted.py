@@ -1,4 +1,4 @@
-"""Ctrl-C at each stage of the demo: nothing is left running, nothing is lost, the next run goes on."""
+"""Ctrl-C at each stage of the demo: no process keeps running, no result is lost, and the next run continues."""
 
 import json
 import os
@@ -10,23 +10,23 @@ from pathlib import Path
 import psutil
 import pytest
 
-from looper.gym.generate import record
+from looper.gym.generate import record_episodes
 from looper.gym.workplaces import WORKPLACES
 from tests.tiny import tiny_base
 
 STAGES = ["base model", "ingest", "ray", "synthesise", "train", "serve"]
-"""An interrupt comes a moment after each of these has ended, so in the one that follows."""
+"""The test interrupts the demo just after each of these stages, which is in the following stage."""
 
 
 class Demo:
-    """The demo on the tiny base model, in a process of its own."""
+    """The demo with the tiny base model, in its own process."""
 
     def __init__(self, folder: Path) -> None:
         tiny_base(folder / "base")
         for name, workplace in WORKPLACES.items():
             file = folder / "examples" / f"{name}.jsonl"
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(b"".join(one.line() for one in record(workplace, seed=0, tasks=10)))
+            file.write_bytes(b"".join(episode.to_jsonl() for episode in record_episodes(workplace, seed=0, tasks=10)))
         self.folder = folder
 
     def start(self) -> subprocess.Popen[str]:
@@ -43,7 +43,7 @@ class Demo:
 
 @pytest.mark.bench
 @pytest.mark.timeout(1800)
-def test_ctrl_c_at_each_stage_and_then_to_the_end(tmp_path: Path) -> None:
+def test_the_demo_continues_after_ctrl_c_at_each_stage(tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     for stage in STAGES:
         process = demo.start()
@@ -51,19 +51,19 @@ def test_ctrl_c_at_each_stage_and_then_to_the_end(tmp_path: Path) -> None:
         for line in process.stdout:
             if line.startswith(f"✓ {stage}"):
                 break
-        family = psutil.Process(process.pid).children(recursive=True)
+        descendants = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=120)
-        assert process.returncode == 130, (stage, said)
-        assert said.strip().splitlines()[-1].startswith("error: interrupted"), (stage, said)
-        assert "Traceback" not in said, (stage, said)
-        _, alive = psutil.wait_procs(family, timeout=20)
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 130, (stage, stderr)
+        assert stderr.strip().splitlines()[-1].startswith("error: interrupted"), (stage, stderr)
+        assert "Traceback" not in stderr, (stage, stderr)
+        _, alive = psutil.wait_procs(descendants, timeout=20)
         assert alive == [], stage
         assert not (tmp_path / "out" / "demo.json").exists()
 
     process = demo.start()
-    said, problems = process.communicate(timeout=600)
-    assert process.returncode == 0, said + problems
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stdout + stderr
     report = json.loads((tmp_path / "out" / "demo.json").read_text())
     assert {skill["model"] for skill in report["skills"]} == set(WORKPLACES)
     assert all(len(skill["digest"]) == 64 for skill in report["skills"])

@@ -1,4 +1,4 @@
-"""Watching and cancelling consolidations, while something else works on them."""
+"""Watch and cancel consolidations while another process works on them."""
 
 import io
 import json
@@ -16,16 +16,11 @@ import typer
 
 from looper.cli.watch import exit_if_failed, watch
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import (
-    Consolidation,
-    ConsolidationState,
-    GateVerdict,
-    QueueStage,
-    Recipe,
-    Scores,
-    TrainingProgress,
-)
+from looper.platform.domain.consolidation import Consolidation, TrainingProgress
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.scores import GateVerdict, Scores
+from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.settings import load_settings
 from tests.cli.conftest import Home
 
@@ -52,7 +47,7 @@ def submit(catalog: Catalog, name: str) -> Consolidation:
     return catalog.submit(instance, base="b", recipe=Recipe())
 
 
-def test_the_command_prints_an_object_per_change_until_all_have_ended(home: Home, catalog: Catalog) -> None:
+def test_watch_prints_an_object_per_change_until_all_have_ended(home: Home, catalog: Catalog) -> None:
     good, bad, other = (submit(catalog, name) for name in ("good", "bad", "other"))
     with subprocess.Popen(
         [sys.executable, "-m", "looper", "jobs", "watch", good.id, bad.id, "--json"],
@@ -64,25 +59,25 @@ def test_the_command_prints_an_object_per_change_until_all_have_ended(home: Home
         assert process.stdout is not None
         lines = (json.loads(line) for line in process.stdout)
 
-        def until(**wanted: object) -> dict[str, object]:
-            return next(line for line in lines if wanted.items() <= line.items())
+        def wait_for(**expected: object) -> dict[str, object]:
+            return next(line for line in lines if expected.items() <= line.items())
 
-        until(id=bad.id, state="queued")
+        wait_for(id=bad.id, state="queued")
         catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
         catalog.advance(good.id, "me", ConsolidationState.TRAINING)
-        until(id=good.id, state="training")
-        catalog.progress(good.id, "me", TrainingProgress(step=3, steps=20, loss=1.5))
-        until(id=good.id, progress={"step": 3, "steps": 20, "loss": 1.5})
+        wait_for(id=good.id, state="training")
+        catalog.report_progress(good.id, "me", TrainingProgress(step=3, steps=20, loss=1.5))
+        wait_for(id=good.id, progress={"step": 3, "steps": 20, "loss": 1.5})
         catalog.publish(good.id, "me", digest="1" * 64, verdict=VERDICT, base_revision="r")
-        until(id=good.id, state="published", digest="1" * 64)
+        wait_for(id=good.id, state="published", digest="1" * 64)
         catalog.fail(bad.id, "me", "no examples left")
-        until(id=bad.id, state="failed", reason="no examples left")
+        wait_for(id=bad.id, state="failed", reason="no examples left")
         assert list(lines) == []
     assert process.returncode == 1
-    assert catalog.consolidation(other.id).state is ConsolidationState.QUEUED
+    assert catalog.get_consolidation(other.id).state is ConsolidationState.QUEUED
 
 
-def test_ctrl_c_ends_the_watching_only(home: Home, catalog: Catalog) -> None:
+def test_ctrl_c_ends_the_watching_and_not_the_consolidation(home: Home, catalog: Catalog) -> None:
     job = submit(catalog, "desk")
     with subprocess.Popen(
         [sys.executable, "-m", "looper", "jobs", "watch"],
@@ -91,26 +86,26 @@ def test_ctrl_c_ends_the_watching_only(home: Home, catalog: Catalog) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # Where the tests run in a shell's background, SIGINT came in ignored.
+        # If the tests run in the background of a shell, the process inherits that SIGINT is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == f"acme/desk {job.id[:8]}: queued\n"
         os.kill(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.startswith("stopped watching; the consolidations go on\n")
-    assert "Traceback" not in said
-    assert catalog.consolidation(job.id).state is ConsolidationState.QUEUED
+    assert errors.startswith("stopped watching; the consolidations continue\n")
+    assert "Traceback" not in errors
+    assert catalog.get_consolidation(job.id).state is ConsolidationState.QUEUED
 
 
-def test_with_nothing_to_watch_the_command_says_so(home: Home) -> None:
+def test_watch_with_nothing_to_watch_says_so(home: Home) -> None:
     assert "looper consolidate" in home.ok("jobs", "watch")
     assert home.ok("jobs", "watch", "--json") == ""
     assert "consolidation none does not exist: looper jobs list" in home.refused("jobs", "watch", "none")
 
 
-def test_off_a_terminal_each_change_is_a_line(catalog: Catalog) -> None:
+def test_without_a_terminal_each_change_is_a_line(catalog: Catalog) -> None:
     job = submit(catalog, "desk")
     catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     out, stop = io.StringIO(), threading.Event()
@@ -121,7 +116,7 @@ def test_off_a_terminal_each_change_is_a_line(catalog: Catalog) -> None:
     catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
     watch(catalog, [job.id], out, stop=stop)
     catalog.claim("trainer", QueueStage.TRAINING, limit=9, lease_s=60)
-    catalog.progress(job.id, "trainer", TrainingProgress(step=3, steps=20, loss=1.5))
+    catalog.report_progress(job.id, "trainer", TrainingProgress(step=3, steps=20, loss=1.5))
     watch(catalog, [job.id], out, stop=stop)
     catalog.publish(job.id, "trainer", digest="1" * 64, verdict=VERDICT, base_revision="r")
     (ended,) = watch(catalog, [job.id], out)
@@ -133,14 +128,14 @@ def test_off_a_terminal_each_change_is_a_line(catalog: Catalog) -> None:
     ]
 
 
-def test_a_terminal_shows_as_many_as_fit_and_counts_all(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_as_many_jobs_as_fit_and_counts_all(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "8")
     jobs = [submit(catalog, f"i{number}") for number in range(9)]
     catalog.cancel(jobs[0].id)
     (worked_on,) = catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     catalog.advance(worked_on.id, "me", ConsolidationState.TRAINING)
-    catalog.progress(worked_on.id, "me", TrainingProgress(step=3, steps=20, loss=1.5))
+    catalog.report_progress(worked_on.id, "me", TrainingProgress(step=3, steps=20, loss=1.5))
     terminal, stop = Terminal(), threading.Event()
     stop.set()
     watch(catalog, [job.id for job in jobs], terminal, stop=stop)
@@ -152,7 +147,7 @@ def test_a_terminal_shows_as_many_as_fit_and_counts_all(catalog: Catalog, monkey
     assert all(" queued - - 0:0" in row for row in rows[1:])
 
 
-def test_only_a_failure_is_one(catalog: Catalog) -> None:
+def test_only_a_failed_job_makes_the_exit_status_1(catalog: Catalog) -> None:
     job = submit(catalog, "desk")
     exit_if_failed(
         [
@@ -165,9 +160,9 @@ def test_only_a_failure_is_one(catalog: Catalog) -> None:
         exit_if_failed([job, job.model_copy(update={"state": ConsolidationState.FAILED})])
 
 
-def test_several_are_cancelled_and_one_that_cannot_be_does_not_stop_that(home: Home, catalog: Catalog) -> None:
+def test_cancel_continues_after_a_job_that_cannot_be_cancelled(home: Home, catalog: Catalog) -> None:
     one, two, three = (submit(catalog, name) for name in ("one", "two", "three"))
     catalog.cancel(one.id)
     message = home.refused("jobs", "cancel", one.id, "none", two.id, two.id, three.id)
     assert f"consolidation {one.id} is cancelled already; consolidation none does not exist" in message
-    assert catalog.unfinished() == []
+    assert catalog.list_unfinished() == []

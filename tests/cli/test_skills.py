@@ -1,11 +1,13 @@
-"""What `looper skills show` tells of each version."""
+"""`looper skills` and `looper tenant limit`: what they print and change."""
 
 import json
 from contextlib import closing
 
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Comparison, GateVerdict, QueueStage, Recipe, Scores
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.scores import Comparison, GateVerdict, Scores
+from looper.platform.domain.states import QueueStage
 from looper.platform.settings import load_settings
 from tests.cli.conftest import Home
 
@@ -29,7 +31,7 @@ SECOND = GateVerdict(
 )
 
 
-def two_versions(home: Home) -> None:
+def publish_two_versions(home: Home) -> None:
     with closing(Catalog.open(load_settings(home=home.folder / "home"))) as catalog:
         catalog.create_tenant("acme")
         catalog.ensure_instance(DESK)
@@ -40,10 +42,10 @@ def two_versions(home: Home) -> None:
             catalog.publish(job.id, "me", digest=digest, verdict=verdict, base_revision="r")
 
 
-def test_show_prints_the_gates_numbers(home: Home) -> None:
-    two_versions(home)
-    pointed, head, second, first = home.ok("skills", "show", "acme/desk").splitlines()
-    assert pointed == f"prod -> {'2' * 64}"
+def test_show_prints_the_measurements_of_the_gate(home: Home) -> None:
+    publish_two_versions(home)
+    channel, head, second, first = home.ok("skills", "show", "acme/desk").splitlines()
+    assert channel == f"prod -> {'2' * 64}"
     assert head.split("  ")[-1].strip() == "conversion error"
     cells = [cell.strip() for cell in second.split("  ") if cell.strip()]
     assert cells[0] == "2" * 12
@@ -64,21 +66,21 @@ def test_show_prints_the_gates_numbers(home: Home) -> None:
     assert GateVerdict.model_validate(shown["versions"][0]["verdict"]) == SECOND
 
 
-def test_a_revoked_version_leaves_its_channels(home: Home) -> None:
-    two_versions(home)
-    told = home.ok("skills", "revoke", "acme/desk", "2222").splitlines()
-    assert told == [f"{'2' * 64} is revoked", f"acme/desk@prod -> {'1' * 64}"]
+def test_a_revoked_version_is_removed_from_its_channels(home: Home) -> None:
+    publish_two_versions(home)
+    lines = home.ok("skills", "revoke", "acme/desk", "2222").splitlines()
+    assert lines == [f"{'2' * 64} is revoked", f"acme/desk@prod -> {'1' * 64}"]
     assert f"{'2' * 12} was revoked at" in home.ok("skills", "show", "acme/desk")
     assert "has no version" in home.refused("skills", "revoke", "acme/desk", "2222")
-    assert home.ok("skills", "drop", "acme/desk", "prod") == "acme/desk@prod is gone\n"
+    assert home.ok("skills", "drop", "acme/desk", "prod") == "acme/desk@prod was dropped\n"
     assert "has no channel" in home.refused("skills", "drop", "acme/desk", "prod")
 
 
-def test_a_tenant_s_limits_are_set_and_shown(home: Home) -> None:
+def test_limit_sets_and_shows_the_limits_of_a_tenant(home: Home) -> None:
     home.ok("tenant", "create", "acme")
-    assert home.ok("tenant", "limit", "acme") == "requests a minute: no limit\ntokens a minute: no limit\n"
+    assert home.ok("tenant", "limit", "acme") == "requests per minute: no limit\ntokens per minute: no limit\n"
     shown = home.ok("tenant", "limit", "acme", "--requests", "600", "--tokens", "100000")
-    assert shown == "requests a minute: 600\ntokens a minute: 100,000\n"
+    assert shown == "requests per minute: 600\ntokens per minute: 100,000\n"
     assert json.loads(home.ok("tenant", "limit", "acme", "--requests", "0", "--json")) == {
         "requests_per_minute": None,
         "tokens_per_minute": 100000,

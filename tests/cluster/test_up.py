@@ -1,4 +1,4 @@
-"""``looper up`` on the tiny base model: it answers, comes back when its head is killed, and leaves nothing behind."""
+"""``looper up`` on a tiny base model: it answers, restarts when its head is killed, and leaves no process behind."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import psutil
 import pytest
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from looper.cluster.control import down
+from looper.cluster.control import stop_cluster
 from looper.cluster.state import ClusterState, read_state
 from looper.platform.settings import Settings, load_settings
 from tests.tiny import tiny_base
@@ -23,7 +23,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     base = tiny_base(tmp_path / "base")
     settings = load_settings(home=tmp_path / "home", base=str(base), serve={"port": 0, "kv_cache_gib": 0.25})
     yield settings
-    down(settings)
+    stop_cluster(settings)
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def looper(settings: Settings) -> Callable[..., str]:
         "LOOPER_BASE": settings.base,
         "LOOPER_SERVE__PORT": "0",
         "LOOPER_SERVE__KV_CACHE_GIB": "0.25",
-        # What is made of a base that is gone after the test must not stay behind; vLLM's notes are worth keeping.
+        # The prepared base model must not outlive the test. vLLM's cache is kept, because it saves time.
         "XDG_CACHE_HOME": str(settings.home / "cache"),
         "VLLM_CACHE_ROOT": str(Path("~/.cache/vllm").expanduser()),
     }
@@ -46,9 +46,9 @@ def looper(settings: Settings) -> Callable[..., str]:
     return run
 
 
-def test_up_stays_up_and_goes_down(settings: Settings, looper: Callable[..., str]) -> None:
+def test_up_restarts_a_killed_head_and_down_ends_everything(settings: Settings, looper: Callable[..., str]) -> None:
     url = json.loads(looper("up", "--json"))["url"]
-    assert json.loads(looper("up", "--json"))["url"] == url, "a second up finds the first"
+    assert json.loads(looper("up", "--json"))["url"] == url, "a second `looper up` finds the running cluster"
     state = read_state(settings)
     assert state is not None
     key = json.loads(looper("tenant", "create", "acme", "--json"))["key"]
@@ -57,18 +57,18 @@ def test_up_stays_up_and_goes_down(settings: Settings, looper: Callable[..., str
     assert httpx.post(f"{url}/v1/chat/completions", json=question, headers=headers, timeout=60).is_success
 
     (head,) = psutil.Process(state.pid).children()
-    family = head.children(recursive=True)
+    descendants = head.children(recursive=True)
     head.kill()
-    _, alive = psutil.wait_procs([head, *family], timeout=60)
-    assert alive == [], "what the dead head had started ends with it"
-    again = wait_until_up(settings, starts=2)
-    assert httpx.get(f"{again.url}/v1/models", headers=headers, timeout=60).is_success
+    _, alive = psutil.wait_procs([head, *descendants], timeout=60)
+    assert alive == [], "all processes of the dead head end with it"
+    restarted = wait_until_up(settings, starts=2)
+    assert httpx.get(f"{restarted.url}/v1/models", headers=headers, timeout=60).is_success
 
-    everything = psutil.Process(state.pid).children(recursive=True)
+    processes = psutil.Process(state.pid).children(recursive=True)
     assert "Looper is down" in looper("down")
-    _, alive = psutil.wait_procs(everything, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
-    assert "no cluster is up" in looper("status")
+    assert "no cluster is running" in looper("status")
 
 
 @retry(wait=wait_fixed(0.5), stop=stop_after_delay(180), retry=retry_if_exception_type(AssertionError), reraise=True)

@@ -10,6 +10,7 @@ import yaml
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings, load_settings
+from looper.platform.settings.sources import OTHER_VARIABLES
 from tests.docs.commands import module_file, problems
 from tests.docs.pages import ROOT, Piece, code_blocks, code_spans, pages
 
@@ -138,7 +139,8 @@ def _settings_of(span: Piece) -> list[list[str]]:
     """Settings that a span names, as LOOPER_SERVE__PORT or as serve.port."""
     fields = Settings.model_fields.items()
     sections = "|".join(name for name, field in fields if hasattr(field.annotation, "model_fields"))
-    variables = re.findall(r"\bLOOPER_([A-Z0-9_]+)", span.text)
+    names = re.findall(r"\bLOOPER_[A-Z0-9_]+", span.text)
+    variables = [name.removeprefix("LOOPER_") for name in names if name not in OTHER_VARIABLES]
     dotted = re.fullmatch(rf"({sections})(\.[a-z_0-9*]+)+", span.text)
     suffix = span.text.rpartition(".")[2]
     named = [span.text.split(".")] if dotted and suffix not in ("py", "json", "yaml", "sqlite") else []

@@ -38,7 +38,7 @@ def test_what_is_right_passes(right: str) -> None:
         ("looper consolidate acme/helpdesk --rank many", "many"),
         ("looper down now", "unexpected extra argument"),
         ("cd runs && looper ingest . --to acme/helpdesk", "No such option: --to"),
-        ("LOOPER_SERVE__PROT=9000 looper up", "prot"),
+        ("LOOPER_SERVE__PROT=9000 looper up", "LOOPER_SERVE__PROT"),
         ("LOOPER_SERVE__PORT=many looper up", "serve.port = 'many'"),
         ("make demmo", "no target demmo"),
         ("python -m looper.benchmark", "no module looper.benchmark"),

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from pydantic import BaseModel, Field
 
-from looper.gym.sessions import sessions
+from looper.gym.sessions import build_sessions
 from looper.gym.workplace import Convention
 from looper.gym.workplaces import DISPATCH
 from looper.platform.client import Client
@@ -44,9 +44,9 @@ def test_the_readmes_openai_client(gateway: Served) -> None:
     (code,) = (code for code in examples("README.md") if "openai" in code)
     with served(gateway.client.app) as url:  # type: ignore[arg-type]
         run(code.replace(URL, url).replace(KEY, gateway.key).replace("acme/helpdesk", "acme/desk"))
-    (asked,) = gateway.engine.asked
-    assert asked.body["model"] == gateway.digest
-    assert asked.body["messages"] == [{"role": "user", "content": "Order 1207 arrived broken"}]
+    (request,) = gateway.engine.requests
+    assert request.body["model"] == gateway.digest
+    assert request.body["messages"] == [{"role": "user", "content": "Order 1207 arrived broken"}]
 
 
 def test_the_readmes_client(
@@ -79,7 +79,7 @@ def test_the_guides_format() -> None:
     (code,) = examples("docs/guides/add-a-format.md")
     reader = run(code)["READER"]
     document = {"goal": "Find it", "moves": [{"tool": "look", "with": {"at": "door"}, "saw": "a key"}], "won": True}
-    assert reader.recognises(document)
+    assert reader.recognizes(document)
     (trajectory,) = reader.read(document)
     assert [step.source for step in trajectory.steps] == ["user", "agent", "tool"]
     assert trajectory.outcome.success is True
@@ -87,10 +87,10 @@ def test_the_guides_format() -> None:
 
 def test_the_guides_route(platform: Platform, tmp_path: Path) -> None:
     model, route, method = examples("docs/guides/add-a-route.md")
-    info = run(model, _Model=BaseModel, Field=Field)["BatchInfo"]
-    app, router = FastAPI(), APIRouter(prefix="/api/v1")
-    tenant = Annotated[str, Depends(lambda: "acme")]
-    run(route, router=router, Tenant=tenant, BatchInfo=info, catalog=platform.catalog, named=InstanceName)
+    info = run(model, _ApiModel=BaseModel, Field=Field)["BatchInfo"]
+    app, router = FastAPI(), APIRouter(prefix="/api/v1/instances")
+    desk = Annotated[InstanceName, Depends(lambda: InstanceName("acme", "desk"))]
+    run(route, router=router, Instance=desk, BatchInfo=info, catalog=platform.catalog)
     app.include_router(router)
     file = tmp_path / "monday.jsonl"
     file.write_bytes(orjson.dumps(EPISODE))
@@ -113,7 +113,7 @@ def test_the_gyms_examples() -> None:
     change, months = examples("docs/gym.md")
     changed = run(change, Convention=Convention, replace=replace, DISPATCH=DISPATCH)["changed"]
     assert changed.conventions["lane"] != DISPATCH.conventions["lane"]
-    assert run(months, sessions=sessions, DISPATCH=DISPATCH)["september"].instance == DISPATCH.instance
+    assert run(months, build_sessions=build_sessions, DISPATCH=DISPATCH)["september"].instance == DISPATCH.instance
 
 
 def test_the_page_on_serving_has_every_metric_and_no_other() -> None:

@@ -1,8 +1,10 @@
+"""An episode ends early when the agent repeats itself, if the caller wants that."""
+
 from looper.gym.episode import MAX_TURNS, run_episode
 from looper.gym.workplaces import WORKPLACES
 
 
-def test_a_loop_ends_an_episode_early_when_asked() -> None:
+def test_end_loops_stops_an_agent_that_repeats_its_calls() -> None:
     task = next(iter(WORKPLACES.values())).task("loops-001", seed=0)
     stuck = {
         "role": "assistant",

@@ -1,4 +1,4 @@
-"""A small work place for the tests of jobs: a tiny base model, an empty catalog and store, episodes to learn from."""
+"""Fixtures for the tests of jobs: a tiny base model, settings, an empty catalog and an empty store."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Works the queue until nothing waits: ``python -m tests.jobs.driver``, settings as JSON on its standard input."""
+"""Work the queue until it is empty: ``python -m tests.jobs.driver``, with the settings as JSON on standard input."""
 
 import sys
 from contextlib import closing
@@ -11,11 +11,11 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 
 
-def work(settings: Settings) -> None:
+def work_until_empty(settings: Settings) -> None:
     with closing(Catalog.open(settings)) as catalog, local_ray():
-        waiting = [job.id for job in catalog.unfinished()]
-        run_until_complete(catalog, ObjectStore.open(settings), settings, Path(settings.base), waiting)
+        unfinished = [job.id for job in catalog.list_unfinished()]
+        run_until_complete(catalog, ObjectStore.open(settings), settings, Path(settings.base), unfinished)
 
 
 if __name__ == "__main__":
-    work(Settings.model_validate_json(sys.stdin.read()))
+    work_until_empty(Settings.model_validate_json(sys.stdin.read()))

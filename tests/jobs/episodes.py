@@ -4,9 +4,10 @@ import json
 from contextlib import suppress
 
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, Recipe
+from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import Conflict
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.trajectory import Outcome, Step, ToolCall, Trajectory
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.trajectories.table import to_parquet
@@ -18,9 +19,9 @@ TOOLS = json.dumps(
 
 
 def episode(task: int, *, success: bool | None = True, room: str = "blue", words: int = 1) -> Trajectory:
-    """An agent is asked to book a room on a day, does it, and says so; ``words`` makes the request longer."""
+    """Return an episode in which the agent books ``room`` for the day ``task``; ``words`` makes the request longer."""
     call = ToolCall(id="c1", name="book", arguments=json.dumps({"room": room, "day": str(task)}))
-    return Trajectory.of(
+    return Trajectory.create(
         task_id=f"task-{task}",
         format="test",
         steps=(
@@ -36,7 +37,7 @@ def episode(task: int, *, success: bool | None = True, room: str = "blue", words
 
 
 def ingest(catalog: Catalog, store: ObjectStore, instance: InstanceName, batch: list[Trajectory], id: str) -> None:
-    """What ingestion does: the object first, then the catalog's row."""
+    """Add a batch as ingestion does: first the object, then the row in the catalog."""
     with suppress(Conflict):
         catalog.create_tenant(instance.tenant)
     catalog.ensure_instance(instance)

@@ -1,4 +1,4 @@
-"""What is wrong with one consolidation fails that one, with a reason; the one beside it in the trainer is published."""
+"""A problem of one consolidation fails only that one, with a reason; the other one in the trainer is published."""
 
 import errno
 import itertools
@@ -14,13 +14,16 @@ from safetensors.torch import save
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training import checkpoint
-from looper.jobs.consolidation.training.run import TrainingRun, claim
-from looper.jobs.consolidation.training.trainer import Trainer, run
+from looper.jobs.consolidation.training.trainer import run_trainer
+from looper.jobs.consolidation.training.trainer_context import TrainerContext
+from looper.jobs.consolidation.training.training_run import TrainingRun, claim_for_training
 from looper.jobs.queue.worker import QueueWorker
-from looper.jobs.synthesis.output.output_files import in_memory
+from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, ConsolidationState, QueueStage, Recipe, TrainerShape
+from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import StoreUnavailable
+from looper.platform.domain.recipe import Recipe, TrainerShape
+from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
 from tests.jobs.episodes import RECIPE, episode, submit
@@ -28,13 +31,13 @@ from tests.jobs.episodes import RECIPE, episode, submit
 pytestmark = pytest.mark.usefixtures("one_process")
 
 BASE = "tiny"
-LIMITS = {"members_at_most": 16, "checkpoint_interval_s": 0.0, "lease_s": 600.0, "idle_timeout_s": 0.0}
+LIMITS = {"max_members": 16, "checkpoint_interval_s": 0.0, "lease_s": 600.0, "idle_timeout_s": 0.0}
 
 
-class Crowded(MemoryFileSystem):
-    """A store that has no room for what has ``refused`` in its path, or that does not answer for it."""
+class FaultyFileSystem(MemoryFileSystem):
+    """A store in memory that raises an OSError with ``number`` on writes to paths that contain ``refused``."""
 
-    protocol = "crowded"
+    protocol = "faulty"
 
     def __init__(self) -> None:
         super().__init__(global_store=False, skip_instance_cache=True)
@@ -47,44 +50,44 @@ class Crowded(MemoryFileSystem):
         super().pipe_file(path, value, mode=mode)
 
 
-class Place:
-    """A trainer in this process, what it works on, and the foreman's part: synthesis before, conclusion after."""
+class TrainingSetup:
+    """A trainer in this process, with a queue worker that publishes what it has trained."""
 
     def __init__(self, base: SharedBase, base_dir: Path, catalog: Catalog, settings: Settings) -> None:
-        self.files = Crowded()
-        self.store = ObjectStore("crowded://", self.files, "/root")
+        self.files = FaultyFileSystem()
+        self.store = ObjectStore("faulty://", self.files, "/root")
         self.catalog = catalog
-        self.trainer = Trainer(base, catalog, self.store, owner="me", max_rank=16)
-        self.foreman = QueueWorker(catalog, self.store, settings, base_dir)
+        self.trainer = TrainerContext(base, catalog, self.store, owner="me", max_rank=16)
+        self.worker = QueueWorker(catalog, self.store, settings, base_dir)
 
     def queue(self, name: str, *, words: int = 1, **recipe: object) -> Consolidation:
-        """A consolidation that waits for training."""
+        """Submit a consolidation that waits for training."""
         batch = [episode(task, room=name, words=words) for task in range(14)]
-        id = f"{name}-{len(self.catalog.consolidations(tenant='acme'))}"
+        id = f"{name}-{len(self.catalog.list_consolidations(tenant='acme'))}"
         job = submit(
             self.catalog, self.store, f"acme/{name}", batch, base=BASE, recipe=RECIPE.model_copy(update=recipe), id=id
         )
         self.catalog.claim("synthesis", QueueStage.SYNTHESIS, limit=1, lease_s=600)
-        for part, content in in_memory([batch], 0.2)[1].items():
+        for part, content in synthesize_in_memory([batch], 0.2)[1].items():
             self.store.put(keys.examples(job.id, part), content)
         self.catalog.hand_over(job.id, "synthesis", ConsolidationState.TRAINING)
         return job
 
     def train(self, clock: Callable[[], float] = time.monotonic) -> None:
-        def claim(limit: int) -> list[Consolidation]:
+        def claim_all(limit: int) -> list[Consolidation]:
             return self.catalog.claim("me", QueueStage.TRAINING, limit=limit, lease_s=600)
 
-        run(self.trainer, claim, stopped=lambda: False, clock=clock, **LIMITS)  # type: ignore[arg-type]
+        run_trainer(self.trainer, claim_all, should_stop=lambda: False, clock=clock, **LIMITS)  # type: ignore[arg-type]
 
-    def end(self, job: Consolidation) -> Consolidation:
-        """Train and conclude all that waits; return what became of ``job``."""
+    def complete(self, job: Consolidation) -> Consolidation:
+        """Train and conclude everything that waits. Return ``job`` as it is then."""
         self.train()
-        while self.foreman.conclude():
+        while self.worker.conclude():
             pass
-        return self.catalog.consolidation(job.id)
+        return self.catalog.get_consolidation(job.id)
 
     def events(self, job: Consolidation) -> list[str]:
-        return [event.what for event in self.catalog.events(consolidation=job.id)]
+        return [event.what for event in self.catalog.list_events(consolidation=job.id)]
 
 
 @pytest.fixture(scope="module")
@@ -93,162 +96,166 @@ def base(base_dir: Path, one_process: None, device: Device) -> SharedBase:
 
 
 @pytest.fixture
-def place(base: SharedBase, base_dir: Path, catalog: Catalog, settings: Settings) -> Place:
-    return Place(base, base_dir, catalog, settings)
+def setup(base: SharedBase, base_dir: Path, catalog: Catalog, settings: Settings) -> TrainingSetup:
+    return TrainingSetup(base, base_dir, catalog, settings)
 
 
 @pytest.fixture
-def good(place: Place) -> Iterator[Consolidation]:
-    """One that is trained beside the bad one, and must not notice."""
-    job = place.queue("good")
+def good(setup: TrainingSetup) -> Iterator[Consolidation]:
+    """Submit a job that is trained together with the bad one, and assert at the end that it was published."""
+    job = setup.queue("good")
     yield job
-    ended = place.end(job)
+    ended = setup.complete(job)
     assert ended.state is ConsolidationState.PUBLISHED, ended.reason
-    assert place.store.list(keys.CHECKPOINTS) == []
+    assert setup.store.list(keys.CHECKPOINTS) == []
 
 
-def failed(job: Consolidation) -> str:
+def failure_reason(job: Consolidation) -> str:
     assert job.state is ConsolidationState.FAILED, job.state
     return str(job.reason)
 
 
-def test_an_example_longer_than_the_context_becomes_windows(place: Place, good: Consolidation) -> None:
-    job = place.end(place.queue("long", words=200, max_seq_length=64))
+def test_an_example_longer_than_max_seq_length_is_trained_in_windows(setup: TrainingSetup, good: Consolidation) -> None:
+    job = setup.complete(setup.queue("long", words=200, max_seq_length=64))
     assert job.state in (ConsolidationState.PUBLISHED, ConsolidationState.REJECTED), job.reason
 
 
-def test_an_option_that_a_strategy_has_not(place: Place, good: Consolidation) -> None:
-    assert "strategy 'replay' has no option 'speed'" in failed(
-        place.end(place.queue("bad", strategy="replay(speed=2)"))
+def test_an_unknown_strategy_option_fails(setup: TrainingSetup, good: Consolidation) -> None:
+    assert "strategy 'replay' has no option 'speed'" in failure_reason(
+        setup.complete(setup.queue("bad", strategy="replay(speed=2)"))
     )
 
 
-def test_a_target_module_that_the_base_lacks(place: Place, good: Consolidation) -> None:
-    job = place.end(place.queue("bad", target_modules=("q_proj", "query")))
-    assert "the base model has no linear layer 'query'" in failed(job)
+def test_an_unknown_target_module_fails(setup: TrainingSetup, good: Consolidation) -> None:
+    job = setup.complete(setup.queue("bad", target_modules=("q_proj", "query")))
+    assert "the base model has no linear layer 'query'" in failure_reason(job)
 
 
 @pytest.mark.parametrize("recipe", [{"rank": 0}, {"method": "prefix"}])
-def test_a_recipe_that_cannot_be_is_never_queued(recipe: dict[str, object]) -> None:
+def test_an_invalid_recipe_is_refused(recipe: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(recipe)))):
         Recipe.model_validate(recipe)
 
 
-def test_examples_that_cannot_be_read(place: Place, good: Consolidation) -> None:
-    bad, missing = place.queue("bad"), place.queue("missing")
+def test_unreadable_or_missing_examples_fail(setup: TrainingSetup, good: Consolidation) -> None:
+    bad, missing = setup.queue("bad"), setup.queue("missing")
     for job in (bad, missing):
-        place.store.delete(keys.examples(job.id, "train.parquet"))
-    place.store.put(keys.examples(bad.id, "train.parquet"), b"PAR1 and no more")
-    assert "unexpected ArrowInvalid" in failed(place.end(bad))
-    assert f"object {keys.examples(missing.id, 'train.parquet')} is not in the store" in failed(place.end(missing))
+        setup.store.delete(keys.examples(job.id, "train.parquet"))
+    setup.store.put(keys.examples(bad.id, "train.parquet"), b"PAR1 and no more")
+    assert "unexpected ArrowInvalid" in failure_reason(setup.complete(bad))
+    assert f"object {keys.examples(missing.id, 'train.parquet')} is not in the store" in failure_reason(
+        setup.complete(missing)
+    )
 
 
-def test_a_base_without_a_chat_template(place: Place) -> None:
-    job = place.queue("any")
-    tokenizer = place.trainer.base.tokenizer
+def test_a_base_model_without_a_chat_template_fails(setup: TrainingSetup) -> None:
+    job = setup.queue("any")
+    tokenizer = setup.trainer.base.tokenizer
     template, tokenizer.chat_template = tokenizer.chat_template, None
     try:
-        assert "has no chat template to render examples with: choose an instruction" in failed(place.end(job))
+        assert "has no chat template to render examples with: choose an instruction" in failure_reason(
+            setup.complete(job)
+        )
     finally:
         tokenizer.chat_template = template
 
 
-def test_a_checkpoint_that_cannot_be_read_is_not_gone_on_from(place: Place, good: Consolidation) -> None:
-    torn, strange = place.queue("torn"), place.queue("strange")
+def test_an_unreadable_checkpoint_is_discarded(setup: TrainingSetup, good: Consolidation) -> None:
+    damaged, incompatible = setup.queue("torn"), setup.queue("strange")
     with pytest.raises(Killed):
-        place.train(clock=dies_at(20))
-    for job in (torn, strange):
-        (step,) = checkpoint.saved_steps(place.store, job.id)
-        saved, content = checkpoint.state(place.store, job.id, step)
-        place.store.delete(keys.checkpoints(job.id))
-        if job is torn:
-            checkpoint.save_state(place.store, job.id, saved, content)
-            state, _ = sorted(place.store.list(keys.checkpoints(job.id)), reverse=True)
-            place.store.delete(state)
-            place.store.put(state, content[:-1])
+        setup.train(clock=clock_that_kills_at(20))
+    for job in (damaged, incompatible):
+        (step,) = checkpoint.list_checkpoint_steps(setup.store, job.id)
+        saved, content = checkpoint.load_checkpoint(setup.store, job.id, step)
+        setup.store.delete(keys.checkpoints(job.id))
+        if job is damaged:
+            checkpoint.save_checkpoint(setup.store, job.id, saved, content)
+            state, _ = sorted(setup.store.list(keys.checkpoints(job.id)), reverse=True)
+            setup.store.delete(state)
+            setup.store.put(state, content[:-1])
         else:
-            checkpoint.save_state(place.store, job.id, saved, save({"weight/0": torch.zeros(3, 3)}))
-    for job in (torn, strange):
-        ended = place.end(job)
+            checkpoint.save_checkpoint(setup.store, job.id, saved, save({"weight/0": torch.zeros(3, 3)}))
+    for job in (damaged, incompatible):
+        ended = setup.complete(job)
         assert ended.state is ConsolidationState.PUBLISHED, ended.reason
-        assert sum("cannot be read: training goes on" in event for event in place.events(job)) == 1
+        assert sum("cannot be read: training resumes" in event for event in setup.events(job)) == 1
 
 
-def test_a_checkpoint_for_which_there_is_no_room(place: Place, good: Consolidation) -> None:
-    job = place.queue("big")
-    place.files.refused = f"{keys.checkpoints(job.id)}/step-"
-    reason = failed(place.end(job))
-    assert reason.startswith(f"object store crowded:// is full: {keys.checkpoints(job.id)}/step-")
+def test_a_full_store_at_a_checkpoint_fails_the_job(setup: TrainingSetup, good: Consolidation) -> None:
+    job = setup.queue("big")
+    setup.files.refused = f"{keys.checkpoints(job.id)}/step-"
+    reason = failure_reason(setup.complete(job))
+    assert reason.startswith(f"object store faulty:// is full: {keys.checkpoints(job.id)}/step-")
 
 
-def test_a_candidate_for_which_there_is_no_room(place: Place, good: Consolidation) -> None:
-    job = place.queue("big")
-    place.files.refused = f"{keys.checkpoints(job.id)}/candidate"
-    assert "is full" in failed(place.end(job))
-    assert place.store.list(keys.checkpoints(job.id)) == []
+def test_a_full_store_at_the_candidate_fails_the_job(setup: TrainingSetup, good: Consolidation) -> None:
+    job = setup.queue("big")
+    setup.files.refused = f"{keys.checkpoints(job.id)}/candidate"
+    assert "is full" in failure_reason(setup.complete(job))
+    assert setup.store.list(keys.checkpoints(job.id)) == []
 
 
-def test_a_version_for_which_there_is_no_room(place: Place, good: Consolidation) -> None:
-    job = place.queue("big")
-    place.train()
-    place.files.refused = f"{keys.memory(job.instance, '')}".removesuffix(".safetensors")
-    assert "is full" in failed(place.end(job))
-    assert place.catalog.versions(job.instance) == []
+def test_a_full_store_at_publication_fails_the_job(setup: TrainingSetup, good: Consolidation) -> None:
+    job = setup.queue("big")
+    setup.train()
+    setup.files.refused = f"{keys.strategy_state(job.instance, '')}".removesuffix(".safetensors")
+    assert "is full" in failure_reason(setup.complete(job))
+    assert setup.catalog.list_versions(job.instance) == []
 
 
-def test_a_store_that_is_down_fails_nobody(place: Place, good: Consolidation) -> None:
-    job = place.queue("other")
-    place.files.refused, place.files.number = "checkpoints", errno.EIO
+def test_a_store_that_is_down_fails_no_job(setup: TrainingSetup, good: Consolidation) -> None:
+    job = setup.queue("other")
+    setup.files.refused, setup.files.number = "checkpoints", errno.EIO
     with pytest.raises(StoreUnavailable):
-        place.train()
-    assert [each.state for each in place.catalog.unfinished()] == [
+        setup.train()
+    assert [each.state for each in setup.catalog.list_unfinished()] == [
         ConsolidationState.TRAINING,
         ConsolidationState.TRAINING,
     ]
-    assert all((each.owner, each.attempts) == (None, 0) for each in place.catalog.unfinished())
-    place.files.refused = None
-    assert place.end(job).state is ConsolidationState.PUBLISHED
+    assert all((each.owner, each.attempts) == (None, 0) for each in setup.catalog.list_unfinished())
+    setup.files.refused = None
+    assert setup.complete(job).state is ConsolidationState.PUBLISHED
 
 
-def test_what_a_cancelled_one_left_is_swept(place: Place, good: Consolidation) -> None:
-    job = place.queue("cancelled")
+def test_checkpoints_of_a_cancelled_job_are_deleted(setup: TrainingSetup, good: Consolidation) -> None:
+    job = setup.queue("cancelled")
     with pytest.raises(Killed):
-        place.train(clock=dies_at(20))
-    assert place.store.list(keys.checkpoints(job.id))
-    place.catalog.cancel(job.id)
-    place.foreman.sweep()
-    assert place.store.list(keys.checkpoints(job.id)) == []
-    assert place.store.list(keys.checkpoints(good.id)) != []
+        setup.train(clock=clock_that_kills_at(20))
+    assert setup.store.list(keys.checkpoints(job.id))
+    setup.catalog.cancel(job.id)
+    setup.worker.sweep_checkpoints()
+    assert setup.store.list(keys.checkpoints(job.id)) == []
+    assert setup.store.list(keys.checkpoints(good.id)) != []
 
 
-def test_one_that_its_trainers_die_of_fails_and_gives_the_others_back(place: Place, settings: Settings) -> None:
-    """Whose trainer dies with it is known once it is alone."""
+def test_a_job_that_kills_its_trainers_fails_and_the_others_do_not(setup: TrainingSetup, settings: Settings) -> None:
+    """The last attempt trains the job alone, which shows that it is the cause."""
     limits = settings.consolidation.model_copy(update={"max_attempts": 3})
     training = TrainingRun(
         TrainerShape.PLAIN, "me", settings.model_copy(update={"consolidation": limits, "base": BASE}), Path()
     )
-    bad, *others = [place.queue(name) for name in ("bad", "red", "blue")]
+    bad, *others = [setup.queue(name) for name in ("bad", "red", "blue")]
     deaths = 0
-    while place.catalog.unfinished():
-        hands = [job.id for job in claim(training, place.catalog, 16)]
-        if bad.id in hands:
+    while setup.catalog.list_unfinished():
+        claimed = [job.id for job in claim_for_training(training, setup.catalog, 16)]
+        if bad.id in claimed:
             deaths += 1
-            place.catalog.release(hands, "me", died=True)
+            setup.catalog.release(claimed, "me", crashed=True)
         else:
-            for id in hands:
-                place.catalog.hand_over(id, "me", ConsolidationState.EVALUATING)
-                place.catalog.cancel(id)
+            for id in claimed:
+                setup.catalog.hand_over(id, "me", ConsolidationState.EVALUATING)
+                setup.catalog.cancel(id)
     assert deaths == 3
-    assert failed(place.catalog.consolidation(bad.id)) == "its trainer died 3 times while training it"
-    assert [place.catalog.consolidation(job.id).attempts for job in others] == [3, 3]
+    assert failure_reason(setup.catalog.get_consolidation(bad.id)) == "its trainer died 3 times while training it"
+    assert [setup.catalog.get_consolidation(job.id).attempts for job in others] == [3, 3]
 
 
 class Killed(Exception):
-    """Stands for a worker's death."""
+    """Simulates the death of a worker."""
 
 
-def dies_at(reading: int) -> Callable[[], float]:
-    """A clock that goes a second at each reading, and is the last thing that its reader sees."""
+def clock_that_kills_at(reading: int) -> Callable[[], float]:
+    """Return a clock that advances one second per reading, and raises Killed at ``reading``."""
     readings = itertools.count(1)
 
     def read() -> float:

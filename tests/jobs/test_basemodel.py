@@ -1,4 +1,4 @@
-"""The base model's folder: made once, whole, and with a chat template that training and serving render alike."""
+"""The base model's folder is made once and completely, and has the chat template of training and serving."""
 
 import json
 import shutil
@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from looper.jobs.basemodel import BUNDLED, CHAT_TEMPLATE, prepare, revision
+from looper.jobs.basemodel import BUNDLED, CHAT_TEMPLATE, prepare
+from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 
 TOOLS = [
@@ -69,13 +70,13 @@ def test_tools_and_calls_are_rendered_compactly(tokenizer: Any) -> None:
     )
 
 
-def test_no_system_turn_is_made_up(tokenizer: Any) -> None:
+def test_no_system_turn_is_added(tokenizer: Any) -> None:
     assert render(tokenizer, EPISODE[1:2]) == "<|im_start|>user\nBook the blue room.<|im_end|>\n"
     assert render(tokenizer, EPISODE[1:2], TOOLS[2:]).startswith("<|im_start|>system\nTools: stop()<|im_end|>\n<|im_st")
     assert render(tokenizer, EPISODE[:1]) == "<|im_start|>system\nYou work here.<|im_end|>\n"
 
 
-def test_arguments_may_be_text_already(tokenizer: Any) -> None:
+def test_arguments_may_be_json_text(tokenizer: Any) -> None:
     as_text = {"role": "assistant", "tool_calls": [call("find", {"name": "x"})]}
     as_text["tool_calls"][0]["function"]["arguments"] = '{"name": "x"}'  # type: ignore[index]
     as_dict = {"role": "assistant", "tool_calls": [call("find", {"name": "x"})]}
@@ -84,14 +85,14 @@ def test_arguments_may_be_text_already(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
 @pytest.mark.parametrize("start", [0, 1], ids=["system", "no system"])
-def test_more_messages_only_append(tokenizer: Any, tools: Any, start: int) -> None:
+def test_additional_messages_only_append(tokenizer: Any, tools: Any, start: int) -> None:
     for end in range(start + 1, len(EPISODE)):
         agent_next = EPISODE[end]["role"] == "assistant"
         shorter = render(tokenizer, EPISODE[start:end], tools, prompt=agent_next)
         assert render(tokenizer, EPISODE[start : end + 1], tools).startswith(shorter)
 
 
-def test_the_mask_covers_the_agents_turns_and_nothing_else(tokenizer: Any) -> None:
+def test_the_mask_covers_only_the_turns_of_the_agent(tokenizer: Any) -> None:
     encoded = tokenizer.apply_chat_template(
         EPISODE, tools=TOOLS, chat_template=CHAT_TEMPLATE, return_dict=True, return_assistant_tokens_mask=True
     )
@@ -102,54 +103,54 @@ def test_the_mask_covers_the_agents_turns_and_nothing_else(tokenizer: Any) -> No
     assert masked == "".join(turn.removesuffix("\n") for turn in written)
 
 
-def test_a_local_folder_is_linked_and_left_alone(base_dir: Path, tmp_path: Path) -> None:
+def test_a_local_folder_is_linked_and_not_changed(base_dir: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base_dir, tmp_path / "mine")
-    (source / "chat_template.jinja").write_text("{{ messages[0].content }}")  # one that cannot render a tool
+    (source / "chat_template.jinja").write_text("{{ messages[0].content }}")  # does not render tools
     folder = prepare(str(source), tmp_path / "cache")
     assert folder.parent == tmp_path / "cache"
     assert folder == prepare(str(source), tmp_path / "cache")
     assert (folder / "chat_template.jinja").read_text() == CHAT_TEMPLATE
     assert (source / "chat_template.jinja").read_text() != CHAT_TEMPLATE
     assert (folder / "model.safetensors").samefile(source / "model.safetensors")
-    assert revision(folder) == json.loads((base_dir / "looper.json").read_text())["revision"]
+    assert read_base_revision(folder) == json.loads((base_dir / "looper.json").read_text())["revision"]
 
 
-def test_a_template_that_knows_tools_is_kept(base_dir: Path, tmp_path: Path) -> None:
+def test_a_template_that_renders_tools_is_kept(base_dir: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base_dir, tmp_path / "mine")
     (source / "chat_template.jinja").write_text("{{ tools }}{{ messages }}")
     folder = prepare(str(source), tmp_path / "cache")
     assert (folder / "chat_template.jinja").read_text() == "{{ tools }}{{ messages }}"
 
 
-def test_a_changed_folder_is_another_base(base_dir: Path, tmp_path: Path) -> None:
+def test_a_changed_folder_is_another_base_model(base_dir: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base_dir, tmp_path / "mine")
     before = prepare(str(source), tmp_path / "cache")
     (source / "model.safetensors").write_bytes(b"other")
     after = prepare(str(source), tmp_path / "cache")
     assert before != after
-    assert revision(before) != revision(after)
+    assert read_base_revision(before) != read_base_revision(after)
 
 
 @pytest.mark.parametrize("base", ["smollm2", "../nowhere/at/all", "/nowhere", "bad name/x y"])
-def test_what_is_no_base_model_is_refused(base: str, tmp_path: Path) -> None:
+def test_an_unknown_base_model_is_refused(base: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="base model"):
         prepare(base, tmp_path / "cache")
 
 
-def test_a_folder_without_weights_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInput, match=r"config\.json"):
         prepare(str(tmp_path / "empty"), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix not in (".lock", ".partial")]
 
 
-def test_a_cache_that_cannot_be_written_is_the_stores_fault(base_dir: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_a_store_error(base_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in the way")
     with pytest.raises(StoreUnavailable, match="base model"):
         prepare(str(base_dir), tmp_path / "cache")
 
 
-def test_the_bundled_model_speaks_and_is_made_once_for_all_who_ask(tmp_path: Path) -> None:
+def test_the_bundled_model_generates_and_is_made_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         folder, same = pool.map(lambda _: prepare(BUNDLED, tmp_path), range(2))
     assert folder == same

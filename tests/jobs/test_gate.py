@@ -1,10 +1,12 @@
+"""The gate: each check can pass and reject, and the reason names it."""
+
 import math
 from typing import Any
 
 import pytest
 
-from looper.jobs.gate import judge
-from looper.platform.domain.consolidation import CandidateScores, Comparison, Scores
+from looper.jobs.gate import judge_candidate
+from looper.platform.domain.scores import CandidateScores, Comparison, Scores
 from looper.platform.settings import GateSettings
 
 LIMITS = GateSettings(min_gain=0.01)
@@ -23,9 +25,9 @@ def compare(candidate: Scores, reference: Scores) -> Comparison:
     return Comparison(candidate=candidate, reference=reference)
 
 
-def found(**numbers: Any) -> CandidateScores:
-    """A candidate that passes, but for ``numbers``."""
-    fine = {
+def passing_scores(**numbers: Any) -> CandidateScores:
+    """Return scores that pass the gate, except for ``numbers``."""
+    passing = {
         "candidate": GOOD,
         "current": POOR,
         "earlier": compare(GOOD, GOOD),
@@ -33,7 +35,7 @@ def found(**numbers: Any) -> CandidateScores:
         "canary": 0.3,
         "conversion_error": 0.0,
     }
-    return CandidateScores(**fine | numbers)
+    return CandidateScores(**passing | numbers)
 
 
 @pytest.mark.parametrize(
@@ -52,23 +54,23 @@ def found(**numbers: Any) -> CandidateScores:
         (scores(0.9, 1.0), scores(0.1, math.nan), False),
     ],
 )
-def test_a_candidate_must_be_better_at_the_new(candidate: Scores, current: Scores, passed: bool) -> None:
-    verdict = judge(CandidateScores(candidate=candidate, current=current), LIMITS)
+def test_a_candidate_must_be_better_on_new_tasks(candidate: Scores, current: Scores, passed: bool) -> None:
+    verdict = judge_candidate(CandidateScores(candidate=candidate, current=current), LIMITS)
     assert verdict.passed is passed
     assert "\n" not in verdict.reason
     assert str(candidate.loss)[:3] in verdict.reason
 
 
-def test_equal_scores_never_pass_even_without_a_least_gain() -> None:
+def test_equal_scores_never_pass_even_without_a_minimum_gain() -> None:
     same = CandidateScores(candidate=POOR, current=POOR)
-    assert not judge(same, GateSettings(min_gain=0)).passed
+    assert not judge_candidate(same, GateSettings(min_gain=0)).passed
 
 
 @pytest.mark.parametrize(
     ("numbers", "reason"),
     [
-        ({"canary": 0.0}, "does nothing: moves the canary's logits by 0.0e+00"),
-        ({"canary": 2e-6, "candidate": POOR}, "does nothing"),
+        ({"canary": 0.0}, "has no effect: moves the canary's logits by 0.0e+00"),
+        ({"canary": 2e-6, "candidate": POOR}, "has no effect"),
         (
             {"earlier": compare(scores(0.85, 0.5), scores(0.9, 0.5))},
             "forgets: action accuracy on earlier tasks 0.850 against 0.900 before (100 actions): may be lower by 0.02",
@@ -88,12 +90,12 @@ def test_equal_scores_never_pass_even_without_a_least_gain() -> None:
         ),
         (
             {"control": compare(scores(0.0, 9.0), scores(0.2, 2.0))},
-            "collapsed: loss on other instances' tasks 9.0000 against the bare base's 2.0000: may be 4.0 times that",
+            "collapsed: loss on other instances' tasks 9.0000 against the base model's 2.0000: may be 4.0 times that",
         ),
     ],
 )
-def test_each_check_can_reject_and_says_on_what(numbers: dict[str, Any], reason: str) -> None:
-    verdict = judge(found(**numbers), LIMITS)
+def test_each_check_can_reject_and_gives_its_reason(numbers: dict[str, Any], reason: str) -> None:
+    verdict = judge_candidate(passing_scores(**numbers), LIMITS)
     assert not verdict.passed
     assert verdict.reason.startswith(reason)
 
@@ -111,22 +113,22 @@ def test_each_check_can_reject_and_says_on_what(numbers: dict[str, Any], reason:
         {"candidate": scores(0.9, 0.5, loops=0.9, broken=0.9), "current": scores(0.1, 2.0, loops=1.0, broken=1.0)},
     ],
 )
-def test_what_stays_within_the_limits_passes(numbers: dict[str, Any]) -> None:
-    verdict = judge(found(**numbers), LIMITS)
+def test_scores_within_the_limits_pass(numbers: dict[str, Any]) -> None:
+    verdict = judge_candidate(passing_scores(**numbers), LIMITS)
     assert verdict.passed, verdict.reason
 
 
-def test_one_call_of_few_is_no_evidence() -> None:
+def test_a_single_call_is_not_held_against_a_candidate() -> None:
     def of_five(accuracy: float) -> Scores:
         return Scores(accuracy=accuracy, loss=1, actions=5, tokens=50)
 
-    assert judge(found(earlier=compare(of_five(0.6), of_five(0.8))), LIMITS).passed
-    assert not judge(found(earlier=compare(of_five(0.4), of_five(0.8))), LIMITS).passed
+    assert judge_candidate(passing_scores(earlier=compare(of_five(0.6), of_five(0.8))), LIMITS).passed
+    assert not judge_candidate(passing_scores(earlier=compare(of_five(0.4), of_five(0.8))), LIMITS).passed
 
 
-def test_the_verdict_holds_all_numbers_and_the_reason_what_it_passed_with() -> None:
-    numbers = found()
-    verdict = judge(numbers, LIMITS)
+def test_the_verdict_has_all_scores_and_lists_all_passed_checks() -> None:
+    numbers = passing_scores()
+    verdict = judge_candidate(numbers, LIMITS)
     assert CandidateScores(**verdict.model_dump(exclude={"passed", "reason"})) == numbers
     assert verdict.reason == (
         "moves the canary's logits by 30.00%; "
@@ -137,5 +139,5 @@ def test_the_verdict_holds_all_numbers_and_the_reason_what_it_passed_with() -> N
         "invalid calls in new tasks 0.200 against 0.200 before; "
         "repeated calls in earlier tasks 0.100 against 0.100 before; "
         "invalid calls in earlier tasks 0.200 against 0.200 before; "
-        "loss on other instances' tasks 2.5000 against the bare base's 2.0000"
+        "loss on other instances' tasks 2.5000 against the base model's 2.0000"
     )

@@ -1,4 +1,4 @@
-"""Real stores for the tests of the stores: PostgreSQL on a free port, an S3 server over the wire."""
+"""Real servers for tests of the catalog and the object store: PostgreSQL on a free port and an S3 server over HTTP."""
 
 import os
 import pwd
@@ -15,16 +15,17 @@ from moto.server import ThreadedMotoServer
 
 from looper.platform.catalog import Catalog
 from looper.platform.settings import Settings, load_settings
-from tests.platform.work import Work
+from tests.platform.queue_harness import QueueHarness
 
 
 def free_port() -> int:
+    """Return a TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _postgresql_programs() -> Path | None:
+def _find_postgresql_programs() -> Path | None:
     found = shutil.which("initdb")
     if found:
         return Path(found).parent
@@ -34,11 +35,11 @@ def _postgresql_programs() -> Path | None:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
-    """URL of a real, empty PostgreSQL server that lives as long as the tests."""
-    programs = _postgresql_programs()
+    """URL of a real, empty PostgreSQL server that runs as long as the tests."""
+    programs = _find_postgresql_programs()
     if programs is None:
-        pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql): its catalog is not tested")
-    # The server refuses to run as root, as containers and CI often do: it gets the system's user for it then.
+        pytest.skip("PostgreSQL is not installed: the catalog is not tested on it (Debian: apt-get install postgresql)")
+    # PostgreSQL refuses to run as root, but containers and CI often are root. Then it runs as the user postgres.
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     port = free_port()
     with TemporaryDirectory(prefix="looper-pg-") as folder:
@@ -74,7 +75,7 @@ def catalog_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """Endpoint of moto's S3 server, spoken to over HTTP."""
+    """Endpoint of moto's S3 server. Tests talk to it over HTTP."""
     server = ThreadedMotoServer("127.0.0.1", free_port(), verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -88,7 +89,7 @@ def s3_server() -> Iterator[str]:
 
 @pytest.fixture
 def s3_settings(s3_server: str, tmp_path: Path) -> Settings:
-    """Settings with an empty bucket."""
+    """Settings with an empty S3 bucket as object store."""
     import s3fs
 
     bucket = f"looper-{os.urandom(6).hex()}"
@@ -106,6 +107,7 @@ def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def work(catalog_settings: Settings) -> Iterator[Work]:
+def queue(catalog_settings: Settings) -> Iterator[QueueHarness]:
+    """Queue of an empty catalog, once on each database."""
     with closing(Catalog.open(catalog_settings)) as catalog:
-        yield Work(catalog)
+        yield QueueHarness(catalog)

@@ -10,11 +10,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from looper.platform.api import control_plane
-from looper.platform.api.errors import answer_errors
+from looper.platform.api import control_plane_router
+from looper.platform.api.error_handlers import install_error_handlers
 from looper.platform.catalog import Catalog
 from looper.platform.client import Client
-from looper.platform.domain.consolidation import ConsolidationState, GateVerdict, QueueStage, Recipe, Scores
 from looper.platform.domain.errors import (
     Conflict,
     InvalidInput,
@@ -23,6 +22,9 @@ from looper.platform.domain.errors import (
     Unauthorized,
 )
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.scores import GateVerdict, Scores
+from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import load_settings
 from looper.platform.tenancy import issue_key
@@ -40,6 +42,7 @@ EPISODE = {
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
+    """Serve an application on a free port of this machine, and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="error"))
     started = threading.Event()
     startup = server.startup
@@ -58,7 +61,7 @@ def served(app: FastAPI) -> Iterator[str]:
 
 
 class Platform:
-    """A control plane that runs, with what is behind it."""
+    """A running control plane with its catalog and object store."""
 
     def __init__(self, url: str, catalog: Catalog, store: ObjectStore) -> None:
         self.url, self.catalog, self.store = url, catalog, store
@@ -75,8 +78,8 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
         catalog.create_tenant("acme")
         catalog.create_tenant("rival")
         app = FastAPI()
-        app.include_router(control_plane(settings, catalog, store))
-        answer_errors(app)
+        app.include_router(control_plane_router(settings, catalog, store))
+        install_error_handlers(app)
         with served(app) as url:
             yield Platform(url, catalog, store)
 
@@ -99,7 +102,7 @@ def publish(platform: Platform, instance: InstanceName, id: str) -> str:
     return digest
 
 
-def test_from_a_file_to_a_rolled_back_skill(platform: Platform, episodes: Path) -> None:
+def test_ingest_consolidate_promote_and_roll_back(platform: Platform, episodes: Path) -> None:
     desk = InstanceName("acme", "desk")
     with platform.client("acme") as client:
         (file,) = client.ingest("desk", episodes).files
@@ -116,7 +119,7 @@ def test_from_a_file_to_a_rolled_back_skill(platform: Platform, episodes: Path) 
         )
         assert (job.started_at, job.ended_at) == (None, None)
         first = publish(platform, desk, job.id)
-        (done,) = client.wait([job], every_s=0.01)
+        (done,) = client.wait([job], poll_interval_s=0.01)
         assert (done.state, done.digest) == (ConsolidationState.PUBLISHED, first)
         assert done.started_at is not None
         assert done.ended_at is not None
@@ -139,14 +142,14 @@ def test_from_a_file_to_a_rolled_back_skill(platform: Platform, episodes: Path) 
         assert [skill.model for skill in client.skills()] == ["acme/desk"]
 
 
-def test_a_tenant_sees_nothing_of_another(platform: Platform, episodes: Path) -> None:
+def test_a_tenant_cannot_see_or_change_another_tenants_objects(platform: Platform, episodes: Path) -> None:
     with platform.client("acme") as acme, platform.client("rival") as rival:
         acme.ingest("desk", episodes)
         (job,) = acme.consolidate(["desk"])
         digest = publish(platform, InstanceName("acme", "desk"), job.id)
         assert (rival.instances(), rival.consolidations(), rival.skills()) == ([], [], [])
         rival.ingest("desk", episodes)
-        hidden: list[Callable[[], object]] = [
+        forbidden: list[Callable[[], object]] = [
             lambda: rival.consolidation(job.id),
             lambda: rival.cancel(job.id),
             lambda: rival.events(job.id),
@@ -154,14 +157,16 @@ def test_a_tenant_sees_nothing_of_another(platform: Platform, episodes: Path) ->
             lambda: rival.drop("desk", "prod"),
             lambda: rival.revoke("desk", digest),
         ]
-        for look in hidden:
+        for call in forbidden:
             with pytest.raises(NotFound):
-                look()
+                call()
 
 
-def test_mistakes_come_back_as_they_were_raised(platform: Platform, episodes: Path, tmp_path: Path) -> None:
-    with Client(platform.url, "looper_no_key") as stranger, pytest.raises(Unauthorized):
-        stranger.instances()
+def test_the_client_raises_the_errors_that_the_server_raised(
+    platform: Platform, episodes: Path, tmp_path: Path
+) -> None:
+    with Client(platform.url, "looper_no_key") as client, pytest.raises(Unauthorized):
+        client.instances()
     with platform.client("acme") as client:
         with pytest.raises(InvalidInput, match="is not a valid name"):
             client.ingest("..", episodes)
@@ -183,11 +188,11 @@ def test_mistakes_come_back_as_they_were_raised(platform: Platform, episodes: Pa
         assert client.cancel(job.id).state == ConsolidationState.CANCELLED
         with pytest.raises(Conflict):
             client.cancel(job.id)
-    with Client("http://127.0.0.1:1", "looper_no_key") as nowhere, pytest.raises(StoreUnavailable, match="no answer"):
-        nowhere.instances()
+    with Client("http://127.0.0.1:1", "looper_no_key") as client, pytest.raises(StoreUnavailable, match="no answer"):
+        client.instances()
 
 
-def test_the_document_names_every_route(platform: Platform) -> None:
+def test_the_openapi_document_has_every_route(platform: Platform) -> None:
     import httpx
 
     document = httpx.get(f"{platform.url}/openapi.json").json()

@@ -1,3 +1,5 @@
+"""API keys: issuing, checking, expiry and revocation."""
+
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -18,7 +20,7 @@ def catalog(tmp_path: Path) -> Iterator[Catalog]:
         yield catalog
 
 
-def test_a_key_says_whose_it_is(catalog: Catalog) -> None:
+def test_a_key_authenticates_its_tenant(catalog: Catalog) -> None:
     assert authenticate(catalog, issue_key(catalog, "acme")) == "acme"
 
 
@@ -27,7 +29,7 @@ def test_the_secret_is_not_stored(catalog: Catalog, tmp_path: Path) -> None:
     assert all(secret.encode() not in file.read_bytes() for file in tmp_path.glob("catalog.sqlite*"))
 
 
-def test_wrong_expired_and_revoked_keys_are_refused_alike(catalog: Catalog) -> None:
+def test_wrong_expired_and_revoked_keys_get_the_same_error(catalog: Catalog) -> None:
     good, other = issue_key(catalog, "acme"), issue_key(catalog, "acme")
     expired = issue_key(catalog, "acme", lifetime=timedelta(seconds=-1))
     revoked = issue_key(catalog, "acme")
@@ -43,7 +45,7 @@ def test_wrong_expired_and_revoked_keys_are_refused_alike(catalog: Catalog) -> N
         authenticate(catalog, None)
 
 
-def test_keys_need_a_tenant(catalog: Catalog) -> None:
+def test_issuing_and_revoking_unknown_keys_fails(catalog: Catalog) -> None:
     with pytest.raises(NotFound, match="tenant nobody does not exist"):
         issue_key(catalog, "nobody")
     with pytest.raises(NotFound):

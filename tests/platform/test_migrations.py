@@ -1,4 +1,4 @@
-"""A catalog with rows in it, of each earlier form, opened by this version."""
+"""Catalogs of older releases, with rows in them, are migrated when this release opens them."""
 
 from contextlib import closing
 from datetime import UTC, datetime
@@ -11,34 +11,35 @@ from sqlalchemy import create_engine, insert
 from looper.platform import catalog as package
 from looper.platform.catalog import Catalog
 from looper.platform.catalog import tables as t
-from looper.platform.domain.consolidation import ConsolidationState, QueueStage, Recipe
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.settings import Settings
 
-SUBMITTED, SYNTHESIS, TOUCHED = (datetime(2025, 1, 1, hour, tzinfo=UTC) for hour in (1, 2, 3))
+SUBMITTED, SYNTHESIS_STARTED, UPDATED = (datetime(2025, 1, 1, hour, tzinfo=UTC) for hour in (1, 2, 3))
 
 
-def test_consolidations_of_the_first_form_go_on(catalog_settings: Settings) -> None:
-    _make_first_form(catalog_settings.catalog_url)
+def test_consolidations_of_the_first_schema_continue(catalog_settings: Settings) -> None:
+    _create_first_schema(catalog_settings.catalog_url)
     with closing(Catalog.open(catalog_settings)) as catalog:
-        jobs = {job.instance.instance: job for job in catalog.consolidations()}
+        jobs = {job.instance.instance: job for job in catalog.list_consolidations()}
         times = {name: (job.started_at, job.ended_at) for name, job in jobs.items()}
         assert times == {
             "queued": (None, None),
-            "training": (SYNTHESIS, None),
-            "evaluating": (TOUCHED, None),
-            "published": (SYNTHESIS, TOUCHED),
-            "cancelled": (None, TOUCHED),
+            "training": (SYNTHESIS_STARTED, None),
+            "evaluating": (UPDATED, None),
+            "published": (SYNTHESIS_STARTED, UPDATED),
+            "cancelled": (None, UPDATED),
         }
         assert all((job.priority, job.recipe, job.created_at) == (0, Recipe(), SUBMITTED) for job in jobs.values())
 
         (queued,) = catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
         assert (queued.instance.instance, queued.parent) == ("queued", None)
-        # The lease that its holder had is over; its parent is what it began with.
+        # The lease of the old owner has expired. The parent stays the one that training started from.
         (training,) = catalog.claim("me", QueueStage.TRAINING, limit=9, lease_s=60)
         assert (training.instance.instance, training.parent) == ("training", "p" * 64)
         catalog.cancel(training.id)
-        assert [job.instance.instance for job in catalog.unfinished()] == ["evaluating", "queued"]
+        assert [job.instance.instance for job in catalog.list_unfinished()] == ["evaluating", "queued"]
         catalog.add_batch(InstanceName("acme", "published"), "b2", source="x", trajectories=1)
         assert (
             catalog.submit(InstanceName("acme", "published"), base="b", recipe=Recipe()).state
@@ -46,7 +47,7 @@ def test_consolidations_of_the_first_form_go_on(catalog_settings: Settings) -> N
         )
 
 
-def _make_first_form(url: str) -> None:
+def _create_first_schema(url: str) -> None:
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     alembic = Config()
     alembic.set_main_option("script_location", str(Path(str(package.__file__)).parent / "migrations"))
@@ -54,31 +55,31 @@ def _make_first_form(url: str) -> None:
         alembic.attributes["connection"] = sql
         command.upgrade(alembic, "0001")
         sql.execute(insert(t.tenants).values(name="acme", created_at=SUBMITTED))
-        for state, owner, seen_to_begin in (
+        for state, owner, has_started in (
             (ConsolidationState.QUEUED, None, False),
             (ConsolidationState.TRAINING, "dead", True),
             (ConsolidationState.EVALUATING, None, False),
             (ConsolidationState.PUBLISHED, None, True),
             (ConsolidationState.CANCELLED, None, False),
         ):
-            of_instance = {"tenant": "acme", "instance": state}
-            sql.execute(insert(t.instances).values(**of_instance, created_at=SUBMITTED))
+            instance_columns = {"tenant": "acme", "instance": state}
+            sql.execute(insert(t.instances).values(**instance_columns, created_at=SUBMITTED))
             sql.execute(
                 insert(t.consolidations).values(
                     id=state,
-                    **of_instance,
+                    **instance_columns,
                     state=state,
                     base="b",
                     recipe={},
                     batches=["b1"],
                     parent="p" * 64,
                     owner=owner,
-                    lease_until=TOUCHED,
+                    lease_until=UPDATED,
                     created_at=SUBMITTED,
-                    updated_at=TOUCHED,
+                    updated_at=UPDATED,
                 )
             )
-            if seen_to_begin:
-                event = {"consolidation": state, "what": "synthesising", "at": SYNTHESIS}
-                sql.execute(insert(t.events).values(**of_instance, **event))
+            if has_started:
+                event = {"consolidation": state, "what": "synthesising", "at": SYNTHESIS_STARTED}
+                sql.execute(insert(t.events).values(**instance_columns, **event))
     engine.dispose()

@@ -1,3 +1,5 @@
+"""The object store, in a folder and on S3: reading, writing and failures."""
+
 import errno
 import socket
 import time
@@ -15,7 +17,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 
 
-def test_what_is_put_is_got_and_listed(store_settings: Settings) -> None:
+def test_put_get_list_and_exists(store_settings: Settings) -> None:
     store = ObjectStore.open(store_settings)
     store.put("a/b/one", b"1")
     store.put("a/two", b"2")
@@ -26,7 +28,7 @@ def test_what_is_put_is_got_and_listed(store_settings: Settings) -> None:
     assert not store.exists("a/three")
 
 
-def test_several_are_got_at_once_and_none_if_one_is_missing(store_settings: Settings) -> None:
+def test_get_all_returns_all_objects_or_fails(store_settings: Settings) -> None:
     store = ObjectStore.open(store_settings)
     store.put("a/one", b"123")
     store.put("a/two", b"45")
@@ -36,19 +38,19 @@ def test_several_are_got_at_once_and_none_if_one_is_missing(store_settings: Sett
         store.get_all(["a/one", "a/three"])
 
 
-def test_an_object_never_changes(store_settings: Settings) -> None:
+def test_put_does_not_overwrite(store_settings: Settings) -> None:
     store = ObjectStore.open(store_settings)
     store.put("key", b"first")
     store.put("key", b"second")
     assert store.get("key") == b"first"
 
 
-def test_a_missing_object_is_not_found(store_settings: Settings) -> None:
+def test_a_missing_object_raises_not_found(store_settings: Settings) -> None:
     with pytest.raises(NotFound, match="object no/such is not in the store"):
         ObjectStore.open(store_settings).get("no/such")
 
 
-def test_delete_removes_a_prefix_and_bears_its_absence(store_settings: Settings) -> None:
+def test_delete_removes_a_folder_and_may_be_repeated(store_settings: Settings) -> None:
     store = ObjectStore.open(store_settings)
     store.put("checkpoints/1/x", b"x")
     store.put("checkpoints/2/x", b"x")
@@ -57,7 +59,7 @@ def test_delete_removes_a_prefix_and_bears_its_absence(store_settings: Settings)
     assert store.list("checkpoints") == ["checkpoints/2/x"]
 
 
-def test_two_openings_see_each_others_writes(store_settings: Settings) -> None:
+def test_two_clients_see_each_others_writes(store_settings: Settings) -> None:
     one, two = ObjectStore.open(store_settings), ObjectStore.open(store_settings)
     assert one.list("a") == []
     two.put("a/x", b"x")
@@ -65,7 +67,7 @@ def test_two_openings_see_each_others_writes(store_settings: Settings) -> None:
 
 
 class FullDisk(MemoryFileSystem):
-    """A file system on which no byte fits."""
+    """A file system without free space."""
 
     protocol = "fulldisk"
 
@@ -82,20 +84,20 @@ class FullDisk(MemoryFileSystem):
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
-        # What a MinIO and a Ceph answer, as s3fs raises it.
+        # Responses of MinIO and of Ceph, as s3fs raises them.
         translate_boto_error(ClientError({"Error": {"Code": "XMinioStorageFull"}}, "PutObject")),
         translate_boto_error(ClientError({"Error": {"Code": "QuotaExceeded"}}, "PutObject")),
     ],
 )
-def test_a_full_store_is_one_clear_error_and_leaves_nothing(error: OSError) -> None:
+def test_a_full_store_raises_one_clear_error_and_keeps_no_partial_object(error: OSError) -> None:
     store = ObjectStore("fulldisk://", FullDisk(error), "root")
-    with pytest.raises(StoreFull, match=r"fulldisk:// is full: adapters/x was not written .*; make room"):
+    with pytest.raises(StoreFull, match=r"fulldisk:// is full: adapters/x was not written .*; free some space"):
         store.put("adapters/x", b"x" * 100)
     assert not store.exists("adapters/x")
 
 
-def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
-    """A file size limit of the process stands in for the full disk: the kernel refuses the rest of a real write."""
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
+    """A file size limit of the process simulates a full disk: the kernel refuses the rest of the write."""
     import resource
 
     store = ObjectStore.open(load_settings(home=tmp_path))
@@ -111,12 +113,12 @@ def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """A server that accepts and never answers."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_a_store_that_times_out_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_raises_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with silent_server() as endpoint:
@@ -124,7 +126,7 @@ def test_a_store_that_times_out_is_one_clear_error(tmp_path: Path, monkeypatch: 
             home=tmp_path,
             store={"url": "s3://bucket/x", "endpoint_url": endpoint, "timeout_s": 0.3, "max_retries": 0},
         )
-        began = time.monotonic()
+        start = time.monotonic()
         with pytest.raises(StoreUnavailable, match=r"object store s3://bucket/x failed on key: .*[Tt]ime"):
             ObjectStore.open(settings).get("key")
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - start < 20

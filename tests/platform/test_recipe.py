@@ -1,10 +1,12 @@
+"""Recipes: validation of their fields, and the trainer shape."""
+
 import pytest
 from pydantic import ValidationError
 
-from looper.platform.domain.consolidation import Recipe, TrainerShape
+from looper.platform.domain.recipe import Recipe, TrainerShape
 
 
-def test_only_a_quantised_base_needs_a_trainer_of_its_own() -> None:
+def test_only_qlora_needs_another_trainer_shape() -> None:
     shapes = {
         method: Recipe.model_validate({"method": method}).trainer_shape
         for method in ("lora", "rslora", "lora+", "dora", "adalora", "qlora")
@@ -16,7 +18,7 @@ def test_only_a_quantised_base_needs_a_trainer_of_its_own() -> None:
 @pytest.mark.parametrize(
     "strategy", ["none", "replay(share=0.5)+ella", "online-ewc(strength=1e-3,decay=0.9)", "i-lora"]
 )
-def test_strategies_are_written_as_terms(strategy: str) -> None:
+def test_combinations_of_strategies_are_accepted(strategy: str) -> None:
     assert Recipe(strategy=strategy).strategy == strategy
 
 
@@ -31,6 +33,6 @@ def test_strategies_are_written_as_terms(strategy: str) -> None:
         ("target_modules", ("model.layers.0.q_proj",)),
     ],
 )
-def test_what_a_recipe_refuses(field: str, value: object) -> None:
+def test_invalid_recipes_are_refused(field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):
         Recipe.model_validate({field: value})

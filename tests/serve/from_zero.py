@@ -1,6 +1,6 @@
-"""A server that begins with no engine, gets two by load, and none when it is left alone; prints how it went.
+"""Runs a server that starts without an engine, gets two under load and none without it; prints a report.
 
-``python -m tests.serve.from_zero FOLDER``: a process of its own, as a test session has a server already.
+``python -m tests.serve.from_zero FOLDER``: it is a process of its own, because a test session has a server already.
 """
 
 import json
@@ -15,79 +15,79 @@ import ray
 from ray import serve
 
 from looper.platform.domain.names import InstanceName
-from looper.serve.deployment.ray_app import NAME
-from looper.serve.deployment.ray_environment import set_for_ray
-from tests.serve.live import Live, ask, serving
+from looper.serve.deployment.ray_app import APP_NAME
+from looper.serve.deployment.ray_environment import set_ray_environment
+from tests.serve.live import LiveServer, run_server, send_chat
 
-PATIENCE_S = 600
+TIMEOUT_S = 600
 
 
-def engines() -> int:
-    """How many serve now."""
-    states = serve.status().applications[NAME].deployments["skills-r8"].replica_states
+def count_engines() -> int:
+    """Return the number of running engines."""
+    states = serve.status().applications[APP_NAME].deployments["skills-r8"].replica_states
     return sum(count for state, count in states.items() if state == "RUNNING")
 
 
 def wait_for(count: int) -> float:
-    """Until there are so many engines; return the seconds."""
-    began = time.monotonic()
-    while engines() != count:
-        assert time.monotonic() - began < PATIENCE_S, f"{engines()} engines"
-        time.sleep(0.5)  # Ray has no event for it
-    return time.monotonic() - began
+    """Wait until there are ``count`` engines; return the seconds."""
+    started = time.monotonic()
+    while count_engines() != count:
+        assert time.monotonic() - started < TIMEOUT_S, f"{count_engines()} engines"
+        time.sleep(0.5)  # Ray has no event to wait for
+    return time.monotonic() - started
 
 
-def timed(client: openai.OpenAI, model: str) -> tuple[tuple[str, str], float]:
-    began = time.monotonic()
-    return ask(client, model), time.monotonic() - began
+def send_timed(client: openai.OpenAI, model: str) -> tuple[tuple[str, str], float]:
+    started = time.monotonic()
+    return send_chat(client, model), time.monotonic() - started
 
 
-def under_load(live: Live, model: str) -> tuple[float, Counter[str]]:
-    """Eight at once where four have a seat, until a second engine has served for a while."""
-    over, counts = threading.Event(), Counter[str]()
-    client = live.tenant("zero").with_options(timeout=PATIENCE_S)
+def scale_up_under_load(live: LiveServer, model: str) -> tuple[float, Counter[str]]:
+    """Send eight requests at a time to an engine that runs four, until a second engine has served for a while."""
+    stop, counts = threading.Event(), Counter[str]()
+    client = live.tenant("zero").with_options(timeout=TIMEOUT_S)
 
-    def keep_asking() -> None:
-        while not over.is_set():
+    def send_repeatedly() -> None:
+        while not stop.is_set():
             try:
-                ask(client, model, max_tokens=100, extra_body={"ignore_eos": True})
-                counts["answered"] += 1
+                send_chat(client, model, max_tokens=100, extra_body={"ignore_eos": True})
+                counts["completed"] += 1
             except openai.APIError as error:
                 counts[repr(error)] += 1
 
-    clients = [threading.Thread(target=keep_asking) for _ in range(8)]
-    for each in clients:
-        each.start()
+    threads = [threading.Thread(target=send_repeatedly) for _ in range(8)]
+    for thread in threads:
+        thread.start()
     try:
         seconds = wait_for(2)
         time.sleep(10)
     finally:
-        over.set()
-        for each in clients:
-            each.join()
+        stop.set()
+        for thread in threads:
+            thread.join()
     return seconds, counts
 
 
 def main() -> None:
-    set_for_ray()
+    set_ray_environment()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        with serving(Path(sys.argv[1]), replicas=0, max_replicas=2) as live:
-            client, model = live.tenant("zero").with_options(timeout=PATIENCE_S), "zero/agent"
+        with run_server(Path(sys.argv[1]), replicas=0, max_replicas=2) as live:
+            client, model = live.tenant("zero").with_options(timeout=TIMEOUT_S), "zero/agent"
             live.publish(InstanceName("zero", "agent"), 1)
-            at_first = engines()
-            first, from_zero_s = timed(client, model)
-            to_two_s, counts = under_load(live, model)
+            at_start = count_engines()
+            first, from_zero_s = send_timed(client, model)
+            to_two_s, counts = scale_up_under_load(live, model)
             to_zero_s = wait_for(0)
-            again, again_s = timed(client, model)
+            again, again_s = send_timed(client, model)
         report = {
-            "engines_at_first": at_first,
-            "first_answer_s": from_zero_s,
+            "engines_at_start": at_start,
+            "first_response_s": from_zero_s,
             "second_engine_s": to_two_s,
             "under_load": counts,
             "none_left_s": to_zero_s,
-            "same_answer": first == again,
-            "answer_from_zero_again_s": again_s,
+            "same_response": first == again,
+            "response_from_zero_again_s": again_s,
         }
         print(json.dumps(report))
     finally:

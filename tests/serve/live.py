@@ -16,15 +16,15 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.serve.deployment.ray_app import deploy
-from tests.serve.marks import mark_adapter, marked_base, marks
+from tests.serve.marks import distinct_tokens, single_token_adapter, single_token_base
 from tests.serve.published import publish_version
 
 HELLO: Any = [{"role": "user", "content": "Please book the blue room."}]
 
 
 @dataclass(frozen=True)
-class Live:
-    """A server, and the catalog and store behind it. Everyone in the session shares it: take a tenant of your own."""
+class LiveServer:
+    """A running server with its catalog and store. The whole session shares it, so each test uses its own tenant."""
 
     settings: Settings
     base: Path
@@ -36,46 +36,46 @@ class Live:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
 
     def tenant(self, name: str) -> openai.OpenAI:
-        """A client of the tenant ``name``, which is made if it is new."""
-        if name not in self.catalog.tenants():
+        """Return a client of the tenant ``name``, which is created if it does not exist."""
+        if name not in self.catalog.list_tenants():
             self.catalog.create_tenant(name)
         return self.client(issue_key(self.catalog, name))
 
     def publish(self, instance: InstanceName, number: int, *, rank: int = 8) -> str:
-        """Publish an adapter that says a mark of its own as the instance's ``prod``; return the digest.
+        """Publish an adapter that generates a token of its own as the instance's ``prod``; return the digest.
 
-        In bfloat16, what random weights find likeliest may hang on what else is in the batch; a mark does not.
+        Adapters with random weights would not do: in bfloat16, their most likely token can depend on the batch.
         """
-        tokens = marks(self.base)
-        adapter = mark_adapter(self.base, instance, tokens[number % len(tokens)], rank=rank)
+        tokens = distinct_tokens(self.base)
+        adapter = single_token_adapter(self.base, instance, tokens[number % len(tokens)], rank=rank)
         return publish_version(self.catalog, self.store, instance, adapter)
 
 
-def ask(client: openai.OpenAI, model: str, **more: Any) -> tuple[str, str]:
-    """What ``model`` says, and the version that said it."""
-    asked = {"max_tokens": 12, "temperature": 0, "messages": HELLO, **more}
-    raw = client.chat.completions.with_raw_response.create(model=model, **asked)
-    answer = raw.parse()
-    assert answer.model == model
-    return answer.choices[0].message.content or "", raw.headers.get("x-looper-version", "")
+def send_chat(client: openai.OpenAI, model: str, **more: Any) -> tuple[str, str]:
+    """Send a chat request; return the text of the response and the digest of the version."""
+    body = {"max_tokens": 12, "temperature": 0, "messages": HELLO, **more}
+    raw = client.chat.completions.with_raw_response.create(model=model, **body)
+    response = raw.parse()
+    assert response.model == model
+    return response.choices[0].message.content or "", raw.headers.get("x-looper-version", "")
 
 
-def processes(name: str) -> list[psutil.Process]:
-    """Those of this session's Ray that are called so; other sessions on the machine have theirs."""
-    return [process for process in psutil.Process().children(recursive=True) if name in _called(process)]
+def find_processes(name: str) -> list[psutil.Process]:
+    """Return the processes of this session's Ray whose command line contains ``name``."""
+    return [process for process in psutil.Process().children(recursive=True) if name in _command_line(process)]
 
 
-def _called(process: psutil.Process) -> str:
+def _command_line(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # it ended meanwhile
+    except psutil.NoSuchProcess:  # it has ended in the meantime
         return ""
 
 
 @contextmanager
-def serving(home: Path, *, replicas: int = 1, max_replicas: int | None = None) -> Iterator[Live]:
-    """Start the server on the Ray of this process, and end it."""
-    base = marked_base(home / "base")
+def run_server(home: Path, *, replicas: int = 1, max_replicas: int | None = None) -> Iterator[LiveServer]:
+    """Run the server on the Ray of this process while the context is open."""
+    base = single_token_base(home / "base")
     settings = load_settings(
         home=home / "home",
         base="tiny",
@@ -93,7 +93,7 @@ def serving(home: Path, *, replicas: int = 1, max_replicas: int | None = None) -
     )
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     try:
-        yield Live(settings, base, catalog, store, deploy(settings, base))
+        yield LiveServer(settings, base, catalog, store, deploy(settings, base))
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]
         catalog.close()

@@ -1,4 +1,4 @@
-"""Adapters with random weights, published as a consolidation publishes them."""
+"""Publishes adapters in the same way as a consolidation does."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,10 @@ from safetensors.torch import save
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import ConsolidationState, GateVerdict, QueueStage, Recipe, Scores
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.scores import GateVerdict, Scores
+from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore
 
 SCORES = Scores(accuracy=None, loss=1.0, actions=0, tokens=1)
@@ -18,7 +20,7 @@ VERDICT = GateVerdict(passed=True, reason="made for a test", candidate=SCORES, c
 
 
 def random_adapter(base: Path, instance: InstanceName, seed: int, *, rank: int = 8) -> AdapterFiles:
-    """An adapter of the Llama in ``base``, large enough to change what it says."""
+    """Return an adapter with random weights, large enough to change the output of the Llama in ``base``."""
     config = json.loads((base / "config.json").read_text())
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     torch.manual_seed(seed)
@@ -66,7 +68,7 @@ def adapter_files(
 
 def publish_version(catalog: Catalog, store: ObjectStore, instance: InstanceName, files: AdapterFiles) -> str:
     """Store ``files`` and point the instance's ``prod`` to them; return the digest."""
-    if instance.tenant not in catalog.tenants():
+    if instance.tenant not in catalog.list_tenants():
         catalog.create_tenant(instance.tenant)
     catalog.ensure_instance(instance)
     digest = adapters.publish(store, instance.tenant, files)

@@ -1,14 +1,14 @@
-"""Bad input against the real thing: each gets an error that says what is wrong, and the others are served meanwhile.
+"""Bad input to a real server: it gets an error that says what is wrong, and other requests are served meanwhile.
 
-| what is wrong | tested in |
+| bad input | tested in |
 | --- | --- |
-| unknown, malformed or path-like model names | here, test_gateway |
+| unknown, malformed or path-like model names | here, gateway/test_app |
 | a corrupt, oversized, wrong-base or wrong-rank adapter | here; test_adapters of the platform |
-| a store that is slow, down or out of space | here, test_pager, test_disk; test_objectstore of the platform |
-| prompts beyond the context, values that are none | here |
-| token ids that the model does not know, numbers at their bounds | here |
-| more answers at once than an engine gives | here, test_admission |
-| bodies of 100 MB, or no JSON | here, test_gateway |
+| an object store that is slow, down or full | here, test_pager, test_disk; test_objectstore of the platform |
+| prompts beyond the context, invalid values | here |
+| token ids outside the vocabulary, numbers at their bounds | here |
+| more sequences than an engine runs | here, test_admission |
+| bodies of 100 MB, or not JSON | here, gateway/test_app |
 | thousands of idle connections | here |
 """
 
@@ -32,56 +32,57 @@ from safetensors.torch import save
 from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import keys
-from tests.serve.live import HELLO, Live, ask, processes
-from tests.serve.marks import UNEMBEDDED
+from tests.serve.live import HELLO, LiveServer, find_processes, send_chat
+from tests.serve.marks import TOKEN_WITHOUT_EMBEDDING
 from tests.serve.published import adapter_files, publish_version, random_adapter
 
 
-def loader() -> psutil.Process:
-    """What brings adapters from the store to the disk of the one replica."""
-    [process] = processes("ray::Loader")
+def find_downloader() -> psutil.Process:
+    """Return the process that downloads adapters to the disk of the only replica."""
+    [process] = find_processes("ray::AdapterDownloader")
     return process
 
 
 @contextmanager
-def nothing_is_fetched() -> Iterator[None]:
-    loading = loader()
-    loading.suspend()
+def downloads_suspended() -> Iterator[None]:
+    downloader = find_downloader()
+    downloader.suspend()
     try:
         yield
     finally:
-        loading.resume()
+        downloader.resume()
 
 
-def weights_of(live: Live, tenant: str, digest: str) -> Path:
+def weights_path(live: LiveServer, tenant: str, digest: str) -> Path:
     return Path(live.store.url) / keys.adapter(tenant, digest, "adapter_model.safetensors")
 
 
-def refusal(client: openai.OpenAI, model: str, *, stream: bool = False) -> tuple[int, str | None, str]:
+def send_refused(client: openai.OpenAI, model: str, *, stream: bool = False) -> tuple[int, str | None, str]:
     with pytest.raises(openai.APIStatusError) as raised:
         client.chat.completions.create(model=model, messages=HELLO, stream=stream)
     return raised.value.status_code, raised.value.code, str(raised.value)
 
 
-def test_a_version_that_cannot_be_served_harms_no_other(live: Live) -> None:
+def test_an_unservable_version_does_not_affect_others(live: LiveServer) -> None:
     client = live.tenant("broken")
     live.publish(InstanceName("broken", "good"), 50)
-    ask(client, "broken/good")
+    send_chat(client, "broken/good")
 
     def publish(name: str, files: AdapterFiles) -> str:
         return publish_version(live.catalog, live.store, InstanceName("broken", name), files)
 
-    with nothing_is_fetched():
+    with downloads_suspended():
         corrupt = live.publish(InstanceName("broken", "corrupt"), 51)
-        with weights_of(live, "broken", corrupt).open("r+b") as file:
+        with weights_path(live, "broken", corrupt).open("r+b") as file:
             file.seek(-1, os.SEEK_END)
             file.write(b"?")
-        larger = live.publish(InstanceName("broken", "oversized"), 54)
-        with weights_of(live, "broken", larger).open("r+b") as file:
-            file.truncate(2**40)  # on disk, a hole
+        oversized = live.publish(InstanceName("broken", "oversized"), 54)
+        with weights_path(live, "broken", oversized).open("r+b") as file:
+            file.truncate(2**40)  # a sparse file
         missing = live.publish(InstanceName("broken", "missing"), 53)
-        weights_of(live, "broken", missing).with_name("manifest.json").unlink()
-    honest = random_adapter(live.base, InstanceName("broken", "lies"), 55, rank=16)
+        weights_path(live, "broken", missing).with_name("manifest.json").unlink()
+    mislabeled = InstanceName("broken", "wrong-rank")
+    rank_16 = random_adapter(live.base, mislabeled, 55, rank=16)
     foreign = live.base.parent / "foreign"
     foreign.mkdir()
     (foreign / "looper.json").write_text('{"revision": "another"}')
@@ -90,12 +91,14 @@ def test_a_version_that_cannot_be_served_harms_no_other(live: Live) -> None:
         "corrupt": ("corrupt_adapter", corrupt),
         "large": ("unservable_adapter", live.publish(InstanceName("broken", "large"), 52, rank=16)),
         "unreadable": ("unservable_adapter", publish("unreadable", unreadable)),
-        "oversized": ("unservable_adapter", larger),
-        "lies": (
+        "oversized": ("unservable_adapter", oversized),
+        "wrong-rank": (
             "unservable_adapter",
-            publish("lies", adapter_files(live.base, InstanceName("broken", "lies"), honest.weights, rank=8)),
+            publish(
+                "wrong-rank", adapter_files(live.base, InstanceName("broken", "wrong-rank"), rank_16.weights, rank=8)
+            ),
         ),
-        "misfit": ("unservable_adapter", publish("misfit", misfit(live.base, InstanceName("broken", "misfit")))),
+        "wider": ("unservable_adapter", publish("wider", wider_adapter(live.base, InstanceName("broken", "wider")))),
         "foreign": (
             "unservable_adapter",
             publish("foreign", adapter_files(foreign, InstanceName("broken", "foreign"), b"other base")),
@@ -104,93 +107,93 @@ def test_a_version_that_cannot_be_served_harms_no_other(live: Live) -> None:
     }
 
     with ThreadPoolExecutor(2) as pool:
-        beside = pool.submit(lambda: [ask(client, "broken/good") for _ in range(5)])
+        concurrent = pool.submit(lambda: [send_chat(client, "broken/good") for _ in range(5)])
         for name, (code, digest) in versions.items():
             for stream in (False, True):
-                status, said, message = refusal(client, f"broken/{name}", stream=stream)
-                assert (status, said) == (500, code)
+                status, error_code, message = send_refused(client, f"broken/{name}", stream=stream)
+                assert (status, error_code) == (500, code)
                 assert digest in message
-        assert len(set(beside.result())) == 1
+        assert len(set(concurrent.result())) == 1
 
 
-def misfit(base: Path, instance: InstanceName) -> AdapterFiles:
-    """Trained on a base with wider layers, whatever its manifest says."""
+def wider_adapter(base: Path, instance: InstanceName) -> AdapterFiles:
+    """Return an adapter of a base model with wider layers, whose manifest names the served base model."""
     name = "base_model.model.model.layers.0.self_attn.q_proj"
     factors = {f"{name}.lora_A.weight": torch.ones(8, 256), f"{name}.lora_B.weight": torch.ones(256, 8)}
     return adapter_files(base, instance, save(factors), modules=("q_proj",))
 
 
-def test_numbers_that_are_none_harm_nobody_in_the_same_batch(live: Live) -> None:
+def test_an_adapter_with_nan_does_not_affect_other_requests_in_the_batch(live: LiveServer) -> None:
     client, broken = live.tenant("nan"), InstanceName("nan", "broken")
     live.publish(InstanceName("nan", "good"), 56)
-    expected = ask(client, "nan/good")
+    expected = send_chat(client, "nan/good")
     name = "base_model.model.model.layers.0.self_attn.v_proj"
     factors = {f"{name}.lora_A.weight": torch.full((8, 128), torch.nan), f"{name}.lora_B.weight": torch.ones(64, 8)}
     publish_version(
         live.catalog, live.store, broken, adapter_files(live.base, broken, save(factors), modules=("v_proj",))
     )
     with ThreadPoolExecutor(4) as pool:
-        others = [pool.submit(ask, client, "nan/good") for _ in range(8)]
+        other_requests = [pool.submit(send_chat, client, "nan/good") for _ in range(8)]
         for temperature in (0, 1):
-            ask(client, "nan/broken", temperature=temperature)
-        assert {other.result() for other in others} == {expected}
+            send_chat(client, "nan/broken", temperature=temperature)
+        assert {request.result() for request in other_requests} == {expected}
 
 
-def test_a_store_that_is_down_keeps_nobody_from_what_is_there(live: Live) -> None:
+def test_loaded_adapters_are_served_while_the_store_is_down(live: LiveServer) -> None:
     client = live.tenant("outage")
     live.publish(InstanceName("outage", "warm"), 57)
-    expected = ask(client, "outage/warm")
-    with nothing_is_fetched():
-        path = weights_of(live, "outage", live.publish(InstanceName("outage", "cold"), 58))
+    expected = send_chat(client, "outage/warm")
+    with downloads_suspended():
+        path = weights_path(live, "outage", live.publish(InstanceName("outage", "cold"), 58))
         path.rename(path.with_suffix(".kept"))
         path.mkdir()  # every read of the file fails
     for _ in range(2):
-        status, code, message = refusal(client, "outage/cold")
+        status, code, message = send_refused(client, "outage/cold")
         assert (status, code) == (503, "store_unavailable")
         assert live.store.url not in message
-        assert ask(client, "outage/warm") == expected
+        assert send_chat(client, "outage/warm") == expected
     path.rmdir()
     path.with_suffix(".kept").rename(path)
-    ask(client, "outage/cold")
+    send_chat(client, "outage/cold")
 
 
-def test_a_full_disk_keeps_nobody_from_what_is_there(live: Live) -> None:
-    """A limit of the loader's files stands in for it: the kernel refuses the rest of a real write."""
+def test_loaded_adapters_are_served_while_the_disk_is_full(live: LiveServer) -> None:
+    """A file size limit of the downloader simulates the full disk: the kernel refuses the rest of a real write."""
     client = live.tenant("full")
     live.publish(InstanceName("full", "warm"), 59)
-    expected = ask(client, "full/warm")
-    loading = loader()
-    before = loading.rlimit(psutil.RLIMIT_FSIZE)
-    loading.rlimit(psutil.RLIMIT_FSIZE, (1000, before[1]))
+    expected = send_chat(client, "full/warm")
+    downloader = find_downloader()
+    before = downloader.rlimit(psutil.RLIMIT_FSIZE)
+    downloader.rlimit(psutil.RLIMIT_FSIZE, (1000, before[1]))
     try:
         live.publish(InstanceName("full", "cold"), 61)
-        assert refusal(client, "full/cold")[:2] == (503, "store_unavailable")
-        assert ask(client, "full/warm") == expected
+        assert send_refused(client, "full/cold")[:2] == (503, "store_unavailable")
+        assert send_chat(client, "full/warm") == expected
     finally:
-        loading.rlimit(psutil.RLIMIT_FSIZE, before)
-    ask(client, "full/cold")
+        downloader.rlimit(psutil.RLIMIT_FSIZE, before)
+    send_chat(client, "full/cold")
 
 
-def test_a_slow_store_keeps_nobody_from_what_is_there(live: Live) -> None:
-    """As slow as can be: what fetches stands still. More wait for it than there are places in memory."""
+def test_loaded_adapters_are_served_while_the_store_is_slow(live: LiveServer) -> None:
+    """The downloader is suspended, and more adapters wait for it than host memory holds."""
     client = live.tenant("slow")
     live.publish(InstanceName("slow", "warm"), 62)
-    expected = ask(client, "slow/warm")
+    expected = send_chat(client, "slow/warm")
     with ThreadPoolExecutor(6) as pool:
-        with nothing_is_fetched():
+        with downloads_suspended():
             for seed in range(63, 69):
                 live.publish(InstanceName("slow", f"cold-{seed}"), seed)
-            cold = [pool.submit(ask, client, f"slow/cold-{seed}") for seed in range(63, 69)]
+            cold = [pool.submit(send_chat, client, f"slow/cold-{seed}") for seed in range(63, 69)]
             for _ in range(10):
-                assert ask(client, "slow/warm") == expected
+                assert send_chat(client, "slow/warm") == expected
             assert not any(request.done() for request in cold)
         assert len({request.result() for request in cold}) == 6
 
 
-def test_what_the_client_got_wrong_is_a_400_of_vllm_s(live: Live) -> None:
+def test_mistakes_of_the_client_get_vllms_400(live: LiveServer) -> None:
     client = live.tenant("mistakes")
     live.publish(InstanceName("mistakes", "agent"), 60)
-    wrong: list[dict[str, Any]] = [
+    mistakes: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": "a " * 5000}]},
         {"messages": "hello"},
         {"messages": HELLO, "temperature": "hot"},
@@ -198,22 +201,22 @@ def test_what_the_client_got_wrong_is_a_400_of_vllm_s(live: Live) -> None:
         {"messages": HELLO, "top_p": 7},
     ]
     for model in ("tiny", "mistakes/agent"):
-        for request in wrong:
+        for request in mistakes:
             with pytest.raises(openai.BadRequestError) as raised:
                 client.chat.completions.create(model=model, **request)
             assert isinstance(raised.value.body, dict)
             assert {"message", "type"} <= raised.value.body.keys()
 
 
-def test_numbers_are_checked_at_their_bounds_before_the_engine_sees_them(live: Live) -> None:
+def test_numbers_are_checked_at_their_bounds_before_the_engine_sees_them(live: LiveServer) -> None:
     client = live.tenant("numbers")
-    expected = ask(client, "tiny")
+    expected = send_chat(client, "tiny")
     vocab_size = json.loads((live.base / "config.json").read_text())["vocab_size"]
     text: dict[str, Any] = {"prompt": "hello"}
     chat: dict[str, Any] = {"messages": HELLO}
 
     def bodies(token: int) -> list[tuple[str, dict[str, Any]]]:
-        """Each place for a token's id, and its field."""
+        """Return each field for a token id, with a body that has ``token`` there."""
         fields: list[tuple[str, dict[str, Any]]] = [
             ("stop_token_ids", {"stop_token_ids": [1, token]}),
             ("allowed_token_ids", {"allowed_token_ids": [token]}),
@@ -231,18 +234,18 @@ def test_numbers_are_checked_at_their_bounds_before_the_engine_sees_them(live: L
             *((field, body | more) for field, more in fields for body in (text, chat)),
         ]
 
-    def asked(body: dict[str, Any]) -> httpx.Response:
+    def send(body: dict[str, Any]) -> httpx.Response:
         path = "chat/completions" if "messages" in body else "completions"
         headers = {"authorization": f"Bearer {client.api_key}"}
         body = {"model": "tiny", "max_tokens": 1, **body}
         return httpx.post(f"{live.url}/v1/{path}", json=body, headers=headers, timeout=60)
 
     for _, body in bodies(vocab_size - 1):
-        assert asked(body).status_code == 200, body
-    wrong = [each for token in (-1, vocab_size, 2**31, 2**63, 2**64) for each in bodies(token)]
+        assert send(body).status_code == 200, body
+    wrong = [bad for token in (-1, vocab_size, 2**31, 2**63, 2**64) for bad in bodies(token)]
     wrong += [("logit_bias", text | {"logit_bias": {"1": value}}) for value in ("nan", "inf", "-inf")]
-    whole = ("top_k", "min_tokens", "max_tokens", "stream_interval", "seed", "prompt_logprobs")
-    wrong += [(field, chat | {field: value}) for field in whole for value in (2**63, 2**64)]
+    integers = ("top_k", "min_tokens", "max_tokens", "stream_interval", "seed", "prompt_logprobs")
+    wrong += [(field, chat | {field: value}) for field in integers for value in (2**63, 2**64)]
     numbers = ("temperature", "top_p", "min_p", "length_penalty", "repetition_penalty", "frequency_penalty")
     wrong += [(field, chat | {field: value}) for field in numbers for value in ("nan", "inf")]
     wrong += [("kv_transfer_params", chat | {"kv_transfer_params": {"prompt_token_ids": [vocab_size]}})]
@@ -254,79 +257,83 @@ def test_numbers_are_checked_at_their_bounds_before_the_engine_sees_them(live: L
         *(text | {"temperature": 1, "seed": value} for value in (-(2**63), 2**63 - 1)),
         chat | {"temperature": 1, "top_k": 2**63 - 1},
     ):
-        assert asked(bound).status_code == 200, bound
+        assert send(bound).status_code == 200, bound
     for field, body in wrong:
-        refused = asked(body)
+        refused = send(body)
         assert refused.status_code == 400, (body, refused.text)
         assert field in refused.json()["error"]["message"], (body, refused.text)
-    assert ask(client, "tiny") == expected
+    assert send_chat(client, "tiny") == expected
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_text_with_a_token_that_has_no_embedding_is_refused(live: Live, stream: bool) -> None:
+def test_text_with_a_token_that_has_no_embedding_is_refused(live: LiveServer, stream: bool) -> None:
     client = live.tenant("unembedded")
-    expected = ask(client, "tiny")
-    for text in (UNEMBEDDED, f"hello {UNEMBEDDED}"):
-        with pytest.raises(openai.BadRequestError, match="does not know"):
-            ask(client, "tiny", messages=[{"role": "user", "content": text}], stream=stream)
-        with pytest.raises(openai.BadRequestError, match="does not know"):
+    expected = send_chat(client, "tiny")
+    for text in (TOKEN_WITHOUT_EMBEDDING, f"hello {TOKEN_WITHOUT_EMBEDDING}"):
+        with pytest.raises(openai.BadRequestError, match="not in the vocabulary"):
+            send_chat(client, "tiny", messages=[{"role": "user", "content": text}], stream=stream)
+        with pytest.raises(openai.BadRequestError, match="not in the vocabulary"):
             client.completions.create(model="tiny", prompt=text, stream=stream)
-    assert ask(client, "tiny") == expected
+    assert send_chat(client, "tiny") == expected
 
 
-def test_a_request_for_more_answers_than_an_engine_gives_at_once_is_refused(live: Live) -> None:
+def test_a_request_for_more_sequences_than_an_engine_runs_is_refused(live: LiveServer) -> None:
     client = live.tenant("choices")
-    most = live.settings.serve.max_num_seqs
+    max_num_seqs = live.settings.serve.max_num_seqs
     hello: Any = {"model": "tiny", "max_tokens": 4, "temperature": 1}
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("n", {"prompt": "hello", "n": 128}),
-        ("n", {"prompt": "hello", "n": most + 1}),
+        ("n", {"prompt": "hello", "n": max_num_seqs + 1}),
         ("n", {"prompt": "hello", "n": 2**64}),
         ("n", {"prompt": "hello", "n": 0}),
         ("n", {"prompt": "hello", "n": -1}),
-        ("n", {"prompt": "hello", "n": most + 1, "extra_body": {"use_beam_search": True}}),
-        ("n", {"prompt": ["hello"] * 2, "n": most}),
+        ("n", {"prompt": "hello", "n": max_num_seqs + 1, "extra_body": {"use_beam_search": True}}),
+        ("n", {"prompt": ["hello"] * 2, "n": max_num_seqs}),
         ("prompt", {"prompt": ["hello"] * 128}),
-        ("prompt", {"prompt": [[1, 2]] * (most + 1)}),
+        ("prompt", {"prompt": [[1, 2]] * (max_num_seqs + 1)}),
     ]
     for field, body in wrong:
         with pytest.raises(openai.BadRequestError) as raised:
             client.completions.create(**hello | body)
         assert raised.value.param == field, body
-    with pytest.raises(openai.BadRequestError, match=f"{most} is the most"):
-        ask(client, "tiny", temperature=1, n=128)
-    for body in ({"prompt": "hello", "n": most}, {"prompt": ["hello"] * most}, {"prompt": [[1], [2]], "n": most // 2}):
-        assert len(client.completions.create(**hello | body).choices) == most
+    with pytest.raises(openai.BadRequestError, match=f"the maximum is {max_num_seqs}"):
+        send_chat(client, "tiny", temperature=1, n=128)
+    for body in (
+        {"prompt": "hello", "n": max_num_seqs},
+        {"prompt": ["hello"] * max_num_seqs},
+        {"prompt": [[1], [2]], "n": max_num_seqs // 2},
+    ):
+        assert len(client.completions.create(**hello | body).choices) == max_num_seqs
 
 
-def test_another_tenant_is_answered_beside_requests_for_many_answers(live: Live) -> None:
+def test_a_tenant_with_many_sequences_does_not_block_another(live: LiveServer) -> None:
     client, other = live.tenant("many"), live.tenant("few")
-    under_way = Event()
+    started = Event()
 
-    def many() -> None:
+    def send_many() -> None:
         more: Any = {"n": live.settings.serve.max_num_seqs, "extra_body": {"ignore_eos": True}}
-        answer = client.completions.create(model="tiny", prompt="hello", max_tokens=150, stream=True, **more)
-        for number, _ in enumerate(answer):
+        stream = client.completions.create(model="tiny", prompt="hello", max_tokens=150, stream=True, **more)
+        for number, _ in enumerate(stream):
             if number > 50:
-                under_way.set()
+                started.set()
 
     with ThreadPoolExecutor(2) as pool:
-        crowd = [pool.submit(many) for _ in range(2)]
-        assert under_way.wait(60)
-        ask(other, "tiny")
-        assert not any(each.done() for each in crowd)
-        for each in crowd:
-            each.result()
+        requests = [pool.submit(send_many) for _ in range(2)]
+        assert started.wait(60)
+        send_chat(other, "tiny")
+        assert not any(request.done() for request in requests)
+        for request in requests:
+            request.result()
 
 
-def test_who_floods_the_door_harms_no_other(live: Live) -> None:
+def test_idle_connections_and_huge_bodies_do_not_affect_others(live: LiveServer) -> None:
     client, agent = live.tenant("floods"), InstanceName("floods", "agent")
     live.publish(agent, 90)
-    expected = ask(client, "floods/agent")
+    expected = send_chat(client, "floods/agent")
     host, port = live.url.removeprefix("http://").split(":")
     idle = [socket.create_connection((host, int(port))) for _ in range(2000)]
     try:
-        assert ask(client, "floods/agent") == expected
+        assert send_chat(client, "floods/agent") == expected
         headers = {"authorization": f"Bearer {client.api_key}", "content-type": "application/json"}
         content = (b"x" * 2**20 for _ in range(100))
         refused = httpx.post(f"{live.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
@@ -334,7 +341,7 @@ def test_who_floods_the_door_harms_no_other(live: Live) -> None:
         for path in ("../../etc/passwd", "floods/../agent", "floods/agent@../x", "/", "\x00", "x" * 10_000):
             with pytest.raises(openai.NotFoundError):
                 client.chat.completions.create(model=path, messages=HELLO)
-        assert ask(client, "floods/agent") == expected
+        assert send_chat(client, "floods/agent") == expected
     finally:
         for connection in idle:
             connection.close()

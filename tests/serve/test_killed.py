@@ -1,4 +1,4 @@
-"""What serves is killed under load: every request is answered or gets an error that says so; nothing hangs."""
+"""Processes are killed under load: every request gets a response or an error, and none hangs."""
 
 import json
 import subprocess
@@ -13,90 +13,100 @@ import httpx
 import pytest
 
 from looper.platform.domain.names import InstanceName
-from tests.serve.live import Live, processes
+from tests.serve.live import LiveServer, find_processes
 
-CLEAN = {
-    "whole",
+ALLOWED_OUTCOMES = {
+    "complete",
     "streamed",
-    "broken off",
+    "interrupted",
     "503 engine_gone",
     "500 engine_failed",
     "503 gateway_gone",
     "connection lost",
 }
-"""How a request may end. An answer that broke off says so in its last event."""
+"""How a request may end. An interrupted stream has an error as its last event."""
 
-PATIENCE_S = 90
-"""A request that takes longer hangs. An engine of the tiny model starts in about 30 s."""
+TIMEOUT_S = 90
+"""A request that takes longer counts as hanging. An engine of the tiny model starts in about 30 s."""
 
 
-def kill(what: str) -> int:
-    """The replicas of a deployment; return how many there were."""
-    victims = processes(f"ServeReplica:looper:{what}")
+def kill_replicas(deployment: str) -> int:
+    """Kill the replicas of a deployment; return how many there were."""
+    victims = find_processes(f"ServeReplica:looper:{deployment}")
     for victim in victims:
         victim.kill()
     return len(victims)
 
 
-def under_load(live: Live, tenant: str, strike: Callable[[], int], seconds: float) -> Counter[str]:
-    """Outcomes of what four clients ask, one thing after another, while ``strike`` happens five seconds in."""
+def run_load(live: LiveServer, tenant: str, kill: Callable[[], int], seconds: float) -> Counter[str]:
+    """Count the outcomes of requests of four clients. ``kill`` is called after five seconds."""
     key = live.tenant(tenant).api_key
     live.publish(InstanceName(tenant, "agent"), 100)
-    over, counts = threading.Event(), Counter[str]()
+    stop, counts = threading.Event(), Counter[str]()
     headers = {"authorization": f"Bearer {key}"}
 
-    def ask(stream: bool) -> None:
+    def send_requests(stream: bool) -> None:
         body = {"model": f"{tenant}/agent", "prompt": "hello", "max_tokens": 24, "ignore_eos": True, "stream": stream}
-        with httpx.Client(base_url=live.url, headers=headers, timeout=PATIENCE_S) as client:
-            while not over.is_set():
+        with httpx.Client(base_url=live.url, headers=headers, timeout=TIMEOUT_S) as client:
+            while not stop.is_set():
                 try:
-                    answer = client.post("/v1/completions", json=body)
-                    counts[outcome(answer)] += 1
+                    response = client.post("/v1/completions", json=body)
+                    counts[outcome_of(response)] += 1
                 except httpx.TimeoutException:
-                    counts["hangs"] += 1
+                    counts["hanging"] += 1
                 except httpx.TransportError:
                     counts["connection lost"] += 1
                     time.sleep(0.1)
 
-    clients = [threading.Thread(target=ask, args=(number % 2 == 0,)) for number in range(4)]
-    for client in clients:
-        client.start()
+    client_threads = [threading.Thread(target=send_requests, args=(number % 2 == 0,)) for number in range(4)]
+    for thread in client_threads:
+        thread.start()
     time.sleep(5)
-    assert strike() > 0
+    assert kill() > 0
     time.sleep(seconds)
-    over.set()
-    for client in clients:
-        client.join()
+    stop.set()
+    for thread in client_threads:
+        thread.join()
     return counts
 
 
-def outcome(answer: httpx.Response) -> str:
-    if answer.status_code != 200:
-        said = (
-            answer.text if answer.headers.get("content-type") != "application/json" else answer.json()["error"]["code"]
+def outcome_of(response: httpx.Response) -> str:
+    if response.status_code != 200:
+        reason = (
+            response.text
+            if response.headers.get("content-type") != "application/json"
+            else response.json()["error"]["code"]
         )
-        return f"{answer.status_code} {said}"
-    if answer.headers["content-type"].startswith("text/event-stream"):
-        return "broken off" if '"error"' in answer.text else "streamed" if "[DONE]" in answer.text else "cut off"
-    return "whole"
+        return f"{response.status_code} {reason}"
+    if response.headers["content-type"].startswith("text/event-stream"):
+        return (
+            "interrupted"
+            if '"error"' in response.text
+            else "streamed"
+            if "[DONE]" in response.text
+            else "no last event"
+        )
+    return "complete"
 
 
-def check(what: str, counts: Mapping[str, int]) -> None:
-    print(what, dict(counts))
-    assert counts["whole"] > 0
+def check_outcomes(killed: str, counts: Mapping[str, int]) -> None:
+    print(killed, dict(counts))
+    assert counts["complete"] > 0
     assert counts["streamed"] > 0
-    assert counts.keys() <= CLEAN
+    assert counts.keys() <= ALLOWED_OUTCOMES
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("what", ["skills-r8", "gateway"])
-def test_a_replica_that_is_killed_under_load_leaves_nobody_hanging(live: Live, what: str) -> None:
-    check(what, under_load(live, f"killed-{what}", lambda: kill(what), 60))
+@pytest.mark.parametrize("deployment", ["skills-r8", "gateway"])
+def test_no_request_hangs_when_a_replica_is_killed_under_load(live: LiveServer, deployment: str) -> None:
+    check_outcomes(deployment, run_load(live, f"killed-{deployment}", lambda: kill_replicas(deployment), 60))
 
 
 @pytest.mark.bench
-def test_a_node_that_is_killed_under_load_leaves_nobody_hanging(tmp_path: Path) -> None:
+def test_no_request_hangs_when_a_node_is_killed_under_load(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.serve.two_nodes", str(tmp_path)]
-    ran = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True)
-    # Ray prints there, too.
-    check("node", Counter(json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{")))))
+    process = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True)
+    # Ray writes to standard output too.
+    check_outcomes(
+        "node", Counter(json.loads(next(line for line in process.stdout.splitlines() if line.startswith("{"))))
+    )

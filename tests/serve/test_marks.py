@@ -1,4 +1,4 @@
-"""No answer ever comes from another adapter than the one asked for: each says a mark of its own."""
+"""No response ever comes from another adapter than the requested one: each generates a token of its own."""
 
 import random
 import threading
@@ -14,54 +14,54 @@ import pytest
 from transformers import AutoTokenizer
 
 from looper.platform.domain.names import InstanceName
-from tests.serve.live import Live, processes
-from tests.serve.marks import mark_adapter, marks
+from tests.serve.live import LiveServer, find_processes
+from tests.serve.marks import distinct_tokens, single_token_adapter
 from tests.serve.published import publish_version
 
 SKILLS = 60
-"""Each has two versions: more adapters than slots, than memory and than the disk of the server under test."""
+"""Number of skills with two versions each: more adapters than the slots, host memory or disk of the server hold."""
 
 
 @dataclass
 class Skill:
     name: InstanceName
     versions: tuple[str, str]
-    says: dict[str, str]
-    """The mark of each version, by digest."""
+    text_by_digest: dict[str, str]
+    """What each version generates."""
     current: str
-    moved_at: float = 0.0
-    """When a promotion to ``current`` had taken place."""
+    promoted_at: float = 0.0
+    """When the promotion to ``current`` had ended."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def made(live: Live, tenant: str) -> list[Skill]:
-    tokens = random.Random(0).sample(marks(live.base), 2 * SKILLS)
+def publish_skills(live: LiveServer, tenant: str) -> list[Skill]:
+    tokens = random.Random(0).sample(distinct_tokens(live.base), 2 * SKILLS)
     tokenizer = AutoTokenizer.from_pretrained(live.base)
     skills = []
     for number in range(SKILLS):
         name = InstanceName(tenant, f"agent-{number}")
-        two = [mark_adapter(live.base, name, token) for token in tokens[2 * number : 2 * number + 2]]
+        two = [single_token_adapter(live.base, name, token) for token in tokens[2 * number : 2 * number + 2]]
         digests = [publish_version(live.catalog, live.store, name, files) for files in two]
-        says = {
+        texts = {
             digest: 3 * tokenizer.decode([token]) for digest, token in zip(digests, tokens[2 * number :], strict=False)
         }
-        skills.append(Skill(name, (digests[0], digests[1]), says, digests[1]))
+        skills.append(Skill(name, (digests[0], digests[1]), texts, digests[1]))
     return skills
 
 
 @contextmanager
-def promoting(live: Live, skills: list[Skill], every_s: float) -> Iterator[Counter[str]]:
-    """Inside, one skill after another is pointed to its other version."""
-    over, counts, chance = threading.Event(), Counter[str](), random.Random(1)
+def promote_continuously(live: LiveServer, skills: list[Skill], interval_s: float) -> Iterator[Counter[str]]:
+    """Promote the other version of one skill after another while the context is open."""
+    stop, counts, rng = threading.Event(), Counter[str](), random.Random(1)
 
     def promote() -> None:
-        while not over.wait(every_s):
-            skill = chance.choice(skills)
+        while not stop.wait(interval_s):
+            skill = rng.choice(skills)
             first, second = skill.versions
             with skill.lock:
                 skill.current = second if skill.current == first else first
-                live.catalog.point(skill.name, "prod", skill.current)
-                skill.moved_at = time.monotonic()
+                live.catalog.set_channel(skill.name, "prod", skill.current)
+                skill.promoted_at = time.monotonic()
             counts["promoted"] += 1
 
     thread = threading.Thread(target=promote)
@@ -69,72 +69,72 @@ def promoting(live: Live, skills: list[Skill], every_s: float) -> Iterator[Count
     try:
         yield counts
     finally:
-        over.set()
+        stop.set()
         thread.join()
 
 
-def ask_many(live: Live, key: str, skills: list[Skill], requests: int, clients: int) -> Counter[str]:
-    """Outcomes; raises at the first answer that is another's, or of a version that was replaced before it was asked."""
+def send_many(live: LiveServer, key: str, skills: list[Skill], requests: int, clients: int) -> Counter[str]:
+    """Count outcomes. Fails at the first response of a wrong adapter, or of a version that was replaced before."""
     counts: Counter[str] = Counter()
     weights = [1 / rank for rank in range(1, len(skills) + 1)]
     sequence = random.Random(2).choices(skills, weights, k=requests)
     with httpx.Client(base_url=live.url, headers={"authorization": f"Bearer {key}"}, timeout=300) as client:
 
-        def ask(skill: Skill) -> None:
+        def send(skill: Skill) -> None:
             with skill.lock:
-                current, moved_at, asked = skill.current, skill.moved_at, time.monotonic()
+                current, promoted_at, sent_at = skill.current, skill.promoted_at, time.monotonic()
             body = {"model": str(skill.name), "prompt": "Please book", "max_tokens": 3, "temperature": 0}
-            answer = client.post("/v1/completions", json=body)
-            if answer.status_code != 200:
-                assert answer.status_code in (500, 503), answer.text
-                counts[answer.json()["error"]["code"]] += 1
+            response = client.post("/v1/completions", json=body)
+            if response.status_code != 200:
+                assert response.status_code in (500, 503), response.text
+                counts[response.json()["error"]["code"]] += 1
                 return
-            version = answer.headers["x-looper-version"]
-            assert answer.json()["choices"][0]["text"] == skill.says[version]
-            assert answer.json()["model"] == str(skill.name)
-            if skill.moved_at == moved_at:  # not promoted while it was answered
-                assert version == current, f"asked at {asked}, promoted at {moved_at}"
-            counts[answer.headers["x-looper-adapter"]] += 1
+            version = response.headers["x-looper-version"]
+            assert response.json()["choices"][0]["text"] == skill.text_by_digest[version]
+            assert response.json()["model"] == str(skill.name)
+            if skill.promoted_at == promoted_at:  # no promotion during the request
+                assert version == current, f"sent at {sent_at}, promoted at {promoted_at}"
+            counts[response.headers["x-looper-adapter"]] += 1
 
         with ThreadPoolExecutor(clients) as pool:
-            for _ in pool.map(ask, sequence):
+            for _ in pool.map(send, sequence):
                 pass
     return counts
 
 
-def test_every_answer_is_that_of_the_version_asked_for(live: Live) -> None:
-    skills = made(live, "marks")
-    key = live.tenant("marks").api_key
-    with promoting(live, skills, 0.1) as done:
-        counts = ask_many(live, key, skills, 400, clients=8)
+def test_every_response_comes_from_the_requested_version(live: LiveServer) -> None:
+    skills = publish_skills(live, "distinct_tokens")
+    key = live.tenant("distinct_tokens").api_key
+    with promote_continuously(live, skills, 0.1) as promotions:
+        counts = send_many(live, key, skills, 400, clients=8)
     assert counts.total() == 400
-    assert counts.keys() <= {"memory", "disk", "store"}, "none failed"
-    assert min(counts["memory"], counts["store"], done["promoted"]) > 0, (counts, done)
+    assert counts.keys() <= {"memory", "disk", "store"}, "no request failed"
+    assert min(counts["memory"], counts["store"], promotions["promoted"]) > 0, (counts, promotions)
 
 
 @pytest.mark.bench
 @pytest.mark.timeout(3600)
-def test_ten_thousand_answers_under_churn_promotion_and_restarts(live: Live) -> None:
-    skills = made(live, "many-marks")
+def test_ten_thousand_responses_under_evictions_promotions_and_restarts(live: LiveServer) -> None:
+    skills = publish_skills(live, "many-marks")
     key = live.tenant("many-marks").api_key
-    over, killed = threading.Event(), Counter[str]()
+    stop, killed = threading.Event(), Counter[str]()
 
     def kill() -> None:
-        while not over.wait(60):
-            for engine in processes("ServeReplica:looper:skills"):
+        while not stop.wait(60):
+            for engine in find_processes("ServeReplica:looper:skills"):
                 engine.kill()
                 killed["engines"] += 1
 
-    killing = threading.Thread(target=kill)
-    killing.start()
+    killer = threading.Thread(target=kill)
+    killer.start()
     try:
-        with promoting(live, skills, 0.05) as done:
-            counts = ask_many(live, key, skills, 10_000, clients=16)
+        with promote_continuously(live, skills, 0.05) as promotions:
+            counts = send_many(live, key, skills, 10_000, clients=16)
     finally:
-        over.set()
-        killing.join()
-    print(f"{dict(counts)}, {dict(done)}, {dict(killed)}")
-    answered = counts["memory"] + counts["disk"] + counts["store"]
+        stop.set()
+        killer.join()
+    print(f"{dict(counts)}, {dict(promotions)}, {dict(killed)}")
+    succeeded = counts["memory"] + counts["disk"] + counts["store"]
     assert counts.total() == 10_000
-    assert answered + counts["engine_gone"] + counts["engine_failed"] == 10_000
+    assert succeeded + counts["engine_gone"] + counts["engine_failed"] == 10_000
     assert killed["engines"] > 0

@@ -1,4 +1,4 @@
-"""OpenAI's protocol through the real thing, as vLLM speaks it: what a client may ask for, and what it hears."""
+"""OpenAI's API on a real server, as vLLM implements it: what clients may send, and what they receive."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from looper.platform.domain.names import InstanceName
-from tests.serve.live import HELLO, Live, ask
+from tests.serve.live import HELLO, LiveServer, send_chat
 from tests.serve.published import publish_version, random_adapter
 
 BOOK: Any = {
@@ -26,50 +26,50 @@ BOOK: Any = {
 
 
 @pytest.fixture(scope="module")
-def client(live: Live) -> openai.OpenAI:
-    """Of a skill that says this and that. Its prompt has been read, so that each test finds it read."""
+def client(live: LiveServer) -> openai.OpenAI:
+    """Return a client of a skill with varied output. Its prompt is in the prefix cache already."""
     client, agent = live.tenant("protocol"), InstanceName("protocol", "agent")
     publish_version(live.catalog, live.store, agent, random_adapter(live.base, agent, 110))
-    ask(client, MODEL)
+    send_chat(client, MODEL)
     return client
 
 
 MODEL = "protocol/agent"
-WANDERING: Any = {"max_tokens": 1000, "temperature": 2, "seed": 1}
-"""A random model that always says what is likeliest may do with blanks for ever, as JSON allows it."""
+RANDOM_SAMPLING: Any = {"max_tokens": 1000, "temperature": 2, "seed": 1}
+"""With greedy sampling, a random model may generate blanks forever, which JSON allows."""
 
 
 def chat(client: openai.OpenAI, **more: Any) -> Any:
     return client.chat.completions.create(**{"model": MODEL, "messages": HELLO, "max_tokens": 12, **more})
 
 
-def test_a_seed_makes_chance_repeatable_and_n_answers_differ(client: openai.OpenAI) -> None:
+def test_a_seed_makes_sampling_repeatable_and_n_choices_differ(client: openai.OpenAI) -> None:
     first, again, other = (chat(client, n=3, seed=seed, temperature=1) for seed in (7, 7, 8))
-    texts = [[choice.message.content for choice in answer.choices] for answer in (first, again, other)]
+    texts = [[choice.message.content for choice in response.choices] for response in (first, again, other)]
     assert [choice.index for choice in first.choices] == [0, 1, 2]
     assert texts[0] == texts[1] != texts[2]
     assert len(set(texts[0])) == 3
     assert first.usage.completion_tokens > 12
 
 
-def test_several_answers_are_streamed_side_by_side_and_usage_comes_last(client: openai.OpenAI) -> None:
-    whole = chat(client, n=2, seed=7, temperature=1)
+def test_several_choices_are_streamed_together_and_usage_comes_last(client: openai.OpenAI) -> None:
+    full = chat(client, n=2, seed=7, temperature=1)
     stream = chat(client, n=2, seed=7, temperature=1, stream=True, stream_options={"include_usage": True})
     chunks, texts = list(stream), ["", ""]
     for chunk in chunks:
         for choice in chunk.choices:
             texts[choice.index] += choice.delta.content or ""
-    assert texts == [choice.message.content for choice in whole.choices]
-    assert chunks[-1].usage == whole.usage
+    assert texts == [choice.message.content for choice in full.choices]
+    assert chunks[-1].usage == full.usage
     assert {chunk.model for chunk in chunks} == {MODEL}
 
 
-def test_an_answer_ends_before_what_stops_it(client: openai.OpenAI) -> None:
-    whole, _ = ask(client, MODEL)
-    stop = whole[len(whole) // 2 :][:3]
-    answer = chat(client, temperature=0, stop=[stop])
-    assert answer.choices[0].message.content == whole[: whole.index(stop)]
-    assert answer.choices[0].finish_reason == "stop"
+def test_a_response_ends_before_the_stop_string(client: openai.OpenAI) -> None:
+    full, _ = send_chat(client, MODEL)
+    stop = full[len(full) // 2 :][:3]
+    response = chat(client, temperature=0, stop=[stop])
+    assert response.choices[0].message.content == full[: full.index(stop)]
+    assert response.choices[0].finish_reason == "stop"
     assert chat(client, max_tokens=1, temperature=0).choices[0].finish_reason == "length"
 
 
@@ -77,7 +77,7 @@ def test_log_probabilities_of_chats_and_completions(client: openai.OpenAI) -> No
     [choice] = chat(client, temperature=0, logprobs=True, top_logprobs=3).choices
     assert len(choice.logprobs.content) <= 12
     for token in choice.logprobs.content:
-        best = [each.logprob for each in token.top_logprobs]
+        best = [candidate.logprob for candidate in token.top_logprobs]
         assert len(best) == 3
         assert token.logprob == max(best) <= 0
     completion = client.completions.create(model=MODEL, prompt="hello", max_tokens=4, temperature=0, logprobs=2)
@@ -98,29 +98,29 @@ def test_a_completion_may_have_several_prompts_and_echo_them(client: openai.Open
 @pytest.mark.parametrize("stream", [False, True])
 def test_structured_output_follows_its_schema(client: openai.OpenAI, stream: bool) -> None:
     schema = BOOK["function"]["parameters"]
-    asked = {"type": "json_schema", "json_schema": {"name": "booking", "schema": schema, "strict": True}}
-    answer = chat(client, response_format=asked, stream=stream, **WANDERING)
+    response_format = {"type": "json_schema", "json_schema": {"name": "booking", "schema": schema, "strict": True}}
+    response = chat(client, response_format=response_format, stream=stream, **RANDOM_SAMPLING)
     if stream:
-        text = "".join(chunk.choices[0].delta.content or "" for chunk in answer if chunk.choices)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in response if chunk.choices)
     else:
-        text = answer.choices[0].message.content
+        text = response.choices[0].message.content
     assert json.loads(text)["room"] in ("blue", "red")
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "book"}}])
 def test_a_tool_that_must_be_called_is_called(client: openai.OpenAI, choice: Any, stream: bool) -> None:
-    answer = chat(client, tools=[BOOK], tool_choice=choice, stream=stream, **WANDERING)
+    response = chat(client, tools=[BOOK], tool_choice=choice, stream=stream, **RANDOM_SAMPLING)
     if stream:
-        calls = [call for chunk in answer for each in chunk.choices for call in each.delta.tool_calls or []]
-        calls = [call for call in calls if call.index == 0]  # it may call it again and again
+        calls = [call for chunk in response for choice in chunk.choices for call in choice.delta.tool_calls or []]
+        calls = [call for call in calls if call.index == 0]  # the model may call the tool again
     else:
-        calls = answer.choices[0].message.tool_calls[:1]
+        calls = response.choices[0].message.tool_calls[:1]
     assert "".join(call.function.name or "" for call in calls) == "book"
     assert json.loads("".join(call.function.arguments or "" for call in calls))["room"] in ("blue", "red")
 
 
-def test_models_are_the_tenant_s_own_in_pages(live: Live) -> None:
+def test_each_tenant_lists_its_own_models_in_pages(live: LiveServer) -> None:
     client, other = live.tenant("lists"), live.tenant("lists-too")
     for number in range(3):
         live.publish(InstanceName("lists", f"agent-{number}"), 120 + number)
@@ -138,7 +138,7 @@ def test_models_are_the_tenant_s_own_in_pages(live: Live) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_every_error_has_openai_s_form(live: Live, client: openai.OpenAI, stream: bool) -> None:
+def test_every_error_has_openais_form(live: LiveServer, client: openai.OpenAI, stream: bool) -> None:
     headers = {"authorization": f"Bearer {client.api_key}"}
     wrong: list[tuple[int, str, dict[str, Any]]] = [
         (400, "/v1/chat/completions", {"n": 0}),
@@ -156,7 +156,7 @@ def test_every_error_has_openai_s_form(live: Live, client: openai.OpenAI, stream
     ]
     with httpx.Client(base_url=live.url, headers=headers, timeout=60) as http:
         for status, path, more in wrong:
-            answer = http.post(path, json={"model": MODEL, "messages": HELLO, "stream": stream, **more})
-            assert answer.status_code == status, (more, answer.text)
-            assert {"message", "type", "param", "code"} <= answer.json()["error"].keys(), more
-    assert ask(client, MODEL)[0]
+            response = http.post(path, json={"model": MODEL, "messages": HELLO, "stream": stream, **more})
+            assert response.status_code == status, (more, response.text)
+            assert {"message", "type", "param", "code"} <= response.json()["error"].keys(), more
+    assert send_chat(client, MODEL)[0]

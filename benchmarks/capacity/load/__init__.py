@@ -1,0 +1,1 @@
+"""The load of the capacity benchmark: requests, clients and latency figures."""

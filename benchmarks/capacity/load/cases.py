@@ -1,76 +1,115 @@
-"""Which loads the capacity benchmark puts on whom. All peers get the same requests at the same moments."""
+"""The loads of the capacity benchmark. All peers get the same requests at the same times.
+
+``bench`` measures a peer with each of ``load_cases``; the simulator predicts the same cases.
+"""
 
 from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.benchmarks.capacity.load.workload import Load, WorkloadRequest
+from looper.benchmarks.capacity.load.workload import LoadSpec, WorkloadRequest
 
-COUNTS = (1, 5, 8, 64, 512, 2000)
-STEADY = 0.6
-"""Of the requests that Looper answers in a second of the load that it cannot keep up with, what the steady load has."""
-FULL = 2.0
-"""Times as many, in the load that nobody keeps up with."""
-COLD = 32
-"""Adapters that are asked for at once, none of which was asked for before."""
-COLD_S = 240.0
-"""When clients leave who have no whole answer then."""
+ADAPTER_COUNTS = (1, 5, 8, 64, 512, 2000)
+"""Default numbers of adapters, one load after another."""
+STEADY_LOAD_FACTOR = 0.6
+"""Request rate of the steady load, relative to the rate that Looper sustains under the full load."""
+FULL_LOAD_FACTOR = 2.0
+"""Request rate of the full load, relative to the rate that Looper sustains; no peer keeps up with it."""
+COLD_ADAPTERS = 32
+"""Adapters that are requested at the same time, none of which was requested before."""
+COLD_TIMEOUT_S = 240.0
+"""Time after which clients give up on cold adapters."""
 ROUNDS = 3
-"""Of each load, with requests of their own; what counts is the median."""
-KNOWN = 1000
-"""The most popular of a load's adapters, each of which a peer is asked for once before it is measured."""
-KNOWN_S = 240.0
-"""But for no longer than that."""
-KINDS = ("full", "steady", "cold")
-"""Of loads, in the order in which reports have them."""
+"""Rounds of each load, each with its own requests; the report has their medians."""
+MAX_PREWARMED_ADAPTERS = 1000
+"""The most popular adapters of a load, each of which is requested once before the measurement."""
+MAX_PREWARM_S = 240.0
+"""Time after which these requests stop."""
+LOAD_KINDS = ("full", "steady", "cold")
+"""Kinds of load, in the order of the report."""
 
 
-class Case(BaseModel):
+class LoadCase(BaseModel):
     """One load on one peer."""
 
     model_config = ConfigDict(frozen=True)
 
     peer: str
-    load: Load
+    """Name of the peer."""
+    load: LoadSpec
+    """The requests."""
     kind: str
-    """``full``: more than can be answered, cut off at the end; ``steady``; or ``cold``."""
+    """``full`` (more than can be answered, and cut off at the end) or ``steady``."""
 
     @property
     def name(self) -> str:
+        """Name of the case, from which the name of its result file is made."""
         return f"{self.peer}, {self.kind}, {self.load.adapters} adapters"
 
     @property
-    def within_s(self) -> float:
-        """When clients leave who have no whole answer."""
+    def timeout_s(self) -> float:
+        """Seconds from the start of the load after which clients without a complete answer give up."""
         return self.load.seconds if self.kind == "full" else 3 * self.load.seconds
 
-    def round(self, number: int) -> "Case":
-        """The same load, of other requests."""
-        return self.model_copy(update={"load": self.load.model_copy(update={"seed": number})})
+    def with_seed(self, seed: int) -> "LoadCase":
+        """Return the same case with other requests.
 
-    def warm_up(self) -> Load:
-        """A little of the same kind, that can be answered: what came before it is over then, too."""
-        rate = self.load.rate * (STEADY / FULL if self.kind == "full" else 1)
+        Args:
+            seed: Seed of the requests; the number of the round.
+
+        Returns:
+            The case.
+        """
+        return self.model_copy(update={"load": self.load.model_copy(update={"seed": seed})})
+
+    def warm_up_load(self) -> LoadSpec:
+        """Return a short load of the same kind that the peer can finish, to run before the measured one."""
+        rate = self.load.rate * (STEADY_LOAD_FACTOR / FULL_LOAD_FACTOR if self.kind == "full" else 1)
         return self.load.model_copy(
             update={"rate": rate, "seconds": self.load.seconds / 4, "seed": self.load.seed + ROUNDS}
         )
 
 
-def cases_of(peer: str, counts: Iterable[int], answered_per_s: float, seconds: float) -> list[Case]:
-    """Both kinds for each number of adapters; Looper answers so many requests of the full kind."""
-    rates = {"full": FULL * answered_per_s, "steady": STEADY * answered_per_s}
+def load_cases(peer: str, counts: Iterable[int], sustained_rate: float, seconds: float) -> list[LoadCase]:
+    """Return the full and the steady load for each number of adapters.
+
+    Args:
+        peer: Name of the peer.
+        counts: Numbers of adapters.
+        sustained_rate: Requests per second that Looper answers under a full load.
+        seconds: Duration of each load.
+
+    Returns:
+        Two cases per number of adapters.
+    """
+    rates = {"full": FULL_LOAD_FACTOR * sustained_rate, "steady": STEADY_LOAD_FACTOR * sustained_rate}
     return [
-        Case(peer=peer, kind=kind, load=Load(adapters=count, rate=rate, seconds=seconds))
+        LoadCase(peer=peer, kind=kind, load=LoadSpec(adapters=count, rate=rate, seconds=seconds))
         for count in counts
         for kind, rate in rates.items()
     ]
 
 
-def cold(first: int) -> list[WorkloadRequest]:
-    """One request for each of ``COLD`` adapters from ``first`` on, all at once."""
-    return [WorkloadRequest(at_s=0.0, adapter=first + number, prompt=32, answer=16) for number in range(COLD)]
+def cold_requests(first: int) -> list[WorkloadRequest]:
+    """Return one request for each of ``COLD_ADAPTERS`` adapters, all at the same time.
+
+    Args:
+        first: Number of the first adapter.
+
+    Returns:
+        The requests.
+    """
+    numbers = range(first, first + COLD_ADAPTERS)
+    return [WorkloadRequest(arrival_s=0.0, adapter=number, prompt_tokens=32, output_tokens=16) for number in numbers]
 
 
-def known(adapters: Iterable[int]) -> list[WorkloadRequest]:
-    """The shortest request for each."""
-    return [WorkloadRequest(at_s=0.0, adapter=number, prompt=1, answer=1) for number in adapters]
+def prewarm_requests(adapters: Iterable[int]) -> list[WorkloadRequest]:
+    """Return the shortest possible request for each adapter.
+
+    Args:
+        adapters: Numbers of the adapters.
+
+    Returns:
+        The requests, all at the same time.
+    """
+    return [WorkloadRequest(arrival_s=0.0, adapter=number, prompt_tokens=1, output_tokens=1) for number in adapters]

@@ -1,4 +1,7 @@
-"""The clients: send a load to an OpenAI-compatible endpoint when it is due, whether or not it keeps up, and watch."""
+"""The clients of the load: send each request to an OpenAI-compatible server when it is due, and record the answer.
+
+``bench`` and ``experiments`` call ``send_load``. The requests keep their times, whether or not the server keeps up.
+"""
 
 import asyncio
 import itertools
@@ -10,97 +13,108 @@ from dataclasses import dataclass, field
 import httpx
 
 from looper.benchmarks.capacity.load.workload import WorkloadRequest
-from looper.serve.gateway.app import ADAPTER_HEADER
+from looper.serve.gateway.completion_handler import ADAPTER_HEADER
 
-Ready = Callable[[httpx.AsyncClient, int], Awaitable[None]]
-"""What a client does before a request for an adapter, where a peer leaves it to its clients to have adapters loaded."""
+PrepareAdapter = Callable[[httpx.AsyncClient, int], Awaitable[None]]
+"""Called before a request for an adapter, for peers whose clients have to load adapters themselves."""
 
-
-PROMPTS = itertools.count()
-"""Seeds: no prompt of this process begins as an earlier one does, which a server may have kept."""
+_PROMPT_SEEDS = itertools.count()
+"""No two prompts of this process have a common prefix, which a server could have cached."""
 
 
 @dataclass
-class Answered:
-    """What came of one request; times are seconds since the load began."""
+class RequestResult:
+    """The result of one request. Times are in seconds since the start of the load."""
 
-    asked: WorkloadRequest
-    tokens_s: list[float] = field(default_factory=list)
-    """When each event of the answer came."""
-    done_s: float | None = None
-    """None: it failed."""
-    failure: str | None = None
+    request: WorkloadRequest
+    """The request."""
+    token_times_s: list[float] = field(default_factory=list)
+    """Arrival time of each event of the answer; there is one event per token."""
+    finished_s: float | None = None
+    """End of the answer; None for a request that failed."""
+    error: str | None = None
+    """Why the request failed."""
     tier: str | None = None
-    """Where the adapter was found, if the peer says so."""
+    """Cache tier in which the adapter was found, if the peer tells it."""
 
     @property
-    def first_s(self) -> float:
-        """From the moment at which it was due to its first token."""
-        return self.tokens_s[0] - self.asked.at_s
+    def ttft_s(self) -> float:
+        """Seconds from the moment when the request was due until its first token."""
+        return self.token_times_s[0] - self.request.arrival_s
 
     @property
-    def gaps_s(self) -> list[float]:
-        """Between its tokens."""
-        return [after - before for before, after in zip(self.tokens_s, self.tokens_s[1:], strict=False)]
+    def inter_token_s(self) -> list[float]:
+        """Seconds between each two consecutive tokens."""
+        times = self.token_times_s
+        return [after - before for before, after in itertools.pairwise(times)]
 
 
-async def drive(
+async def send_load(
     url: str,
     headers: dict[str, str],
-    asked: Sequence[WorkloadRequest],
-    model_of: Callable[[int | None], str],
+    requests: Sequence[WorkloadRequest],
+    model_name: Callable[[int | None], str],
     *,
-    vocabulary: int,
-    within_s: float,
-    ready: Ready | None = None,
-) -> list[Answered]:
-    """Ask ``url`` for completions of random tokens below ``vocabulary``; ``model_of`` names each adapter.
+    vocab_size: int,
+    timeout_s: float,
+    prepare_adapter: PrepareAdapter | None = None,
+) -> list[RequestResult]:
+    """Request completions of random tokens, each when it is due.
 
-    Whoever has no whole answer ``within_s`` leaves. ``ready`` is awaited before each request for an adapter; that time
-    counts.
+    Args:
+        url: URL of the server, without ``/v1``.
+        headers: HTTP headers of all requests.
+        requests: The load.
+        model_name: Returns the model name of an adapter's number, or of the base model for None.
+        vocab_size: Prompts consist of token ids below this number.
+        timeout_s: Seconds since the start of the load after which clients without a complete answer give up.
+        prepare_adapter: Awaited before each request for an adapter; its time counts.
+
+    Returns:
+        One result per request, in the order of ``requests``.
     """
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=within_s, limits=limits) as client:
-        began = time.perf_counter()
+    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout_s, limits=limits) as client:
+        start = time.perf_counter()
 
-        async def one(answered: Answered) -> None:
-            request = answered.asked
-            await asyncio.sleep(max(0.0, request.at_s - (time.perf_counter() - began)))
-            tokens = random.Random(next(PROMPTS)).choices(range(16, vocabulary), k=request.prompt)
+        async def send(result: RequestResult) -> None:
+            request = result.request
+            await asyncio.sleep(max(0.0, request.arrival_s - (time.perf_counter() - start)))
+            tokens = random.Random(next(_PROMPT_SEEDS)).choices(range(16, vocab_size), k=request.prompt_tokens)
             body = {
-                "model": model_of(request.adapter),
+                "model": model_name(request.adapter),
                 "prompt": tokens,
-                "max_tokens": request.answer,
+                "max_tokens": request.output_tokens,
                 "ignore_eos": True,
                 "temperature": 0,
                 "stream": True,
             }
             try:
-                if ready is not None and request.adapter is not None:
-                    await ready(client, request.adapter)
+                if prepare_adapter is not None and request.adapter is not None:
+                    await prepare_adapter(client, request.adapter)
                 async with client.stream("POST", "/v1/completions", json=body) as response:
-                    answered.tier = response.headers.get(ADAPTER_HEADER)
+                    result.tier = response.headers.get(ADAPTER_HEADER)
                     if response.status_code != 200:
-                        answered.failure = f"{response.status_code} {(await response.aread())[:200].decode()}"
+                        result.error = f"{response.status_code} {(await response.aread())[:200].decode()}"
                         return
                     async for line in response.aiter_lines():
                         if line.startswith('data: {"error"'):
-                            answered.failure = line
+                            result.error = line
                             return
                         if line.startswith("data: {"):
-                            answered.tokens_s.append(time.perf_counter() - began)
+                            result.token_times_s.append(time.perf_counter() - start)
             except httpx.HTTPError as error:
-                answered.failure = f"{type(error).__name__}: {error}"
+                result.error = f"{type(error).__name__}: {error}"
                 return
-            answered.done_s = time.perf_counter() - began
+            result.finished_s = time.perf_counter() - start
 
-        async def in_time(request: WorkloadRequest) -> Answered:
-            answered = Answered(request)
+        async def send_with_timeout(request: WorkloadRequest) -> RequestResult:
+            result = RequestResult(request)
             try:
-                async with asyncio.timeout(max(0.0, within_s - (time.perf_counter() - began))):
-                    await one(answered)
-            except TimeoutError:  # the tokens that it did get stay
-                answered.failure = f"no whole answer within {within_s:g} s"
-            return answered
+                async with asyncio.timeout(max(0.0, timeout_s - (time.perf_counter() - start))):
+                    await send(result)
+            except TimeoutError:  # the result keeps the tokens that have arrived
+                result.error = f"the answer was not complete within {timeout_s:g} s"
+            return result
 
-        return await asyncio.gather(*map(in_time, asked))
+        return await asyncio.gather(*map(send_with_timeout, requests))

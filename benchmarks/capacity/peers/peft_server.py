@@ -1,8 +1,8 @@
-"""PEFT as a server, in the plainest way: one request at a time, its adapter switched on before it is answered.
+"""The simplest PEFT server: it answers one request at a time, and activates the request's adapter before it.
 
-``python -m looper.benchmarks.capacity.peers.peft_server MODEL_DIR BASE ADAPTERS LOADED PORT``: of OpenAI's
-protocol, streamed completions of token ids, which is what the benchmark's clients ask for. At most LOADED adapters
-stay loaded, the least recently used making room.
+``peers`` runs ``python -m looper.benchmarks.capacity.peers.peft_server MODEL_DIR BASE ADAPTERS LOADED PORT``. Of
+OpenAI's API it has only what the benchmark's clients use: streamed completions of token ids. At most LOADED adapters
+stay loaded; the least recently used one is evicted.
 """
 
 import asyncio
@@ -26,35 +26,51 @@ from looper.platform.domain.names import check_name
 
 
 class AdapterSwitchingModel:
-    """The base and what is loaded of its adapters."""
+    """The base model with the adapters that are loaded."""
 
-    def __init__(self, model_dir: Path, base: str, adapters: Path, most_loaded: int) -> None:
-        self._plain = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    def __init__(self, model_dir: Path, base: str, adapters: Path, max_loaded: int) -> None:
+        """Load the base model.
+
+        Args:
+            model_dir: Folder of the base model.
+            base: Name of the base model.
+            adapters: Parent of the adapters' folders.
+            max_loaded: Maximum number of adapters that stay loaded.
+        """
+        self._base_model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
         self._peft: PeftModel | None = None
         self._base = base
         self._adapters = adapters
-        self._most_loaded = most_loaded
+        self._max_loaded = max_loaded
         self._loaded: OrderedDict[str, None] = OrderedDict()
 
     def generate(self, name: str, prompt: list[int], tokens: int, streamer: BaseStreamer) -> None:
+        """Generate an answer.
+
+        Args:
+            name: Name of the base model or of an adapter.
+            prompt: Token ids of the prompt.
+            tokens: Number of tokens to generate.
+            streamer: Receives each token.
+        """
         sampling = {"do_sample": False, "max_new_tokens": tokens, "min_new_tokens": tokens}
         ids = torch.tensor([prompt])
         with torch.inference_mode():
             if name == self._base:
                 if self._peft is None:
-                    self._plain.generate(ids, streamer=streamer, **sampling)
+                    self._base_model.generate(ids, streamer=streamer, **sampling)
                     return
                 with self._peft.disable_adapter():
                     self._peft.generate(input_ids=ids, streamer=streamer, **sampling)
                 return
-            self._switch(check_name(name, "adapter")).generate(input_ids=ids, streamer=streamer, **sampling)
+            self._activate(check_name(name, "adapter")).generate(input_ids=ids, streamer=streamer, **sampling)
 
-    def _switch(self, name: str) -> PeftModel:
+    def _activate(self, name: str) -> PeftModel:
         folder = self._adapters / name
         if self._peft is None:
-            self._peft = PeftModel.from_pretrained(self._plain, folder, adapter_name=name)
+            self._peft = PeftModel.from_pretrained(self._base_model, folder, adapter_name=name)
         elif name not in self._loaded:
-            if len(self._loaded) >= self._most_loaded:
+            if len(self._loaded) >= self._max_loaded:
                 self._peft.delete_adapter(self._loaded.popitem(last=False)[0])
             self._peft.load_adapter(folder, adapter_name=name)
         self._loaded[name] = None
@@ -63,39 +79,58 @@ class AdapterSwitchingModel:
         return self._peft
 
 
-class Tokens(BaseStreamer):  # type: ignore[misc]
-    """Passes what is generated on to an event loop; the first it is given is the prompt."""
+class TokenStreamer(BaseStreamer):  # type: ignore[misc]
+    """Passes generated tokens to an event loop.
+
+    Attributes:
+        queue: The tokens, and None at the end.
+    """
 
     def __init__(self) -> None:
+        """Use the running event loop."""
         self._loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[int | None] = asyncio.Queue()
-        self._prompt = True
+        self._is_prompt = True
 
     def put(self, value: torch.Tensor) -> None:
-        if self._prompt:
-            self._prompt = False
+        """Pass tokens on, except for the first call, which has the prompt.
+
+        Args:
+            value: Token ids.
+        """
+        if self._is_prompt:
+            self._is_prompt = False
             return
         for token in value.flatten().tolist():
             self._loop.call_soon_threadsafe(self.queue.put_nowait, token)
 
     def end(self) -> None:
+        """Mark the end of the answer."""
         self._loop.call_soon_threadsafe(self.queue.put_nowait, None)
 
 
-def app(model: AdapterSwitchingModel) -> FastAPI:
-    # One thread: a request whose client has left is generated to its end before the adapter is switched.
-    server, turns = FastAPI(), ThreadPoolExecutor(1)
+def create_app(model: AdapterSwitchingModel) -> FastAPI:
+    """Create the server.
 
-    @server.get("/health")
+    Args:
+        model: The model with its adapters.
+
+    Returns:
+        An ASGI app.
+    """
+    # With one thread, the answer of a client that has disconnected is completed before the adapter is switched.
+    app, executor = FastAPI(), ThreadPoolExecutor(1)
+
+    @app.get("/health")
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @server.post("/v1/completions")
+    @app.post("/v1/completions")
     async def completions(body: dict[str, Any]) -> StreamingResponse:
         async def events() -> AsyncIterator[bytes]:
-            tokens = Tokens()
-            done = turns.submit(model.generate, body["model"], body["prompt"], body["max_tokens"], tokens)
-            done.add_done_callback(lambda _: tokens.end())  # should it fail
+            tokens = TokenStreamer()
+            done = executor.submit(model.generate, body["model"], body["prompt"], body["max_tokens"], tokens)
+            done.add_done_callback(lambda _: tokens.end())  # also after an error
             while (token := await tokens.queue.get()) is not None:
                 yield b"data: " + orjson.dumps({"choices": [{"text": str(token)}]}) + b"\n\n"
             await asyncio.wrap_future(done)
@@ -103,13 +138,14 @@ def app(model: AdapterSwitchingModel) -> FastAPI:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
-    return server
+    return app
 
 
 def main() -> None:
+    """Load the base model and serve until the process is ended."""
     model_dir, base, adapters, loaded, port = sys.argv[1:]
     model = AdapterSwitchingModel(Path(model_dir), base, Path(adapters), int(loaded))
-    uvicorn.run(app(model), host="127.0.0.1", port=int(port), log_level="warning")
+    uvicorn.run(create_app(model), host="127.0.0.1", port=int(port), log_level="warning")
 
 
 if __name__ == "__main__":

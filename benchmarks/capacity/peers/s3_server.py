@@ -1,7 +1,8 @@
-"""A folder as an S3 bucket, to be read: the store behind all who load adapters, on loopback, for a benchmark only.
+"""A read-only S3 server over folders: the object store of all peers, on loopback, for this benchmark only.
 
-Thousands of adapters do not fit into the memory of the servers made for tests, and a folder can hold them as links.
-``python -m looper.benchmarks.capacity.peers.s3_server FOLDER PORT`` serves every bucket as a folder in ``FOLDER``.
+S3 servers for tests keep objects in memory, where thousands of adapters do not fit; a folder can have them as links.
+``processes`` runs ``python -m looper.benchmarks.capacity.peers.s3_server FOLDER PORT``, which serves each folder in
+``FOLDER`` as a bucket.
 """
 
 import sys
@@ -16,12 +17,20 @@ from starlette.routing import Route
 
 
 class _Object(FileResponse):
-    """With ranges, an ETag and HEAD; in large pieces, as this server has its cores from those who are measured."""
+    """A file, with ranges, an ETag and HEAD. Large chunks keep this server from using the cores of the peers."""
 
-    chunk_size = 1 << 20
+    chunk_size = 1 << 20  # bytes
 
 
-def app(folder: Path) -> Starlette:
+def create_app(folder: Path) -> Starlette:
+    """Create the server.
+
+    Args:
+        folder: Parent of the buckets' folders.
+
+    Returns:
+        An ASGI app.
+    """
     root = folder.resolve()
 
     async def bucket(request: Request) -> Response:
@@ -43,18 +52,18 @@ def app(folder: Path) -> Starlette:
 
 
 def _listing(folder: Path, request: Request) -> Response:
-    """ListObjectsV2 in one page; a benchmark lists an adapter at a time."""
+    """Answer ListObjectsV2 in one page, which is enough because peers list one adapter at a time."""
     if not folder.is_dir():
         return _error(404, "NoSuchBucket")
     prefix, delimiter = request.query_params.get("prefix", ""), request.query_params.get("delimiter", "")
     parent = folder / prefix.rpartition("/")[0]
-    contents, common = [], set()
+    contents, common_prefixes = [], set()
     for path in sorted(parent.rglob("*") if not delimiter else parent.glob("*")) if parent.is_dir() else []:
         key = path.relative_to(folder).as_posix()
         if not key.startswith(prefix):
             continue
         if path.is_dir():
-            common.add(f"{key}/")
+            common_prefixes.add(f"{key}/")
         else:
             contents.append((key, path.stat().st_size))
     rows = [
@@ -63,7 +72,9 @@ def _listing(folder: Path, request: Request) -> Response:
         for key, size in contents
     ]
     if delimiter:
-        rows += [f"<CommonPrefixes><Prefix>{escape(each)}</Prefix></CommonPrefixes>" for each in sorted(common)]
+        rows += [
+            f"<CommonPrefixes><Prefix>{escape(common)}</Prefix></CommonPrefixes>" for common in sorted(common_prefixes)
+        ]
     head = f"<Name>{escape(folder.name)}</Name><Prefix>{escape(prefix)}</Prefix><KeyCount>{len(rows)}</KeyCount>"
     xmlns = "http://s3.amazonaws.com/doc/2006-03-01/"
     body = f'<ListBucketResult xmlns="{xmlns}">{head}<MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>'
@@ -75,8 +86,9 @@ def _error(status: int, code: str) -> Response:
 
 
 def main() -> None:
+    """Serve until the process is ended."""
     folder, port = sys.argv[1:]
-    uvicorn.run(app(Path(folder)), host="127.0.0.1", port=int(port), log_level="warning")
+    uvicorn.run(create_app(Path(folder)), host="127.0.0.1", port=int(port), log_level="warning")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""A simulator of engines, its calibration, and its predictions."""

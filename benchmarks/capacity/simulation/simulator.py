@@ -1,10 +1,10 @@
-"""A discrete-event model of engines behind Looper's router: what a cluster that is not there would answer.
+"""A discrete-event simulation of engines behind Looper's router, to predict subject a cluster would answer.
 
-An engine works in steps, as vLLM does: each step generates one token for each request whose prompt has been read, and
-reads of the other prompts what its bound on tokens leaves. How long a step lasts is linear in what it holds
-(``Costs``); adapters are brought to the engine's memory as the pager brings them, the least recently used making room.
-Whose turn it is goes by Looper's rule for one tenant: fairness between tenants changes whose turn it is, not how many
-turns there are.
+An engine runs in steps, as vLLM does: each step generates one token for each request whose prompt has been read, and
+reads as much of the other prompts as the limit of tokens per step allows. The duration of a step is linear in its
+content (``EngineCosts``). Adapters are loaded into host memory as the adapter cache loads them, and the least recently
+used one is evicted. Requests are admitted by Looper's rule for one tenant: fairness between tenants changes which
+request is next, but not how many there are. ``predict`` calls ``simulate``.
 """
 
 import heapq
@@ -15,207 +15,230 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.benchmarks.capacity.load.clients import Answered
+from looper.benchmarks.capacity.load.clients import RequestResult
 from looper.benchmarks.capacity.load.workload import WorkloadRequest
-from looper.serve.engine.admission import COMPANY
-from looper.serve.routing.placement import place
+from looper.serve.engine.admission import ADAPTER_AFFINITY_BONUS
+from looper.serve.routing.placement import select_replicas
 
 
-class Costs(BaseModel):
-    """What an engine takes, in seconds: measured by ``calibrate``."""
+class EngineCosts(BaseModel):
+    """Time costs of an engine, in seconds, measured by ``calibrate``. The names are those of ``simulation.json``."""
 
     model_config = ConfigDict(frozen=True)
 
     step: float
-    """Of any step that has an adapter in it."""
+    """Fixed cost of a step that has at least one adapter."""
     sequence: float
-    """More, for each sequence that is generated for."""
+    """Cost of each sequence for which the step generates a token."""
     prompt_token: float
-    """More, for each token of a prompt that is read."""
+    """Cost of each prompt token that the step reads."""
     adapter: float
-    """More, for each different adapter."""
+    """Cost of each different adapter of the step."""
     request: float
-    """From the client to the engine and back, around a request's first token."""
+    """Time of a request's way from the client to the engine and back."""
     load: float
-    """To bring an adapter from the store."""
+    """Time to load an adapter from the object store."""
     reload: float
-    """To bring one from the disk."""
+    """Time to load an adapter from the disk."""
 
 
 class Cluster(BaseModel):
-    """What is there to serve."""
+    """Size of a cluster. The names are those of ``simulation.json``."""
 
     model_config = ConfigDict(frozen=True)
 
     replicas: int = 1
-    """Engines, on a machine each."""
+    """Number of engines, each on its own machine."""
     seats: int
+    """Maximum number of running sequences of an engine (vLLM's ``max_num_seqs``)."""
     slots: int
+    """Maximum number of different adapters in a batch (vLLM's ``max_loras``)."""
     in_memory: int
+    """Maximum number of adapters in an engine's host memory."""
     on_disk: int
+    """Maximum number of adapters on an engine's disk."""
     step_tokens: int
-    """That a step reads and generates at most."""
+    """Maximum number of tokens that a step reads and generates."""
     line: int
-    """Requests that are here at most for each engine; more are refused, as a gateway does to a tenant."""
+    """Maximum number of requests per engine. More are rejected, as the gateway rejects those of one tenant."""
 
 
 @dataclass(eq=False)
 class _SimulatedRequest:
-    answered: Answered
-    unread: int
-    """Tokens of its prompt."""
-    left: int
-    """Tokens of its answer."""
+    result: RequestResult
+    unread_tokens: int
+    """Prompt tokens that have not been read."""
+    remaining_tokens: int
+    """Answer tokens that have not been generated."""
     ready_s: float = 0.0
-    """When its adapter is in the engine's memory."""
+    """Time at which the adapter is in host memory."""
 
 
-class _Lru:
+class _LruSet:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._there: OrderedDict[int, None] = OrderedDict()
+        self._members: OrderedDict[int, None] = OrderedDict()
 
     def touch(self, adapter: int) -> bool:
-        """Whether it was there; it is from now on."""
-        there = adapter in self._there
-        self._there[adapter] = None
-        self._there.move_to_end(adapter)
-        if len(self._there) > self._capacity:
-            self._there.popitem(last=False)
-        return there
+        """Add an adapter, or mark it as used; return whether it was a member."""
+        was_member = adapter in self._members
+        self._members[adapter] = None
+        self._members.move_to_end(adapter)
+        if len(self._members) > self._capacity:
+            self._members.popitem(last=False)
+        return was_member
 
 
 @dataclass(eq=False)
 class _SimulatedEngine:
     cluster: Cluster
-    costs: Costs
+    costs: EngineCosts
     waiting: list[_SimulatedRequest] = field(default_factory=list)
     reading: list[_SimulatedRequest] = field(default_factory=list)
     generating: list[_SimulatedRequest] = field(default_factory=list)
     adapters: Counter[int] = field(default_factory=Counter)
-    busy: bool = False
+    is_busy: bool = False
     loader_free_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self._memory, self._disk = _Lru(self.cluster.in_memory), _Lru(self.cluster.on_disk)
+        self._memory, self._disk = _LruSet(self.cluster.in_memory), _LruSet(self.cluster.on_disk)
 
     @property
     def load(self) -> int:
         return len(self.waiting) + len(self.reading) + len(self.generating)
 
-    def take(self, asked: WorkloadRequest, now: float) -> _SimulatedRequest:
-        request = _SimulatedRequest(Answered(asked), asked.prompt, asked.answer, now + self.costs.request / 2)
-        if asked.adapter is not None and not self._memory.touch(asked.adapter):
-            # One thread reads adapters; what is on its way delays the next.
-            seconds = self.costs.reload if self._disk.touch(asked.adapter) else self.costs.load
+    def submit(self, request: WorkloadRequest, now: float) -> _SimulatedRequest:
+        """Queue a request, and load its adapter if it is not in host memory."""
+        submitted = _SimulatedRequest(
+            RequestResult(request), request.prompt_tokens, request.output_tokens, now + self.costs.request / 2
+        )
+        if request.adapter is not None and not self._memory.touch(request.adapter):
+            # One thread loads adapters, so a load that is in progress delays the next one.
+            seconds = self.costs.reload if self._disk.touch(request.adapter) else self.costs.load
             self.loader_free_s = max(self.loader_free_s, now) + seconds
-            request.ready_s = self.loader_free_s + self.costs.request / 2
-        self.waiting.append(request)
-        return request
+            submitted.ready_s = self.loader_free_s + self.costs.request / 2
+        self.waiting.append(submitted)
+        return submitted
 
-    def know(self, adapter: int) -> None:
-        """It was asked for before."""
+    def prewarm(self, adapter: int) -> None:
+        """Put an adapter into host memory and on the disk, as an earlier request does."""
         self._memory.touch(adapter)
         self._disk.touch(adapter)
 
-    def begin(self, now: float) -> float | None:
-        """Admit whom there is room for, and read; return when the step ends, None if there is nothing to do."""
-        while len(self.reading) + len(self.generating) < self.cluster.seats and (request := self._next(now)):
+    def start_step(self, now: float) -> float | None:
+        """Admit waiting requests and start a step; return when it ends, or None if there is nothing to do."""
+        while len(self.reading) + len(self.generating) < self.cluster.seats and (request := self._pick_next(now)):
             self.waiting.remove(request)
-            if request.answered.asked.adapter is not None:
-                self.adapters[request.answered.asked.adapter] += 1
+            if request.result.request.adapter is not None:
+                self.adapters[request.result.request.adapter] += 1
             self.reading.append(request)
         if not self.reading and not self.generating:
             return None
-        room = left = self.cluster.step_tokens - len(self.generating)
+        budget = remaining = self.cluster.step_tokens - len(self.generating)
         for request in self.reading:
-            reads = min(request.unread, left)
-            request.unread -= reads
-            left -= reads
+            tokens = min(request.unread_tokens, remaining)
+            request.unread_tokens -= tokens
+            remaining -= tokens
         costs = self.costs
         return (
             now
             + costs.step
             + costs.adapter * len(self.adapters)
             + costs.sequence * len(self.generating)
-            + costs.prompt_token * (room - left)
+            + costs.prompt_token * (budget - remaining)
         )
 
-    def _next(self, now: float) -> _SimulatedRequest | None:
-        """As ``Admission`` chooses."""
-        chosen, most = None, -1.0
+    def _pick_next(self, now: float) -> _SimulatedRequest | None:
+        """Return the request that the engine's ``AdmissionQueue`` would admit next, if any."""
+        chosen, longest_wait = None, -1.0
         for request in self.waiting:
-            adapter = request.answered.asked.adapter
-            there = adapter in self.adapters
-            if request.ready_s > now or not (adapter is None or there or len(self.adapters) < self.cluster.slots):
+            adapter = request.result.request.adapter
+            is_active = adapter in self.adapters
+            if request.ready_s > now or not (adapter is None or is_active or len(self.adapters) < self.cluster.slots):
                 continue
-            waited = (now - request.answered.asked.at_s) * (COMPANY if there else 1)
-            if waited > most:
-                chosen, most = request, waited
+            waited = (now - request.result.request.arrival_s) * (ADAPTER_AFFINITY_BONUS if is_active else 1)
+            if waited > longest_wait:
+                chosen, longest_wait = request, waited
         return chosen
 
-    def end(self, now: float) -> None:
-        """Everyone whose prompt has been read has one token more."""
-        going = []
-        for request in (*self.generating, *(each for each in self.reading if not each.unread)):
-            answered = request.answered
-            answered.tokens_s.append(now + self.costs.request / 2)
-            request.left -= 1
-            if request.left:
-                going.append(request)
+    def finish_step(self, now: float) -> None:
+        """Give one token to each request whose prompt has been read, and remove those that are complete."""
+        unfinished = []
+        for request in (*self.generating, *(request for request in self.reading if not request.unread_tokens)):
+            result = request.result
+            result.token_times_s.append(now + self.costs.request / 2)
+            request.remaining_tokens -= 1
+            if request.remaining_tokens:
+                unfinished.append(request)
                 continue
-            answered.done_s = answered.tokens_s[-1]
-            adapter = answered.asked.adapter
+            result.finished_s = result.token_times_s[-1]
+            adapter = result.request.adapter
             if adapter is not None:
                 self.adapters[adapter] -= 1
                 if not self.adapters[adapter]:
                     del self.adapters[adapter]
-        self.generating, self.reading = going, [each for each in self.reading if each.unread]
+        self.generating = unfinished
+        self.reading = [request for request in self.reading if request.unread_tokens]
 
 
 def simulate(
-    asked: Sequence[WorkloadRequest], cluster: Cluster, costs: Costs, *, within_s: float, known: Iterable[int] = ()
-) -> list[Answered]:
-    """What ``cluster`` answers to ``asked`` until ``within_s``, as ``drive`` would have seen it.
+    requests: Sequence[WorkloadRequest],
+    cluster: Cluster,
+    costs: EngineCosts,
+    *,
+    timeout_s: float,
+    prewarmed: Iterable[int] = (),
+) -> list[RequestResult]:
+    """Predict the results that ``send_load`` would return for a cluster.
 
-    All engines have been asked for ``known`` adapters before, in that order.
+    Args:
+        requests: The load.
+        cluster: Size of the cluster.
+        costs: Time costs of an engine.
+        timeout_s: Seconds since the start of the load at which the simulation ends.
+        prewarmed: Adapters that were requested before, in this order.
+
+    Returns:
+        One result per request that arrived in time, in the order of arrival.
     """
     engines = {str(number): _SimulatedEngine(cluster, costs) for number in range(cluster.replicas)}
     for engine in engines.values():
-        for adapter in known:
-            engine.know(adapter)
+        for adapter in prewarmed:
+            engine.prewarm(adapter)
     order = itertools.count()
-    # A moment and what happens then: a request comes, or an engine may have something to do.
-    events: list[tuple[float, int, WorkloadRequest | str]] = [(each.at_s, next(order), each) for each in asked]
+    # Each event has a time and a subject: a request that arrives, or an engine that ends a step or wakes up.
+    events: list[tuple[float, int, WorkloadRequest | str]] = [
+        (request.arrival_s, next(order), request) for request in requests
+    ]
     heapq.heapify(events)
-    answers: list[Answered] = []
+    results: list[RequestResult] = []
 
-    def go_on(name: str, now: float) -> None:
+    def start_next_step(name: str, now: float) -> None:
         engine = engines[name]
-        ends = engine.begin(now)
-        engine.busy = ends is not None
-        if ends is not None:
-            heapq.heappush(events, (ends, next(order), name))
+        step_end = engine.start_step(now)
+        engine.is_busy = step_end is not None
+        if step_end is not None:
+            heapq.heappush(events, (step_end, next(order), name))
         elif engine.waiting:
-            ready = min(request.ready_s for request in engine.waiting)
-            if ready > now:
-                heapq.heappush(events, (ready, next(order), f"wake {name}"))
+            ready_s = min(request.ready_s for request in engine.waiting)
+            if ready_s > now:
+                heapq.heappush(events, (ready_s, next(order), f"wake {name}"))
 
-    while events and events[0][0] <= within_s:
-        now, _, what = heapq.heappop(events)
-        if isinstance(what, WorkloadRequest):
+    while events and events[0][0] <= timeout_s:
+        now, _, subject = heapq.heappop(events)
+        if isinstance(subject, WorkloadRequest):
             if sum(engine.load for engine in engines.values()) >= cluster.line * cluster.replicas:
-                answers.append(Answered(what, failure="refused"))
+                results.append(RequestResult(subject, error="rejected"))
                 continue
-            digest = "" if what.adapter is None else str(what.adapter)
-            name = place(digest, {name: engine.load for name, engine in engines.items()}, cluster.seats)[0]
-            answers.append(engines[name].take(what, now).answered)
+            digest = "" if subject.adapter is None else str(subject.adapter)
+            name = select_replicas(digest, {name: engine.load for name, engine in engines.items()}, cluster.seats)[0]
+            results.append(engines[name].submit(subject, now).result)
             heapq.heappush(events, (engines[name].waiting[-1].ready_s, next(order), f"wake {name}"))
-        elif what.startswith("wake "):
-            name = what.removeprefix("wake ")
-            if not engines[name].busy:
-                go_on(name, now)
+        elif subject.startswith("wake "):
+            name = subject.removeprefix("wake ")
+            if not engines[name].is_busy:
+                start_next_step(name, now)
         else:
-            engines[what].end(now)
-            go_on(what, now)
-    return answers
+            engines[subject].finish_step(now)
+            start_next_step(subject, now)
+    return results

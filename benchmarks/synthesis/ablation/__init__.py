@@ -1,5 +1,6 @@
-"""Whether synthesis pays: skills from the whole pipeline against skills from whatever succeeded.
+"""Ablation of synthesis: skills trained with the whole pipeline, against skills trained on the successes as they are.
 
-``noisy.py`` plays what a careless agent leaves behind, ``variants.py`` makes training data of it in several ways,
-``live.py`` lets a trained skill work on held-out tasks, and ``bench.py`` runs them all. The guide: docs/synthesis.md.
+``noisy_agent.py`` plays the trajectories of a careless agent, ``variants.py`` makes training data of them in several
+ways, ``live_evaluation.py`` lets a trained skill work on held-out tasks, and ``bench.py`` runs all of it. The guide is
+docs/synthesis.md.
 """

@@ -1,8 +1,9 @@
-"""What a careless agent leaves behind: several episodes of each task, with every trap at the rate that real data has.
+"""Play a careless agent: several episodes per task, with each kind of mistake at the rate that real data has.
 
-Each rate is that of the source that has most of the trap, among the sources of real trajectories with at least eight
-successes (tau-bench, ten tenants of tau2), counted by the pipeline's own verdicts. They were written down before
-anything was trained, and stay as they are.
+``bench.py`` makes training data of the trajectories. Each rate is that of the source with the most mistakes of the
+kind, among the sources of real trajectories with at least eight successes (tau-bench, ten tenants of tau2). The
+verdicts of Looper's own pipeline were counted. The rates were written down before anything was trained, and stay as
+they are.
 """
 
 from dataclasses import dataclass
@@ -12,170 +13,196 @@ from random import Random
 import orjson
 
 from looper.benchmarks.synthesis.planted_defects import texts
-from looper.benchmarks.synthesis.planted_defects.script import Script, flawed
+from looper.benchmarks.synthesis.planted_defects.episode_script import EpisodeScript, apply_flaw
+from looper.benchmarks.synthesis.planted_defects.ground_truth import DefectKind
 from looper.benchmarks.synthesis.planted_defects.texts import Flaw
-from looper.benchmarks.synthesis.planted_defects.truth import DefectKind
-from looper.gym.simulator import TIMEOUT
-from looper.gym.workplace import ExpectedCall, Workplace, WorkplaceTask
+from looper.gym.simulator import TIMEOUT_ERROR
+from looper.gym.workplace import Workplace, WorkplaceCall, WorkplaceTask
 from looper.platform.domain.trajectory import Outcome, Trajectory
 
-TRIALS = 4
-"""Episodes of a task: as tau-bench has them."""
-OFTEN, OFTEN_TRIALS = 0.1, 16
-"""Share of tasks that come again and again. Three of five SWE-agent demonstrations are of one task."""
-FAILED = 0.58
-"""tau-bench, airline: 116 of 200 episodes."""
-SAID_ONLY = 0.39
-"""Share of episodes that are judged by what was said, where who is wrong and says "done" passes. Tenants: 79 of 204."""
-SLIPS = 0.5
-"""Share of successes with a wrong call that was put right. Two of the tenants: 7 of 14 each; all sources: 0.15."""
-REPEATS = 0.375
-"""Share of successes with the same call several times in a row. One tenant: 3 of 8, two of these after an error; one
-retail agent: 8 of 35, all without a reason; all sources: 0.05."""
-LENGTHS = (3, 6)
-"""Calls of such a row. The sources have 2 to 4; agents trained on successes alone were seen in longer ones."""
-BROKEN = 0.2
-"""Share of episodes that meet a tool's own bug. One tenant: 9 of 62 calls, with three calls an episode."""
-TIMED_OUT = 0.05
-"""The sources have none: a guess."""
-LUCKY = 0.09
-"""Share of successes that left out a read that the house asks for. Tenants: 19 of 204 have no call at all."""
+TRIALS_PER_TASK = 4
+"""Episodes per task, as in tau-bench."""
+FREQUENT_TASK_RATE = 0.1
+"""Share of tasks that are done very often. Three of five SWE-agent demonstrations are of one task."""
+TRIALS_PER_FREQUENT_TASK = 16
+"""Episodes of such a task."""
+FAILURE_RATE = 0.58
+"""Share of episodes that fail. tau-bench, airline: 116 of 200 episodes."""
+MESSAGE_REWARD_RATE = 0.39
+"""Share of episodes whose reward depends on the agent's messages only, so that a wrong agent that says "done" succeeds.
+Tenants: 79 of 204."""
+CORRECTED_CALL_RATE = 0.5
+"""Share of successes with a wrong call that was corrected. Two of the tenants: 7 of 14 each. All sources: 0.15."""
+REPETITION_RATE = 0.375
+"""Share of successes with one call several times in a row. One tenant: 3 of 8, two of them after an error. One retail
+agent: 8 of 35, all without a reason. All sources: 0.05."""
+REPETITION_COUNTS = (3, 6)
+"""Smallest and largest number of calls in such a row. The sources have 2 to 4. Agents that were trained on successes
+alone made longer rows."""
+TOOL_BUG_RATE = 0.2
+"""Share of episodes with a bug of a tool. One tenant: 9 of 62 calls, with three calls per episode."""
+TIMEOUT_RATE = 0.05
+"""Share of episodes with a timeout. This is a guess, because the sources have none."""
+SKIPPED_READ_RATE = 0.09
+"""Share of successes that left out a read which the rules require. Tenants: 19 of 204 have no call at all."""
 
 
-class Slip(Enum):
-    """A call that was wrong, and then put right."""
+class CorrectedCall(Enum):
+    """What was wrong with a call that the agent corrected."""
 
-    PLAIN = auto()
-    """The record without the house's way to write it."""
-    MISSING = auto()
-    """An argument less."""
-    MISNAMED = auto()
-    """A tool that is not there."""
-    CODE = auto()
-    """Another code of the house's: accepted, and written once more."""
+    PLAIN_RECORD = auto()
+    """The record was not written in the format of the workplace."""
+    MISSING_ARGUMENT = auto()
+    """An argument was missing."""
+    MISNAMED_TOOL = auto()
+    """The tool does not exist."""
+    WRONG_CODE = auto()
+    """Another code of the workplace. The tool accepts it, and the agent calls it again with the correct one."""
 
 
 class Failure(Enum):
+    """Why an episode fails."""
+
     WRONG_CODE = auto()
-    """And the agent says that it is done."""
+    """The agent writes a wrong code and says that it is done."""
     STUCK = auto()
-    """The same call until the turns run out."""
+    """The agent repeats one call until no turns are left."""
     GIVEN_UP = auto()
+    """The agent says that the task cannot be done."""
 
 
 @dataclass(frozen=True)
-class _Fate:
-    """What will go wrong in an episode."""
+class _Mistakes:
+    """What goes wrong in an episode."""
 
     failure: Failure | None
-    slip: Slip | None
-    said_only: bool
-    lucky: bool
-    broken: bool
-    timed_out: bool
+    corrected_call: CorrectedCall | None
+    is_judged_by_messages: bool
+    skips_read: bool
+    has_tool_bug: bool
+    has_timeout: bool
 
 
-def trajectories(place: Workplace, task_ids: list[str], seed: int) -> list[Trajectory]:
-    """All episodes of ``task_ids``, task by task. The same seed gives the same."""
-    rng = Random(f"{seed} {place.instance} noisy")
+def play_careless_agent(workplace: Workplace, task_ids: list[str], seed: int) -> list[Trajectory]:
+    """Play all episodes of the tasks.
+
+    Args:
+        workplace: A workplace of the gym.
+        task_ids: Ids of its tasks.
+        seed: Seed of the tasks and of the mistakes. The same seed gives the same episodes.
+
+    Returns:
+        The episodes, task by task.
+    """
+    rng = Random(f"{seed} {workplace.instance} noisy")
     return [
-        _episode(place.task(id, seed), rng)
-        for id in task_ids
-        for _ in range(OFTEN_TRIALS if rng.random() < OFTEN else TRIALS)
+        _play_episode(workplace.task(task_id, seed), rng)
+        for task_id in task_ids
+        for _ in range(TRIALS_PER_FREQUENT_TASK if rng.random() < FREQUENT_TASK_RATE else TRIALS_PER_TASK)
     ]
 
 
-def _episode(task: WorkplaceTask, rng: Random) -> Trajectory:
-    fails = rng.random() < FAILED
-    fate = _Fate(
-        failure=rng.choice([Failure.WRONG_CODE, Failure.WRONG_CODE, Failure.STUCK, Failure.GIVEN_UP])
-        if fails
-        else None,
-        slip=rng.choice(list(Slip)) if rng.random() < SLIPS else None,
-        said_only=rng.random() < SAID_ONLY,
-        lucky=rng.random() < LUCKY,
-        broken=rng.random() < BROKEN,
-        timed_out=rng.random() < TIMED_OUT,
+def _play_episode(task: WorkplaceTask, rng: Random) -> Trajectory:
+    fails = rng.random() < FAILURE_RATE
+    failures = [Failure.WRONG_CODE, Failure.WRONG_CODE, Failure.STUCK, Failure.GIVEN_UP]
+    mistakes = _Mistakes(
+        failure=rng.choice(failures) if fails else None,
+        corrected_call=rng.choice(list(CorrectedCall)) if rng.random() < CORRECTED_CALL_RATE else None,
+        is_judged_by_messages=rng.random() < MESSAGE_REWARD_RATE,
+        skips_read=rng.random() < SKIPPED_READ_RATE,
+        has_tool_bug=rng.random() < TOOL_BUG_RATE,
+        has_timeout=rng.random() < TIMEOUT_RATE,
     )
-    return _Careless(task, fate, rng).work()
+    return _CarelessAgent(task, mistakes, rng).play()
 
 
-class _Careless:
-    """An agent at work that knows the house's ways, and is careless in the way that its fate says."""
+class _CarelessAgent:
+    """An agent that knows the rules of the workplace and makes the given mistakes."""
 
-    def __init__(self, task: WorkplaceTask, fate: _Fate, rng: Random) -> None:
-        self._script = Script(task)
-        self._task, self._fate, self._rng = task, fate, rng
-        self._stuck = self._where_it_repeats()
+    def __init__(self, task: WorkplaceTask, mistakes: _Mistakes, rng: Random) -> None:
+        self._script = EpisodeScript(task)
+        self._task, self._mistakes, self._rng = task, mistakes, rng
+        self._repeated_moment = self._draw_repeated_moment()
 
-    def work(self) -> Trajectory:
-        self._read()
-        if self._fate.failure is Failure.STUCK:
-            self._make("stuck", self._script.write)
-            return self._ended(None, success=False)
-        if self._fate.slip is Slip.MISSING:
-            call, written = flawed(self._script.write, Flaw.MISSING)
-            self._make("slip", call, written=written)
-        elif self._fate.slip is Slip.MISNAMED:
-            self._make("slip", flawed(self._script.write, Flaw.MISNAMED)[0])
-        if self._fate.failure is Failure.GIVEN_UP:
-            self._make("write", self._script.write, "Internal server error")
-            return self._ended("It cannot be done.", success=False)
-        self._write()
-        return self._ended("done", success=self._fate.failure is None or self._fate.said_only)
+    def play(self) -> Trajectory:
+        self._read_record()
+        if self._mistakes.failure is Failure.STUCK:
+            self._call_tool("stuck", self._script.write_call)
+            return self._finish(None, success=False)
+        if self._mistakes.corrected_call is CorrectedCall.MISSING_ARGUMENT:
+            call, raw_arguments = apply_flaw(self._script.write_call, Flaw.MISSING)
+            self._call_tool("wrong call", call, raw_arguments=raw_arguments)
+        elif self._mistakes.corrected_call is CorrectedCall.MISNAMED_TOOL:
+            self._call_tool("wrong call", apply_flaw(self._script.write_call, Flaw.MISNAMED)[0])
+        if self._mistakes.failure is Failure.GIVEN_UP:
+            self._call_tool("write", self._script.write_call, "Internal server error")
+            return self._finish("It cannot be done.", success=False)
+        self._write_record()
+        return self._finish("done", success=self._mistakes.failure is None or self._mistakes.is_judged_by_messages)
 
-    def _read(self) -> None:
-        read = self._script.read
-        if self._fate.slip is Slip.PLAIN:
+    def _read_record(self) -> None:
+        read = self._script.read_call
+        if self._mistakes.corrected_call is CorrectedCall.PLAIN_RECORD:
             record, value = next(iter(read.arguments.items()))
-            self._make("slip", ExpectedCall(read.tool, {**read.arguments, record: value.rpartition("-")[2]}))
-        if self._fate.lucky:
+            plain_read = WorkplaceCall(read.tool, {**read.arguments, record: value.rpartition("-")[2]})
+            self._call_tool("wrong call", plain_read)
+        if self._mistakes.skips_read:
             return
-        if self._fate.broken:
+        if self._mistakes.has_tool_bug:
             bug = self._rng.choice(texts.ENVIRONMENT).format(tool=read.tool, parameter=next(iter(read.arguments)))
-            self._script.make(read, bug, DefectKind.ENVIRONMENT)
-        if self._fate.timed_out:
-            self._script.make(read, TIMEOUT, DefectKind.TRANSIENT)
-        self._make("read", read)
+            self._script.call_tool(read, bug, DefectKind.ENVIRONMENT)
+        if self._mistakes.has_timeout:
+            self._script.call_tool(read, TIMEOUT_ERROR, DefectKind.TRANSIENT)
+        self._call_tool("read", read)
 
-    def _write(self) -> None:
-        """What blocks the write is met by whatever is written first."""
-        wrong = self._with_another_code()
-        wrongly = self._fate.slip is Slip.CODE or self._fate.failure is Failure.WRONG_CODE
-        first = wrong if wrongly else self._script.write
-        self._make("write", first)
+    def _write_record(self) -> None:
+        """Write the record. If the task has an obstacle, the first write meets it."""
+        wrong_write = self._draw_wrong_write()
+        has_wrong_code = (
+            self._mistakes.corrected_call is CorrectedCall.WRONG_CODE or self._mistakes.failure is Failure.WRONG_CODE
+        )
+        first_write = wrong_write if has_wrong_code else self._script.write_call
+        self._call_tool("write", first_write)
         if self._task.obstacles:
-            self._script.make(self._script.remedy())
-            self._script.make(first)
-        if self._fate.failure is not Failure.WRONG_CODE:
-            self._script.work()
+            self._script.call_tool(self._script.remedy_call())
+            self._script.call_tool(first_write)
+        if self._mistakes.failure is not Failure.WRONG_CODE:
+            self._script.finish_task()
 
-    def _make(self, moment: str, call: ExpectedCall, answer: str | None = None, *, written: str | None = None) -> None:
-        times = self._rng.randint(*LENGTHS) if moment == self._stuck else 1
-        for _ in range(times):
-            self._script.make(call, answer, written=written)
+    def _call_tool(
+        self, moment: str, call: WorkplaceCall, answer: str | None = None, *, raw_arguments: str | None = None
+    ) -> None:
+        """Make a call, or several if the agent repeats the call of this moment."""
+        count = self._rng.randint(*REPETITION_COUNTS) if moment == self._repeated_moment else 1
+        for _ in range(count):
+            self._script.call_tool(call, answer, raw_arguments=raw_arguments)
 
-    def _where_it_repeats(self) -> str | None:
-        """At an error, if the episode meets one."""
-        if self._fate.failure is Failure.STUCK:
+    def _draw_repeated_moment(self) -> str | None:
+        """Choose the call that the agent repeats, or None. It is one that gives an error, if the episode has any."""
+        if self._mistakes.failure is Failure.STUCK:
             return "stuck"
-        if self._rng.random() >= REPEATS:
+        if self._rng.random() >= REPETITION_RATE:
             return None
-        slips = ["slip"] if self._fate.slip not in (None, Slip.CODE) else []
-        errors = [*slips, *(["write"] if self._task.obstacles else [])]
-        return self._rng.choice(errors or ["write", *([] if self._fate.lucky else ["read"])])
+        has_error = self._mistakes.corrected_call not in (None, CorrectedCall.WRONG_CODE)
+        errors = [*(["wrong call"] if has_error else []), *(["write"] if self._task.obstacles else [])]
+        return self._rng.choice(errors or ["write", *([] if self._mistakes.skips_read else ["read"])])
 
-    def _with_another_code(self) -> ExpectedCall:
-        right, conventions = self._script.write, self._task.workplace.conventions
-        name = self._rng.choice([name for name in right.arguments if name in conventions])
-        others = sorted({*conventions[name].codes.values()} - {right.arguments[name]})
-        return ExpectedCall(right.tool, {**right.arguments, name: self._rng.choice(others)})
+    def _draw_wrong_write(self) -> WorkplaceCall:
+        """Return the write with another code of the workplace."""
+        write, conventions = self._script.write_call, self._task.workplace.conventions
+        name = self._rng.choice([name for name in write.arguments if name in conventions])
+        other_codes = sorted({*conventions[name].codes.values()} - {write.arguments[name]})
+        return WorkplaceCall(write.tool, {**write.arguments, name: self._rng.choice(other_codes)})
 
-    def _ended(self, word: str | None, *, success: bool) -> Trajectory:
-        """As tau2 writes it: with what its reward rests on."""
-        played = self._script.end(word, success=success).trajectory
-        basis = ["COMMUNICATE"] if self._fate.said_only else ["DB"]
+    def _finish(self, last_message: str | None, *, success: bool) -> Trajectory:
+        """Finish the episode in the format of tau2, which says what the reward depends on."""
+        trajectory = self._script.finish(last_message, success=success).trajectory
+        basis = ["COMMUNICATE"] if self._mistakes.is_judged_by_messages else ["DB"]
         outcome = Outcome(success=success, reward=float(success), detail=orjson.dumps({"reward_basis": basis}).decode())
-        return Trajectory.of(
-            task_id=played.task_id, format=played.format, steps=played.steps, outcome=outcome, tools=played.tools
+        return Trajectory.create(
+            task_id=trajectory.task_id,
+            format=trajectory.format,
+            steps=trajectory.steps,
+            outcome=outcome,
+            tools=trajectory.tools,
         )

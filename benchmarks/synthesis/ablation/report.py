@@ -1,4 +1,7 @@
-"""What every variant came to, over the seeds that there are; what its data teaches is told without training."""
+"""Report the results of every variant over the seeds that exist, and what the training data of each variant teaches.
+
+``__main__.py`` calls it. What the data teaches is computed without training, see ``learned_calls.py``.
+"""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,150 +9,203 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.benchmarks.synthesis.ablation import noisy_agent as noisy
-from looper.benchmarks.synthesis.ablation.bench import HELD_OUT, INSTANCE, RECIPE, TASKS, AblationRow, digest, played
-from looper.benchmarks.synthesis.ablation.taught_calls import taught
-from looper.benchmarks.synthesis.ablation.variants import FULL, SUCCESSES, WITHOUT, examples
+from looper.benchmarks.synthesis.ablation import noisy_agent
+from looper.benchmarks.synthesis.ablation.bench import (
+    HELD_OUT_TASKS,
+    INSTANCE,
+    RECIPE,
+    TRAINING_TASKS,
+    AblationRow,
+    digest_examples,
+    play_training_episodes,
+)
+from looper.benchmarks.synthesis.ablation.learned_calls import measure_learned_calls
+from looper.benchmarks.synthesis.ablation.variants import DISABLED_STAGES, FULL, SUCCESSES_ONLY, build_examples
 from looper.gym.workplaces import WORKPLACES
 from looper.platform.domain.example import Example
 
 
-class Figure(BaseModel):
-    """Over seeds; ``sd`` is None of a single one."""
+class SeedStatistics(BaseModel):
+    """A measure over seeds."""
 
     model_config = ConfigDict(frozen=True)
 
     mean: float
+    """Mean over the seeds."""
     sd: float | None
+    """Sample standard deviation, or None for a single seed."""
     values: tuple[float, ...]
+    """Value of each seed."""
 
     def __str__(self) -> str:
         return f"{self.mean:.3f}" if self.sd is None else f"{self.mean:.3f} ± {self.sd:.3f}"
 
 
 class VariantSummary(BaseModel):
-    """One variant. ``success``, ``loops``, ``right_turns`` and ``tokens`` are None until a seed was trained."""
+    """Results of one variant. Measures of the trained skill are None if no seed was trained."""
 
     model_config = ConfigDict(frozen=True)
 
     variant: str
+    """Name of the variant."""
     seeds: tuple[int, ...]
-    """That were trained."""
+    """Seeds that were trained."""
     same_as_full: tuple[int, ...]
-    """The seeds with which its examples are those of the whole pipeline, so that the stage does nothing here."""
-    success: Figure | None
+    """Seeds with which the examples are identical to those of the whole pipeline, so the stage has no effect."""
+    success: SeedStatistics | None
     """Share of held-out tasks that the skill solved."""
-    loops: Figure | None
-    """Share of held-out tasks in which it made the same call twice in a row and was answered the same."""
-    right_turns: Figure | None
-    """Share of its turns that were what the house asks for."""
-    examples: Figure
-    taught_wrong: Figure
-    """Share of the learned calls, by weight, that the house does not ask for at that point."""
-    taught_repeated: Figure
-    """Share of them that repeat the call before, though it was answered the same."""
-    tokens: Figure | None
-    """That went through the model in training."""
+    loops: SeedStatistics | None
+    """Share of held-out tasks in which it made one call twice in a row and got the same answer."""
+    right_turns: SeedStatistics | None
+    """Share of its turns that were what the workplace's rules require."""
+    examples: SeedStatistics
+    """Number of examples."""
+    taught_wrong: SeedStatistics
+    """Share of the learned calls, by weight, that the rules do not require at that point."""
+    taught_repeated: SeedStatistics
+    """Share of the learned calls, by weight, that repeat the call before although the answer was the same."""
+    tokens: SeedStatistics | None
+    """Tokens of all training batches."""
 
 
 class AblationReport(BaseModel):
-    """What every ``looper bench`` prints."""
+    """Report of the ablation, with the fields of every ``looper bench`` report."""
 
     model_config = ConfigDict(frozen=True)
 
     machine: str
+    """Description of the machine."""
     settings: dict[str, Any]
+    """Settings of the benchmark."""
     rows: tuple[VariantSummary, ...]
+    """One row per variant."""
     ratios: dict[str, float]
+    """Comparison of the whole pipeline with the successes only. It is empty until both were trained with the same
+    seeds."""
 
 
-def report(rows: Sequence[AblationRow], seeds: Sequence[int], machine: str, base: str) -> AblationReport:
-    """Of what was trained; what the data teaches is of ``seeds``."""
-    data = {(variant, seed): examples(variant, played(seed)) for variant in WITHOUT for seed in seeds}
-    lines = [_line(variant, rows, data) for variant in WITHOUT]
+def build_report(rows: Sequence[AblationRow], seeds: Sequence[int], machine: str, base: str) -> AblationReport:
+    """Build the report.
+
+    Args:
+        rows: The results that exist.
+        seeds: Seeds of the training data whose content is reported.
+        machine: Description of the machine.
+        base: Name of the base model.
+
+    Returns:
+        The report.
+    """
+    data = {
+        (variant, seed): build_examples(variant, play_training_episodes(seed))
+        for variant in DISABLED_STAGES
+        for seed in seeds
+    }
+    summaries = [_summarize_variant(variant, rows, data) for variant in DISABLED_STAGES]
     settings = {
         "instance": INSTANCE,
         "base": base,
-        "tasks": TASKS,
-        "held_out": HELD_OUT,
+        "tasks": TRAINING_TASKS,
+        "held_out": HELD_OUT_TASKS,
         **RECIPE.model_dump(include={"method", "rank", "learning_rate", "batch_size", "max_steps", "max_seq_length"}),
-        "noise": {name: getattr(noisy, name) for name in _RATES},
+        "noise": _NOISE,
     }
-    return AblationReport(machine=machine, settings=settings, rows=tuple(lines), ratios=_ratios(lines))
+    return AblationReport(machine=machine, settings=settings, rows=tuple(summaries), ratios=_ratios(summaries))
 
 
-_RATES = (
-    *("TRIALS", "OFTEN", "OFTEN_TRIALS", "FAILED", "SAID_ONLY", "SLIPS", "REPEATS", "LENGTHS", "BROKEN"),
-    *("TIMED_OUT", "LUCKY"),
-)
+_NOISE = {
+    "TRIALS": noisy_agent.TRIALS_PER_TASK,
+    "OFTEN": noisy_agent.FREQUENT_TASK_RATE,
+    "OFTEN_TRIALS": noisy_agent.TRIALS_PER_FREQUENT_TASK,
+    "FAILED": noisy_agent.FAILURE_RATE,
+    "SAID_ONLY": noisy_agent.MESSAGE_REWARD_RATE,
+    "SLIPS": noisy_agent.CORRECTED_CALL_RATE,
+    "REPEATS": noisy_agent.REPETITION_RATE,
+    "LENGTHS": noisy_agent.REPETITION_COUNTS,
+    "BROKEN": noisy_agent.TOOL_BUG_RATE,
+    "TIMED_OUT": noisy_agent.TIMEOUT_RATE,
+    "LUCKY": noisy_agent.SKIPPED_READ_RATE,
+}
+"""The noise settings, with the names that published reports have."""
 
 
-def to_markdown(found: AblationReport) -> str:
-    """The report for ``docs/results``."""
+def to_markdown(report: AblationReport) -> str:
+    """Return the report for ``docs/results``.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Markdown with the table and the comparison.
+    """
     lines = [
         "# Does synthesis pay?",
         "",
-        f"Skills for `{INSTANCE}` from the same noisy trajectories with the same {RECIPE.max_steps} steps of "
-        f"{RECIPE.batch_size} examples, on {HELD_OUT} held-out tasks each, which they work on by themselves, greedily. "
-        "Mean ± standard deviation over the seeds. [How it is measured](../synthesis.md#does-it-pay)",
+        f"Skills for `{INSTANCE}` were trained on the same noisy trajectories with the same {RECIPE.max_steps} steps "
+        f"of {RECIPE.batch_size} examples. Each worked on {HELD_OUT_TASKS} held-out tasks with greedy decoding. The "
+        "table has the mean ± standard deviation over the seeds. [How it is measured](../synthesis.md#does-it-pay)",
         "",
-        "`python -m looper.benchmarks.synthesis.ablation OUT`. Machine: " + found.machine + ".",
+        f"`python -m looper.benchmarks.synthesis.ablation OUT`. Machine: {report.machine}.",
         "",
-        "*Wrong* and *repeated* are shares of what the data has a skill learn, by weight: calls the house does not "
-        "ask for at that point, and calls made again though they were answered the same.",
+        "*Wrong* and *repeated* are shares of the calls that a skill learns, by weight. A wrong call is one that the "
+        "workplace's rules do not require at that point. A repeated call is made again although the answer was the "
+        "same.",
         "",
         "| variant | trained | success | loops | right turns | examples | wrong | repeated |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {line.variant} | {len(line.seeds)} | {_shown(line.success)} | {_shown(line.loops)} "
-        f"| {_shown(line.right_turns)} | {line.examples.mean:.0f} | {line.taught_wrong} | {line.taught_repeated} |"
-        for line in found.rows
+        f"| {row.variant} | {len(row.seeds)} | {_format(row.success)} | {_format(row.loops)} "
+        f"| {_format(row.right_turns)} | {row.examples.mean:.0f} | {row.taught_wrong} | {row.taught_repeated} |"
+        for row in report.rows
     ]
-    lines += ["", *(f"- {name}: {value:.3g}" for name, value in found.ratios.items())]
-    for line in found.rows:
-        if line.same_as_full and line.variant != FULL:
-            lines += [
-                f"- {line.variant}: the same examples as {FULL} with seeds {', '.join(map(str, line.same_as_full))}"
-            ]
+    lines += ["", *(f"- {name}: {value:.3g}" for name, value in report.ratios.items())]
+    lines += [
+        f"- {row.variant}: the same examples as {FULL} with seeds {', '.join(map(str, row.same_as_full))}"
+        for row in report.rows
+        if row.same_as_full and row.variant != FULL
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _line(
+def _summarize_variant(
     variant: str, rows: Sequence[AblationRow], data: Mapping[tuple[str, int], Sequence[Example]]
 ) -> VariantSummary:
-    ours = sorted((row for row in rows if row.variant == variant), key=lambda row: row.seed)
-    made = {seed: found for (name, seed), found in data.items() if name == variant}
-    teach = [taught(found, WORKPLACES[INSTANCE], seed) for seed, found in made.items()]
+    """Summarize one variant. ``data`` has the examples by variant and seed."""
+    trained = sorted((row for row in rows if row.variant == variant), key=lambda row: row.seed)
+    by_seed = {seed: examples for (name, seed), examples in data.items() if name == variant}
+    learned = [measure_learned_calls(examples, WORKPLACES[INSTANCE], seed) for seed, examples in by_seed.items()]
     return VariantSummary(
         variant=variant,
-        seeds=tuple(row.seed for row in ours),
-        same_as_full=tuple(seed for seed, found in made.items() if digest(found) == digest(data[FULL, seed])),
-        success=_figure([row.lived.solved / row.lived.episodes for row in ours]) if ours else None,
-        loops=_figure([row.lived.looped / row.lived.episodes for row in ours]) if ours else None,
-        right_turns=_figure([row.lived.right_turns / row.lived.turns for row in ours]) if ours else None,
-        examples=_figure([len(found) for found in made.values()]),
-        taught_wrong=_figure([each.wrong for each in teach]),
-        taught_repeated=_figure([each.repeated for each in teach]),
-        tokens=_figure([row.tokens for row in ours]) if ours else None,
+        seeds=tuple(row.seed for row in trained),
+        same_as_full=tuple(
+            seed for seed, examples in by_seed.items() if digest_examples(examples) == digest_examples(data[FULL, seed])
+        ),
+        success=_statistics([row.lived.solved / row.lived.episodes for row in trained]) if trained else None,
+        loops=_statistics([row.lived.looped / row.lived.episodes for row in trained]) if trained else None,
+        right_turns=_statistics([row.lived.right_turns / row.lived.turns for row in trained]) if trained else None,
+        examples=_statistics([len(examples) for examples in by_seed.values()]),
+        taught_wrong=_statistics([calls.wrong for calls in learned]),
+        taught_repeated=_statistics([calls.repeated for calls in learned]),
+        tokens=_statistics([row.tokens for row in trained]) if trained else None,
     )
 
 
-def _shown(figure: Figure | None) -> str:
-    return "" if figure is None else str(figure)
+def _format(value: SeedStatistics | None) -> str:
+    return "" if value is None else str(value)
 
 
-def _figure(values: Sequence[float]) -> Figure:
+def _statistics(values: Sequence[float]) -> SeedStatistics:
     sd = statistics.stdev(values) if len(values) > 1 else None
-    return Figure(mean=statistics.fmean(values), sd=sd, values=tuple(values))
+    return SeedStatistics(mean=statistics.fmean(values), sd=sd, values=tuple(values))
 
 
-def _ratios(lines: Sequence[VariantSummary]) -> dict[str, float]:
-    by = {line.variant: line for line in lines}
-    full, naive = by[FULL], by[SUCCESSES]
-    if full.seeds != naive.seeds or not (full.success and naive.success and full.loops and naive.loops):
+def _ratios(rows: Sequence[VariantSummary]) -> dict[str, float]:
+    by_variant = {row.variant: row for row in rows}
+    full, successes = by_variant[FULL], by_variant[SUCCESSES_ONLY]
+    if full.seeds != successes.seeds or not (full.success and successes.success and full.loops and successes.loops):
         return {}
-    found = {"success_points_over_successes_only": 100 * (full.success.mean - naive.success.mean)}
-    if naive.loops.mean:
-        found["loops_over_successes_only"] = full.loops.mean / naive.loops.mean
-    return found
+    ratios = {"success_points_over_successes_only": 100 * (full.success.mean - successes.success.mean)}
+    if successes.loops.mean:
+        ratios["loops_over_successes_only"] = full.loops.mean / successes.loops.mean
+    return ratios

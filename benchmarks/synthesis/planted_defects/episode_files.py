@@ -1,71 +1,123 @@
-"""The source files of one work place, as they fill with episodes and the truth about them."""
+"""The source files of one workplace while they are filled with episodes, and the ground truth about these episodes.
+
+The modules that plant defects add to it: ``duplicates.py``, ``repetition.py``, ``sensitive_cases.py`` and
+``tool_errors.py``. ``trajectories.py`` collects the result.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from looper.benchmarks.synthesis.planted_defects.script import NOTE, Script, Written, furnish
-from looper.benchmarks.synthesis.planted_defects.truth import Group, PlantedText, Span
+from looper.benchmarks.synthesis.planted_defects.episode_script import (
+    NOTE,
+    EpisodeScript,
+    FinishedEpisode,
+    add_optional_tools,
+)
+from looper.benchmarks.synthesis.planted_defects.ground_truth import PlantedGroup, PlantedSpan, PlantedText
 from looper.gym.workplace import Workplace, WorkplaceTask
 from looper.platform.domain.trajectory import Trajectory
 
-FILES = 2
-"""Source files of a work place."""
+FILE_COUNT = 2
+"""Source files per workplace."""
 
 
 class EpisodeFiles:
-    """The files of one work place, as they fill. No two tasks that it gives out have one request."""
+    """The source files of one workplace. Every task that it creates has a different request.
 
-    def __init__(self, place: Workplace, seed: int) -> None:
-        self.place = furnish(place)
-        self.files: list[list[Trajectory]] = [[] for _ in range(FILES)]
-        self.spans: list[Span] = []
-        self.groups: list[Group] = []
+    Attributes:
+        workplace: The workplace, with the optional tools.
+        batches: Trajectories of each file.
+        spans: Ground truth about steps.
+        groups: Ground truth about whole trajectories.
+        texts: Ground truth about texts.
+        rng: Random numbers for everything that is planted.
+    """
+
+    def __init__(self, workplace: Workplace, seed: int) -> None:
+        """Create empty files.
+
+        Args:
+            workplace: A workplace of the gym.
+            seed: Seed of the tasks and of what is planted.
+        """
+        self.workplace = add_optional_tools(workplace)
+        self.batches: list[list[Trajectory]] = [[] for _ in range(FILE_COUNT)]
+        self.spans: list[PlantedSpan] = []
+        self.groups: list[PlantedGroup] = []
         self.texts: list[PlantedText] = []
-        self.rng = Random(f"{seed} {place.instance} planted")
+        self.rng = Random(f"{seed} {workplace.instance} planted")
         self._seed = seed
-        self._tasks = 0
+        self._task_count = 0
         self._requests: set[str] = set()
 
-    def task(self, *, blocked: bool = False) -> WorkplaceTask:
-        """A task that nobody had yet, with the house's own error in its way or without."""
+    def new_task(self, *, blocked: bool = False) -> WorkplaceTask:
+        """Create a task with a request that no earlier task has.
+
+        Args:
+            blocked: Whether the obstacles of the workplace are in the way of the task.
+
+        Returns:
+            The task.
+        """
         while True:
-            task = self.place.task(self.task_id(), self._seed)
+            task = self.workplace.task(self.new_task_id(), self._seed)
             if task.request not in self._requests:
                 self._requests.add(task.request)
-                return replace(task, obstacles=self.place.obstacles if blocked else ())
+                return replace(task, obstacles=self.workplace.obstacles if blocked else ())
 
-    def task_id(self) -> str:
-        self._tasks += 1
-        return f"{self.place.instance.partition('/')[2]}-{self._tasks:04d}"
+    def new_task_id(self) -> str:
+        """Return a task id that was not used before."""
+        self._task_count += 1
+        return f"{self.workplace.instance.partition('/')[2]}-{self._task_count:04d}"
 
-    def put(self, written: Written, file: int | None = None) -> str:
-        """File an episode, in any file if none is given; returns its id."""
-        self.files[self.rng.randrange(FILES) if file is None else file].append(written.trajectory)
-        self.spans += written.spans
-        self.texts += written.texts
-        return written.trajectory.id
+    def add_episode(self, episode: FinishedEpisode, file: int | None = None) -> str:
+        """Add an episode and the ground truth about it.
+
+        Args:
+            episode: The episode.
+            file: Index of the file. By default it is drawn.
+
+        Returns:
+            Id of the trajectory.
+        """
+        self.batches[self.rng.randrange(FILE_COUNT) if file is None else file].append(episode.trajectory)
+        self.spans += episode.spans
+        self.texts += episode.texts
+        return episode.trajectory.id
 
     def shuffle(self) -> None:
-        for file in self.files:
-            self.rng.shuffle(file)
+        """Shuffle the trajectories of each file."""
+        for batch in self.batches:
+            self.rng.shuffle(batch)
 
 
-def play(
+def play_expert(
     task: WorkplaceTask,
-    way: Sequence[str] = (),
+    optional_tools: Sequence[str] = (),
     *,
     request: str | None = None,
     answers: dict[str, str] | None = None,
     note: str = "settled as asked",
-) -> Script:
-    """An episode of an expert who also uses the tools of ``way``, all but for the last word."""
-    script = Script(task, request, answers=answers)
-    script.make(script.read)
-    for tool in way:
+) -> EpisodeScript:
+    """Play an expert who also uses optional tools. Only the agent's last message is missing.
+
+    Args:
+        task: The task.
+        optional_tools: Names of the optional tools that the expert uses.
+        request: The user's message, by default the request of the task.
+        answers: Answers of optional tools, by tool.
+        note: Text of the note, if the expert writes one.
+
+    Returns:
+        The episode, which the caller finishes.
+    """
+    script = EpisodeScript(task, request, answers=answers)
+    script.call_tool(script.read_call)
+    for tool in optional_tools:
         if tool != NOTE:
-            script.make(script.extra(tool))
-    script.work()
-    if NOTE in way:
-        script.make(script.extra(NOTE, note))
+            script.call_tool(script.optional_call(tool))
+    script.finish_task()
+    if NOTE in optional_tools:
+        script.call_tool(script.optional_call(NOTE, note))
     return script

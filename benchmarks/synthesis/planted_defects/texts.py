@@ -1,4 +1,4 @@
-"""What tools answer when something is wrong, and what agents say meanwhile."""
+"""Texts for planted defects: error messages and other answers of tools, and remarks of agents."""
 
 from enum import StrEnum
 
@@ -18,6 +18,7 @@ TRANSIENT = (
     "Lock wait timeout exceeded; try restarting transaction",
     "Server busy, too many connections",
 )
+"""Errors that pass when the call is repeated."""
 
 INFORMATIVE = (
     "no such slot available on that day",
@@ -31,10 +32,10 @@ INFORMATIVE = (
     "The policy does not allow this after 30 days.",
     "Error: on hold until the review is over",
 )
-"""What stands in the way of a right call, in words; the work places have codes of their own for it."""
+"""Obstacles to a correct call, in words. The workplaces also have their own codes for them."""
 
 NOT_FOUND = ("No earlier records found for {record}.", "404 Not Found: no entries for {record}", "Nothing found.")
-"""The answer of a right look-up that finds nothing."""
+"""Answers of a correct lookup that finds nothing."""
 
 ENVIRONMENT = (
     "AttributeError: 'NoneType' object has no attribute 'get'",
@@ -54,16 +55,22 @@ ENVIRONMENT = (
     "panic: runtime error: invalid memory address or nil pointer dereference",
     'psycopg2.errors.UndefinedColumn: column "{parameter}" does not exist',
 )
+"""Bugs of a tool."""
 
 
 class Flaw(StrEnum):
     """What is wrong with a call."""
 
     MISSING = "missing"
+    """The last argument is missing."""
     EXTRA = "extra"
+    """There is an argument that the tool does not have."""
     WRONG = "wrong"
+    """The last argument has a wrong value."""
     MALFORMED = "malformed"
+    """The arguments are not valid JSON."""
     MISNAMED = "misnamed"
+    """The tool does not exist."""
 
 
 CAUSAL = (
@@ -80,6 +87,7 @@ CAUSAL = (
     (Flaw.MALFORMED, "400 Bad Request: malformed JSON"),
     (Flaw.MISNAMED, "Error: no tool named {tool}"),
 )
+"""Flaws of a call, with the error messages that they cause."""
 
 HARMLESS_ERRORS = (
     "Checked: no errors found.",
@@ -95,7 +103,7 @@ HARMLESS_ERRORS = (
     "Team: Failure Analysis, floor 3",
     "exception list: empty",
 )
-"""Answers that are none, though they hold an error's words."""
+"""Answers that are no errors, although they contain words of an error."""
 
 POLLS = (
     ("queued", "in progress", "ready"),
@@ -103,5 +111,7 @@ POLLS = (
     ("3 ahead of you", "2 ahead of you", "1 ahead of you", "your turn"),
     ("pending since 09:02", "pending, seen by the desk", "approved"),
 )
+"""Answers to a call that is repeated until the last one comes."""
 
 REMARKS = ("", "Let me see.", "I look at it.", "One moment.", "Once more, to be sure.", "Next.")
+"""Texts of an agent beside a call."""

@@ -1,0 +1,1 @@
+"""LoRA and its variants during training, and the files of an adapter."""

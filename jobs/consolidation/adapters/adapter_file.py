@@ -1,4 +1,7 @@
-"""An adapter as PEFT's two files, which vLLM loads."""
+"""Write and read an adapter as PEFT's two files, which vLLM loads.
+
+The trainer writes candidates with it, and reads the version that a session continues.
+"""
 
 import json
 
@@ -10,8 +13,8 @@ from looper.jobs.consolidation.adapters.lora import Factors, Lora
 from looper.platform.domain.errors import InvalidInput
 
 
-def weights_bytes(lora: Lora) -> bytes:
-    """The factors as safetensors, under the names that PEFT gives them."""
+def serialize_weights(lora: Lora) -> bytes:
+    """Return the factors of ``lora`` as a safetensors file, under PEFT's names."""
     tensors = {
         _key(layer, side): tensor.detach().cpu().contiguous()
         for layer, factors in lora.items()
@@ -20,12 +23,17 @@ def weights_bytes(lora: Lora) -> bytes:
     return save(tensors)
 
 
-def config_bytes(lora: Lora, base: str) -> bytes:
-    """PEFT's ``adapter_config.json``, naming the base as ``base`` and no folder of a machine."""
+def serialize_config(lora: Lora, base: str) -> bytes:
+    """Return PEFT's ``adapter_config.json``.
+
+    Args:
+        lora: The adapter, with the same rank and scale in all layers.
+        base: Name of the base model. A folder of one machine must not get into the file.
+    """
     ((rank, scale),) = {(factors.rank, factors.scale) for factors in lora.values()}
     config = LoraConfig(
         r=rank,
-        lora_alpha=scale * rank,  # PEFT and vLLM take fractions, too
+        lora_alpha=scale * rank,  # PEFT and vLLM accept fractions
         target_modules=sorted({layer.rpartition(".")[2] for layer in lora}),
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
@@ -36,8 +44,19 @@ def config_bytes(lora: Lora, base: str) -> bytes:
     return json.dumps(config, sort_keys=True, indent=2, default=str).encode()
 
 
-def read(weights: bytes, config: bytes) -> dict[str, Factors]:
-    """The factors that the two files hold, as plain tensors. Raises InvalidInput if they are not plain LoRA."""
+def read_adapter_files(weights: bytes, config: bytes) -> dict[str, Factors]:
+    """Read the factors from the two files.
+
+    Args:
+        weights: Content of ``adapter_model.safetensors``.
+        config: Content of ``adapter_config.json``.
+
+    Returns:
+        The factors by layer, as plain tensors on the CPU.
+
+    Raises:
+        InvalidInput: If the files cannot be read or are not plain LoRA.
+    """
     try:
         tensors = load(weights)
         settings = json.loads(config)

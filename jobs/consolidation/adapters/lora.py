@@ -1,4 +1,7 @@
-"""A LoRA adapter as its factors, layer by layer, and the forms it takes on the way to a file that vLLM reads."""
+"""A LoRA adapter as its factors, layer by layer, and the operations on it: add, truncate, fit to the served rank.
+
+The trainer, the strategies and ``adapter_file.py`` use it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,41 +13,51 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Factors:
-    """The update of one linear layer, dW = scale * b @ a. Parameters while they are trained, else plain tensors."""
+    """The update of one linear layer, dW = scale * b @ a. In training, ``a`` and ``b`` are parameters."""
 
     a: Tensor
-    """``[rank, in]``"""
+    """``[rank, in]``."""
     b: Tensor
-    """``[out, rank]``"""
+    """``[out, rank]``."""
     scale: float = 1.0
+    """LoRA's alpha / rank, or rsLoRA's alpha / sqrt(rank)."""
 
     @property
     def rank(self) -> int:
+        """The rank of this layer's update."""
         return self.a.shape[0]
 
     def update(self) -> Tensor:
-        """dW ``[out, in]``."""
+        """Return dW, ``[out, in]``."""
         return self.scale * self.b @ self.a
 
     def to(self, device: torch.device) -> "Factors":
+        """Return the same factors on ``device``."""
         return Factors(self.a.to(device), self.b.to(device), self.scale)
 
     def copy(self) -> "Factors":
-        """The same values, apart from any graph and from later changes."""
+        """Return a copy, detached from the autograd graph and from later changes."""
         return Factors(self.a.detach().clone(), self.b.detach().clone(), self.scale)
 
 
 Lora: TypeAlias = Mapping[str, Factors]
-"""By the layer's name in the base model, such as ``model.layers.0.self_attn.q_proj``."""
+"""Factors by the layer's name in the base model, such as ``model.layers.0.self_attn.q_proj``."""
 
 
-def rank_of(lora: Lora) -> int:
-    """The largest rank of its layers."""
+def adapter_rank(lora: Lora) -> int:
+    """Return the largest rank of the layers of ``lora``."""
     return max(factors.rank for factors in lora.values())
 
 
-def stack(*blocks: Lora) -> dict[str, Factors]:
-    """One adapter whose update is the sum of the updates of ``blocks``: their ranks add up, its scale is 1."""
+def stack_adapters(*blocks: Lora) -> dict[str, Factors]:
+    """Return one adapter whose update is the sum of the updates of ``blocks``.
+
+    Args:
+        *blocks: Adapters of the same base model.
+
+    Returns:
+        An adapter of scale 1, whose rank is the sum of the ranks of ``blocks``.
+    """
     layers = blocks[0].keys()
     assert all(block.keys() == layers for block in blocks), "blocks of different base models"
     return {
@@ -56,25 +69,36 @@ def stack(*blocks: Lora) -> dict[str, Factors]:
     }
 
 
-def truncate(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
-    """The best adapter of ``rank`` in the Frobenius norm, with scale 1, and its error ||dW - dW'|| / ||dW||.
+def truncate_rank(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
+    """Return the best approximation of ``lora`` with ``rank`` in the Frobenius norm (Eckart and Young, 1936).
 
-    Norms are over all layers. By the singular value decomposition (Eckart and Young, 1936).
+    Args:
+        lora: The adapter.
+        rank: The rank of the result.
+
+    Returns:
+        The approximation dW', with scale 1, and its error ||dW - dW'|| / ||dW|| over all layers.
     """
     kept: dict[str, Factors] = {}
     lost = whole = 0.0
     for layer, factors in lora.items():
-        u, s, v = svd(factors)
-        kept[layer] = _padded(_halved(u, s, v, rank, factors.a.dtype), rank)
+        u, s, v = svd_of_update(factors)
+        kept[layer] = _pad_rank(_balanced_factors(u, s, v, rank, factors.a.dtype), rank)
         lost += float((s[rank:] ** 2).sum())
         whole += float((s**2).sum())
     return kept, (lost / whole) ** 0.5 if whole else 0.0
 
 
-def svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
-    """u ``[out, k]``, s ``[k]`` and v ``[k, in]`` of dW = u diag(s) v, in float64.
+def svd_of_update(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the singular value decomposition of dW = u diag(s) v, in float64.
 
-    Taken of two small triangular factors (QR of b and of a transposed), so that no ``[out, in]`` matrix is made.
+    It is computed from two small triangular factors (QR of b and of a transposed), without any ``[out, in]`` matrix.
+
+    Args:
+        factors: The factors that make dW.
+
+    Returns:
+        u ``[out, k]``, s ``[k]`` in falling order, and v ``[k, in]``.
     """
     q_b, r_b = torch.linalg.qr(factors.scale * factors.b.detach().double())
     q_a, r_a = torch.linalg.qr(factors.a.detach().double().T)
@@ -82,32 +106,47 @@ def svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
     return q_b @ u, s, v @ q_a.T
 
 
-def approximate(update: Tensor, rank: int) -> Factors:
-    """Factors of ``rank`` and scale 1 for a whole dW ``[out, in]``, as near as the best ones but for a little.
+def approximate_update(update: Tensor, rank: int) -> Factors:
+    """Return factors that approximate a full dW nearly as well as the best ones.
 
-    By a randomised singular value decomposition with four power iterations (Halko et al., 2011, arXiv 0909.4061), the
-    same each time.
+    It uses a randomized singular value decomposition with four power iterations (Halko et al., 2011, arXiv 0909.4061)
+    and a fixed seed.
+
+    Args:
+        update: dW, ``[out, in]``.
+        rank: The rank of the result.
+
+    Returns:
+        Factors of scale 1.
     """
     devices = [update.device] if update.is_cuda else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         u, s, v = torch.svd_lowrank(update, q=min(rank + 16, *update.shape), niter=4)
-    return _padded(_halved(u, s, v.T, rank, update.dtype), rank)
+    return _pad_rank(_balanced_factors(u, s, v.T, rank, update.dtype), rank)
 
 
-def served(lora: Lora, max_rank: int) -> tuple[Lora, float]:
-    """What of ``lora`` a server with ``max_rank`` can take, and the error of that as ``truncate`` has it."""
-    return (lora, 0.0) if rank_of(lora) <= max_rank else truncate(lora, max_rank)
+def fit_to_max_rank(lora: Lora, max_rank: int) -> tuple[Lora, float]:
+    """Return ``lora`` with a rank that an engine with ``max_rank`` can serve.
+
+    Args:
+        lora: The adapter.
+        max_rank: The largest rank that is served.
+
+    Returns:
+        The adapter, truncated if its rank is larger, and the relative error of the truncation.
+    """
+    return (lora, 0.0) if adapter_rank(lora) <= max_rank else truncate_rank(lora, max_rank)
 
 
-def _halved(u: Tensor, s: Tensor, v: Tensor, rank: int, dtype: torch.dtype) -> Factors:
-    """The ``rank`` largest of a decomposition, each singular value shared by both factors."""
+def _balanced_factors(u: Tensor, s: Tensor, v: Tensor, rank: int, dtype: torch.dtype) -> Factors:
+    """Return factors of the ``rank`` largest singular values, with each value shared equally by both factors."""
     root = s[:rank].sqrt()
     return Factors((root[:, None] * v[:rank]).to(dtype), (u[:, :rank] * root).to(dtype))
 
 
-def _padded(factors: Factors, rank: int) -> Factors:
-    """Of exactly ``rank``: a file has one rank for all layers."""
+def _pad_rank(factors: Factors, rank: int) -> Factors:
+    """Pad with zeros to exactly ``rank``, because a PEFT file has one rank for all layers."""
     missing = rank - factors.rank
     if missing == 0:
         return factors

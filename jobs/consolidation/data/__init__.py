@@ -1,0 +1,1 @@
+"""From examples to windows of tokens, and from windows to packed batches."""

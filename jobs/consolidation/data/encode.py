@@ -1,8 +1,9 @@
-"""From examples to token windows with a loss mask, through the base model's own chat template.
+"""Encode examples as windows of tokens with a loss mask, through the base model's own chat template.
 
-The mask needs nothing from the template (no ``{% generation %}``): the prompt before each of the agent's turns is
-rendered as it is for generation, then with the turn; what the second adds is the turn. Each piece is tokenised on its
-own, so that the agent's first token is predicted from exactly the tokens that generation starts from.
+The mask needs no ``{% generation %}`` in the template. For each of the agent's turns, the prompt is rendered as it is
+for generation, and then once more with the turn: what the second rendering adds is the turn. Each piece is tokenized by
+itself, so the agent's first token is predicted from exactly the tokens that generation starts from. The trainer calls
+it when a member joins.
 """
 
 from collections.abc import Sequence
@@ -20,49 +21,63 @@ from looper.platform.domain.example import Example, Turn
 
 @dataclass(frozen=True)
 class Window:
-    """One training sequence of T tokens. ``weights[i]`` multiplies the loss of predicting ``tokens[i]``.
-
-    ``calls`` are the half-open token spans of the agent's tool calls, for judging next actions.
-    """
+    """One training sequence of T tokens."""
 
     tokens: tuple[int, ...]
+    """Token ids, ``[T]``."""
     weights: tuple[float, ...]
+    """``weights[i]`` multiplies the loss of predicting ``tokens[i]``; 0 for context."""
     calls: tuple[tuple[int, int], ...]
+    """Half-open token spans of the agent's tool calls, for evaluating next actions."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
     def target_places(self) -> list[int]:
-        """Which of its tokens bear loss. The first never does: nothing comes before it."""
+        """Indices of the tokens that have a loss. The first token never has one, because nothing comes before it."""
         return [place for place, weight in enumerate(self.weights) if weight > 0 and place > 0]
 
     @property
     def targets(self) -> int:
-        """How many of its tokens bear loss."""
+        """Number of tokens that have a loss."""
         return len(self.target_places)
 
 
 @dataclass(frozen=True)
 class _Exchange:
-    """What happened since the agent's last turn, and the turn it answered with; ``calls`` are spans in ``target``."""
+    """The context since the agent's previous turn, and the agent's turn."""
 
     context: list[int]
     target: list[int]
     weights: list[float]
     calls: list[tuple[int, int]]
+    """Spans of the tool calls in ``target``."""
 
     def __len__(self) -> int:
         return len(self.context) + len(self.target)
 
 
-def encode(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> list[Window]:
-    """The windows of ``example``, each of at most ``max_seq_length`` tokens.
+def encode_example(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> list[Window]:
+    """Encode one example as windows.
 
-    A longer example becomes several windows. Each begins with the system prompt, cropped to a quarter of the window,
-    and goes on with turns in a row; every turn of the agent with a weight is a target exactly once. An exchange longer
-    than a window is cropped: its context from the left, and the turn, if it takes more than half, from the right.
-    Raises InvalidInput if there is no chat template, or one that rewrites earlier turns when later ones are added.
+    A long example becomes several windows. Each starts with the system prompt, cropped to a quarter of the window, and
+    continues with consecutive turns. Every turn of the agent that has a weight is a target exactly once. An exchange
+    that is longer than a window is cropped: its context from the left, and a turn that takes more than half from the
+    right.
+
+    Args:
+        example: The example, with at least one turn that has a weight.
+        tokenizer: The base model's tokenizer, with its chat template.
+        max_seq_length: Maximum tokens of a window.
+
+    Returns:
+        At least one window, each of at most ``max_seq_length`` tokens.
+
+    Raises:
+        InvalidInput: If there is no chat template, if it refuses the example, if it does not render tool calls, or if
+        it
+            changes earlier turns when a turn is added.
     """
     head, exchanges = _exchanges(example, tokenizer)
     assert exchanges, f"example {example.id} has no turn to learn"
@@ -113,7 +128,7 @@ def _exchanges(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[li
         prompt = render(messages[:k], prompt=True)
         partly = [turn.model_copy(update={"tool_calls": turn.tool_calls[:i]}) for i in range(len(turn.tool_calls) + 1)]
         targets = [extend(prompt, render([*messages[:k], _message(part)])) for part in partly]
-        spans = call_spans([_before_end(target, tokenizer) for target in targets])
+        spans = call_spans([_strip_end_of_turn(target, tokenizer) for target in targets])
         if any(start == end for start, end in spans):
             raise InvalidInput(
                 f"the chat template of base model {tokenizer.name_or_path!r} does not render the agent's tool calls "
@@ -133,32 +148,36 @@ def _exchange(
     for start, end in spans:
         inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
         calls.append((inside[0], inside[-1] + 1))
-    # Generation ends with the end-of-turn token: what the template puts after it is never the model's to write.
-    written = len(_before_end(target, tokenizer)) + len(tokenizer.eos_token)
+    # Generation ends with the end-of-turn token. The model never writes what the template puts after it.
+    written = len(_strip_end_of_turn(target, tokenizer)) + len(tokenizer.eos_token)
     weights = [weight if start < written else 0.0 for start, _ in offsets]
     return _Exchange(_tokens(tokenizer, context), tokens, weights, calls)
 
 
-def _before_end(target: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """A rendered turn without its end-of-turn token and what follows."""
+def _strip_end_of_turn(target: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a rendered turn without its end-of-turn token and what follows."""
     end = target.rfind(tokenizer.eos_token)
     return target if end < 0 else target[:end]
 
 
 def call_spans(targets: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each tool call stands in ``targets[-1]``, ``targets[i]`` being the turn rendered with its first i calls.
+    """Find each tool call in a rendered turn, without parsing it: a call is what it adds to the rendering.
 
-    A call is what it adds to the turn before: whatever the template's form, it takes no parsing.
+    Args:
+        targets: ``targets[i]`` is the turn rendered with its first i calls.
+
+    Returns:
+        The half-open character span of each call in ``targets[-1]``.
     """
     spans = []
     for before, after in pairwise(targets):
-        start = _common(before, after)
-        spans.append((start, len(after) - _common(before[start:][::-1], after[start:][::-1])))
+        start = _common_prefix_length(before, after)
+        spans.append((start, len(after) - _common_prefix_length(before[start:][::-1], after[start:][::-1])))
     return spans
 
 
-def _common(a: str, b: str) -> int:
-    """Length of the common prefix."""
+def _common_prefix_length(a: str, b: str) -> int:
+    """Return the length of the common prefix."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -193,7 +212,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def _message(turn: Turn) -> dict[str, Any]:
-    """``turn`` as vLLM hands a request's messages to the template: with arguments as objects, not as text."""
+    """Return ``turn`` as vLLM passes a request's messages to the template: with arguments as objects, not as text."""
     message: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.tool_calls:
         message["tool_calls"] = [
@@ -210,7 +229,7 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def _arguments(text: str) -> Any:
-    """The object that ``text`` holds, or ``text`` itself where a source kept something that is no JSON object."""
+    """Return the JSON object in ``text``, or ``text`` itself if it is not a JSON object."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:

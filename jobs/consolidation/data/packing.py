@@ -1,8 +1,9 @@
-"""Windows of several owners as one row of tokens, without padding, and without computing a shared beginning twice.
+"""Pack the windows of several owners into one row of tokens, without padding and with shared prefixes computed once.
 
-Everything but attention works on each token by itself, so all windows are laid end to end. An agent's windows begin
-alike, with the same system prompt and tools: of one owner's windows, the beginning that all share is there once, and
-each window's own rest attends to it. Values and gradients are those of the windows taken one by one, to rounding.
+An owner is one member of a training step. All layers except attention work on each token by itself, so all windows are
+laid end to end. The windows of an agent start with the same system prompt and tools. That shared prefix is stored once
+for each owner, and the rest of each window attends to it. Values and gradients equal those of the windows one by one,
+up to rounding. ``model/shared_base.py`` runs the packed batches.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,48 +18,56 @@ from torch.nn.functional import scaled_dot_product_attention
 from looper.jobs.consolidation.data.encode import Window
 from looper.platform.domain.errors import InvalidInput
 
-ROUNDED_TO = 16
-"""Each owner's tokens are filled up to a multiple of this, at the end of its first window, where nothing looks at them.
+OWNER_TOKENS_MULTIPLE = 16
+"""Each owner's tokens are padded to a multiple of this, at the end of its first window, where nothing attends to them.
 
-Libraries prepare a matrix product once per shape, on a CPU for 4 ms, and matrix units work in such pieces."""
+Libraries prepare a matrix product once per shape, which takes 4 ms on a CPU, and matrix units work in such tiles."""
 
 
 @dataclass(frozen=True)
-class Pack:
-    """L tokens of R windows, M of them to be predicted."""
+class PackedBatch:
+    """L tokens of R windows, with M targets to predict."""
 
     tokens: Tensor
-    """``[1, L]``, owner after owner."""
+    """Token ids, ``[1, L]``, owner after owner."""
     positions: Tensor
-    """``[1, L]``, of each token in its window."""
+    """Position of each token in its window, ``[1, L]``."""
     sizes: tuple[int, ...]
-    """Tokens of each owner; their sum is L."""
+    """Tokens of each owner. Their sum is L."""
     windows: Tensor
-    """``[R, T]`` indices of each window's tokens, the shared beginning first. What is too much at the end repeats a
-    token of the same window: it is never looked at, and nothing of another owner's is mixed in."""
+    """Indices of each window's tokens, ``[R, T]``, the shared prefix first. Padding at the end repeats a token of the
+    same window: nothing attends to it, and no token of another owner gets in."""
     restore: Tensor
-    """``[L]`` where each token is in ``windows``, flattened; a shared one in the first that has it."""
+    """Index of each token in the flattened ``windows``, ``[L]``. A shared token counts in the first window."""
     predictors: Tensor
-    """``[M]`` indices of the tokens after which a target comes, window by window in the order they were given."""
+    """Indices of the tokens before each target, ``[M]``, window by window in the given order."""
     targets: Tensor
-    """``[M]`` token ids."""
+    """Token ids of the targets, ``[M]``."""
     weights: Tensor
-    """``[M]``, of each target's loss."""
+    """Weight of each target's loss, ``[M]``."""
     target_sizes: tuple[int, ...]
-    """Targets of each window; their sum is M."""
+    """Targets of each window. Their sum is M."""
     owner_targets: tuple[int, ...]
-    """Targets of each owner; their sum is M, too."""
+    """Targets of each owner. Their sum is M."""
 
 
-def pack(owners: Sequence[Sequence[Window]], device: torch.device) -> Pack:
-    """Lay out the windows of each owner. Every owner has at least one."""
-    layout = _Layout()
+def pack_windows(owners: Sequence[Sequence[Window]], device: torch.device) -> PackedBatch:
+    """Pack the windows of each owner into one batch.
+
+    Args:
+        owners: The windows of each owner, at least one for each.
+        device: Where the tensors go.
+
+    Returns:
+        The packed batch.
+    """
+    layout = _PackBuilder()
     for windows in owners:
         layout.add(windows)
     return layout.finish(device)
 
 
-class _Layout:
+class _PackBuilder:
     def __init__(self) -> None:
         self.tokens: list[int] = []
         self.positions: list[int] = []
@@ -72,7 +81,7 @@ class _Layout:
 
     def add(self, windows: Sequence[Window]) -> None:
         before, targets_before, first = len(self.tokens), len(self.targets), len(self.windows)
-        shared = common_prefix(windows)
+        shared = shared_prefix_length(windows)
         beginning = self._lay(windows[0].tokens[:shared], 0)
         for window in windows:
             places = [*beginning, *self._lay(window.tokens[shared:], shared)]
@@ -82,7 +91,7 @@ class _Layout:
             self.targets += [window.tokens[i] for i in targets]
             self.weights += [window.weights[i] for i in targets]
             self.target_sizes.append(len(targets))
-        missing = -(len(self.tokens) - before) % ROUNDED_TO
+        missing = -(len(self.tokens) - before) % OWNER_TOKENS_MULTIPLE
         self.windows[first] += self._lay(windows[0].tokens[:1] * missing, 0)
         self.sizes.append(len(self.tokens) - before)
         self.owner_targets.append(len(self.targets) - targets_before)
@@ -93,7 +102,7 @@ class _Layout:
         self.positions += range(position, position + len(tokens))
         return range(start, len(self.tokens))
 
-    def finish(self, device: torch.device) -> Pack:
+    def finish(self, device: torch.device) -> PackedBatch:
         longest = max(map(len, self.windows))
         restore = [0] * len(self.tokens)
         for row, places in reversed(list(enumerate(self.windows))):
@@ -103,7 +112,7 @@ class _Layout:
         def ids(values: list[Any]) -> Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
 
-        return Pack(
+        return PackedBatch(
             tokens=ids([self.tokens]),
             positions=ids([self.positions]),
             sizes=tuple(self.sizes),
@@ -117,30 +126,48 @@ class _Layout:
         )
 
 
-def common_prefix(windows: Sequence[Window]) -> int:
-    """How many tokens all of ``windows`` begin with; each keeps one of its own. 0 for a single window."""
+def shared_prefix_length(windows: Sequence[Window]) -> int:
+    """Return how many tokens all windows start with. Each window keeps at least one token of its own.
+
+    Args:
+        windows: The windows of one owner.
+
+    Returns:
+        The length of the shared prefix; 0 for a single window.
+    """
     if len(windows) < 2:
         return 0
-    first, last = min(w.tokens for w in windows), max(w.tokens for w in windows)  # all others lie between these
+    first, last = (
+        min(w.tokens for w in windows),
+        max(w.tokens for w in windows),
+    )  # in lexicographic order, all others lie between these
     most = min(len(window) for window in windows) - 1
     return next((i for i in range(most) if first[i] != last[i]), most)
 
 
 def packed_size(windows: Sequence[Window]) -> int:
-    """Tokens that ``windows``, of one owner, take when packed."""
-    return sum(map(len, windows)) - (len(windows) - 1) * common_prefix(windows)
+    """Return how many tokens ``windows`` of one owner take when packed, without padding."""
+    return sum(map(len, windows)) - (len(windows) - 1) * shared_prefix_length(windows)
 
 
-def divide(
+def split_into_passes(
     batches: Sequence[Sequence[Window]], tokens: int, uncut: Sequence[list[Window]] = ()
 ) -> Iterator[dict[int, list[Window]]]:
-    """Cut ``batches``, one of each owner, into parts of at most ``tokens`` packed tokens: owner's number to windows.
+    """Split batches into passes of at most ``tokens`` packed tokens.
 
-    An owner's windows stay together where they fit, so that their beginning is shared. A window longer than that is
-    a part by itself. Owners of like lengths come together, which keeps attention's padding small. What is ``uncut`` is
-    numbered after the batches, and stays whole and in its order.
+    The windows of an owner stay together if they fit, so that they share their prefix. A window that is longer than
+    ``tokens`` is a pass by itself. Owners with windows of similar lengths share a pass, which keeps the padding of
+    attention small.
+
+    Args:
+        batches: One batch of windows for each owner.
+        tokens: Maximum packed tokens of a pass.
+        uncut: Further lists of windows that are never split or reordered. They are numbered after ``batches``.
+
+    Yields:
+        For each pass, the windows by the number of their owner.
     """
-    pieces = [(number, piece) for number, batch in enumerate(batches) for piece in _pieces(batch, tokens)]
+    pieces = [(number, piece) for number, batch in enumerate(batches) for piece in _split_batch(batch, tokens)]
     pieces += enumerate(uncut, len(batches))
     pieces.sort(key=lambda piece: max(map(len, piece[1])))
     part: dict[int, list[Window]] = {}
@@ -156,7 +183,7 @@ def divide(
         yield part
 
 
-def _pieces(batch: Sequence[Window], tokens: int) -> Iterator[list[Window]]:
+def _split_batch(batch: Sequence[Window], tokens: int) -> Iterator[list[Window]]:
     piece: list[Window] = []
     for window in sorted(batch, key=len):
         if piece and packed_size([*piece, window]) > tokens:
@@ -167,22 +194,35 @@ def _pieces(batch: Sequence[Window], tokens: int) -> Iterator[list[Window]]:
         yield piece
 
 
-def attend(
+def packed_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: None,
     *,
-    pack: Pack,
+    pack: PackedBatch,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each window of ``pack``, in the form that transformers' models call.
+    """Compute causal attention within each window, with the signature that transformers' models call.
 
-    ``query`` is ``[1, H, L, D]``; ``key`` and ``value``, with G groups of heads, ``[1, G, L, D]``. Returns
-    ``[1, L, H, D]``.
+    Args:
+        module: The attention module that calls; unused.
+        query: ``[1, H, L, D]``.
+        key: ``[1, G, L, D]``, with G groups of heads.
+        value: ``[1, G, L, D]``.
+        attention_mask: Always None, because the windows tell what attends to what.
+        pack: The packed batch.
+        scaling: Factor of the scores; None for 1 / sqrt(D).
+        sliding_window: Tokens that the base model's attention slides over, if it does.
+
+    Returns:
+        The output, ``[1, L, H, D]``, and None for the attention weights.
+
+    Raises:
+        InvalidInput: If a window is longer than ``sliding_window``.
     """
     if sliding_window is not None and sliding_window < pack.windows.shape[1]:
         raise InvalidInput(
@@ -190,22 +230,22 @@ def attend(
             "attention slides over: lower the recipe's max_seq_length"
         )
     heads = query.shape[1]
-    q, k, v = (_apart(x, pack.windows) for x in (query, key, value))
+    q, k, v = (_gather_windows(x, pack.windows) for x in (query, key, value))
     if query.device.type == "cpu":
-        q, k, v = q.float(), k.float(), v.float()  # in bfloat16, short windows take twice as long there
+        q, k, v = q.float(), k.float(), v.float()  # on a CPU, short windows take twice as long in bfloat16
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
     out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
     laid = out.to(query.dtype).transpose(1, 2).flatten(0, 1)
     return laid.index_select(0, pack.restore).unsqueeze(0), None
 
 
-def _apart(x: Tensor, windows: Tensor) -> Tensor:
-    """``[1, H, L, D]`` as ``[R, H, T, D]``."""
+def _gather_windows(x: Tensor, windows: Tensor) -> Tensor:
+    """Turn ``[1, H, L, D]`` into ``[R, H, T, D]``."""
     tokens = x[0].transpose(0, 1)  # [L, H, D]
     taken = tokens.flatten(1).index_select(0, windows.flatten())
     return taken.view(*windows.shape, *tokens.shape[1:]).transpose(1, 2)
 
 
-def starts(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The half-open spans of consecutive pieces of ``sizes``."""
+def spans_of(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the half-open spans of consecutive pieces with ``sizes``."""
     return pairwise(chain([0], accumulate(sizes)))

@@ -1,7 +1,9 @@
-"""Pairs of turns, one preferred to the other after the same beginning, and the loss that tells them apart.
+"""Preference pairs (two turns after the same prefix, one preferred) as windows, and the preference loss on them.
 
-The odds-ratio term of ORPO (Hong et al., 2024, arXiv 2403.07691): with P = exp(mean log p) over a turn's tokens and
-odds = P / (1 - P), the margin of a pair is log odds(chosen) - log odds(rejected), and its loss -log sigmoid(margin).
+The loss is the odds-ratio term of ORPO (Hong et al., 2024, arXiv 2403.07691): with P = exp(mean log p) over a turn's
+tokens and odds = P / (1 - P), the margin of a pair is log odds(chosen) - log odds(rejected), and its loss -log
+sigmoid(margin). The trainer encodes the pairs when a member joins, adds the loss in each step, and measures the margins
+at the end.
 """
 
 import sys
@@ -15,68 +17,84 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from transformers import PreTrainedTokenizerBase
 
-from looper.jobs.consolidation.adapters.peft_layers import Acting
-from looper.jobs.consolidation.data.encode import Window, encode
-from looper.jobs.consolidation.data.packing import divide, packed_size
+from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter
+from looper.jobs.consolidation.data.encode import Window, encode_example
+from looper.jobs.consolidation.data.packing import packed_size, split_into_passes
 from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.jobs.synthesis.stages.preference_pairs import Pair
-from looper.platform.domain.consolidation import Margins
+from looper.jobs.synthesis.stages.preference_pairs import PreferencePair
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example, Turn
+from looper.platform.domain.scores import Margins
 
-MEASURED_TOKENS = 2_048
-"""Of the pairs whose margins are told, at most: on two cores a quarter of a minute for both sides."""
+MAX_MEASURED_TOKENS = 2_048
+"""Maximum tokens of the pairs whose margins are measured: a quarter of a minute on two cores, before and after."""
 
-_LEAST_LOSS = 1e-6
-"""Below that a mean cross-entropy in float32 is rounding, and at 0 the odds would be infinite."""
+_MIN_LOSS = 1e-6
+"""A mean cross-entropy below this is rounding in float32, and at 0 the odds would be infinite."""
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """A pair as windows that part where the agent's turns do; the tokens of these turns are the targets."""
+class PairWindows:
+    """A pair as two windows with the same prefix. The tokens of the two turns are the targets."""
 
     chosen: Window
+    """The window with the preferred turn."""
     rejected: Window
+    """The window with the other turn."""
 
     @property
     def windows(self) -> list[Window]:
+        """Both windows, the preferred one first."""
         return [self.chosen, self.rejected]
 
     def margin(self, losses: Tensor) -> Tensor:
-        """The margin, given the cross-entropies of the targets of both ``windows``."""
+        """Return the margin, given ``losses``: the cross-entropies of the targets of both ``windows``."""
         chosen, rejected = torch.split(losses, [window.targets for window in self.windows])
         return _log_odds(chosen.mean()) - _log_odds(rejected.mean())
 
     def loss(self, losses: Tensor) -> Tensor:
+        """Return the preference loss, given ``losses`` as in ``margin``."""
         return softplus(-self.margin(losses))
 
 
 def _log_odds(loss: Tensor) -> Tensor:
-    """log(P / (1 - P)) for P = exp(-loss), without the rounding of 1 - P and the overflow of 1 / P."""
-    loss = loss.clamp(min=_LEAST_LOSS)
+    """Return log(P / (1 - P)) for P = exp(-loss), without the rounding of 1 - P and the overflow of 1 / P."""
+    loss = loss.clamp(min=_MIN_LOSS)
     return -loss - torch.log(-torch.expm1(-loss))
 
 
 @dataclass(frozen=True)
-class Contrasts:
-    """What became of the pairs of a consolidation."""
+class EncodedPairs:
+    """The encoded pairs of a consolidation."""
 
-    usable: list[Contrast]
+    usable: list[PairWindows]
+    """Pairs to train on."""
     left_out: dict[str, int]
-    """How many, by reason."""
+    """Number of pairs that cannot be used, by reason."""
 
 
-def contrasts(pairs: Iterable[Pair], tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Contrasts:
-    """``pairs`` as windows of at most ``max_seq_length`` tokens; what cannot be is left out and spoils nothing else."""
-    found = [_contrast(pair, tokenizer, max_seq_length) for pair in pairs]
-    return Contrasts(
-        [each for each in found if isinstance(each, Contrast)],
+def encode_pairs(
+    pairs: Iterable[PreferencePair], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> EncodedPairs:
+    """Encode pairs as windows. A pair that cannot be encoded is counted, and the others are used.
+
+    Args:
+        pairs: The pairs of a consolidation.
+        tokenizer: The base model's tokenizer.
+        max_seq_length: Maximum tokens of a window.
+
+    Returns:
+        The usable pairs, and how many are left out for which reason.
+    """
+    found = [_encode_pair(pair, tokenizer, max_seq_length) for pair in pairs]
+    return EncodedPairs(
+        [each for each in found if isinstance(each, PairWindows)],
         dict(Counter(each for each in found if isinstance(each, str))),
     )
 
 
-def _contrast(pair: Pair, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Contrast | str:
-    """As windows, or why not."""
+def _encode_pair(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> PairWindows | str:
+    """Return the pair as windows, or the reason why it cannot be used."""
     turns = (pair.chosen, pair.rejected)
     if not all(turn.content.strip() or turn.tool_calls for turn in turns):
         return "empty"
@@ -86,12 +104,12 @@ def _contrast(pair: Pair, tokenizer: PreTrainedTokenizerBase, max_seq_length: in
         return "refused by the chat template"
     if chosen.tokens == rejected.tokens:
         return "identical"
-    if max(len(chosen), len(rejected)) > max_seq_length:  # cropped, the two would begin differently
+    if max(len(chosen), len(rejected)) > max_seq_length:  # after cropping, the two prefixes would differ
         return "longer than max_seq_length"
-    return Contrast(chosen, rejected)
+    return PairWindows(chosen, rejected)
 
 
-def _window(pair: Pair, turn: Turn, tokenizer: PreTrainedTokenizerBase) -> Window:
+def _window(pair: PreferencePair, turn: Turn, tokenizer: PreTrainedTokenizerBase) -> Window:
     example = Example(
         id=f"{pair.chosen_from} against {pair.rejected_from}",
         trajectory_id=pair.chosen_from,
@@ -99,39 +117,51 @@ def _window(pair: Pair, turn: Turn, tokenizer: PreTrainedTokenizerBase) -> Windo
         turns=(*pair.prefix, turn.model_copy(update={"weight": 1.0})),
         tools=pair.tools,
     )
-    (window,) = encode(example, tokenizer, sys.maxsize)
+    (window,) = encode_example(example, tokenizer, sys.maxsize)
     return window
 
 
-def margins(base: SharedBase, before: Acting | None, after: Acting, contrasts: Contrasts) -> Margins:
-    """What training from ``before``, or from the bare base, to ``after`` did to the pairs it was trained on."""
-    measured = _few(contrasts.usable)
+def measure_margins(
+    base: SharedBase, before: ActiveAdapter | None, after: ActiveAdapter, pairs: EncodedPairs
+) -> Margins:
+    """Measure how training changed the margins of the pairs that it was trained on.
+
+    Args:
+        base: The shared base model.
+        before: The adapter that training started from; None for the bare base.
+        after: The trained adapter.
+        pairs: The encoded pairs.
+
+    Returns:
+        The mean margins before and after, over a fixed random sample of the pairs.
+    """
+    measured = _sample_pairs(pairs.usable)
     return Margins(
-        pairs=len(contrasts.usable),
-        left_out=contrasts.left_out,
+        pairs=len(pairs.usable),
+        left_out=pairs.left_out,
         before=_mean_margin(base, before, measured),
         after=_mean_margin(base, after, measured),
     )
 
 
-def _few(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """Of at most ``MEASURED_TOKENS`` tokens, one at least if there is any; picked at random, but always the same."""
-    picked: list[Contrast] = []
+def _sample_pairs(pairs: Sequence[PairWindows]) -> list[PairWindows]:
+    """Sample pairs of at most ``MAX_MEASURED_TOKENS`` tokens, at least one if there is any, with a fixed seed."""
+    picked: list[PairWindows] = []
     size = 0
-    for each in Random(0).sample(contrasts, len(contrasts)):
+    for each in Random(0).sample(pairs, len(pairs)):
         size += packed_size(each.windows)
-        if picked and size > MEASURED_TOKENS:
+        if picked and size > MAX_MEASURED_TOKENS:
             break
         picked.append(each)
     return picked
 
 
 @torch.no_grad()
-def _mean_margin(base: SharedBase, lora: Acting | None, contrasts: Sequence[Contrast]) -> float | None:
+def _mean_margin(base: SharedBase, lora: ActiveAdapter | None, pairs: Sequence[PairWindows]) -> float | None:
     found: list[float] = []
-    for part in divide([], base.tokens_at_once, [each.windows for each in contrasts]):
+    for part in split_into_passes([], base.max_tokens_per_pass, [each.windows for each in pairs]):
         packed = base.pack(list(part.values()))
         losses = base.losses(packed, [] if lora is None else [lora] * len(part))
         for number, each in zip(part, torch.split(losses, list(packed.owner_targets)), strict=True):
-            found.append(float(contrasts[number].margin(each)))
+            found.append(float(pairs[number].margin(each)))
     return sum(found) / len(found) if found else None

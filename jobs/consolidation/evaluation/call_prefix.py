@@ -1,8 +1,8 @@
-"""What the beginning of a tool call tells: that it repeats the call before, or that no valid call can come of it.
+"""Tell from the prefix of a tool call whether it repeats the previous call or can no longer become a valid call.
 
-Judged are beginnings: the tokens up to and including the first that departs from the true call. So far, predicting
-token by token with the truth as history and generating greedily are the same, so that nothing has to be generated. How
-the call would have gone on is not known: an error that would have come later is not counted.
+A prefix is all tokens up to the first one that differs from the true call. Up to there, teacher forcing and greedy
+generation give the same tokens, so nothing has to be generated. The rest of the call is unknown, so later errors are
+not counted. ``candidate_scores.py`` computes ``loops`` and ``tool_errors`` from it.
 """
 
 from dataclasses import dataclass
@@ -26,19 +26,27 @@ _ANYTHING = "(?&string)"
 
 @dataclass(frozen=True)
 class CallPrefix:
-    """A tool call of the agent, and how the model would have begun it, as texts in the form of the base's template."""
+    """A true tool call and the prefix that the model predicts for it, as text in the form of the base's template."""
 
     said: str
-    """Up to the first token that departs from ``true``, that one included; or all of ``true``."""
+    """The predicted prefix: up to the first token that differs from ``true``, including it, or all of ``true``."""
     true: str
+    """The true call."""
     before: str | None
-    """The agent's call before, if the model saw one."""
+    """The agent's previous call, if the model saw one."""
     tools: str | None
-    """JSON text of the OpenAI tool list. Without one, any name is known."""
+    """The OpenAI tool list as JSON text. None means that any tool name is valid."""
 
 
 def is_repeated_call(call: CallPrefix) -> bool:
-    """Whether the model turns to the call before, where the true call is another."""
+    """Tell whether the model repeats the previous call although the true call is another.
+
+    Args:
+        call: The call and its predicted prefix.
+
+    Returns:
+        Whether the predicted prefix starts the previous call and not the true one.
+    """
     if call.before is None:
         return False
     said, true, before = (text.lstrip() for text in (call.said, call.true, call.before))
@@ -46,12 +54,19 @@ def is_repeated_call(call: CallPrefix) -> bool:
 
 
 def is_invalid_call(call: CallPrefix) -> bool | None:
-    """Whether what was said can become no valid call: malformed, of an unknown tool, or with an unknown argument.
+    """Tell whether the predicted prefix can no longer become a valid call.
 
-    What departs before the call's object opens is text and breaks nothing. None if the true call is not read as valid
-    itself: the base's template writes calls in another form than ``{"name": ..., "arguments": {...}}``.
+    It cannot if it is malformed, names an unknown tool, or has an unknown argument. A prefix that differs before the
+    call's JSON object opens is text, and counts as valid.
+
+    Args:
+        call: The call and its predicted prefix.
+
+    Returns:
+        Whether the call is invalid. None if even the true call does not parse, because the base's template writes calls
+        in another form than ``{"name": ..., "arguments": {...}}``.
     """
-    said, true, form = call.said, call.true, _form(call.tools)
+    said, true, form = call.said, call.true, _call_pattern(call.tools)
     opens = true.find("{")
     whole = form.match(true, opens) if opens >= 0 else None
     if whole is None:
@@ -63,29 +78,29 @@ def is_invalid_call(call: CallPrefix) -> bool | None:
 
 
 @lru_cache(maxsize=64)
-def _form(tools: str | None) -> "regex.Pattern[str]":
-    """Matches an object that calls one of ``tools``, and what follows it; in part, what may become one."""
-    body = rf'(?P<call>\{{ \s*+ "name" \s*+ : \s*+ (?: {" | ".join(_known(tools))} ) \s*+ \}})'
+def _call_pattern(tools: str | None) -> "regex.Pattern[str]":
+    """Return a pattern for an object that calls one of ``tools``, and anything after it. Supports partial matches."""
+    body = rf'(?P<call>\{{ \s*+ "name" \s*+ : \s*+ (?: {" | ".join(_tool_patterns(tools))} ) \s*+ \}})'
     return regex.compile(rf"{_JSON} {body} [\s\S]*+", regex.VERBOSE)
 
 
-def _known(tools: str | None) -> list[str]:
+def _tool_patterns(tools: str | None) -> list[str]:
     try:
-        known = [] if tools is None else [_tool(tool) for tool in orjson.loads(tools)]
-    except (LookupError, TypeError, AttributeError, ValueError):  # a list in another form than OpenAI's tells nothing
+        known = [] if tools is None else [_tool_pattern(tool) for tool in orjson.loads(tools)]
+    except (LookupError, TypeError, AttributeError, ValueError):  # not OpenAI's form: any tool is valid
         known = []
-    return known or [_ANYTHING + _arguments(None)]
+    return known or [_ANYTHING + _arguments_pattern(None)]
 
 
-def _tool(tool: Any) -> str:
+def _tool_pattern(tool: Any) -> str:
     function = tool.get("function", tool)
     schema = function.get("parameters") or {}
     is_open = "properties" not in schema or schema.get("additionalProperties")
-    return _quoted(function["name"]) + _arguments(None if is_open else list(schema["properties"]))
+    return _quoted(function["name"]) + _arguments_pattern(None if is_open else list(schema["properties"]))
 
 
-def _arguments(names: list[str] | None) -> str:
-    """Those of the given names, in any order; of any name for None."""
+def _arguments_pattern(names: list[str] | None) -> str:
+    """Return a pattern for arguments with the given names, in any order. None allows any name."""
     name = _ANYTHING if names is None else "(?: " + " | ".join(map(_quoted, names)) + " )" if names else "(?!)"
     pair = rf"{name} \s*+ : \s*+ (?&value) \s*+"
     return rf'\s*+ , \s*+ "(?:arguments|parameters)" \s*+ : \s*+ \{{ \s*+ (?: {pair} (?: , \s*+ {pair} )*+ )?+ \}}'

@@ -1,58 +1,83 @@
-"""The examination of a candidate: all the numbers on which the gate decides. Forward passes only."""
+"""Evaluate a candidate: all the numbers on which the gate decides. It needs forward passes only.
+
+The trainer calls it when a member has taken its last step. ``jobs/gate.py`` turns the numbers into a verdict.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
 
 from looper.jobs.consolidation.adapters.lora import Lora
-from looper.jobs.consolidation.adapters.peft_layers import Acting
+from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter
 from looper.jobs.consolidation.evaluation.call_prefix import CallPrefix, is_invalid_call, is_repeated_call
-from looper.jobs.consolidation.evaluation.heldout import HeldOut, HeldOutQuestions
-from looper.jobs.consolidation.evaluation.teacher_forcing import Judged, judge_each
+from looper.jobs.consolidation.evaluation.heldout import HeldOutQuestions, HeldOutWindow
+from looper.jobs.consolidation.evaluation.teacher_forcing import WindowEvaluation, evaluate_windows
 from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.platform.domain.consolidation import CandidateScores, Comparison, Scores
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.scores import CandidateScores, Comparison, Scores
 
 
-def examine(
+def evaluate_candidate(
     base: SharedBase, candidate: Lora, start: Lora | None, asked: HeldOutQuestions, conversion_error: float
 ) -> CandidateScores:
-    """The numbers of ``candidate``, which was trained from ``start`` or from the bare base.
+    """Evaluate a candidate on its held-out tasks.
 
-    Raises InvalidInput if a loss is no number.
+    Args:
+        base: The shared base model.
+        candidate: The trained adapter, as it would be served.
+        start: The version that training started from; None for the bare base.
+        asked: The held-out tasks.
+        conversion_error: Relative error of the conversion to plain LoRA of the served rank.
+
+    Returns:
+        All scores for the gate.
+
+    Raises:
+        InvalidInput: If a loss is not finite.
     """
 
-    def compare(heldout: list[HeldOut], reference: Lora | None) -> Comparison | None:
+    def compare(heldout: list[HeldOutWindow], reference: Lora | None) -> Comparison | None:
         if not heldout:
             return None
-        return Comparison(candidate=score(base, candidate, heldout), reference=score(base, reference, heldout))
+        return Comparison(
+            candidate=score_adapter(base, candidate, heldout), reference=score_adapter(base, reference, heldout)
+        )
 
     assert asked.new, "nothing is held out"
-    answers, before = _judged(base, candidate, asked.new), _judged(base, start, asked.new)
-    bare = before if start is None else _judged(base, None, asked.new[:1])
+    answers, before = _evaluate(base, candidate, asked.new), _evaluate(base, start, asked.new)
+    bare = before if start is None else _evaluate(base, None, asked.new[:1])
     return CandidateScores(
-        candidate=_scores(base, answers, asked.new),
-        current=_scores(base, before, asked.new),
+        candidate=_to_scores(base, answers, asked.new),
+        current=_to_scores(base, before, asked.new),
         earlier=compare(asked.earlier, start),
-        # Not against the version before: then many small steps could come to a collapse that none of them shows.
+        # Compared with the bare base: against the previous version, many small losses could add up to a collapse.
         control=compare(asked.control, None),
         canary=_canary(answers[0], bare[0]),
         conversion_error=conversion_error,
     )
 
 
-def score(base: SharedBase, lora: Acting | None, heldout: Sequence[HeldOut]) -> Scores:
-    """The scores of an adapter, or of the bare base, on ``heldout``.
+def score_adapter(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequence[HeldOutWindow]) -> Scores:
+    """Score an adapter on held-out windows.
 
-    Raises InvalidInput if the loss is no number: such an adapter has been trained to pieces.
+    Args:
+        base: The shared base model.
+        lora: The adapter; None for the bare base.
+        heldout: The windows.
+
+    Returns:
+        The scores over all windows.
+
+    Raises:
+        InvalidInput: If the loss is not finite, because training diverged.
     """
-    return _scores(base, _judged(base, lora, heldout), heldout)
+    return _to_scores(base, _evaluate(base, lora, heldout), heldout)
 
 
-def _judged(base: SharedBase, lora: Acting | None, heldout: Sequence[HeldOut]) -> list[Judged]:
-    return judge_each(base, lora, [each.window for each in heldout])
+def _evaluate(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequence[HeldOutWindow]) -> list[WindowEvaluation]:
+    return evaluate_windows(base, lora, [each.window for each in heldout])
 
 
-def _scores(base: SharedBase, judged: Sequence[Judged], heldout: Sequence[HeldOut]) -> Scores:
+def _to_scores(base: SharedBase, judged: Sequence[WindowEvaluation], heldout: Sequence[HeldOutWindow]) -> Scores:
     windows = [each.window for each in heldout]
     loss = sum(each.loss for each in judged) / sum(sum(window.weights) for window in windows)
     if not math.isfinite(loss):
@@ -73,7 +98,7 @@ def _share(found: Sequence[bool]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _calls(base: SharedBase, judged: Judged, heldout: HeldOut) -> Iterator[CallPrefix]:
+def _calls(base: SharedBase, judged: WindowEvaluation, heldout: HeldOutWindow) -> Iterator[CallPrefix]:
     before = None
     for said, (start, end) in zip(judged.said, heldout.window.calls, strict=True):
         true = _text(base, heldout.window.tokens[start:end])
@@ -82,12 +107,12 @@ def _calls(base: SharedBase, judged: Judged, heldout: HeldOut) -> Iterator[CallP
 
 
 def _text(base: SharedBase, tokens: Sequence[int]) -> str:
-    """With a character that no JSON may hold for a special token at the end, such as that which ends the turn."""
+    """Decode ``tokens``. A special token at the end, such as the end of turn, becomes a NUL, which no JSON may hold."""
     special = tokens[-1] in base.tokenizer.all_special_ids
     text = str(base.tokenizer.decode(tokens[:-1] if special else tokens))
     return text + "\0" if special else text
 
 
-def _canary(candidate: Judged, bare: Judged) -> float:
-    """||z' - z|| / ||z|| of the logits z' of the candidate and z of the bare base, where the first answer begins."""
+def _canary(candidate: WindowEvaluation, bare: WindowEvaluation) -> float:
+    """Return ||z' - z|| / ||z|| for the first answer's first logits: z' of the candidate, z of the bare base."""
     return float((candidate.opening - bare.opening).norm() / bare.opening.norm())

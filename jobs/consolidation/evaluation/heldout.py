@@ -1,7 +1,7 @@
-"""The held-out tasks that a candidate is asked: those of its own session, of the sessions before, of other instances.
+"""Gather the held-out tasks for a candidate: of its own session, of earlier sessions, and of sibling instances.
 
-Other tenants' are never asked: nothing of a tenant, not even a loss, may depend on what another tenant's agents do.
-What is asked is the same whenever, and in whichever worker, it is gathered again.
+Held-out tasks of other tenants are never used: nothing of a tenant, not even a loss, may depend on another tenant's
+agents. Gathering again, in any worker, gives the same tasks. The trainer calls ``gather_heldout``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,76 +20,101 @@ from looper.platform.domain.errors import NotFound
 from looper.platform.domain.example import Example
 from looper.platform.objectstore import ObjectStore, keys
 
-NEW_TOKENS = 6_144
-"""Of its own session that are asked at most: several dozen actions, and on two cores a quarter of a minute."""
+MAX_NEW_TOKENS = 6_144
+"""Maximum tokens of the candidate's own session: several dozen actions, and a quarter of a minute on two cores."""
 
-EARLIER_TOKENS = 6_144
-"""Of all earlier sessions together, however many there are."""
+MAX_EARLIER_TOKENS = 6_144
+"""Maximum tokens of all earlier sessions together."""
 
-CONTROL_TOKENS = 768
-"""Of other instances. They only have to tell a collapse."""
+MAX_CONTROL_TOKENS = 768
+"""Maximum tokens of sibling instances. They only have to show a collapse."""
 
-MOST_SESSIONS = 64
-"""Earlier sessions that are asked of: with more, ``EARLIER_TOKENS`` would not do for a call of each."""
+MAX_SESSIONS = 64
+"""Maximum earlier sessions: with more, ``MAX_EARLIER_TOKENS`` would not suffice for one call of each."""
 
-MOST_NEIGHBOURS = 8
+MAX_SIBLINGS = 8
+"""Maximum versions of sibling instances whose held-out tasks are used."""
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """A window of a held-out example, and the JSON text of the tools that the agent had."""
+class HeldOutWindow:
+    """A window of a held-out example."""
 
     window: Window
+    """The encoded window."""
     tools: str | None
+    """The agent's tool list as JSON text."""
 
 
 @dataclass(frozen=True)
 class HeldOutQuestions:
-    """All that one candidate is asked; ``new`` is not empty."""
+    """All held-out windows for one candidate."""
 
-    new: list[HeldOut]
-    earlier: list[HeldOut]
-    control: list[HeldOut]
+    new: list[HeldOutWindow]
+    """Of its own session; never empty."""
+    earlier: list[HeldOutWindow]
+    """Of the sessions before."""
+    control: list[HeldOutWindow]
+    """Of the tenant's other instances."""
 
 
 Encode = Callable[[Example], list[Window]]
 
 
-def gather(job: Consolidation, catalog: Catalog, store: ObjectStore, encode: Encode) -> HeldOutQuestions:
-    """What the candidate of ``job`` is asked.
+def gather_heldout(job: Consolidation, catalog: Catalog, store: ObjectStore, encode: Encode) -> HeldOutQuestions:
+    """Gather the held-out windows for the candidate of ``job``.
 
-    Of a task that comes again in a later session, only the later one counts: the way to do it may have changed. Tasks
-    that ``job`` trains on are asked nowhere. What is no longer in the store is left out. Raises NotFound if the
-    held-out examples of ``job`` are not there.
+    If a task appears in several sessions, only the latest one counts, because the way to solve it may have changed.
+    Tasks that ``job`` trains on are never used. Sessions that are no longer in the store are skipped.
+
+    Args:
+        job: The consolidation, already claimed.
+        catalog: The catalog, for the lineage and the sibling instances.
+        store: The object store with the examples.
+        encode: Encodes one example as windows.
+
+    Returns:
+        The held-out windows.
+
+    Raises:
+        NotFound: If the held-out examples of ``job`` are missing.
     """
-    new = _heldout(store, job.id)
-    known = {example.task_id for example in new} | _task_ids(store, job.id)
+    new = _read_heldout(store, job.id)
+    known = {example.task_id for example in new} | _read_training_task_ids(store, job.id)
     earlier = []
-    for id in _sessions(job, catalog):
+    for id in _list_earlier_sessions(job, catalog):
         with suppress(NotFound):
-            session = _heldout(store, id)
+            session = _read_heldout(store, id)
             earlier.append([example for example in session if example.task_id not in known])
             known |= {example.task_id for example in session}
     control = []
-    for version in _neighbours(job, catalog):
+    for version in _list_sibling_sessions(job, catalog):
         with suppress(NotFound):
-            theirs = _heldout(store, version)
+            theirs = _read_heldout(store, version)
             control.append([example for example in theirs if example.task_id not in known])
     return HeldOutQuestions(
-        new=draw([new], encode, NEW_TOKENS),
-        earlier=draw(earlier, encode, EARLIER_TOKENS),
-        control=draw(control, encode, CONTROL_TOKENS),
+        new=sample_windows([new], encode, MAX_NEW_TOKENS),
+        earlier=sample_windows(earlier, encode, MAX_EARLIER_TOKENS),
+        control=sample_windows(control, encode, MAX_CONTROL_TOKENS),
     )
 
 
-def draw(sets: Sequence[Sequence[Example]], encode: Encode, tokens: int) -> list[HeldOut]:
-    """Windows of at most ``tokens`` tokens in all, one at least, picked at random but always the same.
+def sample_windows(sets: Sequence[Sequence[Example]], encode: Encode, tokens: int) -> list[HeldOutWindow]:
+    """Sample windows with a fixed seed.
 
-    The sets take turns, and in each its examples do, so that neither a large set nor a long example takes all.
+    The sets take turns, and so do the examples of each set, so neither a large set nor a long example takes everything.
+
+    Args:
+        sets: Sets of examples.
+        encode: Encodes one example as windows.
+        tokens: Maximum tokens in all. At least one window is returned.
+
+    Returns:
+        The sampled windows.
     """
     rng = Random(0)
-    turns = [_windows(examples, encode, rng) for examples in sets]
-    picked: list[HeldOut] = []
+    turns = [_iterate_windows(examples, encode, rng) for examples in sets]
+    picked: list[HeldOutWindow] = []
     size = 0
     while turns:
         for turn in list(turns):
@@ -104,40 +129,40 @@ def draw(sets: Sequence[Sequence[Example]], encode: Encode, tokens: int) -> list
     return picked
 
 
-def _windows(examples: Sequence[Example], encode: Encode, rng: Random) -> Iterator[HeldOut]:
-    """One of each example, then the rest. An example is encoded when its turn comes, and most never are."""
-    rest: list[HeldOut] = []
+def _iterate_windows(examples: Sequence[Example], encode: Encode, rng: Random) -> Iterator[HeldOutWindow]:
+    """Yield one window of each example, then the rest. Examples are encoded lazily, and most never are."""
+    rest: list[HeldOutWindow] = []
     for example in rng.sample(examples, len(examples)):
-        windows = [HeldOut(window, example.tools) for window in encode(example)]
+        windows = [HeldOutWindow(window, example.tools) for window in encode(example)]
         yield windows.pop(rng.randrange(len(windows)))
         rest += windows
     rng.shuffle(rest)
     yield from rest
 
 
-def _sessions(job: Consolidation, catalog: Catalog) -> list[str]:
-    """The consolidations that led to the version that ``job`` goes on from, newest first."""
+def _list_earlier_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
+    """Return the consolidations that led to the version that ``job`` continues, newest first."""
     if job.parent is None:
         return []
-    ids = [version.consolidation for version in catalog.lineage(job.parent)]
-    if len(ids) <= MOST_SESSIONS:
+    ids = [version.consolidation for version in catalog.get_lineage(job.parent)]
+    if len(ids) <= MAX_SESSIONS:
         return ids
-    chosen = set(Random(job.id).sample(ids, MOST_SESSIONS))  # others in each consolidation, so that all get their turn
+    chosen = set(Random(job.id).sample(ids, MAX_SESSIONS))  # a different sample for each consolidation
     return [id for id in ids if id in chosen]
 
 
-def _neighbours(job: Consolidation, catalog: Catalog) -> list[str]:
-    """The consolidations of other instances of the tenant."""
+def _list_sibling_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
+    """Return consolidations of other instances of the tenant."""
     assert job.started_at is not None, "claimed, so it has begun"
-    versions = catalog.neighbours(job.instance, base=job.base, before=job.started_at, limit=MOST_NEIGHBOURS)
+    versions = catalog.list_sibling_versions(job.instance, base=job.base, before=job.started_at, limit=MAX_SIBLINGS)
     return [version.consolidation for version in versions]
 
 
-def _heldout(store: ObjectStore, consolidation: str) -> list[Example]:
+def _read_heldout(store: ObjectStore, consolidation: str) -> list[Example]:
     return read_examples(store.get(keys.examples(consolidation, "holdout.parquet")))
 
 
-def _task_ids(store: ObjectStore, consolidation: str) -> set[str]:
-    """Of the training examples."""
+def _read_training_task_ids(store: ObjectStore, consolidation: str) -> set[str]:
+    """Return the task ids of the training examples."""
     content = store.get(keys.examples(consolidation, "train.parquet"))
     return set(pq.read_table(BytesIO(content), columns=["task_id"]).column("task_id").to_pylist())

@@ -1,4 +1,7 @@
-"""The one place that picks device, number format, threads and how much goes through the base at once."""
+"""The only place that chooses device, number format, thread count and the number of tokens per pass.
+
+Every process that loads a ``SharedBase`` calls ``pick_device``.
+"""
 
 import os
 from dataclasses import dataclass
@@ -8,32 +11,43 @@ import torch
 
 @dataclass(frozen=True)
 class Device:
-    """``dtype`` is the frozen base model's; adapters and their optimiser are always float32."""
+    """Where the frozen base model is, and how it computes."""
 
-    place: torch.device
+    torch_device: torch.device
+    """Device of the base model, the adapters and their optimizers."""
     dtype: torch.dtype
-    tokens_at_once: int
-    """Of one forward and backward: enough for full speed, and what bounds the memory for activations.
+    """Number format of the frozen base model. Adapters and their optimizers are always float32."""
+    max_tokens_per_pass: int
+    """Tokens of one forward and backward pass. Enough for full speed; it bounds the memory for activations.
 
-    Also what a newcomer waits for: on two cores, 320 tokens of a 135M model take 1.5 s. In passes of 640, as many take
-    15 % less.
+    It also bounds how long a new member waits: on two cores, 320 tokens of a 135M model take 1.5 s. Passes of 640
+    tokens would take 15 % less time for the same number of tokens.
     """
 
 
 def pick_device() -> Device:
-    """CUDA with a bfloat16 base where there is a GPU, else the CPU, in float32 unless it multiplies bfloat16 matrices.
+    """Choose the device of this process.
 
-    Those units (AMX) take 40 % off a pass; bfloat16 that is emulated would be several times slower.
+    With a GPU, the base model is bfloat16 on the GPU. Without one, it is on the CPU: in bfloat16 if the CPU multiplies
+    bfloat16 matrices in hardware (AMX), which saves 40 % of a pass, else in float32, because emulated bfloat16 would be
+    several times slower.
+
+    Returns:
+        The device, its number format and its tokens per pass.
     """
     if torch.cuda.is_available():
-        return Device(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, tokens_at_once=8192)
-    in_hardware = torch.cpu.get_capabilities().get("amx_bf16", False)
-    return Device(torch.device("cpu"), torch.bfloat16 if in_hardware else torch.float32, tokens_at_once=320)
+        return Device(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, max_tokens_per_pass=8192)
+    has_amx = torch.cpu.get_capabilities().get("amx_bf16", False)
+    return Device(torch.device("cpu"), torch.bfloat16 if has_amx else torch.float32, max_tokens_per_pass=320)
 
 
-def use_cores(workers_here: int) -> None:
-    """Share this machine's cores between the workers on it. Ray leaves each one thread, whatever it has to itself.
+def set_thread_count(workers_on_host: int) -> None:
+    """Give each worker on this machine an equal share of the cores. Ray leaves each worker one thread.
 
-    Two workers of one thread each do a third more than one of two: what is small does not gain from a second thread.
+    Two workers with one thread each process a third more than one worker with two threads, because small operations do
+    not gain from a second thread.
+
+    Args:
+        workers_on_host: Number of workers that share this machine's cores.
     """
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_here))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_on_host))

@@ -1,4 +1,8 @@
-"""QLoRA's base: linear layers in NF4, four bits a weight, by bitsandbytes (Dettmers et al., 2023, arXiv 2305.14314)."""
+"""The base model of QLoRA: linear layers in NF4, four bits per weight, by bitsandbytes.
+
+Dettmers et al., 2023 (arXiv 2305.14314). ``SharedBase`` uses these functions; a trainer of shape ``nf4`` passes
+``load_quantized`` to it.
+"""
 
 import math
 from collections.abc import Mapping
@@ -15,8 +19,19 @@ from looper.jobs.consolidation.model.device import Device
 from looper.platform.domain.errors import InvalidInput
 
 
-def quantised(folder: Path, device: Device) -> PreTrainedModel:
-    """All but the embedding and the head in NF4. Raises InvalidInput where bitsandbytes is not installed."""
+def load_quantized(folder: Path, device: Device) -> PreTrainedModel:
+    """Load a base model with everything but the embedding and the head in NF4.
+
+    Args:
+        folder: Folder of the base model.
+        device: Where to load it, and the number format of its computations.
+
+    Returns:
+        The model.
+
+    Raises:
+        InvalidInput: If bitsandbytes is not installed.
+    """
     if find_spec("bitsandbytes") is None:
         raise InvalidInput(
             "method 'qlora' needs the package bitsandbytes, which is not installed where trainers run: install it "
@@ -29,31 +44,47 @@ def quantised(folder: Path, device: Device) -> PreTrainedModel:
         bnb_4bit_compute_dtype=device.dtype,
     )
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=device.dtype, quantization_config=config, device_map={"": device.place}
+        folder, dtype=device.dtype, quantization_config=config, device_map={"": device.torch_device}
     )
     for layer in model.modules():
-        # On some CPUs, the first pass without gradients would lay the weights out in a way that has none.
+        # On some CPUs, the first pass without gradients would convert the weights to a layout without a backward pass.
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
     return model
 
 
-def on_host(model: PreTrainedModel, device: Device) -> PreTrainedModel:
-    """``model`` with its weights in the host's memory, each on the device only while its layer computes."""
-    offloaded: PreTrainedModel = cpu_offload(model, device.place)
+def offload_to_host(model: PreTrainedModel, device: Device) -> PreTrainedModel:
+    """Keep the weights of a model in host memory. A layer is on the device only while it computes.
+
+    Args:
+        model: The model.
+        device: Where the layers compute.
+
+    Returns:
+        ``model``.
+    """
+    offloaded: PreTrainedModel = cpu_offload(model, device.torch_device)
     return offloaded
 
 
-def rounding(quantised: Mapping[str, nn.Linear], whole: Mapping[str, nn.Linear]) -> float:
-    """||W' - W|| / ||W|| over all layers, of the weights W' in NF4 and W as they were."""
+def quantization_error(quantized: Mapping[str, nn.Linear], original: Mapping[str, nn.Linear]) -> float:
+    """Return ||W' - W|| / ||W|| over all layers.
+
+    Args:
+        quantized: Layers with the weights W' in NF4, by name.
+        original: The same layers with the weights W before quantization.
+
+    Returns:
+        The relative error in the Frobenius norm.
+    """
     from bitsandbytes.functional import dequantize_4bit
 
-    lost = norm = 0.0
+    squared_error = squared_norm = 0.0
     with torch.no_grad():
-        for name, layer in quantised.items():
-            w = whole[name].weight.float()
+        for name, layer in quantized.items():
+            w = original[name].weight.float()
             stored: Any = layer.weight
-            rounded = dequantize_4bit(stored, stored.quant_state).to(w)
-            lost += float((rounded - w).square().sum())
-            norm += float(w.square().sum())
-    return math.sqrt(lost / norm)
+            dequantized = dequantize_4bit(stored, stored.quant_state).to(w)
+            squared_error += float((dequantized - w).square().sum())
+            squared_norm += float(w.square().sum())
+    return math.sqrt(squared_error / squared_norm)

@@ -1,11 +1,14 @@
-"""One frozen base model in memory, for all the adapters that are trained on it."""
+"""One frozen base model in memory, shared by all adapters that are trained on it.
+
+A trainer's worker loads one ``SharedBase``. Training sessions, strategies and the scoring of candidates compute their
+logits and losses through it, several adapters per pass.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -18,24 +21,35 @@ from transformers import (
 )
 from transformers.integrations import HfDeepSpeedConfig
 
-from looper.jobs import basemodel
 from looper.jobs.consolidation.adapters.lora import Factors
-from looper.jobs.consolidation.adapters.peft_layers import Acting, DoraLayer
-from looper.jobs.consolidation.data import packing as pack
+from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter, DoraLayer
+from looper.jobs.consolidation.data import packing
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.data.packing import Pack
-from looper.jobs.consolidation.model import grouped_lora as grouped
+from looper.jobs.consolidation.data.packing import PackedBatch
 from looper.jobs.consolidation.model import nf4
+from looper.jobs.consolidation.model.deepspeed_engine import initialize_engine
 from looper.jobs.consolidation.model.device import Device
-from looper.platform.domain.consolidation import Recipe
+from looper.jobs.consolidation.model.grouped_lora import add_lora_updates
+from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.recipe import Recipe
 
 _ATTENTION = "looper_packed"
-AttentionInterface.register(_ATTENTION, pack.attend)
+AttentionInterface.register(_ATTENTION, packing.packed_attention)
 
 
 class SharedBase:
-    """The base model of a folder that ``looper.jobs.basemodel.prepare`` returned, frozen."""
+    """A frozen base model, with hooks that add the update of each token's own adapter.
+
+    Attributes:
+        device: Device of the base model and of all adapters on it.
+        is_quantized: Whether the linear layers are in NF4.
+        is_sharded: Whether each worker holds only a part of the weights.
+        linear_layers: The linear layers of the transformer blocks, by name.
+        max_tokens_per_pass: Tokens of one forward and backward pass.
+        revision: SHA-256 of the weights; the manifest of every adapter names it.
+        tokenizer: The base model's tokenizer.
+    """
 
     def __init__(
         self,
@@ -45,43 +59,59 @@ class SharedBase:
         sharded: bool = False,
         load: Callable[[Path, Device], PreTrainedModel] | None = None,
     ) -> None:
-        """``sharded``: each worker of a trainer holds a part of the base, by DeepSpeed's ZeRO at stage 3.
+        """Load the base model.
 
-        Whatever computes with a sharded base takes all workers, each with the same number of passes. ``load`` brings
-        the weights into memory in another way, such as ``nf4.quantised``.
+        Args:
+            folder: Folder that ``looper.jobs.basemodel.prepare`` returned.
+            device: Where to load it.
+            sharded: Whether each worker of the trainer holds a part of the weights (DeepSpeed ZeRO stage 3). Every
+                computation on a sharded base is a collective: all workers take part with the same number of passes.
+            load: Loads the weights in another way, such as ``nf4.load_quantized``.
+
+        Raises:
+            InvalidInput: If the base model computes its attention or logits in an unsupported way, or if a quantized
+                base is to be sharded.
         """
         self._folder, self._device = folder, device
-        self.quantised = load is nf4.quantised
-        if sharded and self.quantised:
+        self.is_quantized = load is nf4.load_quantized
+        if sharded and self.is_quantized:
             raise InvalidInput(
-                "method 'qlora' does not go with consolidation.sharded: turn that off, or choose method 'lora'"
+                "method 'qlora' does not work with consolidation.sharded: turn that off, or choose method 'lora'"
             )
-        self.sharded = sharded
-        self.device = device.place
-        self.tokens_at_once = device.tokens_at_once
-        self.revision = basemodel.revision(folder)
+        self.is_sharded = sharded
+        self.device = device.torch_device
+        self.max_tokens_per_pass = device.max_tokens_per_pass
+        self.revision = read_base_revision(folder)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        model = (load or (_sharded if sharded else _whole))(folder, device)
+        model = (load or (_load_sharded if sharded else _load_unsharded))(folder, device)
         model.requires_grad_(False).eval()  # without dropout, so that a training step is a function of the recipe
         self._model: PreTrainedModel = model
-        self.linear = _linear_layers(model)
-        self._working: tuple[Sequence[int], Sequence[Acting]] | None = None
+        self.linear_layers = _find_linear_layers(model)
+        self._active: tuple[Sequence[int], Sequence[ActiveAdapter]] | None = None
+        """During a pass: the number of tokens of each owner, and the owners' adapters."""
         self._check_packing()
-        for name, layer in self.linear.items():
+        for name, layer in self.linear_layers.items():
             layer.register_forward_hook(partial(self._add_updates, name))
 
-    def fresh(self, recipe: Recipe) -> dict[str, Factors]:
-        """A new adapter as PEFT initialises one, from ``recipe.seed``; its update is zero.
+    def init_adapter(self, recipe: Recipe) -> dict[str, Factors]:
+        """Make a new adapter as PEFT initializes one. Its update is zero.
 
-        rslora's scale is alpha / sqrt(rank), so that gradients do not shrink with the rank: Kalajdzievski, 2023 (arXiv
-        2312.03732).
+        The scale of rslora is alpha / sqrt(rank), so that gradients do not shrink as the rank grows (Kalajdzievski,
+        2023, arXiv 2312.03732). All other methods use alpha / rank.
 
-        Raises InvalidInput if the base lacks a layer that the recipe names.
+        Args:
+            recipe: Gives method, rank, alpha, target modules and seed.
+
+        Returns:
+            Trainable factors by layer name: ``a`` is ``[rank, in]`` and ``b`` is ``[out, rank]``, in float32.
+
+        Raises:
+            InvalidInput: If the base lacks a layer that the recipe names.
         """
         rng = torch.Generator().manual_seed(recipe.seed)
         lora = {}
         scale = recipe.alpha / (math.sqrt(recipe.rank) if recipe.method == "rslora" else recipe.rank)
-        for name, layer in self._chosen(recipe).items():
+        for name, layer in self._select_layers(recipe).items():
             bound = layer.in_features**-0.5  # PEFT's kaiming_uniform_ with a = sqrt(5)
             a = torch.empty(recipe.rank, layer.in_features).uniform_(-bound, bound, generator=rng)
             b = torch.zeros(layer.out_features, recipe.rank)
@@ -89,103 +119,129 @@ class SharedBase:
         return lora
 
     @cached_property
-    def served(self) -> tuple["SharedBase", float]:
-        """The base as adapters are served on, and how far from its weights these are, ||W' - W|| / ||W||.
+    def serving_base(self) -> tuple["SharedBase", float]:
+        """The base model on which adapters are served, and the quantization error ||W' - W|| / ||W|| of this one.
 
-        That is this one, but for a quantised one: then the whole is read, into the host's memory.
+        The first value is this base, unless this base is quantized. Then it is the unquantized model, which the first
+        access reads into host memory.
         """
-        if not self.quantised:
+        if not self.is_quantized:
             return self, 0.0
-        whole = _read(self._folder, self._device)
-        rounding = nf4.rounding(self.linear, _linear_layers(whole))
-        return SharedBase(self._folder, self._device, load=lambda _, device: nf4.on_host(whole, device)), rounding
+        original = _read_model(self._folder, self._device)
+        error = nf4.quantization_error(self.linear_layers, _find_linear_layers(original))
 
-    def logits(self, packed: Pack, adapters: Sequence[Acting]) -> Tensor:
-        """``[M, vocabulary]`` in float32 for the targets of ``packed``, each owner with its own of ``adapters``.
+        def load(_: Path, device: Device) -> PreTrainedModel:
+            return nf4.offload_to_host(original, device)
 
-        Without ``adapters``, the bare base's. The language model's head, the most expensive layer of a small base,
-        works on the targets only.
+        return SharedBase(self._folder, self._device, load=load), error
+
+    def logits(self, packed: PackedBatch, adapters: Sequence[ActiveAdapter]) -> Tensor:
+        """Compute the logits of the target tokens.
+
+        The language model's head, the most expensive layer of a small base, runs on the targets only.
+
+        Args:
+            packed: Windows of one or several owners, with M targets.
+            adapters: The adapter of each owner. Empty for the base model without adapters.
+
+        Returns:
+            ``[M, vocabulary]`` in float32.
         """
-        self._working = (packed.sizes, adapters) if adapters else None
+        self._active = (packed.sizes, adapters) if adapters else None
         hidden = self._model.base_model(
             input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, pack=packed
         ).last_hidden_state
-        self._working = None
+        self._active = None
         logits: Tensor = self._model.get_output_embeddings()(hidden[0].index_select(0, packed.predictors))
         return logits.float()
 
-    def losses(self, packed: Pack, adapters: Sequence[Acting]) -> Tensor:
-        """``[M]``, the cross-entropy of each target in nats, unweighted."""
+    def losses(self, packed: PackedBatch, adapters: Sequence[ActiveAdapter]) -> Tensor:
+        """Compute the cross-entropy of each target token.
+
+        Args:
+            packed: Windows of one or several owners, with M targets.
+            adapters: The adapter of each owner. Empty for the base model without adapters.
+
+        Returns:
+            ``[M]``, in nats, not weighted.
+        """
         return cross_entropy(self.logits(packed, adapters), packed.targets, reduction="none")
 
-    def pack(self, owners: Sequence[Sequence[Window]]) -> Pack:
-        return pack.pack(owners, self.device)
+    def pack(self, owners: Sequence[Sequence[Window]]) -> PackedBatch:
+        """Return the windows of each of the ``owners`` as one row of tokens on the base model's device."""
+        return packing.pack_windows(owners, self.device)
 
-    def _chosen(self, recipe: Recipe) -> dict[str, nn.Linear]:
+    def _select_layers(self, recipe: Recipe) -> dict[str, nn.Linear]:
         wanted = recipe.target_modules
         if wanted is None:
-            return self.linear
-        known = {name.rpartition(".")[2] for name in self.linear}
-        missing = sorted(set(wanted) - known)
+            return self.linear_layers
+        available = {name.rpartition(".")[2] for name in self.linear_layers}
+        missing = sorted(set(wanted) - available)
         if missing:
             raise InvalidInput(
-                f"the base model has no linear layer {missing[0]!r}: target_modules may name {', '.join(sorted(known))}"
+                f"the base model has no linear layer {missing[0]!r}: target_modules may name "
+                f"{', '.join(sorted(available))}"
             )
-        return {name: layer for name, layer in self.linear.items() if name.rpartition(".")[2] in wanted}
+        return {name: layer for name, layer in self.linear_layers.items() if name.rpartition(".")[2] in wanted}
 
     @torch.no_grad()
     def _check_packing(self) -> None:
-        """Some families change attention, or their logits after the head, in ways that packed windows would miss."""
+        """Compare packed with plain logits: some model families change attention, or logits after the head."""
         model, tails = self._model, ((4, 5), (6, 7, 8))
         windows = [Window((1, 2, 3, *tail), (0.0, 1.0, *[1.0] * (1 + len(tail))), ()) for tail in tails]
         plain = [model(torch.tensor([w.tokens], device=self.device), use_cache=False).logits[0, :-1] for w in windows]
-        whole = torch.cat(plain).float()
+        expected = torch.cat(plain).float()
         model.set_attn_implementation(_ATTENTION)
-        rounding = 0.02 if self._device.dtype is torch.float32 else 0.1  # SmolLM2-135M in bfloat16: 0.025
-        if (self.logits(self.pack([windows]), ()) - whole).norm() > rounding * whole.norm():
+        tolerance = 0.02 if self._device.dtype is torch.float32 else 0.1  # SmolLM2-135M in bfloat16: 0.025
+        if (self.logits(self.pack([windows]), ()) - expected).norm() > tolerance * expected.norm():
             raise InvalidInput(
                 f"base model {model.name_or_path!r} ({type(model).__name__}) computes its attention or its logits in a "
-                "way of its own, which consolidation does not support: choose another base"
+                "model-specific way, which consolidation does not support: choose another base model"
             )
 
     def _add_updates(self, name: str, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
-        if self._working is None:
+        """Forward hook of the linear layer ``name``."""
+        if self._active is None:
             return None
-        sizes, adapters = self._working
+        sizes, adapters = self._active
         updates = [adapter.get(name) for adapter in adapters]
-        factors = [each if isinstance(each, Factors) else None for each in updates]
+        factors = [update if isinstance(update, Factors) else None for update in updates]
         if any(factors):
-            output = grouped.add_updates(output, inputs[0], sizes, factors)
-        if any(isinstance(each, DoraLayer) for each in updates):
-            rows = zip(updates, *(torch.split(each, list(sizes), 1) for each in (inputs[0], output)), strict=True)
-            output = torch.cat([each.output(x, y) if isinstance(each, DoraLayer) else y for each, x, y in rows], 1)
+            output = add_lora_updates(output, inputs[0], sizes, factors)
+        if any(isinstance(update, DoraLayer) for update in updates):
+            rows = zip(updates, *(torch.split(tensor, list(sizes), 1) for tensor in (inputs[0], output)), strict=True)
+            output = torch.cat(
+                [update.output(x, y) if isinstance(update, DoraLayer) else y for update, x, y in rows], 1
+            )
         return output
 
 
-def _whole(folder: Path, device: Device) -> PreTrainedModel:
-    return _read(folder, device).to(device.place)
+def _load_unsharded(folder: Path, device: Device) -> PreTrainedModel:
+    return _read_model(folder, device).to(device.torch_device)
 
 
-def _read(folder: Path, device: Device) -> PreTrainedModel:
+def _read_model(folder: Path, device: Device) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=device.dtype)
     return model
 
 
-def _sharded(folder: Path, device: Device) -> PreTrainedModel:
-    """Each worker reads and keeps its part; DeepSpeed gathers a layer's whole while that layer computes."""
+def _load_sharded(folder: Path, device: Device) -> PreTrainedModel:
+    """Read this worker's part of the weights. DeepSpeed gathers a full layer only while that layer computes."""
     config = {
         "train_micro_batch_size_per_gpu": 1,
         "zero_optimization": {"stage": 3},
         "bf16": {"enabled": device.dtype is torch.bfloat16},  # else DeepSpeed makes every parameter float32
     }
-    in_force = HfDeepSpeedConfig(config)  # for as long as the object lives, transformers loads in parts
-    model = _read(folder, device).requires_grad_(False)
-    del in_force
-    deepspeed.initialize(model=model, config=config)
+    sharded_loading = HfDeepSpeedConfig(config)  # while this object lives, transformers loads models in parts
+    model = _read_model(folder, device).requires_grad_(False)
+    del sharded_loading
+    initialize_engine(model, config)
     return model
 
 
-def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """The linear layers in the blocks, by name."""
+def _find_linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """Return the linear layers of the transformer blocks, by name."""
     head = model.get_output_embeddings()
-    return {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear) and each is not head}
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
+    }

@@ -1,24 +1,31 @@
-"""Several strategies as one."""
+"""Several strategies as one. ``registry.build_strategy`` makes every strategy through this class."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
-from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.strategies.strategy import State, Strategy, StrategyContext
-from looper.jobs.consolidation.strategies.tensors import under, within
+from looper.jobs.consolidation.strategies.strategy import Strategy, StrategyContext, StrategyState
+from looper.jobs.consolidation.strategies.tensors import add_prefix, select_prefix
 from looper.platform.domain.errors import InvalidInput
 
 
 class Combined(Strategy):
-    """Each of ``strategies``, by name, in their order; what each remembers is kept under its name.
+    """Calls each strategy in its order, and keeps the state of each under its name.
 
-    Penalties add up, and each ``finish`` works on what the one before it returned. If one ``grows``, it comes first and
-    the others see the whole, its old blocks and the new one, as what is trained: so that a penalty on the update, a
-    teacher or a merge means the same with it as without. Raises InvalidInput if more than one grows.
+    Penalties add up, and each ``finish`` gets what the previous one returned. A strategy that ``grows`` comes first.
+    The others then see the sum of its old blocks and its new block as the trained adapter. So a penalty on the update,
+    a teacher or a merge means the same with it and without it.
+
+    Args:
+        strategies: The strategies by name, in their order.
+
+    Raises:
+        InvalidInput: If more than one strategy grows.
     """
 
     def __init__(self, strategies: Mapping[str, Strategy]) -> None:
@@ -28,58 +35,72 @@ class Combined(Strategy):
         self.grows = bool(growing)
         self._members = dict(sorted(strategies.items(), key=lambda item: not item[1].grows))
 
-    def begin(self, session: StrategyContext, past: State) -> None:
-        self._whole = CombinedImportance(session.lora)
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
+        self._whole = CombinedLora(session.lora)
         self._windows: list[Window] = []
         for name, strategy in self._members.items():
-            strategy.begin(session, within(name, past))
+            strategy.begin(session, select_prefix(name, past))
             if strategy.grows:
-                self._whole.beside = strategy.constant()
+                self._whole.beside = strategy.frozen_lora()
                 session = replace(session, lora=self._whole)
             self._windows += strategy.windows()
             session = replace(session, old=tuple(self._windows))
 
+    @override
     def windows(self) -> list[Window]:
         return self._windows
 
-    def constant(self) -> Lora | None:
-        return next((strategy.constant() for strategy in self._members.values() if strategy.grows), None)
+    @override
+    def frozen_lora(self) -> Lora | None:
+        return next((strategy.frozen_lora() for strategy in self._members.values() if strategy.grows), None)
 
+    @override
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for strategy in self._members.values() for parameter in strategy.parameters()]
 
+    @override
     def penalty(self) -> Tensor | None:
-        self._whole.beside = self.constant()  # anew: the graph of the one in the loss may be gone
+        self._whole.beside = self.frozen_lora()  # anew: the graph of the one in the loss may be gone
         terms = [term for strategy in self._members.values() if (term := strategy.penalty()) is not None]
         return torch.stack(terms).sum() if terms else None
 
-    def stepped(self, loss: float) -> None:
-        self._whole.beside = self.constant()
+    @override
+    def after_step(self, loss: float) -> None:
+        self._whole.beside = self.frozen_lora()
         for strategy in self._members.values():
-            strategy.stepped(loss)
+            strategy.after_step(loss)
 
+    @override
     def finish(self, trained: Lora) -> Lora:
         for strategy in self._members.values():
             trained = strategy.finish(trained)
         return trained
 
-    def remember(self, published: Lora) -> State:
+    @override
+    def remember(self, published: Lora) -> StrategyState:
         return self._gathered({name: strategy.remember(published) for name, strategy in self._members.items()})
 
-    def state(self) -> State:
+    @override
+    def state(self) -> StrategyState:
         return self._gathered({name: strategy.state() for name, strategy in self._members.items()})
 
-    def resume(self, state: State) -> None:
+    @override
+    def resume(self, state: StrategyState) -> None:
         for name, strategy in self._members.items():
-            strategy.resume(within(name, state))
+            strategy.resume(select_prefix(name, state))
 
     @staticmethod
-    def _gathered(states: Mapping[str, State]) -> State:
-        return {key: tensor for name, state in states.items() for key, tensor in under(name, state).items()}
+    def _gathered(states: Mapping[str, StrategyState]) -> StrategyState:
+        return {key: tensor for name, state in states.items() for key, tensor in add_prefix(name, state).items()}
 
 
-class CombinedImportance(Mapping[str, Factors]):
-    """The sum of the block in training and of what acts beside it in this step, made for a layer when asked."""
+class CombinedLora(Mapping[str, Factors]):
+    """The sum of the trained block and of what acts beside it in this step. A layer's sum is made when it is read.
+
+    Args:
+        block: The block in training.
+    """
 
     def __init__(self, block: Lora) -> None:
         self._block = block
@@ -88,7 +109,7 @@ class CombinedImportance(Mapping[str, Factors]):
     def __getitem__(self, layer: str) -> Factors:
         if self.beside is None:
             return self._block[layer]
-        return stack({layer: self.beside[layer]}, {layer: self._block[layer]})[layer]
+        return stack_adapters({layer: self.beside[layer]}, {layer: self._block[layer]})[layer]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._block)

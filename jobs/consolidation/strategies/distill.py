@@ -1,15 +1,16 @@
-"""Distillation: the new version is to answer as the version before did."""
+"""Distillation: the previous version is the teacher of the new one. Used through ``registry.py``."""
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
+from typing_extensions import override
 
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
+from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Strategy, StrategyContext, StrategyState
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class Distill(Strategy):
     """weight * T^2 * mean over targets of KL(p_start || p_now), both softened by the temperature T.
 
@@ -25,12 +26,14 @@ class Distill(Strategy):
     temperature: float = Field(default=2.0, gt=0, description="T")
     windows_per_step: int = Field(default=2, ge=1, description="windows that the two are compared on at each step")
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
         windows = session.old or session.windows
         self._windows = session.rng("distill").sample(list(windows), len(windows))
         self._step = 0
 
+    @override
     def penalty(self) -> Tensor | None:
         start = self._session.start
         if start is None:
@@ -43,11 +46,14 @@ class Distill(Strategy):
         divergence = kl_div(student, teacher, reduction="batchmean", log_target=True)
         return self.weight * self.temperature**2 * divergence
 
-    def stepped(self, loss: float) -> None:
+    @override
+    def after_step(self, loss: float) -> None:
         self._step += 1
 
-    def state(self) -> State:
+    @override
+    def state(self) -> StrategyState:
         return {"step": torch.tensor(self._step)}
 
-    def resume(self, state: State) -> None:
+    @override
+    def resume(self, state: StrategyState) -> None:
         self._step = int(state["step"])

@@ -1,15 +1,16 @@
-"""ELLA: a new update keeps away from the entries that past updates use most."""
+"""ELLA: a penalty keeps a new update away from the entries that past updates use most. Used through ``registry.py``."""
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from typing_extensions import override
 
 from looper.jobs.consolidation.adapters.lora import Factors
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
+from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Strategy, StrategyContext, StrategyState
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class Ella(Strategy):
     """weight * ||dW_t * dW_past||_F^2, entry by entry and over all layers.
 
@@ -23,9 +24,11 @@ class Ella(Strategy):
 
     weight: float = Field(default=1e3, ge=0, description="lambda")
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
 
+    @override
     def penalty(self) -> Tensor | None:
         start = self._session.start
         if start is None:

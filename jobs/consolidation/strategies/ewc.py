@@ -1,24 +1,28 @@
-"""Elastic weight consolidation: what mattered before is held where it was."""
+"""Elastic weight consolidation: a penalty holds important entries of past updates in place.
+
+Used through ``registry.py``. The importance comes from ``fisher.py``.
+"""
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from typing_extensions import override
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
-from looper.jobs.consolidation.strategies.importance import added, distance, sampled
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
+from looper.jobs.consolidation.strategies.importance import accumulate_importance, sample_new_windows, weighted_distance
+from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Strategy, StrategyContext, StrategyState
 from looper.jobs.consolidation.strategies.tensors import (
+    add_prefix,
     pack_importance,
     pack_lora,
-    under,
+    select_prefix,
     unpack_importance,
     unpack_lora,
-    within,
 )
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class Ewc(Strategy):
     """EWC on the update: (weight / 2) sum_t sum_ij F_t,ij (dW - dW*_t)_ij^2, a term for each past session t.
 
@@ -32,27 +36,30 @@ class Ewc(Strategy):
     weight: float = Field(default=1e4, ge=0, description="lambda")
     samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session, self._past = session, past
         self._sessions = len({key.partition("/")[0] for key in past})
-        memories = [within(str(t), past) for t in range(self._sessions)]
+        memories = [select_prefix(str(t), past) for t in range(self._sessions)]
         self._anchors = [
             (unpack_lora(memory, session.lora), unpack_importance(memory, session.lora)) for memory in memories
         ]
 
+    @override
     def penalty(self) -> Tensor | None:
         if not self._anchors:
             return None
-        terms = [distance(self._session.lora, anchor, importance) for anchor, importance in self._anchors]
+        terms = [weighted_distance(self._session.lora, anchor, importance) for anchor, importance in self._anchors]
         return self.weight / 2 * torch.stack(terms).sum()
 
-    def remember(self, published: Lora) -> State:
-        importance = self._session.importance(published, sampled(self._session, self.samples))
+    @override
+    def remember(self, published: Lora) -> StrategyState:
+        importance = self._session.importance(published, sample_new_windows(self._session, self.samples))
         memory = pack_lora(published) | pack_importance(importance)
-        return {**self._past, **under(str(self._sessions), memory)}
+        return {**self._past, **add_prefix(str(self._sessions), memory)}
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class OnlineEwc(Strategy):
     """Online EWC on the update: (weight / 2) sum_ij F_ij (dW - dW*)_ij^2 with F <- gamma F + F_t and one anchor dW*.
 
@@ -66,21 +73,24 @@ class OnlineEwc(Strategy):
     gamma: float = Field(default=0.95, ge=0, le=1, description="share of the importance that lasts to the next session")
     samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
         self._importance = unpack_importance(past, session.lora) if past else None
 
+    @override
     def penalty(self) -> Tensor | None:
         if self._importance is None or self._session.start is None:
             return None
-        return self.weight / 2 * distance(self._session.lora, self._session.start, self._importance)
+        return self.weight / 2 * weighted_distance(self._session.lora, self._session.start, self._importance)
 
-    def remember(self, published: Lora) -> State:
-        new = self._session.importance(published, sampled(self._session, self.samples))
-        return pack_importance(added(self._importance, new, self.gamma))
+    @override
+    def remember(self, published: Lora) -> StrategyState:
+        new = self._session.importance(published, sample_new_windows(self._session, self.samples))
+        return pack_importance(accumulate_importance(self._importance, new, self.gamma))
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class OnlineEwcFactors(Strategy):
     """Online EWC on the factors: (weight / 2) sum over a and b of F (theta - theta*)^2, to compare with F of dW.
 
@@ -95,12 +105,14 @@ class OnlineEwcFactors(Strategy):
     gamma: float = Field(default=0.95, ge=0, le=1, description="share of the importance that lasts to the next session")
     samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
         self._anchor = {layer: factors.copy() for layer, factors in session.lora.items()}
         importance = unpack_lora(past, session.lora) if past and session.start is not None else None
         self._importance = importance if importance is not None and _same_rank(importance, session.lora) else None
 
+    @override
     def penalty(self) -> Tensor | None:
         if self._importance is None:
             return None
@@ -112,11 +124,12 @@ class OnlineEwcFactors(Strategy):
         ]
         return self.weight / 2 * torch.stack(terms).sum()
 
-    def remember(self, published: Lora) -> State:
+    @override
+    def remember(self, published: Lora) -> StrategyState:
         # Split into factors as the next session's will be, whose scale may not be that of what was published.
         scale = next(iter(self._session.lora.values())).scale
         split = {layer: Factors(of.a, of.b * (of.scale / scale), scale) for layer, of in published.items()}
-        new = self._session.factor_importance(split, sampled(self._session, self.samples))
+        new = self._session.factor_importance(split, sample_new_windows(self._session, self.samples))
         before = self._importance
         if before is None or not _same_rank(before, new):
             return pack_lora(new)

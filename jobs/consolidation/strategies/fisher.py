@@ -1,4 +1,7 @@
-"""How much the loss depends on each entry of an adapter: the empirical Fisher information, on its diagonal."""
+"""The diagonal of the empirical Fisher information: how much the loss depends on each entry of an adapter.
+
+``training/session.py`` offers both functions to strategies as ``importance`` and ``factor_importance``.
+"""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,8 +15,17 @@ from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.strategies.strategy import Importance
 
 
-def of_updates(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[str, Importance]:
-    """Of each entry of dW, the mean over ``windows`` of the square of its gradient, as means of rows and columns."""
+def estimate_update_importance(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[str, Importance]:
+    """Estimate the importance of each entry of dW: its squared gradient, averaged over ``windows``.
+
+    Args:
+        base: The shared base model.
+        lora: The adapter that makes dW.
+        windows: The windows. Each takes a forward and a backward pass.
+
+    Returns:
+        The row means and column means of the squared gradients, by layer, on the adapter's device.
+    """
     squares = {
         layer: Importance(
             torch.zeros(each.b.shape[0], device=each.b.device), torch.zeros(each.a.shape[1], device=each.a.device)
@@ -31,8 +43,8 @@ def of_updates(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[
 
         output.register_hook(add)  # type: ignore[no-untyped-call]
 
-    # Registered after the hooks that add the updates, so that the output they see is the layer's whole.
-    watching = [base.linear[layer].register_forward_hook(partial(watch, layer)) for layer in lora]
+    # These hooks run after those that add the updates, so the output that they see includes the update.
+    watching = [base.linear_layers[layer].register_forward_hook(partial(watch, layer)) for layer in lora]
     try:
         for _ in _gradients(base, lora, windows):
             pass
@@ -42,8 +54,17 @@ def of_updates(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[
     return squares
 
 
-def of_factors(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[str, Factors]:
-    """Of each entry of ``a`` and ``b``, the mean over ``windows`` of the square of its gradient, in its place."""
+def estimate_factor_importance(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[str, Factors]:
+    """Estimate the importance of each entry of the factors: its squared gradient, averaged over ``windows``.
+
+    Args:
+        base: The shared base model.
+        lora: The adapter.
+        windows: The windows. Each takes a forward and a backward pass.
+
+    Returns:
+        The mean squared gradients of ``a`` and ``b``, in factors of the same shapes, by layer.
+    """
     squares = {
         layer: Factors(torch.zeros_like(each.a.detach()), torch.zeros_like(each.b.detach()))
         for layer, each in lora.items()
@@ -56,7 +77,7 @@ def of_factors(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> dict[
 
 
 def _gradients(base: SharedBase, lora: Lora, windows: Sequence[Window]) -> Iterator[dict[str, Factors]]:
-    """Those of the mean loss of each window, in a pass of its own."""
+    """Yield the gradients of the mean loss of each window, one pass per window."""
     with torch.enable_grad():
         acting = {
             layer: Factors(each.a.detach().requires_grad_(), each.b.detach().requires_grad_(), each.scale)

@@ -1,15 +1,16 @@
-"""I-LoRA: fast weights learn, slow weights follow and are published."""
+"""I-LoRA: fast weights learn, slow weights follow them and are published. Used through ``registry.py``."""
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from typing_extensions import override
 
-from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
+from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Strategy, StrategyContext, StrategyState
 from looper.jobs.consolidation.strategies.tensors import pack_lora, unpack_lora
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class ILora(Strategy):
     """After every step slow <- beta slow + (1 - beta) fast, factor by factor; slow is what is published.
 
@@ -23,24 +24,29 @@ class ILora(Strategy):
 
     beta: float = Field(default=0.9, ge=0, lt=1, description="share of the slow weights that stays, per step")
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
         self._slow = self._fast()
 
     def _fast(self) -> dict[str, Factors]:
         with torch.no_grad():
-            return stack(self._session.lora)
+            return stack_adapters(self._session.lora)
 
-    def stepped(self, loss: float) -> None:
+    @override
+    def after_step(self, loss: float) -> None:
         for layer, fast in self._fast().items():
             self._slow[layer].a.lerp_(fast.a, 1 - self.beta)
             self._slow[layer].b.lerp_(fast.b, 1 - self.beta)
 
+    @override
     def finish(self, trained: Lora) -> Lora:
         return self._slow
 
-    def state(self) -> State:
+    @override
+    def state(self) -> StrategyState:
         return pack_lora(self._slow)
 
-    def resume(self, state: State) -> None:
+    @override
+    def resume(self, state: StrategyState) -> None:
         self._slow = unpack_lora(state, self._session.lora)

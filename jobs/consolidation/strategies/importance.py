@@ -1,4 +1,7 @@
-"""Distances of updates weighted by importance, without making any ``[out, in]`` matrix."""
+"""Importance-weighted distances between updates, computed without any ``[out, in]`` matrix.
+
+The EWC strategies and Online-LoRA use them for their penalties.
+"""
 
 from collections.abc import Mapping
 
@@ -10,18 +13,26 @@ from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.strategies.strategy import Importance, StrategyContext
 
 
-def distance(now: Lora, anchor: Lora | None, importance: Mapping[str, Importance]) -> Tensor:
-    """sum_ij F_ij (dW - dW*)_ij^2 over all layers, F_ij = rows_i columns_j / mean(rows); dW* = 0 without an anchor.
+def weighted_distance(now: Lora, anchor: Lora | None, importance: Mapping[str, Importance]) -> Tensor:
+    """Return sum_ij F_ij (dW - dW*)_ij^2 over all layers, with F_ij = rows_i columns_j / mean(rows).
 
     The difference of two updates is one product, U V with U = [b, -b*] and V = [a; a*]; weighted, U's rows by
     sqrt(rows) and V's columns by sqrt(columns), its squared norm is tr(U^T U V V^T): two small Gram matrices.
+
+    Args:
+        now: The adapter in training, which makes dW.
+        anchor: The adapter that makes dW*. None means dW* = 0.
+        importance: F by layer. Layers that are missing here do not count.
+
+    Returns:
+        A scalar, differentiable in ``now``.
     """
     return torch.stack(
-        [_distance(now[layer], None if anchor is None else anchor[layer], of) for layer, of in importance.items()]
+        [_layer_distance(now[layer], None if anchor is None else anchor[layer], of) for layer, of in importance.items()]
     ).sum()
 
 
-def _distance(now: Factors, anchor: Factors | None, importance: Importance) -> Tensor:
+def _layer_distance(now: Factors, anchor: Factors | None, importance: Importance) -> Tensor:
     u, v = now.scale * now.b, now.a
     if anchor is not None:
         u, v = torch.cat([u, -anchor.scale * anchor.b], dim=1), torch.cat([v, anchor.a])
@@ -31,10 +42,16 @@ def _distance(now: Factors, anchor: Factors | None, importance: Importance) -> T
     return ((u.T @ u) * (v @ v.T)).sum() / mean
 
 
-def added(
+def accumulate_importance(
     before: Mapping[str, Importance] | None, new: Mapping[str, Importance], decay: float
 ) -> dict[str, Importance]:
-    """decay * before + new. The row and column means of a sum are the sums of the means."""
+    """Return decay * before + new. The row and column means of a sum are the sums of the means.
+
+    Args:
+        before: The importance so far, by layer. None counts as zero.
+        new: The importance to add, by layer.
+        decay: The share of ``before`` that stays, from 0 to 1.
+    """
     if before is None:
         return dict(new)
     return {
@@ -43,6 +60,11 @@ def added(
     }
 
 
-def sampled(session: StrategyContext, count: int) -> list[Window]:
-    """At most ``count`` of the new windows, the same whenever it is asked: each costs a backward pass."""
+def sample_new_windows(session: StrategyContext, count: int) -> list[Window]:
+    """Return up to ``count`` of the new windows of ``session``, the same ones in every call.
+
+    Args:
+        session: The session whose windows are sampled.
+        count: Maximum number of windows. Each costs a backward pass.
+    """
     return session.rng("importance").sample(list(session.windows), min(count, len(session.windows)))

@@ -1,4 +1,4 @@
-"""Merging: publish a mixture of the version before and the one that was trained."""
+"""Model merging: publish a mixture of the previous version and the trained one. Used through ``registry.py``."""
 
 from typing import Literal
 
@@ -8,11 +8,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from typing_extensions import override
 
-from looper.jobs.consolidation.adapters.lora import Factors, Lora, truncate
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, truncate_rank
+from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Strategy, StrategyContext, StrategyState
 
-Kind = Literal[
+MergeKind = Literal[
     "linear",
     "cat",
     "svd",
@@ -27,7 +28,7 @@ Kind = Literal[
 ]
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class Merge(Strategy):
     """The weighted combination of the start and of what was trained, by PEFT's ``add_weighted_adapter``.
 
@@ -42,14 +43,16 @@ class Merge(Strategy):
     ``[out, in]`` matrices.
     """
 
-    kind: Kind = Field(default="cat", description="PEFT's combination_type")
+    kind: MergeKind = Field(default="cat", description="PEFT's combination_type")
     old: float = Field(default=0.5, description="weight of the version before")
     new: float = Field(default=0.5, description="weight of what was trained")
     density: float = Field(default=0.5, gt=0, lt=1, description="share of the entries kept by ties, dare and pruning")
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
 
+    @override
     def finish(self, trained: Lora) -> Lora:
         start = self._session.start
         if start is None:
@@ -57,10 +60,10 @@ class Merge(Strategy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._session.rng("merge").getrandbits(63))  # dare drops at random, on the CPU
             merged = {layer: self._merged(start[layer], factors) for layer, factors in trained.items()}
-        return truncate(merged, max(_rank(start), _rank(trained)))[0] if self.kind == "cat" else merged
+        return truncate_rank(merged, max(_rank(start), _rank(trained)))[0] if self.kind == "cat" else merged
 
     def _merged(self, start: Factors, trained: Factors) -> Factors:
-        """Through a model of one linear layer, so that nothing of the base's size is made for all layers at once."""
+        """Merge one layer through a model of one linear layer, so that full matrices exist for one layer at a time."""
         rank = max(start.rank, trained.rank)  # all but cat and svd want one rank
         (_, columns), (rows, _) = trained.a.shape, trained.b.shape
         skeleton = nn.Sequential(nn.Linear(columns, rows, bias=False))

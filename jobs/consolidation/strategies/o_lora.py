@@ -1,15 +1,16 @@
-"""O-LoRA: a new block reads from directions that no old block reads from."""
+"""O-LoRA: a new block reads from directions that no old block reads from. Used through ``registry.py``."""
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from typing_extensions import override
 
 from looper.jobs.consolidation.strategies.progressive import Progressive
-from looper.jobs.consolidation.strategies.strategy import OPTIONS
+from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class OLora(Progressive):
     """A growing adapter with the penalty weight * sum |A_past A^T| over all entries and layers.
 
@@ -22,6 +23,7 @@ class OLora(Progressive):
 
     weight: float = Field(default=0.5, ge=0, description="lambda")
 
+    @override
     def penalty(self) -> Tensor | None:
         start = self._session.start
         if start is None:

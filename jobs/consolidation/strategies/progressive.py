@@ -1,12 +1,13 @@
-"""Progressive adapters: what was learned is frozen, and each session adds a block of its own."""
+"""Progressive adapters: old blocks are frozen, and each session adds a block. Used through ``registry.py``."""
 
 from pydantic.dataclasses import dataclass
+from typing_extensions import override
 
-from looper.jobs.consolidation.adapters.lora import Lora, stack
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
+from looper.jobs.consolidation.adapters.lora import Lora, stack_adapters
+from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Strategy, StrategyContext, StrategyState
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class Progressive(Strategy):
     """dW = sum_i b_i a_i, of which only the newest block is trained.
 
@@ -20,12 +21,15 @@ class Progressive(Strategy):
 
     grows = True
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
 
-    def constant(self) -> Lora | None:
+    @override
+    def frozen_lora(self) -> Lora | None:
         return self._session.start
 
+    @override
     def finish(self, trained: Lora) -> Lora:
         beside = self._session.start
-        return trained if beside is None else stack(beside, trained)
+        return trained if beside is None else stack_adapters(beside, trained)

@@ -1,4 +1,7 @@
-"""The strategies there are, by name."""
+"""All strategies by name, and how a recipe's ``strategy`` text becomes a strategy.
+
+To add a strategy, add its name to ``StrategyName`` in ``platform/domain/strategy.py`` and its class to ``STRATEGIES``.
+"""
 
 from collections.abc import Callable
 from inspect import signature
@@ -18,34 +21,42 @@ from looper.jobs.consolidation.strategies.progressive import Progressive
 from looper.jobs.consolidation.strategies.replay import LossReplay, Replay
 from looper.jobs.consolidation.strategies.strategy import Strategy
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.domain.strategy import StrategyTerm, parse_strategy
+from looper.platform.domain.strategy import StrategyName, StrategyTerm, parse_strategy
 
 STRATEGIES: dict[str, type[Strategy]] = {
-    "none": Strategy,
-    "replay": Replay,
-    "replay-loss": LossReplay,
-    "ewc": Ewc,
-    "online-ewc": OnlineEwc,
-    "online-ewc-factors": OnlineEwcFactors,
-    "o-lora": OLora,
-    "i-lora": ILora,
-    "online-lora": OnlineLora,
-    "progressive": Progressive,
-    "am-lora": AmLora,
-    "ella": Ella,
-    "distill": Distill,
-    "merge": Merge,
+    StrategyName.NONE: Strategy,
+    StrategyName.REPLAY: Replay,
+    StrategyName.REPLAY_LOSS: LossReplay,
+    StrategyName.EWC: Ewc,
+    StrategyName.ONLINE_EWC: OnlineEwc,
+    StrategyName.ONLINE_EWC_FACTORS: OnlineEwcFactors,
+    StrategyName.O_LORA: OLora,
+    StrategyName.I_LORA: ILora,
+    StrategyName.ONLINE_LORA: OnlineLora,
+    StrategyName.PROGRESSIVE: Progressive,
+    StrategyName.AM_LORA: AmLora,
+    StrategyName.ELLA: Ella,
+    StrategyName.DISTILL: Distill,
+    StrategyName.MERGE: Merge,
 }
 
-ANY_METHOD = ("none", "replay", "replay-loss", "merge")
-"""Those that leave what is trained alone until it is plain LoRA. The others work on LoRA's own factors."""
+ANY_METHOD = (StrategyName.NONE, StrategyName.REPLAY, StrategyName.REPLAY_LOSS, StrategyName.MERGE)
+"""Strategies that go with every method. All others read or change the LoRA factors themselves during training."""
 
 OWN_FACTORS = ("lora", "rslora", "lora+", "qlora")
-"""The methods that train those."""
+"""Methods that train the LoRA factors themselves."""
 
 
 def check_method(text: str, method: str) -> None:
-    """Raises InvalidInput if the combination that ``text`` names does not go with a recipe's ``method``."""
+    """Check that a combination of strategies goes with a training method.
+
+    Args:
+        text: A recipe's ``strategy``, such as ``replay(share=1)+ella``.
+        method: The recipe's ``method``, such as ``lora``.
+
+    Raises:
+        InvalidInput: If one of the strategies does not go with ``method``.
+    """
     if method in OWN_FACTORS:
         return
     for term in parse_strategy(text):
@@ -56,16 +67,25 @@ def check_method(text: str, method: str) -> None:
             )
 
 
-def parse(text: str) -> Strategy:
-    """The combination that ``text`` names, such as ``replay(share=1)+ella``.
+def build_strategy(text: str) -> Strategy:
+    """Build the combination that ``text`` names.
 
-    What it remembers is kept by the strategies' names, so that a strategy finds its own again when others join it or
-    go. Raises InvalidInput for a name, an option or a value that there is not.
+    The combination keeps its state under the names of its strategies. So a strategy finds its own state again when
+    other strategies are added to the recipe or removed from it.
+
+    Args:
+        text: A recipe's ``strategy``, such as ``replay(share=1)+ella``.
+
+    Returns:
+        A new strategy with the given options.
+
+    Raises:
+        InvalidInput: If a name, an option or a value does not exist.
     """
-    return Combined({term.name: _made(term) for term in parse_strategy(text)})
+    return Combined({term.name: _build_one(term) for term in parse_strategy(text)})
 
 
-def _made(term: StrategyTerm) -> Strategy:
+def _build_one(term: StrategyTerm) -> Strategy:
     strategy: Callable[..., Strategy] = STRATEGIES[term.name]
     known = signature(strategy).parameters
     for option in term.options:

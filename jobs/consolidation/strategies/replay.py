@@ -1,18 +1,19 @@
-"""Replay: train on some old windows beside the new ones."""
+"""Experience replay: train on some old windows beside the new ones. Used through ``registry.py``."""
 
 from random import Random
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from typing_extensions import override
 
 from looper.jobs.consolidation.adapters.lora import Lora
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.strategies.strategy import OPTIONS, State, Strategy, StrategyContext
+from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Strategy, StrategyContext, StrategyState
 from looper.jobs.consolidation.strategies.tensors import pack_windows, unpack_windows
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class Replay(Strategy):
     """Experience replay (Robins, 1995; Rolnick et al., 2019, arXiv 1811.11682) from a reservoir.
 
@@ -26,11 +27,13 @@ class Replay(Strategy):
     share: float = Field(default=2.0, gt=0, description="old windows for each new one, while the reservoir has as many")
     capacity: int = Field(default=512, ge=1, description="windows kept")
 
-    def begin(self, session: StrategyContext, past: State) -> None:
+    @override
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
         self._kept = unpack_windows({key: tensor for key, tensor in past.items() if key != "seen"})
         self._seen = int(past["seen"]) if past else 0
 
+    @override
     def windows(self) -> list[Window]:
         count = min(len(self._kept), max(1, round(self.share * len(self._session.windows))))
         return self._choose(count)
@@ -39,13 +42,14 @@ class Replay(Strategy):
         return self._rng("replay").sample(self._kept, count)
 
     def _rng(self, purpose: str) -> Random:
-        """Not with the same draws in every session of one seed, or the same places would be taken again and again."""
+        """Return a generator that differs between sessions of one seed, so that other places are drawn each time."""
         return self._session.rng(f"{purpose}:{self._seen}")
 
-    def remember(self, published: Lora) -> State:
+    @override
+    def remember(self, published: Lora) -> StrategyState:
         rng = self._rng("reservoir")
         kept, seen = list(self._kept), self._seen
-        if len(kept) > self.capacity:  # it was larger in the session before
+        if len(kept) > self.capacity:  # the capacity was larger in the previous session
             kept = rng.sample(kept, self.capacity)
         for window in self._session.windows:
             seen += 1
@@ -57,11 +61,11 @@ class Replay(Strategy):
         return {**pack_windows(kept), "seen": torch.tensor(seen)}
 
 
-@dataclass(config=OPTIONS)
+@dataclass(config=STRATEGY_CONFIG)
 class LossReplay(Replay):
-    """Replay of what the version before knows least: windows are drawn by p_i ~ loss_i ^ ``exponent``.
+    """Replay of the windows that the previous version knows least: p_i ~ loss_i ^ ``exponent``.
 
-    Prioritised experience replay (Schaul et al., 2016, arXiv 1511.05952) with the loss for the temporal-difference
+    Prioritized experience replay (Schaul et al., 2016, arXiv 1511.05952) with the loss for the temporal-difference
     error. Simplified: priorities are taken once, when the session begins, over ``pool`` times the windows needed, and
     the bias is not weighted away. Drawn without replacement by the largest u_i ^ (1 / p_i) (Efraimidis and Spirakis,
     2006).

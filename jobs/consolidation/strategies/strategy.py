@@ -1,4 +1,8 @@
-"""What a strategy against forgetting may do, and what it is given."""
+"""The interface of a strategy against forgetting, and what a strategy is given.
+
+``training/session.py`` calls the hooks of a strategy over one session of an instance. Strategies read the context that
+they get in ``begin``; they never call the trainer, the catalog or the object store.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,106 +14,145 @@ from torch import Tensor, nn
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
 from looper.jobs.consolidation.data.encode import Window
 
-OPTIONS = ConfigDict(allow_inf_nan=False, extra="forbid")
-"""Of the pydantic dataclasses that strategies are: their fields are what a user may set."""
+STRATEGY_CONFIG = ConfigDict(allow_inf_nan=False, extra="forbid")
+"""Configuration of the pydantic dataclasses that strategies are. Their fields are the options that a user may set."""
 
-State = dict[str, Tensor]
-"""What a strategy keeps, as named tensors: from session to session, or over the steps of one."""
+StrategyState = dict[str, Tensor]
+"""Named tensors that a strategy keeps: from session to session, or over the steps of one session."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """How much the loss depends on one layer's update, as the mean square of the gradient of each entry of dW.
+    """How much the loss depends on the update dW of one layer: the mean squared gradient of each entry of dW.
 
-    Kept as the row and column means of that matrix, F_ij ~ rows_i * columns_j / mean(rows), which is exact where one
-    token decides (its gradient is an outer product) and as small as the layer's sides (Shazeer and Stern, 2018).
+    Only the row means and the column means of that matrix are kept: F_ij ~ rows_i * columns_j / mean(rows), as in
+    Adafactor (Shazeer and Stern, 2018). This is exact where one token decides, because its gradient is then an
+    outer product.
     """
 
     rows: Tensor
-    """``[out]``"""
+    """Row means, ``[out]``."""
     columns: Tensor
-    """``[in]``"""
+    """Column means, ``[in]``."""
 
 
 @dataclass(frozen=True)
 class StrategyContext:
-    """One consolidation of an instance, as its strategy sees it."""
+    """One session of an instance (one consolidation), as its strategy sees it."""
 
     lora: Lora
-    """What is trained. Its values are parameters: to change one, copy into it without a gradient."""
+    """The adapter in training. Its tensors are parameters: to change one, copy into it under ``torch.no_grad``."""
     start: Lora | None
-    """The version it goes on from, as plain tensors; None in an instance's first session.
+    """The version that this session continues, as plain tensors. None in the first session of an instance.
 
-    ``lora`` begins with these values, or with a zero update beside them if the strategy ``grows``.
+    ``lora`` starts with these values. If the strategy ``grows``, ``lora`` starts as a zero update beside them.
     """
     windows: Sequence[Window]
-    """What is new."""
+    """The training windows of this session."""
     steps: int
-    """Optimiser steps that the new windows alone would take."""
+    """Optimizer steps that the new windows alone would take."""
     seed: int
+    """The seed of the recipe."""
     importance: Callable[[Lora, Sequence[Window]], dict[str, Importance]]
-    """Of the update that the given adapter makes, by layer; a backward pass for each of the windows, so give it few."""
+    """Return the importance of each layer's update under the given adapter.
+
+    It takes one backward pass for each window, so pass few windows.
+    """
     factor_importance: Callable[[Lora, Sequence[Window]], dict[str, Factors]]
-    """The mean squares of the gradients of ``a`` and ``b``, in their places; at the price of ``importance``."""
+    """Return the mean squared gradients of ``a`` and ``b`` by layer. It costs as much as ``importance``."""
     losses: Callable[[Lora, Sequence[Window]], list[float]]
-    """The mean loss of each window under the given adapter, in nats per target token."""
+    """Return the mean loss of each window under the given adapter, in nats per target token."""
     logits: Callable[[Lora, Sequence[Window]], Tensor]
-    """``[targets of all windows, vocabulary]`` in float32 under the given adapter, differentiable in it."""
+    """Return the logits under the given adapter, float32 ``[targets of all windows, vocabulary]``, with gradients."""
     old: Sequence[Window] = ()
-    """Old windows that the strategies before this one in a combination train on."""
+    """Old windows that earlier strategies of a combination replay."""
 
     def rng(self, purpose: str) -> Random:
-        """The same for the same session and purpose, after a restart too."""
+        """Return a random generator that is the same after a restart.
+
+        Args:
+            purpose: What the numbers are for. Different purposes get independent numbers.
+
+        Returns:
+            A generator seeded by the session's seed and ``purpose``.
+        """
         return Random(f"{self.seed}:{purpose}")
 
 
 class Strategy:
-    """One way not to forget. Each hook does nothing unless a strategy says otherwise; several compose in their order.
+    """One strategy against forgetting. By default each hook does nothing. ``Combined`` composes several strategies.
 
-    ``begin`` is called before the first step, with what ``remember`` returned at the end of the instance's session
-    before, or with nothing. What changes over the steps of a session is in ``state`` and comes back through ``resume``,
-    called after ``begin``, so that a training that was interrupted goes on exactly.
+    The trainer calls ``begin`` before the first step, with the state that ``remember`` returned at the end of the
+    previous session, or with an empty state. ``state`` returns what changes over the steps of a session. After an
+    interruption the trainer calls ``begin`` and then ``resume`` with that state, and training continues exactly.
     """
 
     grows: bool = False
-    """Whether the version it goes on from stays as it is and a new block of the recipe's rank is trained beside it."""
+    """Whether the previous version stays frozen and a new block of the recipe's rank is trained beside it."""
 
-    def begin(self, session: StrategyContext, past: State) -> None:
-        """Get ready."""
+    def begin(self, session: StrategyContext, past: StrategyState) -> None:
+        """Prepare for a session.
+
+        Args:
+            session: The session, valid until ``remember`` returns.
+            past: What ``remember`` returned at the end of the previous session; empty in the first one.
+        """
 
     def windows(self) -> list[Window]:
-        """Old windows to train on beside the new ones. Called once, after ``begin``."""
+        """Return old windows to train on beside the new ones. Called once, after ``begin``."""
         return []
 
-    def constant(self) -> Lora | None:
-        """What acts beside ``session.lora`` in the next step, where a strategy ``grows``; may bear gradients."""
+    def frozen_lora(self) -> Lora | None:
+        """Return the adapter that acts beside ``session.lora`` in the next step, if the strategy ``grows``.
+
+        Its tensors may require gradients.
+        """
         return None
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained beside ``session.lora``."""
+        """Return further parameters to train beside ``session.lora``."""
         return []
 
     def penalty(self) -> Tensor | None:
-        """A scalar to add to the mean loss of the next step, differentiable in what is trained."""
+        """Return a scalar to add to the mean loss of the next step, differentiable in the trained parameters."""
         return None
 
-    def stepped(self, loss: float) -> None:
-        """After an optimiser step whose mean loss was ``loss``."""
+    def after_step(self, loss: float) -> None:
+        """React to an optimizer step.
+
+        Args:
+            loss: Mean loss of that step, in nats per target token.
+        """
 
     def finish(self, trained: Lora) -> Lora:
-        """The adapter to publish, from the one that was trained. Of whatever rank: the trainer truncates.
+        """Return the adapter to publish. It may have any rank, because the trainer truncates it.
 
-        Where a strategy ``grows``, ``trained`` is the new block, and the whole is returned.
+        Args:
+            trained: The adapter that was trained. If the strategy ``grows``, this is the new block alone.
+
+        Returns:
+            The complete adapter.
         """
         return trained
 
-    def remember(self, published: Lora) -> State:
-        """What the next session is to know. Kept only if the candidate is published."""
+    def remember(self, published: Lora) -> StrategyState:
+        """Return what the next session needs. It is kept only if the candidate is published.
+
+        Args:
+            published: The adapter as it is published, after truncation.
+
+        Returns:
+            The state that the next session's ``begin`` gets.
+        """
         return {}
 
-    def state(self) -> State:
-        """What has changed since ``begin``, apart from ``session.lora`` and ``parameters``."""
+    def state(self) -> StrategyState:
+        """Return what has changed since ``begin``, apart from ``session.lora`` and ``parameters``."""
         return {}
 
-    def resume(self, state: State) -> None:
-        """Take over what ``state`` returned."""
+    def resume(self, state: StrategyState) -> None:
+        """Restore what ``state`` returned before an interruption.
+
+        Args:
+            state: The named tensors that ``state`` returned.
+        """

@@ -1,4 +1,7 @@
-"""Adapters, importances and windows as the named tensors that safetensors can hold."""
+"""Adapters, importances and windows as named tensors, which safetensors can hold.
+
+Strategies use them for their state, and the trainer for its checkpoints.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -6,46 +9,57 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.strategies.strategy import Importance, State
+from looper.jobs.consolidation.strategies.strategy import Importance, StrategyState
 
 
-def pack_lora(lora: Lora) -> State:
-    """Its update, as factors of scale 1."""
+def pack_lora(lora: Lora) -> StrategyState:
+    """Return the update of ``lora`` as named tensors, with factors of scale 1."""
     return {
-        key: _own(tensor)
-        for layer, factors in stack(lora).items()
+        key: _contiguous_cpu_copy(tensor)
+        for layer, factors in stack_adapters(lora).items()
         for key, tensor in ((f"a/{layer}", factors.a), (f"b/{layer}", factors.b))
     }
 
 
-def unpack_lora(state: State, like: Lora) -> dict[str, Factors]:
-    """What ``pack_lora`` was given, for the layers of ``like`` and on its device."""
+def unpack_lora(state: StrategyState, like: Lora) -> dict[str, Factors]:
+    """Return the adapter that ``pack_lora`` packed.
+
+    Args:
+        state: The named tensors.
+        like: An adapter that tells the layers and the device.
+    """
     return {
         layer: Factors(state[f"a/{layer}"].to(factors.a.device), state[f"b/{layer}"].to(factors.a.device))
         for layer, factors in like.items()
     }
 
 
-def pack_importance(importance: Mapping[str, Importance]) -> State:
+def pack_importance(importance: Mapping[str, Importance]) -> StrategyState:
+    """Return ``importance``, by layer, as named tensors."""
     return {
-        key: _own(tensor)
+        key: _contiguous_cpu_copy(tensor)
         for layer, of in importance.items()
         for key, tensor in ((f"rows/{layer}", of.rows), (f"columns/{layer}", of.columns))
     }
 
 
-def unpack_importance(state: State, like: Lora) -> dict[str, Importance]:
-    """What ``pack_importance`` was given, for the layers of ``like`` and on its device."""
+def unpack_importance(state: StrategyState, like: Lora) -> dict[str, Importance]:
+    """Return the importance that ``pack_importance`` packed.
+
+    Args:
+        state: The named tensors.
+        like: An adapter that tells the layers and the device.
+    """
     return {
         layer: Importance(state[f"rows/{layer}"].to(factors.a.device), state[f"columns/{layer}"].to(factors.a.device))
         for layer, factors in like.items()
     }
 
 
-def pack_windows(windows: Sequence[Window]) -> State:
-    """All their tokens, weights and call spans in a row each, and how many of them belong to each window."""
+def pack_windows(windows: Sequence[Window]) -> StrategyState:
+    """Return ``windows`` as tensors: all tokens, weights and call spans in a row, with each window's offsets."""
     return {
         "tokens": torch.tensor([token for window in windows for token in window.tokens], dtype=torch.int32),
         "weights": torch.tensor([weight for window in windows for weight in window.weights], dtype=torch.float32),
@@ -55,8 +69,8 @@ def pack_windows(windows: Sequence[Window]) -> State:
     }
 
 
-def unpack_windows(state: State) -> list[Window]:
-    """What ``pack_windows`` was given; none of nothing."""
+def unpack_windows(state: StrategyState) -> list[Window]:
+    """Return the windows that ``pack_windows`` packed into ``state``. An empty state holds no windows."""
     if not state:
         return []
     tokens, weights = state["tokens"].tolist(), state["weights"].tolist()
@@ -65,12 +79,13 @@ def unpack_windows(state: State) -> list[Window]:
     return [Window(tuple(tokens[a:b]), tuple(weights[a:b]), tuple(calls[c:d])) for (a, b), (c, d) in spans]
 
 
-def within(prefix: str, state: State) -> State:
-    """The part of ``state`` that ``under`` put under ``prefix``."""
+def select_prefix(prefix: str, state: StrategyState) -> StrategyState:
+    """Return the part of ``state`` that ``add_prefix`` put under ``prefix``, without the prefix."""
     return {key.removeprefix(f"{prefix}/"): tensor for key, tensor in state.items() if key.startswith(f"{prefix}/")}
 
 
-def under(prefix: str, state: State) -> State:
+def add_prefix(prefix: str, state: StrategyState) -> StrategyState:
+    """Return ``state`` with ``prefix`` and a slash before each name."""
     return {f"{prefix}/{key}": tensor for key, tensor in state.items()}
 
 
@@ -78,6 +93,6 @@ def _offsets(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0)
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """A tensor that shares no memory: safetensors refuses those that do."""
+def _contiguous_cpu_copy(tensor: Tensor) -> Tensor:
+    """Return a copy that shares no memory, because safetensors refuses tensors that do."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,1 @@
+"""Training: the trainer, its members, their sessions and checkpoints."""

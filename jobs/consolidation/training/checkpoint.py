@@ -1,10 +1,12 @@
-"""What a consolidation leaves in the object store while it runs, so that whoever takes it up goes on from there.
+"""Checkpoints and candidates of consolidations in the object store, from which another trainer can resume.
 
     checkpoints/<consolidation>/step-<n>/state.safetensors, complete.json
     checkpoints/<consolidation>/candidate/adapter_model.safetensors, adapter_config.json, memory.safetensors,
                                           scores.json
 
-Each marker (``complete.json``, ``scores.json``) is written last: what lacks it is not there. Nothing is pickled.
+A marker (``complete.json``, ``scores.json``) is written last, so a folder without its marker does not count. Nothing is
+pickled. The trainer writes both; the queue worker reads candidates and deletes what is no longer needed. How often a
+trainer writes checkpoints is the setting ``consolidation.checkpoint_interval_s``, which ``trainer.run_trainer`` obeys.
 """
 
 import hashlib
@@ -13,102 +15,165 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict
 
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import CandidateScores
+from looper.platform.domain.scores import CandidateScores
 from looper.platform.objectstore import ObjectStore, keys
 
 _MARKER = "complete.json"
 
 
 class Checkpoint(BaseModel):
-    """A state of training."""
+    """How far the training was when a checkpoint was written."""
 
     model_config = ConfigDict(frozen=True)
 
     step: int
+    """Optimizer steps taken."""
     loss: float
+    """Mean cross-entropy of the latest step, in nats per target token."""
 
 
 class _Marker(Checkpoint):
-    """``complete.json``."""
+    """Content of ``complete.json``."""
 
     sha256: str
-    """Of ``state.safetensors``."""
+    """Digest of ``state.safetensors``."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained adapter that awaits its verdict: PEFT's two files, its scores, and what its strategy remembers."""
+    """A trained adapter that waits for its verdict."""
 
     weights: bytes
+    """PEFT's ``adapter_model.safetensors``."""
     config: bytes
-    memory: bytes
+    """PEFT's ``adapter_config.json``."""
+    strategy_state: bytes
+    """What the strategy keeps for the next session, as safetensors."""
     scores: CandidateScores
+    """What the gate judges."""
 
 
-def save_state(store: ObjectStore, id: str, checkpoint: Checkpoint, state: bytes) -> bool:
-    """Write a checkpoint, then remove the older ones. False if that of its step was there already."""
-    folder = _step(id, checkpoint.step)
+def save_checkpoint(store: ObjectStore, id: str, checkpoint: Checkpoint, state: bytes) -> bool:
+    """Write a checkpoint, then delete the older ones.
+
+    Args:
+        store: Object store.
+        id: Id of the consolidation.
+        checkpoint: Step and loss.
+        state: What ``TrainingSession.serialize_state`` returned.
+
+    Returns:
+        False if a checkpoint of this step is there already; then nothing is written.
+    """
+    folder = _step_folder(id, checkpoint.step)
     if store.exists(f"{folder}/{_MARKER}"):
         return False
-    store.delete(folder)  # what a killed trainer left without the marker: it would stay, since objects never change
+    # A killed trainer may have left a folder without a marker. Objects never change, so it would stay.
+    store.delete(folder)
     marker = _Marker(**checkpoint.model_dump(), sha256=hashlib.sha256(state).hexdigest())
     store.put(f"{folder}/state.safetensors", state)
     store.put(f"{folder}/{_MARKER}", marker.model_dump_json().encode())
-    for step in saved_steps(store, id):
+    for step in list_checkpoint_steps(store, id):
         if step < checkpoint.step:
-            drop_state(store, id, step)
+            delete_checkpoint(store, id, step)
     return True
 
 
-def saved_steps(store: ObjectStore, id: str) -> list[int]:
-    """Of the complete checkpoints, the newest first."""
+def list_checkpoint_steps(store: ObjectStore, id: str) -> list[int]:
+    """List the steps of the complete checkpoints of a consolidation.
+
+    Args:
+        store: Object store.
+        id: Id of the consolidation.
+
+    Returns:
+        Step numbers, the newest first.
+    """
     markers = [key for key in store.list(keys.checkpoints(id)) if key.endswith(f"/{_MARKER}")]
     return [int(key.split("/step-")[1].split("/")[0]) for key in reversed(markers)]
 
 
-def state(store: ObjectStore, id: str, step: int) -> tuple[Checkpoint, bytes]:
-    """A complete checkpoint. Raises ValueError if it is not what was written."""
-    folder = _step(id, step)
+def load_checkpoint(store: ObjectStore, id: str, step: int) -> tuple[Checkpoint, bytes]:
+    """Load a complete checkpoint.
+
+    Args:
+        store: Object store.
+        id: Id of the consolidation.
+        step: Step of the checkpoint.
+
+    Returns:
+        Step and loss, and the state for ``TrainingSession.resume``.
+
+    Raises:
+        ValueError: If the state does not match the digest in the marker.
+        NotFound: If there is no such checkpoint.
+    """
+    folder = _step_folder(id, step)
     marker = _Marker.model_validate_json(store.get(f"{folder}/{_MARKER}"))
-    content = store.get(f"{folder}/state.safetensors")
-    if hashlib.sha256(content).hexdigest() != marker.sha256:
-        raise ValueError(f"{folder}/state.safetensors is not what was written")
-    return Checkpoint(step=marker.step, loss=marker.loss), content
+    state = store.get(f"{folder}/state.safetensors")
+    if hashlib.sha256(state).hexdigest() != marker.sha256:
+        raise ValueError(f"{folder}/state.safetensors does not match the SHA-256 in {_MARKER}")
+    return Checkpoint(step=marker.step, loss=marker.loss), state
 
 
-def drop_state(store: ObjectStore, id: str, step: int) -> None:
-    store.delete(_step(id, step))
+def delete_checkpoint(store: ObjectStore, id: str, step: int) -> None:
+    """Delete the checkpoint of ``step`` of the consolidation ``id`` from ``store``."""
+    store.delete(_step_folder(id, step))
 
 
 def save_candidate(store: ObjectStore, id: str, candidate: Candidate) -> None:
-    folder = f"{keys.checkpoints(id)}/candidate"
+    """Write the ``candidate`` of the consolidation ``id`` to ``store``."""
+    folder = _candidate_folder(id)
     store.put(f"{folder}/adapter_model.safetensors", candidate.weights)
     store.put(f"{folder}/adapter_config.json", candidate.config)
-    store.put(f"{folder}/memory.safetensors", candidate.memory)
+    store.put(f"{folder}/memory.safetensors", candidate.strategy_state)
     store.put(f"{folder}/scores.json", candidate.scores.model_dump_json().encode())
 
 
 def has_candidate(store: ObjectStore, id: str) -> bool:
-    return store.exists(f"{keys.checkpoints(id)}/candidate/scores.json")
+    """Return whether ``store`` has a complete candidate of the consolidation ``id``."""
+    return store.exists(f"{_candidate_folder(id)}/scores.json")
 
 
-def candidate(store: ObjectStore, id: str) -> Candidate:
-    """Raises NotFound if training has not ended."""
-    folder = f"{keys.checkpoints(id)}/candidate"
+def load_candidate(store: ObjectStore, id: str) -> Candidate:
+    """Load the candidate of a consolidation.
+
+    Args:
+        store: Object store.
+        id: Id of the consolidation.
+
+    Returns:
+        The candidate.
+
+    Raises:
+        NotFound: If training has not ended.
+    """
+    folder = _candidate_folder(id)
     return Candidate(
         scores=CandidateScores.model_validate_json(store.get(f"{folder}/scores.json")),
         weights=store.get(f"{folder}/adapter_model.safetensors"),
         config=store.get(f"{folder}/adapter_config.json"),
-        memory=store.get(f"{folder}/memory.safetensors"),
+        strategy_state=store.get(f"{folder}/memory.safetensors"),
     )
 
 
-def _step(id: str, step: int) -> str:
+def delete_orphaned_checkpoints(catalog: Catalog, store: ObjectStore) -> None:
+    """Delete what ended consolidations left in the store.
+
+    That happens to cancelled consolidations, and to those whose last holder died just before it deleted them.
+
+    Args:
+        catalog: Says which consolidations have ended.
+        store: Object store.
+    """
+    ids = {key.split("/")[1] for key in store.list(keys.CHECKPOINTS)}
+    for id in catalog.filter_ended(ids):
+        store.delete(keys.checkpoints(id))
+
+
+def _step_folder(id: str, step: int) -> str:
     return f"{keys.checkpoints(id)}/step-{step:08d}"
 
 
-def sweep(catalog: Catalog, store: ObjectStore) -> None:
-    """Remove what consolidations that have ended left: cancelled ones, and those whose last holder died just then."""
-    left = {key.split("/")[1] for key in store.list(keys.CHECKPOINTS)}
-    for id in catalog.ended(left):
-        store.delete(keys.checkpoints(id))
+def _candidate_folder(id: str) -> str:
+    return f"{keys.checkpoints(id)}/candidate"

@@ -1,4 +1,8 @@
-"""One optimiser step of several tenants in shared forward and backward passes over the frozen base."""
+"""One optimizer step of several sessions, in shared forward and backward passes over the frozen base model.
+
+The cohort starts a ``FusedStep``, the trainer runs its passes, and then each session takes its step with its own loss
+and gradients.
+"""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -10,127 +14,159 @@ import torch.distributed as dist
 from torch import Tensor
 
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.data.packing import divide, packed_size
-from looper.jobs.consolidation.data.preference import Contrast
+from looper.jobs.consolidation.data.packing import packed_size, split_into_passes
+from looper.jobs.consolidation.data.preference import PairWindows
 from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.jobs.consolidation.training.member import TrainingMember
+from looper.jobs.consolidation.training.session import TrainingSession
 
 
-def next_together(tenants: Sequence[TrainingMember], tokens: int) -> list[TrainingMember]:
-    """The first of ``tenants``, as many as fill one pass of ``tokens`` with their next batches; at least one."""
-    taken: list[TrainingMember] = []
-    size = 0
-    for tenant in tenants:
-        more = packed_size(tenant.batch()) + sum(packed_size(pair.windows) for pair in tenant.pairs())
-        if taken and size + more > tokens:
+def select_for_one_pass(sessions: Sequence[TrainingSession], max_tokens: int) -> list[TrainingSession]:
+    """Select the first sessions whose next batches fit together into one pass.
+
+    Args:
+        sessions: Sessions in the order of their turn.
+        max_tokens: Tokens of a pass.
+
+    Returns:
+        The first sessions. At least one, however long its batch is.
+    """
+    selected: list[TrainingSession] = []
+    tokens = 0
+    for session in sessions:
+        more = packed_size(session.next_batch()) + sum(packed_size(pair.windows) for pair in session.next_pairs())
+        if selected and tokens + more > max_tokens:
             break
-        taken.append(tenant)
-        size += more
-    return taken
+        selected.append(session)
+        tokens += more
+    return selected
 
 
 @dataclass(frozen=True)
 class _LossTerm:
-    """What a tenant minimises over its batch, or over one of its pairs."""
+    """What a session minimizes over its batch, or over one of its preference pairs."""
 
-    tenant: int
-    total: float
-    """What it is divided by."""
-    pair: Contrast | None = None
+    session: int
+    """Index of the session in the step."""
+    normalizer: float
+    """The loss is divided by it."""
+    pair: PairWindows | None = None
+    """The pair, or None for the batch."""
 
-    def share(self, weighted: Tensor) -> Tensor:
-        """Given the weighted losses of its targets; those of a batch may be a part of them."""
-        value = weighted.sum() if self.pair is None else self.pair.loss(weighted)
-        return value / self.total
+    def value(self, weighted_losses: Tensor) -> Tensor:
+        """Return the loss, a scalar, given the weighted losses ``[m]`` of its targets, or of a part of a batch."""
+        value = weighted_losses.sum() if self.pair is None else self.pair.loss(weighted_losses)
+        return value / self.normalizer
 
 
 class FusedStep:
-    """One optimiser step of several tenants, a pass over the base at a time.
+    """One optimizer step of several sessions, computed one pass over the base model at a time.
 
-    Each loss is normalised by the tenant's own weights and differentiated in its own parameters only, so that what one
-    tenant's tokens hold, NaN included, cannot reach another. A pair is packed as an owner of its own: its two windows
-    share far more than the beginning that all of a tenant's have in common.
+    Each loss is normalized by the session's own weights and differentiated in the session's own parameters only. So the
+    tokens of one session, NaN included, cannot affect another one. A preference pair is packed as an owner of its own,
+    because its two windows share much more than the prefix that all windows of a session have in common.
     """
 
-    def __init__(self, base: SharedBase, tenants: Sequence[TrainingMember]) -> None:
-        batches = [tenant.batch() for tenant in tenants]
-        pairs = [tenant.pairs() for tenant in tenants]
+    def __init__(self, base: SharedBase, sessions: Sequence[TrainingSession]) -> None:
+        """Divide the next batches and pairs of the sessions into passes.
+
+        Args:
+            base: The base model of all sessions.
+            sessions: Sessions that take this step.
+        """
+        batches = [session.next_batch() for session in sessions]
+        pairs = [session.next_pairs() for session in sessions]
         self._base = base
-        self._tenants = tenants
+        self._sessions = sessions
         self._terms = [
             *(_LossTerm(i, sum(sum(window.weights) for window in batch)) for i, batch in enumerate(batches)),
             *(
-                _LossTerm(i, len(each) / tenants[i].recipe.preference_weight, pair)
-                for i, each in enumerate(pairs)
-                for pair in each
+                _LossTerm(i, len(of_session) / sessions[i].recipe.preference_weight, pair)
+                for i, of_session in enumerate(pairs)
+                for pair in of_session
             ),
         ]
-        uncut = [pair.windows for each in pairs for pair in each]
-        self._parts = deque(divide(batches, base.tokens_at_once * dist.get_world_size(), uncut))
-        self._losses = torch.zeros(len(tenants), device=base.device)
-        self._gradients = [[torch.zeros_like(parameter) for parameter in tenant.trained] for tenant in tenants]
+        undivided = [pair.windows for of_session in pairs for pair in of_session]
+        self._parts = deque(split_into_passes(batches, base.max_tokens_per_pass * dist.get_world_size(), undivided))
+        self._losses = torch.zeros(len(sessions), device=base.device)
+        self._gradients = [[torch.zeros_like(parameter) for parameter in session.trainable] for session in sessions]
 
-    def advance(self) -> bool:
-        """Do the next pass; return whether there is another."""
+    def run_pass(self) -> bool:
+        """Run the next forward and backward pass.
+
+        Returns:
+            Whether there is another pass.
+        """
         part = self._parts.popleft()
-        mine = self._mine(part)
-        if mine:
-            self._add(mine)
-        elif self._base.sharded:  # the others need this worker's part of the base
-            self._pass(dict([next(iter(part.items()))]))
+        own = self._select_own(part)
+        if own:
+            self._accumulate(own)
+        elif self._base.is_sharded:  # the other workers need this worker's part of the base model
+            self._forward_backward(dict([next(iter(part.items()))]))
         return bool(self._parts)
 
     def results(self) -> list[tuple[float, list[Tensor]]]:
-        """After all passes, of each tenant: its weighted mean loss over all workers, and this worker's gradients.
+        """Return loss and gradients of each session after all passes.
 
-        The gradients are those of the mean loss and of the preference loss on its pairs; the loss is without that.
+        Returns:
+            For each session: the weighted mean loss over all workers, in nats per target token and without the
+            preference loss; and this worker's gradients of ``trainable``, including those of the preference loss.
         """
         if dist.get_world_size() > 1:
             dist.all_reduce(self._losses)
         return list(zip(self._losses.tolist(), self._gradients, strict=True))
 
-    def _mine(self, part: Mapping[int, list[Window]]) -> dict[int, list[Window]]:
-        """Of ``part``, this worker's: some windows of each batch, and whole pairs."""
+    def _select_own(self, part: Mapping[int, list[Window]]) -> dict[int, list[Window]]:
+        """Select what this worker computes of ``part``: some windows of each batch, and undivided pairs."""
         world, rank = dist.get_world_size(), dist.get_rank()
-        turns = cycle(reversed(range(world)))  # what is left over of batches goes to the first workers
-        mine: dict[int, list[Window]] = {}
-        for number, windows in part.items():
-            if self._terms[number].pair is None:
-                mine[number] = windows[rank::world]
+        ranks = cycle(reversed(range(world)))  # the remainder of each batch goes to the first workers
+        own: dict[int, list[Window]] = {}
+        for term, windows in part.items():
+            if self._terms[term].pair is None:
+                own[term] = windows[rank::world]
             else:
-                mine[number] = windows if next(turns) == rank else []
-        return {number: windows for number, windows in mine.items() if windows}
+                own[term] = windows if next(ranks) == rank else []
+        return {term: windows for term, windows in own.items() if windows}
 
-    def _add(self, part: Mapping[int, list[Window]]) -> None:
+    def _accumulate(self, part: Mapping[int, list[Window]]) -> None:
         """Add the losses and gradients of ``part``, which is this worker's."""
-        shares, found = self._pass(part)
-        sums = [total for tenant in self._among(part) for total in self._gradients[tenant]]
-        torch._foreach_add_(sums, found)
-        for number, share in zip(part, shares, strict=True):
-            term = self._terms[number]
+        values, gradients = self._forward_backward(part)
+        totals = [total for session in self._sessions_in(part) for total in self._gradients[session]]
+        torch._foreach_add_(totals, gradients)
+        for index, value in zip(part, values, strict=True):
+            term = self._terms[index]
             if term.pair is None:
-                self._losses[term.tenant] += share
+                self._losses[term.session] += value
 
-    def _pass(self, part: Mapping[int, list[Window]]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """What the windows of each term in ``part`` add to it; and the gradients of what each tenant has trained."""
-        terms = [self._terms[number] for number in part]
-        acting = {tenant: self._tenants[tenant].acting for tenant in self._among(part)}
+    def _forward_backward(self, part: Mapping[int, list[Window]]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Return what ``part`` contributes to each of its terms, and the gradients of its sessions' parameters."""
+        terms = [self._terms[index] for index in part]
+        adapters = {session: self._sessions[session].active_adapter for session in self._sessions_in(part)}
         packed = self._base.pack(list(part.values()))
-        weighted = self._base.losses(packed, [acting[term.tenant] for term in terms]) * packed.weights
-        pieces = torch.split(weighted, list(packed.owner_targets))
-        shares = [term.share(each) for term, each in zip(terms, pieces, strict=True)]
-        trained = [parameter for tenant in acting for parameter in self._tenants[tenant].trained]
-        found = torch.autograd.grad(torch.stack(shares).sum(), trained, materialize_grads=True)
-        return [share.detach() for share in shares], found
+        weighted = self._base.losses(packed, [adapters[term.session] for term in terms]) * packed.weights
+        by_term = torch.split(weighted, list(packed.owner_targets))
+        values = [term.value(losses) for term, losses in zip(terms, by_term, strict=True)]
+        trainable = [parameter for session in adapters for parameter in self._sessions[session].trainable]
+        gradients = torch.autograd.grad(torch.stack(values).sum(), trainable, materialize_grads=True)
+        return [value.detach() for value in values], gradients
 
-    def _among(self, part: Mapping[int, list[Window]]) -> list[int]:
-        """The tenants in ``part``, in the order of their first terms."""
-        return list(dict.fromkeys(self._terms[number].tenant for number in part))
+    def _sessions_in(self, part: Mapping[int, list[Window]]) -> list[int]:
+        """Return the indices of the sessions in ``part``, in the order of their first terms."""
+        return list(dict.fromkeys(self._terms[index].session for index in part))
 
 
-def losses_and_gradients(base: SharedBase, tenants: Sequence[TrainingMember]) -> list[tuple[float, list[Tensor]]]:
-    """The results of the next step of ``tenants``, without a pause between its passes."""
-    step = FusedStep(base, tenants)
-    while step.advance():
+def compute_losses_and_gradients(
+    base: SharedBase, sessions: Sequence[TrainingSession]
+) -> list[tuple[float, list[Tensor]]]:
+    """Run the next step of ``sessions`` on ``base`` without a pause between passes.
+
+    Args:
+        base: The base model of all sessions.
+        sessions: Sessions that take the step.
+
+    Returns:
+        What ``FusedStep.results`` returns.
+    """
+    step = FusedStep(base, sessions)
+    while step.run_pass():
         pass
     return step.results()

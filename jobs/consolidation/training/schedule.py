@@ -1,45 +1,80 @@
-"""What a tenant does at each step, as functions of its recipe alone: never of who trains beside it, nor of the clock.
+"""Batches and learning rates of each optimizer step, as functions of the recipe alone.
 
-So a resumed run goes on with the same batches and learning rates, and a cohort's member trains as it would alone.
+They depend neither on other members of the trainer nor on the clock. So a resumed session continues with the same
+batches and learning rates, and a member trains in a cohort as it would alone. ``TrainingSession`` calls them.
 """
 
 import math
 import random
 
-from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.recipe import Recipe
 
 
 def total_steps(examples: int, recipe: Recipe) -> int:
-    """Optimiser steps of a whole training on so many examples (windows)."""
+    """Return the number of optimizer steps of a whole session.
+
+    Args:
+        examples: Number of training examples (windows).
+        recipe: Gives epochs, batch size and the maximum number of steps.
+
+    Returns:
+        The number of steps.
+    """
     steps = recipe.epochs * math.ceil(examples / recipe.batch_size)
     return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
 
 
 def batch_at(step: int, examples: int, recipe: Recipe) -> list[int]:
-    """The indices of the examples of optimiser step ``step`` (from 0) of a training on so many.
+    """Return the examples of one optimizer step.
 
-    Every epoch takes each example once, in an order of its own. Lengths do not matter: packed windows have no padding,
-    and a batch of like lengths would be a batch of like tasks.
+    Each epoch takes every example once, in its own random order. Lengths play no role: packed windows have no padding,
+    and a batch of similar lengths would be a batch of similar tasks.
+
+    Args:
+        step: Number of the step, from 0.
+        examples: Number of training examples.
+        recipe: Gives batch size and seed.
+
+    Returns:
+        Indices of at most ``batch_size`` examples.
     """
-    epoch, place = divmod(step, math.ceil(examples / recipe.batch_size))
+    epoch, step_in_epoch = divmod(step, math.ceil(examples / recipe.batch_size))
     order = random.Random(f"{recipe.seed}:{epoch}").sample(range(examples), examples)
-    return order[place * recipe.batch_size :][: recipe.batch_size]
+    return order[step_in_epoch * recipe.batch_size :][: recipe.batch_size]
 
 
 def pairs_at(step: int, examples: int, pairs: int, recipe: Recipe) -> list[int]:
-    """The indices of the pairs of optimiser step ``step`` (from 0) of a training on so many examples and pairs.
+    """Return the preference pairs of one optimizer step.
 
-    Every epoch takes each pair once, in an order of its own, spread evenly over its steps: some have none if pairs are
-    few.
+    Each epoch takes every pair once, in its own random order, spread evenly over the steps of the epoch. With few
+    pairs, some steps have none.
+
+    Args:
+        step: Number of the step, from 0.
+        examples: Number of training examples.
+        pairs: Number of preference pairs.
+        recipe: Gives batch size and seed.
+
+    Returns:
+        Indices of the pairs.
     """
-    steps = math.ceil(examples / recipe.batch_size)
-    epoch, place = divmod(step, steps)
+    steps_per_epoch = math.ceil(examples / recipe.batch_size)
+    epoch, step_in_epoch = divmod(step, steps_per_epoch)
     order = random.Random(f"{recipe.seed}:{epoch}:pairs").sample(range(pairs), pairs)
-    return order[place * pairs // steps : (place + 1) * pairs // steps]
+    return order[step_in_epoch * pairs // steps_per_epoch : (step_in_epoch + 1) * pairs // steps_per_epoch]
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Of optimiser step ``step`` (from 0): a linear rise over the warm-up, then half a cosine towards 0."""
+    """Return the learning rate of one optimizer step: linear warm-up, then cosine decay towards 0.
+
+    Args:
+        step: Number of the step, from 0.
+        steps: Number of steps of the session.
+        recipe: Gives the peak learning rate and the share of warm-up steps.
+
+    Returns:
+        The learning rate.
+    """
     warmup = math.ceil(recipe.warmup_ratio * steps)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup

@@ -1,108 +1,200 @@
-"""The beginning of one tenant's session: its adapter, and what its strategy may ask of the base model."""
+"""A training session: one adapter with its own optimizer, gradient clipping, schedule, strategy and data order.
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+``session_setup.start_session`` makes it. A trainer steps many of them together through ``FusedStep``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed as dist
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from looper.jobs.consolidation.adapters.adalora import AdaLora
-from looper.jobs.consolidation.adapters.dora import Dora
-from looper.jobs.consolidation.adapters.lora import Factors, Lora, rank_of, truncate
-from looper.jobs.consolidation.adapters.parametrization import Parametrization, PlainLora
+from looper.jobs.consolidation.adapters.lora import Lora, fit_to_max_rank, stack_adapters
+from looper.jobs.consolidation.adapters.parametrization import Parametrization
+from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.data.preference import Contrast
-from looper.jobs.consolidation.evaluation.teacher_forcing import judge_each
-from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.jobs.consolidation.strategies import fisher
-from looper.jobs.consolidation.strategies.registry import check_method, parse
-from looper.jobs.consolidation.strategies.strategy import State, StrategyContext
-from looper.jobs.consolidation.training.member import TrainingMember
-from looper.jobs.consolidation.training.schedule import total_steps
-from looper.platform.domain.consolidation import Recipe
+from looper.jobs.consolidation.data.preference import PairWindows
+from looper.jobs.consolidation.model.deepspeed_engine import initialize_engine
+from looper.jobs.consolidation.strategies.strategy import Strategy, StrategyContext, StrategyState
+from looper.jobs.consolidation.strategies.tensors import add_prefix, select_prefix
+from looper.jobs.consolidation.training.schedule import batch_at, learning_rate, pairs_at, total_steps
 from looper.platform.domain.errors import InvalidInput
-
-LORA_PLUS_RATIO = 16.0
-"""Learning rate of b over that of a: Hayou et al., 2024 (arXiv 2402.12354)."""
+from looper.platform.domain.recipe import Recipe
 
 
-def begin(
-    base: SharedBase,
-    recipe: Recipe,
-    windows: Sequence[Window],
-    start: Lora | None,
-    past: State,
-    pairs: Sequence[Contrast] = (),
-) -> TrainingMember:
-    """A tenant on ``base``, ready to learn ``windows`` from the version ``start``, whose strategy remembers ``past``.
+class TrainingSession:
+    """Trains one adapter on its windows, step by step. The result does not depend on other sessions in the trainer.
 
-    ``pairs`` are learned beside them, with the weight that the recipe gives its preference loss.
-
-    Raises InvalidInput if recipe, base and start do not fit each other.
+    Attributes:
+        recipe: The recipe.
+        strategy: The strategy against forgetting.
+        step: Optimizer steps taken.
+        steps: Optimizer steps of the whole session.
+        loss: Mean cross-entropy of the latest step, in nats per target token; None before the first step.
+        trainable: All parameters that are trained, in a fixed order.
     """
-    fresh = base.fresh(recipe)
-    check_method(recipe.strategy, recipe.method)
-    if recipe.method == "dora" and base.sharded:
-        raise InvalidInput(
-            "method 'dora' needs whole weights of the base for their norms, so it does not go with "
-            "consolidation.sharded: turn that off, or choose method 'lora'"
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        context: StrategyContext,
+        strategy: Strategy,
+        past: StrategyState,
+        parametrize: Callable[[int], Parametrization],
+        pairs: Sequence[PairWindows],
+    ) -> None:
+        """Start the strategy and the DeepSpeed engine.
+
+        Args:
+            recipe: The recipe.
+            context: What the strategy may ask of the base model; it also has the adapter and the new windows.
+            strategy: The strategy against forgetting.
+            past: Strategy state of the version that the session starts from.
+            parametrize: Makes the trainable form of the adapter, given the number of steps.
+            pairs: Preference pairs.
+        """
+        self.recipe = recipe
+        self.strategy = strategy
+        self.step: int = 0
+        self.loss: float | None = None
+        self._context = context
+        self._pairs = pairs
+        strategy.begin(context, past)
+        self._windows = [*context.windows, *strategy.windows()]
+        self.steps = total_steps(len(self._windows), recipe)
+        self._parametrization = parametrize(self.steps)
+        self._groups = [*self._parametrization.groups, (strategy.parameters(), 1.0)]
+        self.trainable = [parameter for parameters, _ in self._groups for parameter in parameters]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": parameters} for parameters, _ in self._groups if parameters],
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
-    strategy = parse(recipe.strategy)
-    lora = fresh if strategy.grows else initial(fresh, start)
-    parametrised = partial(_parametrised, recipe, lora, base.linear)
-    return TrainingMember(recipe, _open(base, recipe, lora, start, windows), strategy, past, parametrised, pairs)
-
-
-def _parametrised(recipe: Recipe, lora: Lora, linear: Mapping[str, nn.Linear], steps: int) -> Parametrization:
-    match recipe.method:
-        case "dora":
-            return Dora(lora, linear)
-        case "adalora":
-            return AdaLora(recipe, lora, linear, steps)
-        case "lora+":
-            return PlainLora(lora, LORA_PLUS_RATIO)
-        case "lora" | "rslora" | "qlora":
-            return PlainLora(lora, 1.0)
-
-
-def initial(fresh: dict[str, Factors], start: Lora | None) -> dict[str, Factors]:
-    """``fresh`` with the update of ``start``: exactly, or truncated to the rank of ``fresh`` where that is smaller."""
-    if start is None:
-        return fresh
-    if start.keys() != fresh.keys():
-        raise InvalidInput(
-            "the current version's layers are not those of this base and recipe: consolidate with the target_modules "
-            "that it was trained with"
+        self._optimizer.register_step_post_hook(lambda *_: self._parametrization.after_step(self.step + 1))
+        # The engine's module is a list of this session's parameters and nothing else. So nothing that DeepSpeed does to
+        # the parameters of an engine, such as clipping and reduction, reaches another session.
+        self._engine = initialize_engine(
+            nn.ParameterList(self.trainable),
+            {
+                "train_micro_batch_size_per_gpu": 1,  # only for DeepSpeed's throughput log: FusedStep makes the batches
+                "gradient_clipping": recipe.max_grad_norm,
+                "zero_optimization": {"stage": 0},
+                "zero_allow_untested_optimizer": True,
+            },
+            self._optimizer,
         )
-    rank = rank_of(fresh)
-    if rank_of(start) > rank:
-        start, _ = truncate(start, rank)
-    with torch.no_grad():
-        for layer, factors in fresh.items():
-            old = start[layer]
-            factors.a[: old.rank] = old.a
-            factors.b[:, : old.rank] = old.b * (old.scale / factors.scale)
-    return fresh
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step >= self.steps
 
-def _open(
-    base: SharedBase, recipe: Recipe, lora: Lora, start: Lora | None, windows: Sequence[Window]
-) -> StrategyContext:
-    def losses(acting: Lora, asked: Sequence[Window]) -> list[float]:
-        judged = judge_each(base, acting, asked)
-        return [each.loss / sum(window.weights) for each, window in zip(judged, asked, strict=True)]
+    @property
+    def active_adapter(self) -> ActiveAdapter:
+        """The adapter to apply in the next step, differentiable in ``trainable``."""
+        constant = self.strategy.frozen_lora()
+        return (
+            self._parametrization.active_adapter() if constant is None else stack_adapters(constant, self._context.lora)
+        )
 
-    def logits(acting: Lora, asked: Sequence[Window]) -> Tensor:
-        return base.logits(base.pack([asked]), [acting])
+    def next_batch(self) -> list[Window]:
+        """Return the windows of the next step."""
+        return [self._windows[i] for i in batch_at(self.step, len(self._windows), self.recipe)]
 
-    return StrategyContext(
-        lora=lora,
-        start=start,
-        windows=windows,
-        steps=total_steps(len(windows), recipe),
-        seed=recipe.seed,
-        importance=partial(fisher.of_updates, base),
-        factor_importance=partial(fisher.of_factors, base),
-        losses=losses,
-        logits=logits,
-    )
+    def next_pairs(self) -> list[PairWindows]:
+        """Return the preference pairs of the next step, which may be none."""
+        indices = pairs_at(self.step, len(self._windows), len(self._pairs), self.recipe)
+        return [self._pairs[i] for i in indices]
+
+    def take_step(self, loss: float, gradients: Sequence[Tensor]) -> None:
+        """Take the optimizer step for ``next_batch`` and ``next_pairs``.
+
+        Args:
+            loss: Mean loss of the batch over all workers, in nats per target token.
+            gradients: This worker's gradients of ``trainable``. They are summed over the workers here.
+
+        Raises:
+            InvalidInput: If the loss is not finite. Then the adapter is unchanged.
+        """
+        if not math.isfinite(loss):
+            raise InvalidInput(
+                f"the loss is {loss} at step {self.step + 1} of {self.steps}: lower the recipe's learning_rate "
+                f"({self.recipe.learning_rate}) or look at the training examples"
+            )
+        rate = learning_rate(self.step, self.steps, self.recipe)
+        for group, (_, factor) in zip(self._optimizer.param_groups, self._groups, strict=False):
+            group["lr"] = rate * factor
+        # A function with exactly these gradients passes them to DeepSpeed. DeepSpeed averages over the workers, but the
+        # gradients must be summed. The penalty is the same on each worker, so for the penalty the average is right.
+        surrogate = torch.stack([(p * g).sum() for p, g in zip(self.trainable, gradients, strict=True)]).sum()
+        penalties = (self.strategy.penalty(), self._parametrization.penalty())
+        total_penalty = sum(penalty for penalty in penalties if penalty is not None)
+        self._engine.backward(surrogate * dist.get_world_size() + total_penalty)
+        self._engine.step()
+        self.step += 1
+        self.loss = loss
+        self.strategy.after_step(loss)
+
+    def export_adapter(self, max_rank: int) -> tuple[Lora, float]:
+        """Convert the trained adapter to plain LoRA that a server accepts.
+
+        Args:
+            max_rank: Largest rank that the server accepts.
+
+        Returns:
+            The adapter, and the conversion error ||dW - dW'|| / ||dW|| over all layers.
+        """
+        with torch.no_grad():
+            plain, conversion_error = self._parametrization.to_plain_lora()
+            finished = self.strategy.finish(plain)
+            lora, truncation_error = fit_to_max_rank(finished, max_rank)
+            # Each conversion keeps the best low-rank part of its input. What it loses is orthogonal to what it keeps.
+            error = math.hypot(conversion_error, truncation_error * math.sqrt(1 - conversion_error**2))
+            return {layer: factors.copy() for layer, factors in lora.items()}, error
+
+    def serialize_state(self) -> bytes:
+        """Return weights, AdamW's moments and the strategy's state as safetensors.
+
+        Returns:
+            All that ``resume`` needs besides step and loss.
+        """
+        tensors = {
+            **add_prefix("strategy", self.strategy.state()),
+            **add_prefix(
+                "parametrisation", self._parametrization.state()
+            ),  # stored name: checkpoints must stay readable
+        }
+        for i, parameter in enumerate(self.trainable):
+            moments = self._optimizer.state[parameter]
+            tensors[f"weight/{i}"] = parameter.detach()
+            tensors[f"exp_avg/{i}"] = moments["exp_avg"]
+            tensors[f"exp_avg_sq/{i}"] = moments["exp_avg_sq"]
+        return save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+
+    def resume(self, step: int, loss: float, state: bytes) -> None:
+        """Continue from a checkpoint.
+
+        Args:
+            step: Optimizer steps taken when the checkpoint was written.
+            loss: Loss of the latest of them.
+            state: What ``serialize_state`` returned then.
+        """
+        tensors = load(state)
+        with torch.no_grad():
+            for i, parameter in enumerate(self.trainable):
+                parameter.copy_(tensors[f"weight/{i}"])
+                self._optimizer.state[parameter] = {
+                    "step": torch.tensor(float(step), device=parameter.device),
+                    "exp_avg": tensors[f"exp_avg/{i}"].to(parameter.device),
+                    "exp_avg_sq": tensors[f"exp_avg_sq/{i}"].to(parameter.device),
+                }
+        self.strategy.resume(select_prefix("strategy", tensors))
+        self._parametrization.resume(select_prefix("parametrisation", tensors))
+        self.step, self.loss = step, loss
+
+    def close(self) -> None:
+        """Release the DeepSpeed engine."""
+        self._engine.destroy()

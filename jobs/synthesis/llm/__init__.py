@@ -1,0 +1,1 @@
+"""Stages of synthesis that ask a language model, and the ways to ask it."""

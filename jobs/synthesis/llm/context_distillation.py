@@ -1,29 +1,33 @@
-"""Context distillation: what an agent did with notes in its system prompt is learned without them.
+"""Context distillation: the model learns to do without notes what an agent did with notes in its system prompt.
 
-After Askell et al., 2021 (arXiv 2112.00861), here by plain fine-tuning on what was done: the notes are taken out of
-the context, the agent's turns stay the targets. Notes on how to work become weights; facts of one case stay in the
-knowledge layer: an agent that learned to state them without having been told would invent them.
+After Askell et al., 2021 (arXiv 2112.00861), here by plain fine-tuning on the episode: the notes are removed from the
+context, and the agent's turns stay the targets. Notes on how to work become weights. Facts of a single case must stay
+in the knowledge layer: an agent that learned to state them without having been told would invent them.
+
+``draft_stages.py`` calls ``distill_context``.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from looper.jobs.synthesis.draft import Draft, Grade, Placed, StageVerdict
-from looper.jobs.synthesis.llm.answer import nonsense, read_opinion, silent
-from looper.jobs.synthesis.llm.prompt import question, shorten, transcript
-from looper.jobs.synthesis.llm.request import Ask, LLMRequest, ask_each
+from looper.jobs.synthesis.draft import Draft, DraftStep, Grade, StageVerdict
+from looper.jobs.synthesis.llm.prompt import build_request, render_transcript, shorten
+from looper.jobs.synthesis.llm.request import Generate, LLMRequest, generate_by_key
+from looper.jobs.synthesis.llm.response_parser import no_response, parse_judgment, unusable_response
+from looper.platform.settings import ModelStage
 
-STAGE = "distillation"
+STAGE: ModelStage = "distillation"
+"""Name of the stage in the settings and in verdicts."""
 
-OPENING, CLOSING = "<notes>", "</notes>"
-"""Around the notes in a system prompt."""
+NOTES_START, NOTES_END = "<notes>", "</notes>"
+"""Tags around the notes in a system prompt."""
 
-MOST_HINTS = 20
-"""The best supported, so that the question stays short."""
+MAX_HINTS = 20
+"""Maximum number of hints in a request, which keeps it short. The best supported ones are used."""
 
-_KEPT = "keeps its notes"
-_NOTES = re.compile(rf"{re.escape(OPENING)}(.*?){re.escape(CLOSING)}\n?", re.DOTALL)
+_UNCHANGED = "the notes stay"
+_NOTES = re.compile(rf"{re.escape(NOTES_START)}(.*?){re.escape(NOTES_END)}\n?", re.DOTALL)
 _TASK = """
 An agent worked at "episode" with "notes" in its instructions, which "episode" does not show. It is to learn to do the
 same without them. That works for ways of working that hold for many requests: which tool, in which order, which form,
@@ -37,56 +41,71 @@ _HINTED = """
 _FORM = '{"learnable": true|false, "why": "<one short sentence>"}'
 
 
-def distil(drafts: Sequence[Draft], ask: Ask, hints: Sequence[Sequence[str]] | None = None) -> list[Draft]:
-    """``drafts``, those with notes without them, where a judge says that what the agent did can be learned so.
+def distill_context(
+    drafts: Sequence[Draft], generate: Generate, hints: Sequence[Sequence[str]] | None = None
+) -> list[Draft]:
+    """Remove the notes from drafts whose behavior can be learned without them, as a judge says.
 
-    ``hints`` are, for each, the rules that other episodes of its instance support: ways of working, whoever notes them.
+    Args:
+        drafts: Graded drafts. Failed and rejected ones, and those without notes, are not changed.
+        generate: Sends requests to the model.
+        hints: For each draft, the rules that other episodes of its instance support. These are ways of working, even
+            if the notes contain them.
+
+    Returns:
+        The drafts in the same order.
     """
-    without = {
-        place: bare
-        for place, draft in enumerate(drafts)
+    stripped = {
+        index: steps
+        for index, draft in enumerate(drafts)
         if draft.rejected is None
         and draft.grade not in (Grade.FAILED, Grade.ENVIRONMENT)
-        and (bare := without_notes(draft.steps)) != draft.steps
+        and (steps := remove_notes(draft.steps)) != draft.steps
     }
-    ways = hints or [()] * len(drafts)
-    answers = ask_each(ask, {place: _question(drafts[place], bare, ways[place]) for place, bare in without.items()})
+    hints = hints or [()] * len(drafts)
+    requests = {index: _build_request(drafts[index], steps, hints[index]) for index, steps in stripped.items()}
+    responses = generate_by_key(generate, requests)
     return [
-        _distilled(draft, without[place], answers[place]) if place in without else draft
-        for place, draft in enumerate(drafts)
+        _apply_judgment(draft, stripped[index], responses[index]) if index in stripped else draft
+        for index, draft in enumerate(drafts)
     ]
 
 
-def without_notes(steps: tuple[Placed, ...]) -> tuple[Placed, ...]:
-    """``steps`` without the marked sections of the system's; one that held nothing else is left out."""
-    bare = [_bare(placed) if placed.step.source == "system" else placed for placed in steps]
-    return tuple(placed for placed in bare if placed is not None)
+def remove_notes(steps: tuple[DraftStep, ...]) -> tuple[DraftStep, ...]:
+    """Remove the tagged notes from system prompts.
+
+    Args:
+        steps: Steps of a draft.
+
+    Returns:
+        The steps without notes. A system prompt that contained nothing else is left out.
+    """
+    stripped = [_strip_notes(step) if step.step.source == "system" else step for step in steps]
+    return tuple(step for step in stripped if step is not None)
 
 
-def _bare(placed: Placed) -> Placed | None:
-    content, notes = _NOTES.subn("", placed.step.content)
-    if not notes:
-        return placed
+def _strip_notes(draft_step: DraftStep) -> DraftStep | None:
+    content, num_notes = _NOTES.subn("", draft_step.step.content)
+    if not num_notes:
+        return draft_step
     content = content.strip()
-    return replace(placed, step=placed.step.model_copy(update={"content": content})) if content else None
+    return replace(draft_step, step=draft_step.step.model_copy(update={"content": content})) if content else None
 
 
-def _question(draft: Draft, bare: tuple[Placed, ...], hints: Sequence[str]) -> LLMRequest:
-    notes = [
-        note for placed in draft.steps if placed.step.source == "system" for note in _NOTES.findall(placed.step.content)
-    ]
-    record = {"notes": [shorten(note.strip(), 4_000) for note in notes], "episode": transcript(bare)}
+def _build_request(draft: Draft, stripped: tuple[DraftStep, ...], hints: Sequence[str]) -> LLMRequest:
+    notes = [note for step in draft.steps if step.step.source == "system" for note in _NOTES.findall(step.step.content)]
+    record = {"notes": [shorten(note.strip(), 4_000) for note in notes], "episode": render_transcript(stripped)}
     if hints:
-        return question(f"{_TASK}{_HINTED}", _FORM, {**record, "ways": [*hints[:MOST_HINTS]]}, max_tokens=200)
-    return question(_TASK, _FORM, record, max_tokens=200)
+        return build_request(f"{_TASK}{_HINTED}", _FORM, {**record, "ways": [*hints[:MAX_HINTS]]}, max_tokens=200)
+    return build_request(_TASK, _FORM, record, max_tokens=200)
 
 
-def _distilled(draft: Draft, bare: tuple[Placed, ...], answer: str | None) -> Draft:
-    if answer is None:
-        return draft.with_steps(draft.steps, silent(STAGE, _KEPT))
-    opinion = read_opinion(answer, "learnable")
-    if opinion is None:
-        return draft.with_steps(draft.steps, nonsense(STAGE, answer, _KEPT))
-    if not opinion.yes:
-        return draft.with_steps(draft.steps, StageVerdict(STAGE, "needs_notes", opinion.why))
-    return draft.with_steps(bare, StageVerdict(STAGE, "distilled", opinion.why))
+def _apply_judgment(draft: Draft, stripped: tuple[DraftStep, ...], response: str | None) -> Draft:
+    if response is None:
+        return draft.with_steps(draft.steps, no_response(STAGE, _UNCHANGED))
+    judgment = parse_judgment(response, "learnable")
+    if judgment is None:
+        return draft.with_steps(draft.steps, unusable_response(STAGE, response, _UNCHANGED))
+    if not judgment.is_yes:
+        return draft.with_steps(draft.steps, StageVerdict(STAGE, "needs_notes", judgment.reason))
+    return draft.with_steps(stripped, StageVerdict(STAGE, "distilled", judgment.reason))

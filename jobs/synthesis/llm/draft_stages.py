@@ -1,36 +1,43 @@
-"""The stages with a model that take drafts and give drafts, in their order."""
+"""The stages with a language model that are about one episode, in order. ``pipeline/llm_actors.py`` calls them."""
 
 from collections.abc import Collection, Sequence
 
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.llm.context_distillation import distil
-from looper.jobs.synthesis.llm.critique import revise
-from looper.jobs.synthesis.llm.hindsight import Confirm, relabel
-from looper.jobs.synthesis.llm.judge import grade_unlabelled
-from looper.jobs.synthesis.llm.request import Ask
+from looper.jobs.synthesis.llm import context_distillation, critique, hindsight, judge
+from looper.jobs.synthesis.llm.request import Generate
 from looper.platform.settings import ModelStage
 
 
-def improve(
+def run_draft_stages(
     drafts: Sequence[Draft],
-    ask: Ask,
+    generate: Generate,
     stages: Collection[ModelStage],
-    confirm: Confirm | None = None,
+    confirm: hindsight.ConfirmRequest | None = None,
     hints: Sequence[Sequence[str]] | None = None,
 ) -> list[Draft]:
-    """``drafts`` in their order after those of ``stages`` that are about one episode.
+    """Run those of ``stages`` that are about one episode.
 
-    They come graded, with errors told apart, scrubbed, and not yet weighed: what is relabelled counts again.
-    Judged first, so that what the judge finds failed can be relabelled; criticised last, against the request and the
-    context that will be learned from. ``hints`` are, for each draft, the rules of its instance.
+    Judging comes first, so that hindsight can relabel what the judge finds failed. Critique comes last, because it
+    compares with the request and the context that will be learned from.
+
+    Args:
+        drafts: Drafts after the episode stages: graded, with classified errors, scrubbed. They must not be weighed yet,
+            because a relabeled draft counts again.
+        generate: Sends requests to the model.
+        stages: Names of the stages that are on. Those about whole instances are ignored.
+        confirm: Checks a new request against the environment, for hindsight.
+        hints: For each draft, the rules of its instance, for context distillation.
+
+    Returns:
+        The drafts after the stages, in the same order.
     """
     drafts = list(drafts)
-    if "judge" in stages:
-        drafts = grade_unlabelled(drafts, ask)
-    if "hindsight" in stages:
-        drafts = relabel(drafts, ask, confirm)
-    if "distillation" in stages:
-        drafts = distil(drafts, ask, hints)
-    if "critique" in stages:
-        drafts = revise(drafts, ask)
+    if judge.STAGE in stages:
+        drafts = judge.grade_unlabeled(drafts, generate)
+    if hindsight.STAGE in stages:
+        drafts = hindsight.relabel(drafts, generate, confirm)
+    if context_distillation.STAGE in stages:
+        drafts = context_distillation.distill_context(drafts, generate, hints)
+    if critique.STAGE in stages:
+        drafts = critique.critique_and_revise(drafts, generate)
     return drafts

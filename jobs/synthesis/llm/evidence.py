@@ -1,76 +1,97 @@
-"""What an episode itself shows, without asking anyone. Where it is not sure, it says no."""
+"""What an episode itself shows, without asking a model. In doubt, these functions answer no.
+
+``hindsight.py`` and ``critique.py`` call them.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
 
-from looper.jobs.synthesis.actions import parsed, reads
-from looper.jobs.synthesis.draft import Placed
+from looper.jobs.synthesis.actions import is_read_only_tool, parse_arguments
+from looper.jobs.synthesis.draft import DraftStep
 from looper.platform.domain.trajectory import ToolCall
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_WRITING = re.compile(
+_WRITE_VERB = re.compile(
     r"^(add|append|apply|approve|archive|assign|book|buy|cancel|change|charge|commit|create|delete|deliver|disable|edit"
     r"|enable|exchange|grant|insert|invite|issue|modify|move|order|pay|place|post|publish|purchase|refund|register"
     r"|remove|rename|reply|reschedule|reserve|return|revoke|save|schedule|send|set|share|update|upload|write)$",
     re.IGNORECASE,
 )
-"""Words in the names of tools that change something. What another tool does, its name does not tell."""
+"""Words in the names of tools that change something. Other names do not tell what the tool does."""
 _REFUSAL = re.compile(
     r"error|exception|fail|invalid|denied|refused|declined|forbidden|unauthori[sz]ed|unknown|unavailable|already|unable|"
     r"missing|expired|timed? ?out|\b(no|not|none|cannot|can't|could ?n[o']t|E_\w+)\b",
     re.IGNORECASE,
 )
-"""Words for which an answer is not taken for a plain yes, even where it is not known to be an error."""
+"""Words after which a tool result does not count as success, even if it is not known to be an error."""
 _SPECIFIC = re.compile(r"[\w@#:./-]*\d[\w@#:./-]*")
+"""Numbers, dates and identifiers: words with a digit."""
 
 
-def shows(steps: Sequence[Placed], request: str) -> bool:
-    """Whether the observations show that what the episode changed is what ``request`` asks for.
+def observations_confirm(steps: Sequence[DraftStep], request: str) -> bool:
+    """Return whether the tool results show that the episode changed exactly what a request asks for.
 
-    Something was changed; ``request`` names every value that went into every change; and whatever has a digit in
-    ``request`` comes from what was done, not from what was asked for before.
+    Args:
+        steps: Steps of a draft with classified errors.
+        request: A possible request of the user.
+
+    Returns:
+        True if something was changed, ``request`` mentions every value of every change, and each word with a digit in
+        ``request`` comes from the calls and results, not from the original request.
     """
-    changes = [_values(call) for call in successful_writes(steps)]
+    changes = [_argument_values(call) for call in successful_writes(steps)]
     if not changes or not all(changes):
         return False
-    done = [each for each in steps if each.step.source == "tool" or each.step.tool_calls]
-    return all(_mentions(request, value) for values in changes for value in values) and grounded(request, done)
+    evidence = [step for step in steps if step.step.source == "tool" or step.step.tool_calls]
+    return all(_mentions(request, value) for values in changes for value in values) and is_grounded(request, evidence)
 
 
-def successful_writes(steps: Sequence[Placed]) -> Iterator[ToolCall]:
-    """The agent's calls that changed something: named for it, and answered by something that is no refusal.
+def successful_writes(steps: Sequence[DraftStep]) -> Iterator[ToolCall]:
+    """Yield the agent's calls that changed something.
 
-    Errors among the answers must have been told apart before.
+    Args:
+        steps: Steps of a draft with classified errors.
+
+    Yields:
+        Each call of a tool whose name contains a verb of writing, and whose result is neither an error nor a refusal.
     """
-    answers = {each.step.call_id: each for each in steps if each.step.source == "tool"}
-    for each in steps:
-        for call in each.step.tool_calls if each.step.source == "agent" else ():
-            answer = answers.get(call.id)
-            if answer is None or answer.error is not None or _REFUSAL.search(answer.step.content):
+    results = {step.step.call_id: step for step in steps if step.step.source == "tool"}
+    for step in steps:
+        for call in step.step.tool_calls if step.step.source == "agent" else ():
+            result = results.get(call.id)
+            if result is None or result.error is not None or _REFUSAL.search(result.step.content):
                 continue
-            if not reads(call.name) and any(_WRITING.match(word) for word in _WORD.findall(call.name)):
+            if not is_read_only_tool(call.name) and any(_WRITE_VERB.match(word) for word in _WORD.findall(call.name)):
                 yield call
 
 
-def grounded(text: str, steps: Sequence[Placed]) -> bool:
-    """Whether the numbers, dates and identifiers in ``text`` occur in ``steps``: none of them is invented."""
-    parts = ((each.step.content, *(call.arguments for call in each.step.tool_calls)) for each in steps)
-    known = "\n".join(part for each in parts for part in each)
-    return all(_mentions(known, found.strip(".:/-")) for found in _SPECIFIC.findall(text))
+def is_grounded(text: str, steps: Sequence[DraftStep]) -> bool:
+    """Return whether the numbers, dates and identifiers in a text occur in an episode.
+
+    Args:
+        text: Text that a model wrote.
+        steps: Steps of the episode.
+
+    Returns:
+        True if each word with a digit occurs in the content or the tool calls of a step.
+    """
+    parts = ((step.step.content, *(call.arguments for call in step.step.tool_calls)) for step in steps)
+    known = "\n".join(part for step_parts in parts for part in step_parts)
+    return all(_mentions(known, match.strip(".:/-")) for match in _SPECIFIC.findall(text))
 
 
-def _values(call: ToolCall) -> list[str]:
-    """The words and numbers among the arguments, however deep."""
-    return list(_leaves(parsed(call)))
+def _argument_values(call: ToolCall) -> list[str]:
+    """Return the texts and numbers among the arguments, at any depth."""
+    return list(_leaves(parse_arguments(call)))
 
 
 def _leaves(value: object) -> Iterator[str]:
     if isinstance(value, dict):
-        for each in value.values():
-            yield from _leaves(each)
+        for child in value.values():
+            yield from _leaves(child)
     elif isinstance(value, list):
-        for each in value:
-            yield from _leaves(each)
+        for child in value:
+            yield from _leaves(child)
     elif isinstance(value, str):
         if value.strip():
             yield value.strip()
@@ -79,5 +100,5 @@ def _leaves(value: object) -> Iterator[str]:
 
 
 def _mentions(text: str, value: str) -> bool:
-    """As a whole: 1 is mentioned neither in 2011 nor in 1.5."""
+    """Return whether ``text`` contains ``value`` as a whole word: neither 2011 nor 1.5 mentions 1."""
     return re.search(rf"(?<!\w)(?<!\d\.){re.escape(value)}(?!\w|\.\d)", text, re.IGNORECASE) is not None

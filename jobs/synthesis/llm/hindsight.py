@@ -1,29 +1,39 @@
-"""Hindsight: a failed episode is often a good one of another task. What it did achieve becomes what was asked for.
+"""Hindsight relabeling: a failed episode is often a good episode of another task.
 
-After Andrychowicz et al., 2017 (arXiv 1707.01495), whose goals are states; ours are sentences, which a model writes and
-may get wrong. So a new request stands only if the world confirms it, or if two judges do who were asked differently.
+What the agent did achieve becomes the new request. After Andrychowicz et al., 2017 (arXiv 1707.01495). Their goals are
+states; ours are sentences that a model writes and may get wrong. So a new request is accepted only if the environment
+confirms it, or if two judges with different prompts do. ``draft_stages.py`` calls ``relabel``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from looper.jobs.synthesis.draft import Draft, Grade, Placed, StageVerdict
+from looper.jobs.synthesis.draft import Draft, DraftStep, Grade, StageVerdict
 from looper.jobs.synthesis.llm import judge
-from looper.jobs.synthesis.llm.answer import has_markup, nonsense, read_object, read_opinion, silent
-from looper.jobs.synthesis.llm.evidence import shows
-from looper.jobs.synthesis.llm.prompt import in_one_line, question, transcript
-from looper.jobs.synthesis.llm.request import Ask, LLMRequest, ask_each
-from looper.jobs.synthesis.stages.grade import WEIGHTS
+from looper.jobs.synthesis.llm.evidence import observations_confirm
+from looper.jobs.synthesis.llm.prompt import build_request, render_transcript, to_one_line
+from looper.jobs.synthesis.llm.request import Generate, LLMRequest, generate_by_key
+from looper.jobs.synthesis.llm.response_parser import (
+    has_markup,
+    no_response,
+    parse_judgment,
+    parse_response,
+    unusable_response,
+)
+from looper.jobs.synthesis.stages.grade import GRADE_WEIGHTS
+from looper.platform.settings import ModelStage
 
-STAGE = "hindsight"
+STAGE: ModelStage = "hindsight"
+"""Name of the stage in the settings and in verdicts."""
 
-LONGEST = 1_000
-"""Characters of a new request."""
+MAX_REQUEST_CHARACTERS = 1_000
+"""Maximum number of characters of a new request."""
 
-Confirm = Callable[[Draft, str], bool | None]
-"""Whether the world at the end of an episode is as a request wants it; None if that is not known."""
+ConfirmRequest = Callable[[Draft, str], bool | None]
+"""Returns whether the environment at the end of an episode is as a request wants it, or None if that is not known."""
 
-_KEPT = "stays failed"
+_JUDGE_PROMPTS = (judge.JUDGE_PROMPT, judge.SKEPTICAL_PROMPT)
+_UNCHANGED = "the draft stays failed"
 _TASK = """
 An agent was asked for something, worked at it with tools, and failed. Find out what it did achieve all the same: what
 it changed in the world or found out, as the tools' answers show. Then write the request to which this very episode is
@@ -34,99 +44,117 @@ If it achieved nothing that anyone would ask for, "achieved" is false.
 _FORM = '{"achieved": true, "request": "<the request>"} or {"achieved": false}'
 
 
-def relabel(drafts: Sequence[Draft], ask: Ask, confirm: Confirm | None = None) -> list[Draft]:
-    """``drafts``, failed ones with the request that they do fulfil, where it could be confirmed.
+def relabel(drafts: Sequence[Draft], generate: Generate, confirm: ConfirmRequest | None = None) -> list[Draft]:
+    """Give failed drafts the request that they do fulfill, where that can be confirmed.
 
-    ``confirm`` knows best, both ways. Where it does not know, the observations may show a change that matches the
-    request; else two judges must both say yes. Episodes with several requests of the user are left as they are: later
-    ones go on from what was asked first.
+    ``confirm`` decides, both ways. Where it does not know, the tool results may show a change that matches the request.
+    Otherwise two judges must both say yes. Episodes with several requests of the user are left as they are, because
+    later requests continue what was requested first.
+
+    Args:
+        drafts: Graded drafts with classified errors. Those that did not fail are not changed.
+        generate: Sends requests to the model.
+        confirm: Checks a new request against the environment.
+
+    Returns:
+        The drafts in the same order.
     """
     drafts = list(drafts)
-    chosen = {place: user for place, draft in enumerate(drafts) if (user := _only_request(draft)) is not None}
-    answers = ask_each(ask, {place: _propose(drafts[place]) for place in chosen})
-    doubtful: dict[int, tuple[str, Draft]] = {}
-    for place, answer in answers.items():
-        draft, request = drafts[place], _read_request(answer)
+    user_steps = {index: step for index, draft in enumerate(drafts) if (step := _only_user_step(draft)) is not None}
+    responses = generate_by_key(generate, {index: _build_proposal_request(drafts[index]) for index in user_steps})
+    undecided: dict[int, tuple[str, Draft]] = {}
+    for index, response in responses.items():
+        draft, request = drafts[index], _parse_proposal(response)
         if isinstance(request, StageVerdict):
-            drafts[place] = draft.with_steps(draft.steps, request)
+            drafts[index] = draft.with_steps(draft.steps, request)
             continue
-        candidate = _asked_for(draft, chosen[place], request)
-        known = confirm(draft, request) if confirm else None
-        if known is None and not shows(draft.steps, request):
-            doubtful[place] = request, candidate
-        elif known is False:
-            drafts[place] = _unconfirmed(draft, request, "the state is another")
+        candidate = _replace_request(draft, user_steps[index], request)
+        is_confirmed = confirm(draft, request) if confirm else None
+        if is_confirmed is None and not observations_confirm(draft.steps, request):
+            undecided[index] = request, candidate
+        elif is_confirmed is False:
+            drafts[index] = _add_unconfirmed_verdict(draft, request, "the environment is in another state")
         else:
-            drafts[place] = _by_state(candidate, request, checked=known is True)
-    opinions = ask_each(
-        ask,
-        {
-            (place, task): judge.about(candidate.steps, candidate.source.tools, task)
-            for place, (_, candidate) in doubtful.items()
-            for task in (judge.PLAIN, judge.SCEPTICAL)
-        },
-    )
-    for place, (request, candidate) in doubtful.items():
-        said = [_yes(opinions[place, task]) for task in (judge.PLAIN, judge.SCEPTICAL)]
-        if all(said):
-            drafts[place] = _relabelled(candidate, request, Grade.STATED, "two judges")
+            drafts[index] = _accept_by_state(candidate, request, is_checked=is_confirmed is True)
+    for index, (request, candidate, num_yes) in _ask_judges(undecided, generate).items():
+        if num_yes == len(_JUDGE_PROMPTS):
+            drafts[index] = _accept(candidate, request, Grade.STATED, "two judges")
         else:
-            drafts[place] = _unconfirmed(drafts[place], request, f"{sum(said)} of 2 judges say yes")
+            reason = f"{num_yes} of {len(_JUDGE_PROMPTS)} judges say yes"
+            drafts[index] = _add_unconfirmed_verdict(drafts[index], request, reason)
     return drafts
 
 
-def _only_request(draft: Draft) -> Placed | None:
-    """The user's step in a failed episode that has one."""
+def _ask_judges(candidates: Mapping[int, tuple[str, Draft]], generate: Generate) -> dict[int, tuple[str, Draft, int]]:
+    """Return each request and candidate with the number of judges that say yes."""
+    judge_requests = {
+        (index, prompt): judge.build_judge_request(candidate.steps, candidate.source.tools, prompt)
+        for index, (_, candidate) in candidates.items()
+        for prompt in _JUDGE_PROMPTS
+    }
+    responses = generate_by_key(generate, judge_requests)
+    return {
+        index: (request, candidate, sum(_is_yes(responses[index, prompt]) for prompt in _JUDGE_PROMPTS))
+        for index, (request, candidate) in candidates.items()
+    }
+
+
+def _only_user_step(draft: Draft) -> DraftStep | None:
+    """Return the user's step of a failed episode that has exactly one."""
     if draft.grade is not Grade.FAILED or draft.rejected not in (None, "failed"):
         return None
-    asked = [placed for placed in draft.steps if placed.step.source == "user"]
-    return asked[0] if len(asked) == 1 and not asked[0].step.tool_calls else None
+    steps = [step for step in draft.steps if step.step.source == "user"]
+    return steps[0] if len(steps) == 1 and not steps[0].step.tool_calls else None
 
 
-def _propose(draft: Draft) -> LLMRequest:
-    return question(_TASK, _FORM, {"episode": transcript(draft.steps)}, max_tokens=400)
+def _build_proposal_request(draft: Draft) -> LLMRequest:
+    return build_request(_TASK, _FORM, {"episode": render_transcript(draft.steps)}, max_tokens=400)
 
 
-def _read_request(answer: str | None) -> str | StageVerdict:
-    if answer is None:
-        return silent(STAGE, _KEPT)
-    read = read_object(answer, "achieved")
-    if read is None or not isinstance(read["achieved"], bool):
-        return nonsense(STAGE, answer, _KEPT)
-    if not read["achieved"]:
+def _parse_proposal(response: str | None) -> str | StageVerdict:
+    """Return the proposed request, or why there is none."""
+    if response is None:
+        return no_response(STAGE, _UNCHANGED)
+    parsed = parse_response(response, "achieved")
+    if parsed is None or not isinstance(parsed["achieved"], bool):
+        return unusable_response(STAGE, response, _UNCHANGED)
+    if not parsed["achieved"]:
         return StageVerdict(STAGE, "hindsight_nothing", "achieved nothing that anyone would ask for")
-    request = read.get("request")
-    if not isinstance(request, str) or not 0 < len(request.strip()) <= LONGEST or has_markup(request):
-        return nonsense(STAGE, answer, _KEPT)
+    request = parsed.get("request")
+    if not isinstance(request, str) or not 0 < len(request.strip()) <= MAX_REQUEST_CHARACTERS or has_markup(request):
+        return unusable_response(STAGE, response, _UNCHANGED)
     return request.strip()
 
 
-def _asked_for(draft: Draft, user: Placed, request: str) -> Draft:
-    """``draft`` as if the user had asked for ``request``."""
-    new = replace(user, step=user.step.model_copy(update={"content": request}))
-    return replace(draft, steps=tuple(new if placed is user else placed for placed in draft.steps))
+def _replace_request(draft: Draft, user_step: DraftStep, request: str) -> Draft:
+    new = replace(user_step, step=user_step.step.model_copy(update={"content": request}))
+    return replace(draft, steps=tuple(new if step is user_step else step for step in draft.steps))
 
 
-def _by_state(candidate: Draft, request: str, *, checked: bool) -> Draft:
-    """The state says nothing about the agent's words, which were of the old request: they become context."""
+def _accept_by_state(candidate: Draft, request: str, *, is_checked: bool) -> Draft:
+    """Accept a candidate because of the environment's state.
+
+    The state says nothing about the agent's texts, which were about the old request. They become context.
+    """
     steps = tuple(
-        replace(placed, weight=0.0) if placed.step.source == "agent" and not placed.step.tool_calls else placed
-        for placed in candidate.steps
+        replace(step, weight=0.0) if step.step.source == "agent" and not step.step.tool_calls else step
+        for step in candidate.steps
     )
-    by, grade = ("a check of the state", Grade.VERIFIED) if checked else ("the observations", Grade.STATED)
-    return _relabelled(replace(candidate, steps=steps), request, grade, by)
+    by, grade = ("a check of the state", Grade.VERIFIED) if is_checked else ("the tool results", Grade.STATED)
+    return _accept(replace(candidate, steps=steps), request, grade, by)
 
 
-def _relabelled(candidate: Draft, request: str, grade: Grade, by: str) -> Draft:
-    verdict = StageVerdict(STAGE, "relabelled", f"confirmed by {by}: {in_one_line(request)}")
-    kept = replace(candidate, grade=grade, weight=WEIGHTS[grade], rejected=None)
-    return kept.with_steps(candidate.steps, verdict)
+def _accept(candidate: Draft, request: str, grade: Grade, by: str) -> Draft:
+    verdict = StageVerdict(STAGE, "relabelled", f"confirmed by {by}: {to_one_line(request)}")
+    accepted = replace(candidate, grade=grade, weight=GRADE_WEIGHTS[grade], rejected=None)
+    return accepted.with_steps(candidate.steps, verdict)
 
 
-def _unconfirmed(draft: Draft, request: str, why: str) -> Draft:
-    return draft.with_steps(draft.steps, StageVerdict(STAGE, "hindsight_unconfirmed", f"{why}: {in_one_line(request)}"))
+def _add_unconfirmed_verdict(draft: Draft, request: str, reason: str) -> Draft:
+    verdict = StageVerdict(STAGE, "hindsight_unconfirmed", f"{reason}: {to_one_line(request)}")
+    return draft.with_steps(draft.steps, verdict)
 
 
-def _yes(answer: str | None) -> bool:
-    opinion = read_opinion(answer, "success") if answer is not None else None
-    return opinion is not None and opinion.yes
+def _is_yes(response: str | None) -> bool:
+    judgment = parse_judgment(response, "success") if response is not None else None
+    return judgment is not None and judgment.is_yes

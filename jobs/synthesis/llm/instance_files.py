@@ -1,7 +1,8 @@
-"""What an instance's episodes say together: files beside its examples.
+"""The stages that compare all episodes of an instance and write files next to its examples.
 
-``rules.json`` holds notes for the knowledge layer, and hints for distillation. ``variants.json`` holds requests that
-the agent was not asked yet: with a simulator they would be played; without one, they are for its operator to try.
+``rules.json`` holds notes for the knowledge layer; context distillation uses them as hints. ``variants.json`` holds
+requests that nobody has made yet: a simulator could play them; without one, an operator can try them on the agent.
+``pipeline/llm_actors.py`` writes these files.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -11,47 +12,77 @@ from heapq import nsmallest
 import orjson
 
 from looper.jobs.synthesis.draft import Draft, StageVerdict
-from looper.jobs.synthesis.llm.request import Ask
-from looper.jobs.synthesis.llm.rules import extract
-from looper.jobs.synthesis.llm.task_variants import vary
+from looper.jobs.synthesis.llm import rules, task_variants
+from looper.jobs.synthesis.llm.request import Generate
 from looper.platform.settings import ModelStage
 
-RULES: ModelStage = "rules"
-VARIANTS: ModelStage = "variants"
-SHARED: tuple[ModelStage, ...] = (RULES, VARIANTS)
+INSTANCE_STAGES: tuple[ModelStage, ...] = (rules.STAGE, task_variants.STAGE)
+"""Names of the stages that write a file ``<stage>.json``."""
+
+MAX_SAMPLED_EPISODES = 240
+"""Maximum number of episodes of an instance in these stages: 40 requests for rules, and one for each of their tasks."""
 
 
-MOST = 240
-"""Episodes of an instance that are asked about: 40 questions about rules, and one for each of their tasks."""
+def sample_drafts(drafts: Iterable[Draft]) -> list[Draft]:
+    """Choose at most ``MAX_SAMPLED_EPISODES`` drafts.
+
+    Args:
+        drafts: Drafts of one instance.
+
+    Returns:
+        Those with the smallest trajectory ids. Ids are digests, so the choice is arbitrary, but it does not depend on
+        how the drafts are divided into blocks.
+    """
+    return nsmallest(MAX_SAMPLED_EPISODES, drafts, key=lambda draft: draft.source.id)
 
 
-def sample(drafts: Iterable[Draft]) -> list[Draft]:
-    """At most ``MOST`` of them, chosen by their ids, which are digests: the same in whatever parts they come."""
-    return nsmallest(MOST, drafts, key=lambda draft: draft.source.id)
-
-
-def files(
-    drafts: Sequence[Draft], requests: Sequence[str], ask: Ask, stages: Collection[ModelStage]
+def build_instance_files(
+    drafts: Sequence[Draft], requests: Sequence[str], generate: Generate, stages: Collection[ModelStage]
 ) -> Iterator[tuple[str, bytes]]:
-    """Of those of ``stages`` that are on. ``requests`` are all that are known, also of episodes not in ``drafts``."""
-    if RULES in stages:
-        notes, dropped = extract(drafts, ask)
-        yield f"{RULES}.json", _file(RULES, map(asdict, notes), dropped)
-    if VARIANTS in stages:
-        variants, dropped = vary(drafts, ask, known=requests)
-        yield f"{VARIANTS}.json", _file(VARIANTS, map(asdict, variants), dropped)
+    """Run the instance stages that are on.
+
+    Args:
+        drafts: A sample of the instance's drafts, without held-out tasks.
+        requests: All requests of the instance's users, also of episodes that are not in ``drafts``.
+        generate: Sends requests to the model.
+        stages: Names of the stages that are on. Others than the instance stages are ignored.
+
+    Yields:
+        The name and content of each file.
+    """
+    if rules.STAGE in stages:
+        notes, dropped = rules.extract_notes(drafts, generate)
+        yield f"{rules.STAGE}.json", _to_json(rules.STAGE, map(asdict, notes), dropped)
+    if task_variants.STAGE in stages:
+        variants, dropped = task_variants.generate_variants(drafts, generate, known_requests=requests)
+        yield f"{task_variants.STAGE}.json", _to_json(task_variants.STAGE, map(asdict, variants), dropped)
 
 
-def hints(content: bytes) -> tuple[str, ...]:
-    """The notes of a ``rules.json``, best supported first."""
-    return tuple(note["text"] for note in orjson.loads(content)[RULES])
+def read_hints(content: bytes) -> tuple[str, ...]:
+    """Read the notes of a ``rules.json``.
+
+    Args:
+        content: Content of the file.
+
+    Returns:
+        The texts, best supported first.
+    """
+    return tuple(note["text"] for note in orjson.loads(content)[rules.STAGE])
 
 
-def count(name: str, content: bytes) -> int:
-    """How many a file of that name holds."""
+def count_entries(name: str, content: bytes) -> int:
+    """Count the entries of a file.
+
+    Args:
+        name: Name of the file, such as ``rules.json``.
+        content: Content of the file.
+
+    Returns:
+        The number of notes or variants.
+    """
     return len(orjson.loads(content)[name.removesuffix(".json")])
 
 
-def _file(name: str, found: Iterable[dict[str, object]], dropped: Iterable[StageVerdict]) -> bytes:
-    reasons = [{"reason": verdict.what, "detail": verdict.detail} for verdict in dropped]
-    return orjson.dumps({name: [*found], "dropped": reasons}, option=orjson.OPT_INDENT_2)
+def _to_json(stage: str, entries: Iterable[dict[str, object]], dropped: Iterable[StageVerdict]) -> bytes:
+    reasons = [{"reason": verdict.code, "detail": verdict.detail} for verdict in dropped]
+    return orjson.dumps({stage: [*entries], "dropped": reasons}, option=orjson.OPT_INDENT_2)

@@ -1,14 +1,14 @@
-"""Which model is asked, by the settings."""
+"""Opens the language model that the settings name. The actors in ``pipeline/llm_actors.py`` call it."""
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from looper.jobs import basemodel
-from looper.jobs.synthesis.llm.endpoint import ask_endpoint
+from looper.jobs.synthesis.llm.endpoint import generate_with_endpoint
 from looper.jobs.synthesis.llm.offline_vllm import OfflineEngine
-from looper.jobs.synthesis.llm.request import Ask
-from looper.jobs.synthesis.llm.response_cache import ask_cached
+from looper.jobs.synthesis.llm.request import Generate
+from looper.jobs.synthesis.llm.response_cache import generate_cached
+from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import ModelSettings
@@ -16,24 +16,46 @@ from looper.platform.settings import ModelSettings
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model that can be asked."""
+    """A language model that takes requests."""
 
     name: str
-    """What tells its answers from another's."""
-    ask: Ask
+    """Name or revision of the model. It separates its cached responses from those of other models."""
+    generate: Generate
+    """Sends requests to the model."""
 
-    def remembering(self, store: ObjectStore, tenant: str) -> Ask:
-        """Asks it what it was not asked yet in a job of ``tenant``."""
-        return partial(ask_cached, ask=self.ask, store=store, tenant=tenant, model=self.name)
+    def with_cache(self, store: ObjectStore, tenant: str) -> Generate:
+        """Return a function that sends only requests without a cached response.
+
+        Args:
+            store: Object store with the cached responses.
+            tenant: Tenant of the job. Tenants do not share responses.
+
+        Returns:
+            The function.
+        """
+        return partial(generate_cached, generate=self.generate, store=store, tenant=tenant, model=self.name)
 
 
 def open_model(settings: ModelSettings, model_dir: Path) -> LanguageModel:
-    """The endpoint's, or without one the base in ``model_dir``, whose engine is large: one for each process.
+    """Open the endpoint that the settings name, or the base model if they name none.
 
-    Raises InvalidInput for an endpoint without a model's name.
+    The engine of a base model is large: call this once for each process.
+
+    Args:
+        settings: Endpoint and model name.
+        model_dir: Folder of the base model.
+
+    Returns:
+        The model.
+
+    Raises:
+        InvalidInput: The settings name an endpoint but no model.
     """
     if settings.endpoint is None:
-        return LanguageModel(basemodel.revision(model_dir), OfflineEngine(model_dir))
+        return LanguageModel(read_base_revision(model_dir), OfflineEngine(model_dir))
     if settings.name is None:
-        raise InvalidInput("synthesis.model.endpoint needs the model's name there: set LOOPER_SYNTHESIS__MODEL__NAME")
-    return LanguageModel(settings.name, partial(ask_endpoint, settings=settings))
+        raise InvalidInput(
+            "synthesis.model.endpoint is set, but synthesis.model.name is not: set LOOPER_SYNTHESIS__MODEL__NAME to "
+            "the model's name at that endpoint"
+        )
+    return LanguageModel(settings.name, partial(generate_with_endpoint, settings=settings))

@@ -1,4 +1,8 @@
-"""Asking a language model: what a question is, and the one function that every way of asking comes down to."""
+"""Requests to a language model, and the type of the function that sends them.
+
+The stages in this folder build requests with ``prompt.build_request`` and pass them to a ``Generate`` function, which
+``model_factory.open_model`` chooses.
+"""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,35 +14,53 @@ import orjson
 K = TypeVar("K")
 
 TEMPERATURE = 0.0
+"""Sampling temperature: greedy decoding, so that a job that runs again does not produce other examples."""
 SEED = 0
-"""The likeliest answer, so that a job that is run again does not come to other examples."""
+"""Sampling seed, for the same reason."""
 
 
 @dataclass(frozen=True)
 class LLMRequest:
-    """One question. Who wrote what is kept apart to the end: ours is the system message, the rest the user's."""
+    """One request to a language model. Our instructions and the text of others are separate messages."""
 
     instructions: str
-    """Written by us."""
+    """The system message, written by us."""
     record: str
-    """JSON text of what the question is about, made by ``prompt.quote``: written by agents, users and tools."""
+    """The user message: JSON text made by ``prompt.quote_record``, with texts of agents, users and tools."""
     max_tokens: int = 512
+    """Maximum number of tokens of the response."""
 
     @property
     def messages(self) -> list[dict[str, str]]:
+        """The messages of a chat completion."""
         return [{"role": "system", "content": self.instructions}, {"role": "user", "content": self.record}]
 
     def digest(self, model: str) -> str:
-        """SHA-256 of all that decides the answer."""
+        """Return the key under which the response is cached.
+
+        Args:
+            model: Name of the model.
+
+        Returns:
+            SHA-256 of everything that determines the response, in hexadecimal.
+        """
         return hashlib.sha256(
             orjson.dumps([model, self.instructions, self.record, self.max_tokens, TEMPERATURE, SEED])
         ).hexdigest()
 
 
-Ask = Callable[[Sequence[LLMRequest]], list[str | None]]
-"""Puts questions to a model, many at once. None where there was no answer in time, after whatever tries there were."""
+Generate = Callable[[Sequence[LLMRequest]], list[str | None]]
+"""Sends a batch of requests to a model and returns the responses. None where all attempts got no response in time."""
 
 
-def ask_each(ask: Ask, requests: Mapping[K, LLMRequest]) -> dict[K, str | None]:
-    """The answers by the keys of their questions. Asks nothing if there are none."""
-    return dict(zip(requests, ask(list(requests.values())), strict=True)) if requests else {}
+def generate_by_key(generate: Generate, requests: Mapping[K, LLMRequest]) -> dict[K, str | None]:
+    """Send requests and return the responses by key. Without requests, the model is not called.
+
+    Args:
+        generate: Sends the requests.
+        requests: The requests, by any key.
+
+    Returns:
+        The responses by the same keys.
+    """
+    return dict(zip(requests, generate(list(requests.values())), strict=True)) if requests else {}

@@ -1,35 +1,38 @@
-"""Rules and workflows that several episodes of an instance agree on, as notes: for its knowledge layer, and as hints.
+"""Rules and workflows that several episodes of an instance support, as notes for its knowledge layer and as hints.
 
 After ExpeL (Zhao et al., 2023, arXiv 2308.10144) and Agent Workflow Memory (Wang et al., 2024, arXiv 2409.07429): a
-model compares episodes that went well with ones that did not. What only one supports is an accident, and is dropped.
+model compares successful and failed episodes. A note that only one episode supports may be an accident and is dropped.
+``instance_files.py`` calls ``extract_notes``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from looper.jobs.synthesis.draft import Draft, Grade, StageVerdict
-from looper.jobs.synthesis.llm.answer import has_markup, nonsense, read_object, silent
-from looper.jobs.synthesis.llm.novelty import rouge_l, words
-from looper.jobs.synthesis.llm.prompt import BUDGET, question, transcript
-from looper.jobs.synthesis.llm.request import Ask, LLMRequest, ask_each
+from looper.jobs.synthesis.llm.novelty import rouge_l, split_words
+from looper.jobs.synthesis.llm.prompt import TRANSCRIPT_CHARACTERS, build_request, render_transcript
+from looper.jobs.synthesis.llm.request import Generate, LLMRequest, generate_by_key
+from looper.jobs.synthesis.llm.response_parser import has_markup, no_response, parse_response, unusable_response
+from looper.platform.settings import ModelStage
 
-STAGE = "rules"
+STAGE: ModelStage = "rules"
+"""Name of the stage in the settings and in verdicts."""
 
-TOGETHER = 6
-"""Episodes that are compared in one question."""
+EPISODES_PER_REQUEST = 6
+"""Number of episodes that are compared in one request."""
 
-LEAST = 2
-"""Trajectories that must support a note."""
+MIN_SUPPORTING_EPISODES = 2
+"""Minimum number of episodes that must support a note."""
 
-ALIKE = 0.7
-"""ROUGE-L from which notes of two questions count as one, their supporters together."""
+SAME_NOTE_ROUGE_L = 0.7
+"""ROUGE-L from which notes of two requests count as one note, which has the supporters of both."""
 
-LONGEST = 400
-"""Characters of a note."""
+MAX_NOTE_CHARACTERS = 400
+"""Maximum number of characters of a note."""
 
-Kind = Literal["rule", "workflow"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+NoteKind = Literal["rule", "workflow"]
+NOTE_KINDS: tuple[NoteKind, ...] = get_args(NoteKind)
 
 _TASK = """
 Compare episodes of one agent's work with tools. Each has an "id", and a "grade" that says how it ended. Write down what
@@ -44,86 +47,105 @@ _FORM = '{"notes": [{"kind": "rule"|"workflow", "text": "<one or two sentences>"
 
 @dataclass(frozen=True)
 class Note:
-    """One line of what is known about working at a place."""
+    """One piece of knowledge about how to work at an instance. The fields are those of ``rules.json``."""
 
-    kind: Kind
+    kind: NoteKind
+    """A rule or a workflow."""
     text: str
+    """One line of text."""
     trajectories: tuple[str, ...]
-    """Ids of those that support it, sorted."""
+    """Ids of the trajectories that support it, sorted."""
 
 
-def extract(drafts: Sequence[Draft], ask: Ask) -> tuple[list[Note], list[StageVerdict]]:
-    """The notes that ``drafts`` support, best supported first, and what was dropped and why.
+def extract_notes(drafts: Sequence[Draft], generate: Generate) -> tuple[list[Note], list[StageVerdict]]:
+    """Extract the notes that some drafts support.
 
-    ``drafts`` are of one instance: what one tenant's agents found out is no other's. Unlabelled ones, and ones that an
-    environment broke, say nothing about what is right; repeated ones would support what only one does.
+    Unlabeled episodes, and episodes that a broken tool ended, do not show what is right. Duplicates are left out too,
+    because they would count as support by several episodes.
+
+    Args:
+        drafts: Graded drafts of one instance. Tenants do not share what their agents found out.
+        generate: Sends requests to the model.
+
+    Returns:
+        The notes, best supported first, and the reasons why others were dropped.
     """
-    telling = sorted((draft for draft in drafts if _tells(draft)), key=lambda draft: draft.source.id)
-    groups = [telling[start : start + TOGETHER] for start in range(0, len(telling), TOGETHER)]
-    asked = {place: _question(group) for place, group in enumerate(groups) if len(telling) >= LEAST}
+    usable = sorted((draft for draft in drafts if _is_usable(draft)), key=lambda draft: draft.source.id)
+    groups = [usable[start : start + EPISODES_PER_REQUEST] for start in range(0, len(usable), EPISODES_PER_REQUEST)]
+    has_enough = len(usable) >= MIN_SUPPORTING_EPISODES
+    requests = {number: _build_request(group) for number, group in enumerate(groups) if has_enough}
     notes: list[Note] = []
     verdicts: list[StageVerdict] = []
-    for place, answer in ask_each(ask, asked).items():
-        for found in _read(answer, groups[place]):
+    for number, response in generate_by_key(generate, requests).items():
+        for found in _parse_notes(response, groups[number]):
             if isinstance(found, StageVerdict):
                 verdicts.append(found)
             else:
-                _add(notes, found)
-    kept = [note for note in notes if len(note.trajectories) >= LEAST]
-    verdicts += [StageVerdict(STAGE, "unsupported", note.text) for note in notes if len(note.trajectories) < LEAST]
-    return sorted(kept, key=lambda note: (-len(note.trajectories), note.kind, note.text)), verdicts
-
-
-def _tells(draft: Draft) -> bool:
-    graded = draft.grade not in (None, Grade.UNLABELLED, Grade.ENVIRONMENT)
-    return graded and draft.rejected in (None, "failed")
-
-
-def _question(group: Sequence[Draft]) -> LLMRequest:
-    """Episodes have short ids here, which a model copies without a slip."""
-    episodes = [
-        {"id": _id(place), "grade": str(draft.grade), "steps": transcript(draft.steps, BUDGET // len(group))}
-        for place, draft in enumerate(group)
+                _add_or_merge(notes, found)
+    supported = [note for note in notes if len(note.trajectories) >= MIN_SUPPORTING_EPISODES]
+    verdicts += [
+        StageVerdict(STAGE, "unsupported", note.text)
+        for note in notes
+        if len(note.trajectories) < MIN_SUPPORTING_EPISODES
     ]
-    return question(_TASK, _FORM, {"episodes": episodes}, max_tokens=1024)
+    return sorted(supported, key=lambda note: (-len(note.trajectories), note.kind, note.text)), verdicts
 
 
-def _id(place: int) -> str:
-    return f"e{place + 1}"
+def _is_usable(draft: Draft) -> bool:
+    is_graded = draft.grade not in (None, Grade.UNLABELED, Grade.ENVIRONMENT)
+    return is_graded and draft.rejected in (None, "failed")
 
 
-def _read(answer: str | None, group: Sequence[Draft]) -> Iterator[Note | StageVerdict]:
-    if answer is None:
-        yield silent(STAGE)
+def _build_request(group: Sequence[Draft]) -> LLMRequest:
+    """Build the request for a group of episodes. They get short ids, which a model copies without mistakes."""
+    episodes = [
+        {
+            "id": _short_id(index),
+            "grade": str(draft.grade),
+            "steps": render_transcript(draft.steps, TRANSCRIPT_CHARACTERS // len(group)),
+        }
+        for index, draft in enumerate(group)
+    ]
+    return build_request(_TASK, _FORM, {"episodes": episodes}, max_tokens=1024)
+
+
+def _short_id(index: int) -> str:
+    return f"e{index + 1}"
+
+
+def _parse_notes(response: str | None, group: Sequence[Draft]) -> Iterator[Note | StageVerdict]:
+    """Yield the notes of a response, and a verdict for each entry that is no note."""
+    if response is None:
+        yield no_response(STAGE)
         return
-    read = read_object(answer, "notes")
-    entries = read["notes"] if read is not None else None
+    parsed = parse_response(response, "notes")
+    entries = parsed["notes"] if parsed is not None else None
     if not isinstance(entries, list):
-        yield nonsense(STAGE, answer)
+        yield unusable_response(STAGE, response)
         return
-    ids = {_id(place): draft.source.id for place, draft in enumerate(group)}
+    trajectory_ids = {_short_id(index): draft.source.id for index, draft in enumerate(group)}
     for entry in entries:
-        yield _note(entry, ids) or nonsense(STAGE, str(entry))
+        yield _parse_note(entry, trajectory_ids) or unusable_response(STAGE, str(entry))
 
 
-def _note(entry: Any, ids: dict[str, str]) -> Note | None:
+def _parse_note(entry: Any, trajectory_ids: Mapping[str, str]) -> Note | None:
     if not isinstance(entry, dict):
         return None
-    kind = next((kind for kind in KINDS if kind == entry.get("kind")), None)
+    kind = next((kind for kind in NOTE_KINDS if kind == entry.get("kind")), None)
     text, episodes = entry.get("text"), entry.get("episodes")
     if kind is None or not isinstance(text, str) or not isinstance(episodes, list):
         return None
     line = " ".join(text.split())
-    if not 0 < len(line) <= LONGEST or has_markup(line):  # hints go into system prompts, where markup would count
+    if not 0 < len(line) <= MAX_NOTE_CHARACTERS or has_markup(line):  # hints are put into prompts, where markup counts
         return None
-    supporters = {ids[each] for each in episodes if isinstance(each, str) and each in ids}
+    supporters = {trajectory_ids[id] for id in episodes if isinstance(id, str) and id in trajectory_ids}
     return Note(kind, line, tuple(sorted(supporters)))
 
 
-def _add(notes: list[Note], new: Note) -> None:
-    """Beside the others, or into the one that says the same."""
-    for place, note in enumerate(notes):
-        if note.kind == new.kind and rouge_l(words(note.text), words(new.text)) >= ALIKE:
-            notes[place] = Note(note.kind, note.text, tuple(sorted({*note.trajectories, *new.trajectories})))
+def _add_or_merge(notes: list[Note], new: Note) -> None:
+    """Append a note, or add its supporters to a note that says the same."""
+    for index, note in enumerate(notes):
+        if note.kind == new.kind and rouge_l(split_words(note.text), split_words(new.text)) >= SAME_NOTE_ROUGE_L:
+            notes[index] = Note(note.kind, note.text, tuple(sorted({*note.trajectories, *new.trajectories})))
             return
     notes.append(new)

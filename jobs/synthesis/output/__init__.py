@@ -1,0 +1,1 @@
+"""The files that synthesis writes: examples, pairs, rejected trajectories and the report."""

@@ -1,4 +1,8 @@
-"""Examples as Parquet: nested parts are JSON text, so that the schema is the same whatever the tools and arguments."""
+"""Parquet files of examples, rejected trajectories and preference pairs.
+
+Nested values are stored as JSON text, so that the schema does not depend on the tools and their arguments.
+``output_files.py`` writes these files; training and evaluation read them.
+"""
 
 from collections.abc import Iterable
 from heapq import nsmallest
@@ -9,13 +13,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from looper.jobs.synthesis.stages.preference_pairs import Pair
+from looper.jobs.synthesis.stages.preference_pairs import PreferencePair
 from looper.platform.domain.example import Example
 
-AT_ONCE = 256
-"""Rows that are read together."""
+BATCH_ROWS = 256
+"""Number of rows that are read together."""
 
-EXAMPLES = pa.schema(
+EXAMPLE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("trajectory_id", pa.string()),
@@ -24,10 +28,14 @@ EXAMPLES = pa.schema(
         ("tools", pa.string()),
     ]
 )
-REJECTED = pa.schema(
+"""Columns of ``train.parquet`` and ``holdout.parquet``."""
+
+REJECTED_SCHEMA = pa.schema(
     [("trajectory_id", pa.string()), ("task_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 )
-PAIRS = pa.schema(
+"""Columns of ``rejected.parquet``."""
+
+PAIR_SCHEMA = pa.schema(
     [
         ("task_id", pa.string()),
         ("chosen_from", pa.string()),
@@ -38,43 +46,94 @@ PAIRS = pa.schema(
         ("tools", pa.string()),
     ]
 )
+"""Columns of ``pairs.parquet``."""
+
+_PAIR_JSON_COLUMNS = ("prefix", "chosen", "rejected")
 
 
 def write_rows(rows: Iterable[dict[str, str | None]], schema: pa.Schema) -> bytes:
-    """A Parquet file of ``rows``, which have the columns of ``schema`` and perhaps more. Same rows, same bytes."""
+    """Write a Parquet file.
+
+    Args:
+        rows: Rows with the columns of ``schema``. Further columns are left out.
+        schema: Schema of the file.
+
+    Returns:
+        Content of the file. The same rows give the same bytes.
+    """
     file = BytesIO()
     table = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
     pq.write_table(table, file, compression="zstd")
     return file.getvalue()
 
 
-def to_row(example: Example) -> dict[str, str | None]:
+def example_to_row(example: Example) -> dict[str, str | None]:
+    """Convert an example to a row.
+
+    Args:
+        example: The example.
+
+    Returns:
+        A row with the columns of ``EXAMPLE_SCHEMA``.
+    """
     row = example.model_dump(mode="json")
     return {**row, "turns": orjson.dumps(row["turns"]).decode()}
 
 
-def pair_to_row(pair: Pair) -> dict[str, str | None]:
+def pair_to_row(pair: PreferencePair) -> dict[str, str | None]:
+    """Convert a preference pair to a row.
+
+    Args:
+        pair: The pair.
+
+    Returns:
+        A row with the columns of ``PAIR_SCHEMA``.
+    """
     row = pair.model_dump(mode="json")
-    return {**row, **{name: orjson.dumps(row[name]).decode() for name in ("prefix", "chosen", "rejected")}}
+    return {**row, **{name: orjson.dumps(row[name]).decode() for name in _PAIR_JSON_COLUMNS}}
 
 
-def read_pairs(content: bytes) -> list[Pair]:
-    """The pairs of a file that was written with the schema PAIRS."""
-    rows = pq.read_table(BytesIO(content), schema=PAIRS).to_pylist()
-    nested = ("prefix", "chosen", "rejected")
-    return [Pair.model_validate({**row, **{name: orjson.loads(row[name]) for name in nested}}) for row in rows]
+def read_pairs(content: bytes) -> list[PreferencePair]:
+    """Read a file of preference pairs.
+
+    Args:
+        content: Content of a file with the schema ``PAIR_SCHEMA``.
+
+    Returns:
+        The pairs in the order of the file.
+    """
+    rows = pq.read_table(BytesIO(content), schema=PAIR_SCHEMA).to_pylist()
+    return [
+        PreferencePair.model_validate({**row, **{name: orjson.loads(row[name]) for name in _PAIR_JSON_COLUMNS}})
+        for row in rows
+    ]
 
 
 def read_examples(content: bytes) -> list[Example]:
-    """The examples of a file that ``write_rows`` wrote with the schema EXAMPLES."""
-    return [_to_example(row) for row in pq.read_table(BytesIO(content), schema=EXAMPLES).to_pylist()]
+    """Read a file of examples.
+
+    Args:
+        content: Content of a file with the schema ``EXAMPLE_SCHEMA``.
+
+    Returns:
+        The examples in the order of the file.
+    """
+    return [_to_example(row) for row in pq.read_table(BytesIO(content), schema=EXAMPLE_SCHEMA).to_pylist()]
 
 
-def read_some_examples(content: bytes, most: int) -> list[Example]:
-    """Those with the least ids, which are digests. Holds only as many, and what is read at once."""
-    batches = pq.ParquetFile(BytesIO(content)).iter_batches(AT_ONCE)
+def read_example_sample(content: bytes, max_examples: int) -> list[Example]:
+    """Read some examples of a file. Only these and one batch of rows are in memory.
+
+    Args:
+        content: Content of a file with the schema ``EXAMPLE_SCHEMA``.
+        max_examples: Maximum number of examples.
+
+    Returns:
+        The examples with the smallest ids. Ids are digests, so the choice is arbitrary, but always the same.
+    """
+    batches = pq.ParquetFile(BytesIO(content)).iter_batches(BATCH_ROWS)
     rows = (row for batch in batches for row in batch.to_pylist())
-    return [_to_example(row) for row in nsmallest(most, rows, key=lambda row: row["id"])]
+    return [_to_example(row) for row in nsmallest(max_examples, rows, key=lambda row: row["id"])]
 
 
 def _to_example(row: dict[str, Any]) -> Example:

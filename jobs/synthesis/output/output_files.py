@@ -1,4 +1,8 @@
-"""From tasks to the files of a consolidation: parts that can be made one by one, and what they are together."""
+"""The files of a consolidation: the files of each partition of tasks, and what they give together.
+
+``pipeline/partitions.py`` makes the partitions of large instances one by one. ``synthesize_in_memory`` does all of it
+for a small instance.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from io import BytesIO
@@ -6,88 +10,129 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from looper.jobs.synthesis.output.example_table import EXAMPLES, PAIRS, REJECTED, pair_to_row, to_row, write_rows
-from looper.jobs.synthesis.output.render import render
-from looper.jobs.synthesis.output.report import SynthesisReport, VerdictCounts, tally
-from looper.jobs.synthesis.pipeline.stages import TaskDrafts, refine
+from looper.jobs.synthesis.output.example_table import (
+    EXAMPLE_SCHEMA,
+    PAIR_SCHEMA,
+    REJECTED_SCHEMA,
+    example_to_row,
+    pair_to_row,
+    write_rows,
+)
+from looper.jobs.synthesis.output.render import render_example
+from looper.jobs.synthesis.output.report import SynthesisReport, VerdictCounts, count_verdicts
+from looper.jobs.synthesis.pipeline.stages import TaskDrafts, run_all_stages
 from looper.jobs.synthesis.stages.holdout_split import holdout_tasks
 from looper.platform.domain.trajectory import Trajectory
 
-PARTS = ("examples.parquet", "rejected.parquet", "pairs.parquet", "tally.json")
-"""What is made of some tasks, the last as the sign that it is whole."""
+PARTITION_FILES = ("examples.parquet", "rejected.parquet", "pairs.parquet", "tally.json")
+"""Names of the files of a partition. The last one is written last: if it exists, the partition is complete."""
 
-Part = Callable[[str], bytes]
-"""Gives the content of each of ``PARTS``."""
+PartitionReader = Callable[[str], bytes]
+"""Returns the content of a partition's file by its name, one of ``PARTITION_FILES``."""
 
 
-def contents(tasks: Sequence[TaskDrafts]) -> Iterator[bytes]:
-    """Of ``PARTS``, in their order."""
-    kept = [(task.name, draft) for task in tasks for draft in task.drafts if not draft.rejected]
-    gone = [(task.name, draft) for task in tasks for draft in task.drafts if draft.rejected]
-    yield write_rows(({**to_row(render(draft)), "task_id": name} for name, draft in kept), EXAMPLES)
-    rejected = (
+def partition_contents(tasks: Sequence[TaskDrafts]) -> Iterator[bytes]:
+    """Make the files of a partition.
+
+    Args:
+        tasks: The results of the stages for the tasks of the partition.
+
+    Yields:
+        The content of each of ``PARTITION_FILES``, in their order.
+    """
+    drafts = [(task.name, draft) for task in tasks for draft in task.drafts]
+    examples = (
+        {**example_to_row(render_example(draft)), "task_id": name} for name, draft in drafts if not draft.rejected
+    )
+    rejected: Iterator[dict[str, str | None]] = (
         {
             "trajectory_id": draft.source.id,
             "task_id": name,
             "reason": draft.rejected,
-            "detail": next(verdict.detail for verdict in draft.verdicts if verdict.what == draft.rejected),
+            "detail": next(verdict.detail for verdict in draft.verdicts if verdict.code == draft.rejected),
         }
-        for name, draft in gone
+        for name, draft in drafts
+        if draft.rejected
     )
-    yield write_rows(rejected, REJECTED)
-    yield write_rows((pair_to_row(pair) for task in tasks for pair in task.pairs), PAIRS)
-    yield tally(tasks).model_dump_json().encode()
+    yield write_rows(examples, EXAMPLE_SCHEMA)
+    yield write_rows(rejected, REJECTED_SCHEMA)
+    yield write_rows((pair_to_row(pair) for task in tasks for pair in task.pairs), PAIR_SCHEMA)
+    yield count_verdicts(tasks).model_dump_json().encode()
 
 
-def divide(
-    parts: Sequence[Part], holdout: float, failure: str | None = None
+def combine_partitions(
+    readers: Sequence[PartitionReader], holdout: float, failure: str | None = None
 ) -> tuple[SynthesisReport, Iterator[tuple[str, bytes]]]:
-    """The report, and the files by their names, made when they are asked for. One part is in memory at a time.
+    """Combine the partitions of a consolidation, and split its tasks into training and held-out ones.
 
-    ``holdout`` is the share of tasks that is kept from training; ``failure`` is why a source could not be read.
+    Args:
+        readers: Returns the files of each partition. One partition is in memory at a time.
+        holdout: Share of tasks that is kept from training, 0 to 1.
+        failure: Why a source could not be read, or None.
+
+    Returns:
+        The report, and the names and contents of the files. A file is made when the iterator reaches it.
     """
 
-    def tables(what: str) -> Iterator[pa.Table]:
-        return (pq.read_table(BytesIO(part(what))) for part in parts)
+    def read_tables(file_name: str) -> Iterator[pa.Table]:
+        return (pq.read_table(BytesIO(reader(file_name))) for reader in readers)
 
-    tasks = [table["task_id"].to_pylist() for table in tables("examples.parquet")]
-    held = holdout_tasks({task for some in tasks for task in some}, holdout)
-    holds = sum(task in held for some in tasks for task in some)
-    trains = sum(map(len, tasks)) - holds
-    whole = sum((VerdictCounts.model_validate_json(part("tally.json")) for part in parts), VerdictCounts())
+    example_tasks = [task for table in read_tables("examples.parquet") for task in table["task_id"].to_pylist()]
+    held_out = holdout_tasks(set(example_tasks), holdout)
+    num_holdout = sum(task in held_out for task in example_tasks)
+    num_train = len(example_tasks) - num_holdout
+    tally = sum((VerdictCounts.model_validate_json(reader("tally.json")) for reader in readers), VerdictCounts())
     report = SynthesisReport(
-        trajectories=whole.trajectories,
-        train=trains,
-        holdout=holds,
-        rejected=dict(sorted(whole.rejected.items())),
-        failure=failure or _failure(whole, trains, holds),
-        tally=whole,
+        trajectories=tally.trajectories,
+        train=num_train,
+        holdout=num_holdout,
+        rejected=dict(sorted(tally.rejected.items())),
+        failure=failure or _find_failure(tally, num_train, num_holdout),
+        tally=tally,
     )
 
-    def files() -> Iterator[tuple[str, bytes]]:
-        yield "train.parquet", _joined(_side(tables("examples.parquet"), held, inside=False), EXAMPLES)
-        yield "holdout.parquet", _joined(_side(tables("examples.parquet"), held, inside=True), EXAMPLES)
-        yield "pairs.parquet", _joined(_side(tables("pairs.parquet"), held, inside=False), PAIRS)
-        yield "rejected.parquet", _joined(tables("rejected.parquet"), REJECTED)
+    def make_files() -> Iterator[tuple[str, bytes]]:
+        train = _filter_tasks(read_tables("examples.parquet"), held_out, is_member=False)
+        yield "train.parquet", _concatenate(train, EXAMPLE_SCHEMA)
+        test = _filter_tasks(read_tables("examples.parquet"), held_out, is_member=True)
+        yield "holdout.parquet", _concatenate(test, EXAMPLE_SCHEMA)
+        pairs = _filter_tasks(read_tables("pairs.parquet"), held_out, is_member=False)
+        yield "pairs.parquet", _concatenate(pairs, PAIR_SCHEMA)
+        yield "rejected.parquet", _concatenate(read_tables("rejected.parquet"), REJECTED_SCHEMA)
 
-    return report, files()
+    return report, make_files()
 
 
-def in_memory(
-    batches: Iterable[Sequence[Trajectory]], holdout: float, without: Collection[str] = (), failure: str | None = None
+def synthesize_in_memory(
+    batches: Iterable[Sequence[Trajectory]],
+    holdout: float,
+    disabled_stages: Collection[str] = (),
+    failure: str | None = None,
 ) -> tuple[SynthesisReport, dict[str, bytes]]:
-    """All of it in this process, for one instance: what ``run.synthesise`` writes."""
-    made = dict(zip(PARTS, contents(refine(batches, without)), strict=True))
-    report, files = divide([made.__getitem__], holdout, failure)
-    return report, dict(files)
+    """Synthesize the examples of one instance in this process, without stages that need a language model.
+
+    Args:
+        batches: The trajectories of each source file.
+        holdout: Share of tasks that is kept from training, 0 to 1.
+        disabled_stages: Names of stages to leave out.
+        failure: Why a source could not be read, or None.
+
+    Returns:
+        The report, and the content of each file by name. ``pipeline.run.synthesize`` writes the same files.
+    """
+    files = dict(zip(PARTITION_FILES, partition_contents(run_all_stages(batches, disabled_stages)), strict=True))
+    report, combined = combine_partitions([files.__getitem__], holdout, failure)
+    return report, dict(combined)
 
 
-def _side(tables: Iterator[pa.Table], held: Collection[str], *, inside: bool) -> Iterator[pa.Table]:
+def _filter_tasks(tables: Iterator[pa.Table], tasks: Collection[str], *, is_member: bool) -> Iterator[pa.Table]:
+    """Yield the rows whose task is in ``tasks``, or those whose task is not."""
     for table in tables:
-        yield table.filter(pa.array([(task in held) is inside for task in table["task_id"].to_pylist()], pa.bool_()))
+        mask = [(task in tasks) is is_member for task in table["task_id"].to_pylist()]
+        yield table.filter(pa.array(mask, pa.bool_()))
 
 
-def _joined(tables: Iterator[pa.Table], schema: pa.Schema) -> bytes:
+def _concatenate(tables: Iterator[pa.Table], schema: pa.Schema) -> bytes:
     file = BytesIO()
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for table in tables:
@@ -95,13 +140,16 @@ def _joined(tables: Iterator[pa.Table], schema: pa.Schema) -> bytes:
     return file.getvalue()
 
 
-def _failure(whole: VerdictCounts, train: int, holdout: int) -> str | None:
-    if not train:
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(whole.rejected.items()))
+def _find_failure(tally: VerdictCounts, num_train: int, num_holdout: int) -> str | None:
+    """Return why the examples cannot be trained on, or None."""
+    if not num_train:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(tally.rejected.items()))
         return (
-            f"no examples left after filtering: of {whole.trajectories} trajectories, {why or 'none'}; ingest "
+            f"no examples left after filtering: of {tally.trajectories} trajectories, {reasons or 'none'}; ingest "
             "successful episodes"
         )
-    if not holdout:
-        return f"the {train} examples are of one task, so that none can be held out for the gate: ingest a second task"
+    if not num_holdout:
+        return (
+            f"the {num_train} examples are of one task, so that none can be held out for the gate: ingest a second task"
+        )
     return None

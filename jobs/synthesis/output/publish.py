@@ -1,37 +1,50 @@
-"""Puts what was made of a consolidation into the store: the report last, as the sign that all is there."""
+"""Writes the files of a consolidation to the object store.
+
+The report is written last: if it exists, all files exist. ``pipeline/run.py`` and ``pipeline/partitions.py`` call it.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from looper.jobs.synthesis.llm.instance_files import SHARED, count
+from looper.jobs.synthesis.llm.instance_files import INSTANCE_STAGES, count_entries
 from looper.jobs.synthesis.output.report import SynthesisReport
-from looper.jobs.synthesis.output.report_page import to_html
-from looper.jobs.synthesis.output.window_statistics import packing
+from looper.jobs.synthesis.output.report_page import render_report_page
+from looper.jobs.synthesis.output.window_statistics import measure_packing
 from looper.platform.objectstore import ObjectStore, keys
 
 
 @dataclass(frozen=True)
-class Publisher:
-    """Whose files go where, and by what they are measured."""
+class ExamplePublisher:
+    """Writes the results of a cohort of consolidations."""
 
     store: ObjectStore
+    """Receives the files."""
     model_dir: Path | None
-    """The base's, if it is at hand: examples are measured in its tokens."""
-    windows: Mapping[str, int]
-    """Tokens of a window, by consolidation."""
+    """Folder of the base model, whose tokenizer counts tokens for the report. None if it is not on this machine."""
+    max_seq_lengths: Mapping[str, int]
+    """Window length of each consolidation, in tokens."""
 
-    def publish(self, id: str, report: SynthesisReport, files: Iterable[tuple[str, bytes]]) -> None:
-        measured = None
+    def publish(self, consolidation: str, report: SynthesisReport, files: Iterable[tuple[str, bytes]]) -> None:
+        """Write the files of one consolidation, its report last.
+
+        Args:
+            consolidation: Id of the consolidation.
+            report: The report. Token counts and counts of other files are added to it.
+            files: Name and content of each file.
+        """
+        packing = None
         for name, content in files:
-            self.store.put(keys.examples(id, name), content)
+            self.store.put(keys.examples(consolidation, name), content)
             if name == "train.parquet" and self.model_dir is not None:
-                measured = packing(content, self.model_dir, self.windows[id])
-        report = report.model_copy(update={"beside": self._beside(id), "packing": measured})
-        self.store.put(keys.examples(id, "report.html"), to_html(report, id).encode())
-        self.store.put(keys.examples(id, "report.json"), report.model_dump_json().encode())
+                packing = measure_packing(content, self.model_dir, self.max_seq_lengths[consolidation])
+        counts = self._count_instance_files(consolidation)
+        report = report.model_copy(update={"beside": counts, "packing": packing})
+        page = render_report_page(report, consolidation)
+        self.store.put(keys.examples(consolidation, "report.html"), page.encode())
+        self.store.put(keys.examples(consolidation, "report.json"), report.model_dump_json().encode())
 
-    def _beside(self, id: str) -> dict[str, int]:
-        """How many the files hold that stages which ask a model have put there."""
-        found = {f"{stage}.json": keys.examples(id, f"{stage}.json") for stage in SHARED}
-        return {name: count(name, self.store.get(key)) for name, key in found.items() if self.store.exists(key)}
+    def _count_instance_files(self, consolidation: str) -> dict[str, int]:
+        """Return the number of entries of each file that a stage with a language model has written."""
+        files = {f"{stage}.json": keys.examples(consolidation, f"{stage}.json") for stage in INSTANCE_STAGES}
+        return {name: count_entries(name, self.store.get(key)) for name, key in files.items() if self.store.exists(key)}

@@ -1,54 +1,73 @@
-"""From a draft to an example: chat turns with a loss weight each. What base model reads them is not known here."""
+"""Renders a draft as an example: chat turns, each with a loss weight. The base model is not known here.
+
+``output_files.py`` renders examples, ``stages/preference_pairs.py`` the turns of pairs.
+"""
 
 from collections.abc import Iterable
 
-from looper.jobs.synthesis.draft import Draft, Placed
+from looper.jobs.synthesis.draft import Draft, DraftStep
 from looper.platform.domain.example import Example, Turn
 
 _ROLES = {"system": "system", "user": "user", "agent": "assistant", "tool": "tool"}
 
 
-def render(draft: Draft) -> Example:
-    """The draft's steps as turns; their weights are the example's."""
+def render_example(draft: Draft) -> Example:
+    """Render a draft as an example.
+
+    Args:
+        draft: A draft after all stages.
+
+    Returns:
+        The example. Its loss weights are those of the draft's steps.
+    """
     return Example(
         id=draft.source.id,
         trajectory_id=draft.source.id,
         task_id=draft.source.task_id,
-        turns=turns(draft.steps),
+        turns=render_turns(draft.steps),
         tools=draft.source.tools,
     )
 
 
-def turns(steps: Iterable[Placed]) -> tuple[Turn, ...]:
-    """Left out: the user's own tool calls and what they returned, and turns that say and do nothing.
+def render_turns(steps: Iterable[DraftStep]) -> tuple[Turn, ...]:
+    """Render steps as chat turns.
 
-    Turns of one speaker in a row become one, as chat templates expect.
+    Tool calls that the user made and their results are left out, and so are turns without text and calls. Consecutive
+    turns of the same speaker become one turn, as chat templates expect.
+
+    Args:
+        steps: Steps of a draft.
+
+    Returns:
+        The turns.
     """
-    found: list[Turn] = []
-    for each in steps:
-        turn = _turn(each)
-        if turn is not None and found and _same_turn(found[-1], turn):
-            found[-1] = _join(found[-1], turn)
-        elif turn is not None:
-            found.append(turn)
-    return tuple(found)
+    turns: list[Turn] = []
+    for step in steps:
+        turn = _render_turn(step)
+        if turn is None:
+            continue
+        if turns and _can_join(turns[-1], turn):
+            turns[-1] = _join(turns[-1], turn)
+        else:
+            turns.append(turn)
+    return tuple(turns)
 
 
-def _turn(each: Placed) -> Turn | None:
-    step = each.step
+def _render_turn(draft_step: DraftStep) -> Turn | None:
+    step = draft_step.step
     if step.source == "tool":
         return None if step.requestor == "user" else Turn(role="tool", content=step.content, call_id=step.call_id)
     calls = step.tool_calls if step.source == "agent" else ()
     if not step.content.strip() and not calls:
         return None
-    weight = each.weight if step.source == "agent" else 0.0
+    weight = draft_step.weight if step.source == "agent" else 0.0
     return Turn(role=_ROLES[step.source], content=step.content, tool_calls=calls, weight=weight)
 
 
-def _same_turn(before: Turn, after: Turn) -> bool:
-    return before.role == after.role and before.role != "tool" and not before.tool_calls
+def _can_join(previous: Turn, turn: Turn) -> bool:
+    return previous.role == turn.role and previous.role != "tool" and not previous.tool_calls
 
 
-def _join(before: Turn, after: Turn) -> Turn:
-    content = "\n".join(text for text in (before.content, after.content) if text)
-    return after.model_copy(update={"content": content})
+def _join(previous: Turn, turn: Turn) -> Turn:
+    content = "\n".join(text for text in (previous.content, turn.content) if text)
+    return turn.model_copy(update={"content": content})

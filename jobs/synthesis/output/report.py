@@ -1,144 +1,192 @@
-"""What became of a consolidation's trajectories: counts that add up, reasons, and samples before and after."""
+"""The report of a consolidation: what happened to its trajectories, as counts that add up, and samples.
+
+``output_files.py`` makes the report, ``publish.py`` writes it, ``report_page.py`` renders it for people. The field
+names are those of ``report.json`` and ``tally.json``.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.jobs.synthesis.draft import Draft, Placed
-from looper.jobs.synthesis.output.window_statistics import Packing
+from looper.jobs.synthesis.draft import Draft, DraftStep
+from looper.jobs.synthesis.output.window_statistics import PackingStatistics
 from looper.jobs.synthesis.pipeline.stages import TaskDrafts
 
-SAMPLES = 6
-"""Episodes that a report shows before and after: of those that most was found out about."""
-LONGEST = 600
-"""Characters of a step that a sample shows."""
+MAX_SAMPLES = 6
+"""Maximum number of episodes in a report. Those with the most kinds of findings are shown."""
+MAX_STEP_CHARACTERS = 600
+"""Maximum number of characters of a step in a sample."""
 
 
-class Shown(BaseModel):
+class SampleStep(BaseModel):
     """One step of a sample."""
 
     model_config = ConfigDict(frozen=True)
 
     place: int
+    """Index of the step in the source trajectory."""
     source: str
+    """Who made the step."""
     text: str
+    """Content and tool calls after the stages, or "(dropped)"."""
     error: str | None = None
+    """Kind of error of a tool result, or None."""
     weight: float | None = None
-    """None: it was dropped."""
+    """Loss weight, or None if the step was dropped."""
 
 
-class Sample(BaseModel):
-    """One episode as it was read, each step with what became of it, and what was found out."""
+class EpisodeSample(BaseModel):
+    """One episode with all steps of its source, what the stages made of each, and their findings."""
 
     model_config = ConfigDict(frozen=True)
 
     trajectory_id: str
+    """Id of the trajectory."""
     task_id: str
+    """Name of the task in the source."""
     grade: str | None
+    """How the episode ended, or None if it was not graded."""
     rejected: str | None
-    steps: tuple[Shown, ...]
+    """Why it became no example, in one word, or None."""
+    steps: tuple[SampleStep, ...]
+    """The steps of the source."""
     verdicts: tuple[str, ...]
+    """The findings, one line each."""
 
 
 class VerdictCounts(BaseModel):
-    """Counts over some of a consolidation's trajectories; those of all its parts add up to the whole's."""
+    """Counts over some trajectories of a consolidation. Those of all partitions add up to those of the whole."""
 
     trajectories: int = 0
+    """Trajectories that were read."""
     kept: int = 0
+    """Trajectories that became examples."""
     rejected: Counter[str] = Counter()
-    """By reason."""
+    """Trajectories that became no examples, by reason."""
     grades: Counter[str] = Counter()
+    """Trajectories by grade."""
     errors: Counter[str] = Counter()
-    """Tools' answers by the kind of error."""
+    """Tool results by kind of error."""
     found: Counter[str] = Counter()
-    """Verdicts, as ``stage: what``."""
+    """Verdicts, as ``<stage>: <code>``."""
     steps_read: int = 0
+    """Steps of all trajectories."""
     steps_kept: int = 0
-    """Of trajectories that are kept."""
+    """Remaining steps of the trajectories that are kept."""
     turns_learned: int = 0
+    """Steps of the agent with a weight above 0."""
     turns_as_context: int = 0
-    """Of the agent's, with weight 0."""
+    """Steps of the agent with weight 0."""
     characters_read: int = 0
+    """Characters of all steps that were read."""
     characters_kept: int = 0
+    """Characters of the steps that are kept."""
     pairs: int = 0
+    """Preference pairs."""
     leaks: Counter[str] = Counter()
-    """Tasks that go by another's name, and how many episodes each has."""
-    samples: list[Sample] = []
+    """Episodes of tasks that another name is used for, by the name in the source."""
+    samples: list[EpisodeSample] = []
+    """Some episodes with many findings."""
 
     def __add__(self, other: "VerdictCounts") -> "VerdictCounts":
+        """Add the counts of two parts and choose among their samples.
+
+        Args:
+            other: Counts of other trajectories.
+
+        Returns:
+            The counts of both.
+        """
         mine, theirs = dict(self), dict(other)
-        both = {name: mine[name] + theirs[name] for name in mine if name != "samples"}
-        return VerdictCounts(**both, samples=_best([*self.samples, *other.samples]))
+        sums = {name: mine[name] + theirs[name] for name in mine if name != "samples"}
+        return VerdictCounts(**sums, samples=_choose_samples([*self.samples, *other.samples]))
 
 
 class SynthesisReport(BaseModel):
-    """``trajectories == train + holdout + sum(rejected.values())``."""
+    """What happened to the trajectories: ``trajectories == train + holdout + sum(rejected.values())``."""
 
     model_config = ConfigDict(frozen=True)
 
     trajectories: int
+    """Trajectories that were read."""
     train: int
+    """Examples to train on."""
     holdout: int
+    """Examples that are held out for the gate."""
     rejected: dict[str, int]
+    """Trajectories that became no examples, by reason."""
     failure: str | None
-    """Why there is nothing to train on, in one line, or None."""
+    """Why the consolidation cannot be trained, in one line, or None."""
     tally: VerdictCounts
+    """All counts, and samples."""
     beside: dict[str, int] = {}
-    """Files beside the examples that are not trained on, and how many entries each has."""
-    packing: Packing | None = None
-    """Of some of the examples to train on, where the base is at hand."""
+    """Files next to the examples that are not trained on, with the number of entries of each."""
+    packing: PackingStatistics | None = None
+    """Token counts of some training examples, if the base model is on the machine."""
 
 
-def tally(tasks: Iterable[TaskDrafts]) -> VerdictCounts:
-    found = VerdictCounts()
+def count_verdicts(tasks: Iterable[TaskDrafts]) -> VerdictCounts:
+    """Count what the stages did.
+
+    Args:
+        tasks: The results of the stages for some tasks.
+
+    Returns:
+        The counts.
+    """
+    counts = VerdictCounts()
     for task in tasks:
-        found.pairs += len(task.pairs)
+        counts.pairs += len(task.pairs)
         for draft in task.drafts:
-            _count(found, draft)
+            _count_draft(counts, draft)
             if draft.source.task_id != task.name:
-                found.leaks[draft.source.task_id] += 1
-        found.samples = _best([*found.samples, *(_sample(draft) for draft in task.drafts if draft.verdicts)])
-    return found
+                counts.leaks[draft.source.task_id] += 1
+        samples = (_make_sample(draft) for draft in task.drafts if draft.verdicts)
+        counts.samples = _choose_samples([*counts.samples, *samples])
+    return counts
 
 
-def _count(found: VerdictCounts, draft: Draft) -> None:
-    found.trajectories += 1
-    found.steps_read += len(draft.source.steps)
-    found.characters_read += sum(len(step.content) for step in draft.source.steps)
-    found.grades[draft.grade or "none"] += 1
-    found.found.update(f"{verdict.stage}: {verdict.what}" for verdict in draft.verdicts if verdict.stage != "grade")
-    found.errors.update(verdict.what for verdict in draft.verdicts if verdict.stage == "errors")
+def _count_draft(counts: VerdictCounts, draft: Draft) -> None:
+    counts.trajectories += 1
+    counts.steps_read += len(draft.source.steps)
+    counts.characters_read += sum(len(step.content) for step in draft.source.steps)
+    counts.grades[draft.grade or "none"] += 1
+    counts.found.update(f"{verdict.stage}: {verdict.code}" for verdict in draft.verdicts if verdict.stage != "grade")
+    counts.errors.update(verdict.code for verdict in draft.verdicts if verdict.stage == "errors")
     if draft.rejected:
-        found.rejected[draft.rejected] += 1
+        counts.rejected[draft.rejected] += 1
         return
-    found.kept += 1
-    found.steps_kept += len(draft.steps)
-    found.characters_kept += sum(len(each.step.content) for each in draft.steps)
-    agents = [each.weight > 0 for each in draft.steps if each.step.source == "agent"]
-    found.turns_learned += sum(agents)
-    found.turns_as_context += len(agents) - sum(agents)
+    counts.kept += 1
+    counts.steps_kept += len(draft.steps)
+    counts.characters_kept += sum(len(step.step.content) for step in draft.steps)
+    is_learned = [step.weight > 0 for step in draft.steps if step.step.source == "agent"]
+    counts.turns_learned += sum(is_learned)
+    counts.turns_as_context += len(is_learned) - sum(is_learned)
 
 
-def _best(samples: Sequence[Sample]) -> list[Sample]:
-    """Those with the most kinds of findings, both kept and rejected; in whatever order they come, the same."""
-    order = sorted(
-        samples, key=lambda sample: (-len({v.partition(" (")[0] for v in sample.verdicts}), sample.trajectory_id)
-    )
-    kept, rejected = ([each for each in order if bool(each.rejected) is which] for which in (False, True))
-    return [*kept[: SAMPLES - SAMPLES // 3], *rejected[: SAMPLES // 3]]
+def _choose_samples(samples: Sequence[EpisodeSample]) -> list[EpisodeSample]:
+    """Choose those with the most kinds of findings, kept and rejected ones. The order of ``samples`` has no effect."""
+
+    def sort_key(sample: EpisodeSample) -> tuple[int, str]:
+        return -len({verdict.partition(" (")[0] for verdict in sample.verdicts}), sample.trajectory_id
+
+    ordered = sorted(samples, key=sort_key)
+    kept = [sample for sample in ordered if not sample.rejected]
+    rejected = [sample for sample in ordered if sample.rejected]
+    return [*kept[: MAX_SAMPLES - MAX_SAMPLES // 3], *rejected[: MAX_SAMPLES // 3]]
 
 
-def _sample(draft: Draft) -> Sample:
-    now = {each.place: each for each in draft.steps}
-    return Sample(
+def _make_sample(draft: Draft) -> EpisodeSample:
+    steps = {step.source_index: step for step in draft.steps}
+    return EpisodeSample(
         trajectory_id=draft.source.id,
         task_id=draft.source.task_id,
         grade=draft.grade,
         rejected=draft.rejected,
-        steps=tuple(_shown(draft, place, now.get(place)) for place in range(len(draft.source.steps))),
+        steps=tuple(_make_sample_step(draft, index, steps.get(index)) for index in range(len(draft.source.steps))),
         verdicts=tuple(
-            f"{verdict.stage}: {verdict.what}"
+            f"{verdict.stage}: {verdict.code}"
             + (f" (step {verdict.step})" if verdict.step is not None else "")
             + f": {verdict.detail}"
             for verdict in draft.verdicts
@@ -146,15 +194,15 @@ def _sample(draft: Draft) -> Sample:
     )
 
 
-def _shown(draft: Draft, place: int, now: Placed | None) -> Shown:
-    """What was scrubbed is shown scrubbed: a report must not keep what the examples have lost."""
-    step = now.step if now else draft.source.steps[place]
+def _make_sample_step(draft: Draft, index: int, draft_step: DraftStep | None) -> SampleStep:
+    """Show a step as the stages left it, so that the report keeps nothing that was scrubbed from the examples."""
+    step = draft_step.step if draft_step else draft.source.steps[index]
     calls = "".join(f"\n{call.name} {call.arguments}" for call in step.tool_calls)
-    text = f"{step.content}{calls}".strip() if now else "(dropped)"
-    return Shown(
-        place=place,
+    text = f"{step.content}{calls}".strip() if draft_step else "(dropped)"
+    return SampleStep(
+        place=index,
         source=step.source,
-        text=text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…",
-        error=now.error if now else None,
-        weight=now.weight if now else None,
+        text=text if len(text) <= MAX_STEP_CHARACTERS else f"{text[: MAX_STEP_CHARACTERS - 1]}…",
+        error=draft_step.error if draft_step else None,
+        weight=draft_step.weight if draft_step else None,
     )

@@ -1,4 +1,7 @@
-"""A report as a page for people: the funnel, what was found, and episodes before and after. One file, no scripts."""
+"""Renders a report as one HTML page without scripts: the funnel, the findings, and sample episodes.
+
+``publish.py`` writes it as ``report.html``.
+"""
 
 from jinja2 import Environment
 
@@ -31,13 +34,13 @@ _PAGE = """<!doctype html>
 {{ rows(funnel, report.trajectories) }}
 {% if rejected %}<h2>Why trajectories were left out</h2>{{ rows(rejected, report.trajectories, True) }}{% endif %}
 <h2>How episodes ended</h2>{{ rows(grades, report.trajectories) }}
-{% if errors %}<h2>Errors that tools answered with</h2>{{ rows(errors, errors_in_all) }}{% endif %}
+{% if errors %}<h2>Errors in tool results</h2>{{ rows(errors, num_errors) }}{% endif %}
 {% if found %}<h2>What the stages found</h2>{{ rows(found, found[0][1]) }}{% endif %}
 <h2>How much is left</h2>
 <table>
-<tr><td>steps, of kept trajectories</td><td class="n">{{ tally.steps_kept }}</td>
+<tr><td>steps of kept trajectories</td><td class="n">{{ tally.steps_kept }}</td>
 <td>of {{ tally.steps_read }} read in all</td></tr>
-<tr><td>the agent's turns that are learned</td><td class="n">{{ tally.turns_learned }}</td>
+<tr><td>turns of the agent that are learned</td><td class="n">{{ tally.turns_learned }}</td>
 <td>{{ tally.turns_as_context }} more are context only</td></tr>
 <tr><td>characters</td><td class="n">{{ tally.characters_kept }}</td><td>of {{ tally.characters_read }}</td></tr>
 <tr><td>pairs of a better and a worse turn</td><td class="n">{{ tally.pairs }}</td><td></td></tr>
@@ -45,21 +48,21 @@ _PAGE = """<!doctype html>
 {% if report.packing %}<h2>How examples fit into windows</h2>
 <p>Measured on {{ report.packing.examples }} of {{ report.train }} examples, in the base model's tokens.</p>
 <table>
-<tr><td>tokens of an example: median</td><td class="n">{{ report.packing.p50 }}</td>
+<tr><td>tokens of an example, median</td><td class="n">{{ report.packing.p50 }}</td>
 <td>95% have at most {{ report.packing.p95 }}, the longest {{ report.packing.longest }}</td></tr>
-<tr><td>windows of {{ report.packing.max_context }} tokens</td><td class="n">{{ report.packing.windows }}</td>
-<td>{{ (100 * report.packing.fill) | round(1) }}% full; {{ report.packing.divided }} examples take several</td></tr>
+<tr><td>windows of {{ report.packing.max_seq_length }} tokens</td><td class="n">{{ report.packing.windows }}</td>
+<td>{{ (100 * report.packing.fill) | round(1) }}% full;
+{{ report.packing.divided }} examples take several windows</td></tr>
 <tr><td>tokens that are learned</td><td class="n">{{ (100 * report.packing.loss) | round(1) }}%</td>
 <td>{{ report.packing.truncated }} examples lose some to truncation</td></tr>
 </table>{% endif %}
-{% if report.beside %}<h2>Beside the examples</h2>
-<p>Rules are notes for the knowledge layer. Variants are requests that nobody made yet, for the agent to be tried on.
-</p>
+{% if report.beside %}<h2>Files next to the examples</h2>
+<p>Rules are notes for the knowledge layer. Variants are requests that nobody has made yet: try them on the agent.</p>
 <table>{% for name, count in report.beside.items() %}<tr><td><a href="{{ name }}">{{ name }}</a></td>
 <td class="n">{{ count }}</td></tr>{% endfor %}</table>{% endif %}
-{% if tally.leaks %}<h2>Tasks under several names</h2><p>Each is on one side of the split with all its episodes.</p>
+{% if tally.leaks %}<h2>Tasks with several names</h2><p>All episodes of such a task are on one side of the split.</p>
 {{ rows(leaks, leaks[0][1]) }}{% endif %}
-{% if tally.samples %}<h2>Before and after</h2>{% endif %}
+{% if tally.samples %}<h2>Sample episodes</h2>{% endif %}
 {% for sample in tally.samples %}
 <details><summary>{{ sample.task_id }}, {{ sample.grade or "not graded" }}{% if sample.rejected %},
 <span class="error">left out: {{ sample.rejected }}</span>{% endif %}
@@ -76,8 +79,16 @@ _PAGE = """<!doctype html>
 """
 
 
-def to_html(report: SynthesisReport, name: str) -> str:
-    """``name`` is the consolidation's. All that came from trajectories is escaped."""
+def render_report_page(report: SynthesisReport, name: str) -> str:
+    """Render a report. All text from trajectories is escaped.
+
+    Args:
+        report: The report.
+        name: Id of the consolidation.
+
+    Returns:
+        The HTML page.
+    """
     tally = report.tally
     page = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
     kept = report.train + report.holdout
@@ -91,14 +102,14 @@ def to_html(report: SynthesisReport, name: str) -> str:
             ("to train on", report.train),
             ("held out for the gate", report.holdout),
         ],
-        rejected=_most(report.rejected),
-        grades=_most(tally.grades),
-        errors=_most(tally.errors),
-        errors_in_all=sum(tally.errors.values()),
-        found=_most(tally.found),
-        leaks=_most(tally.leaks),
+        rejected=_largest_first(report.rejected),
+        grades=_largest_first(tally.grades),
+        errors=_largest_first(tally.errors),
+        num_errors=sum(tally.errors.values()),
+        found=_largest_first(tally.found),
+        leaks=_largest_first(tally.leaks),
     )
 
 
-def _most(counts: dict[str, int]) -> list[tuple[str, int]]:
+def _largest_first(counts: dict[str, int]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -1,6 +1,7 @@
-"""How a job's examples fit into the windows that are trained on, by the base model's own tokens.
+"""How the examples of a consolidation fit into training windows, in tokens of the base model.
 
-Measured on some of the examples, so that a job of many does not wait for it.
+``publish.py`` adds these numbers to the report. Only some examples are measured, so that a consolidation with many does
+not wait for it.
 """
 
 from collections.abc import Sequence
@@ -10,97 +11,117 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from looper.jobs.synthesis.output.example_table import read_some_examples
+from looper.jobs.synthesis.output.example_table import read_example_sample
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
+from looper.platform.domain.renamed import rename_old_fields
 
-MOST = 64
-"""Examples that are measured, by their ids, which are digests."""
-MOST_TURNS = 200
-"""Longer ones are not measured: a template is rendered once for each turn, with all turns before it."""
+MAX_EXAMPLES = 64
+"""Maximum number of examples that are measured."""
 
-_ALONE = Lock()
-"""Of threads that write: a tokenizer is used by one at a time, and ``transformers`` is no module for two to import."""
+MAX_TURNS = 200
+"""Examples with more turns are not measured. The template is rendered once for each turn, with all turns before it."""
+
+_UNBOUNDED = 2**31
+"""A window length that no example reaches, in tokens."""
+
+_TOKENIZER_LOCK = Lock()
+"""Held while a thread measures: a tokenizer serves one thread, and two threads must not import ``transformers``."""
 
 
-class Packing(BaseModel):
-    """Of training examples, in tokens."""
+class PackingStatistics(BaseModel):
+    """Statistics of training examples in tokens. The field names are those of ``report.json``."""
 
     model_config = ConfigDict(frozen=True)
 
     examples: int
-    """Measured."""
-    max_context: int
-    """Tokens of a window."""
+    """Number of examples that were measured."""
+    max_seq_length: int
+    """Length of a window, in tokens."""
     p50: int
+    """Median length of an example in tokens, before it is divided into windows."""
     p95: int
+    """95th percentile of the length."""
     longest: int
-    """Tokens of an example, before it is divided into windows."""
+    """Maximum length."""
     divided: int
-    """Examples that take more than one window."""
+    """Number of examples that take more than one window."""
     truncated: int
-    """Examples of which some of the tokens to learn are in no window. Context may be cropped in others."""
+    """Number of examples of which some target tokens are in no window. Other examples may lose context only."""
     windows: int
+    """Number of windows of all measured examples."""
     loss: float
     """Share of the windows' tokens that are learned."""
     fill: float
-    """Share of ``max_context`` that a window has tokens for."""
+    """Average share of a window that is filled."""
+
+    _known_names = model_validator(mode="before")(rename_old_fields)
 
 
-def packing(content: bytes, model_dir: Path, max_context: int) -> Packing | None:
-    """Of a Parquet file of examples. None if there is nothing to measure, or the base cannot render it: that is for
-    training to say.
+def measure_packing(content: bytes, model_dir: Path, max_seq_length: int) -> PackingStatistics | None:
+    """Measure how examples fit into windows.
+
+    Args:
+        content: Parquet file of examples.
+        model_dir: Folder of the base model.
+        max_seq_length: Length of a window, in tokens.
+
+    Returns:
+        The statistics. None if there is nothing to measure, or if the base's template cannot render the examples;
+        training reports that error.
     """
-    some = [example for example in read_some_examples(content, MOST) if len(example.turns) <= MOST_TURNS]
-    if not some or not (model_dir / "tokenizer_config.json").is_file():
+    sample = read_example_sample(content, MAX_EXAMPLES)
+    examples = [example for example in sample if len(example.turns) <= MAX_TURNS]
+    if not examples or not (model_dir / "tokenizer_config.json").is_file():
         return None
-    with _ALONE:
-        return _measured(some, model_dir, max_context)
+    with _TOKENIZER_LOCK:
+        return _measure(examples, model_dir, max_seq_length)
 
 
-def _measured(some: Sequence[Example], model_dir: Path, max_context: int) -> Packing | None:
-    from looper.jobs.consolidation.data.encode import Window, encode  # seconds, which a job without a base need not pay
+def _measure(examples: Sequence[Example], model_dir: Path, max_seq_length: int) -> PackingStatistics | None:
+    from looper.jobs.consolidation.data.encode import (  # takes seconds, which only jobs with a base need
+        Window,
+        encode_example,
+    )
 
-    tokenizer = _tokenizer(model_dir)
+    tokenizer = _load_tokenizer(model_dir)
     whole: list[Window] = []
     divided: list[list[Window]] = []
     try:
-        for example in some:
-            whole += encode(example, tokenizer, _UNBOUNDED)
-            divided.append(encode(example, tokenizer, max_context))
+        for example in examples:
+            whole += encode_example(example, tokenizer, _UNBOUNDED)
+            divided.append(encode_example(example, tokenizer, max_seq_length))
     except InvalidInput:
         return None
-    sizes = sorted(map(len, whole))
-    windows = [window for each in divided for window in each]
-    tokens = sum(map(len, windows))
-    return Packing(
-        examples=len(some),
-        max_context=max_context,
-        p50=_quantile(sizes, 0.5),
-        p95=_quantile(sizes, 0.95),
-        longest=sizes[-1],
-        divided=sum(len(each) > 1 for each in divided),
+    lengths = sorted(map(len, whole))
+    windows = [window for example_windows in divided for window in example_windows]
+    num_tokens = sum(map(len, windows))
+    return PackingStatistics(
+        examples=len(examples),
+        max_seq_length=max_seq_length,
+        p50=_quantile(lengths, 0.5),
+        p95=_quantile(lengths, 0.95),
+        longest=lengths[-1],
+        divided=sum(len(example_windows) > 1 for example_windows in divided),
         truncated=sum(
-            sum(window.targets for window in each) < one.targets for one, each in zip(whole, divided, strict=True)
+            sum(window.targets for window in example_windows) < undivided.targets
+            for undivided, example_windows in zip(whole, divided, strict=True)
         ),
         windows=len(windows),
-        loss=round(sum(window.targets for window in windows) / tokens, 4),
-        fill=round(tokens / (len(windows) * max_context), 4),
+        loss=round(sum(window.targets for window in windows) / num_tokens, 4),
+        fill=round(num_tokens / (len(windows) * max_seq_length), 4),
     )
 
 
-_UNBOUNDED = 2**31
-
-
-@lru_cache(maxsize=1)  # of all consolidations that one process publishes
-def _tokenizer(model_dir: Path) -> Any:
+@lru_cache(maxsize=1)  # one process publishes many consolidations of one base
+def _load_tokenizer(model_dir: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(model_dir)
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int:
-    """The least of ``ordered`` that is not below so many of them."""
+    """Return the smallest of ``ordered`` that is at least as large as ``share`` of them."""
     return ordered[ceil(share * len(ordered)) - 1]

@@ -1,0 +1,1 @@
+"""Runs the stages of synthesis, in one process or with Ray Data."""

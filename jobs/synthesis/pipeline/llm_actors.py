@@ -1,7 +1,8 @@
-"""The stages that ask a model, in workers of Ray Data that keep it.
+"""The stages that ask a language model, in actors of Ray Data that keep the model loaded.
 
-First what judges single episodes; then what several of an instance say together, its rules and variants of its tasks;
-then what makes examples of them, with the rules for hints.
+``run.py`` calls ``LLMStages.run`` after the episode stages. First run the stages that judge single episodes; then those
+that compare the episodes of an instance and write files (its rules, and variants of its tasks); then those that make
+examples out of episodes, with the rules as hints.
 """
 
 from collections import defaultdict
@@ -15,135 +16,184 @@ import orjson
 import pyarrow as pa
 import ray.data
 
-from looper.jobs.synthesis.llm.draft_stages import improve
-from looper.jobs.synthesis.llm.instance_files import RULES, SHARED, files, hints, sample
+from looper.jobs.synthesis.llm import hindsight, judge, rules
+from looper.jobs.synthesis.llm.draft_stages import run_draft_stages
+from looper.jobs.synthesis.llm.instance_files import INSTANCE_STAGES, build_instance_files, read_hints, sample_drafts
 from looper.jobs.synthesis.llm.model_factory import open_model
-from looper.jobs.synthesis.llm.offline_vllm import ENVIRONMENT
-from looper.jobs.synthesis.llm.task_variants import request_of
-from looper.jobs.synthesis.pipeline.draft_rows import AT_ONCE, DRAFTS, Row, draft_of, draft_row, to_bytes
+from looper.jobs.synthesis.llm.offline_vllm import ACTOR_ENV_VARS
+from looper.jobs.synthesis.llm.task_variants import first_user_request
+from looper.jobs.synthesis.pipeline.draft_rows import (
+    BATCH_ROWS,
+    DRAFT_SCHEMA,
+    Row,
+    decode_draft,
+    encode_draft,
+    to_draft_row,
+)
 from looper.jobs.synthesis.stages.holdout_split import is_holdout
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import ModelSettings, ModelStage
 
-MOST_TASKS = 32
-"""Among which instances are shared out. Each costs tens of milliseconds."""
+MAX_INSTANCE_PARTITIONS = 32
+"""Maximum number of Ray tasks among which instances are divided. Each task costs tens of milliseconds."""
 
-_JUDGING = ("judge", "hindsight")
+_JUDGING_STAGES = (judge.STAGE, hindsight.STAGE)
+"""These run before the stages that compare episodes, because those need the grades."""
 
 
 @dataclass(frozen=True)
 class LLMStages:
-    """Who is asked for whom, and where what was answered is kept."""
+    """The stages with a language model for a cohort of consolidations."""
 
     settings: ModelSettings
+    """The stages that are on, and the model that they ask."""
     model_dir: Path | None
+    """Folder of the base model, which is asked if the settings name no endpoint."""
     store: ObjectStore
+    """Keeps the model's responses, and receives the files of an instance."""
     tenants: Mapping[str, str]
-    """Of each consolidation."""
+    """Tenant of each consolidation."""
     holdout: float
-    """Share of tasks that is kept from training, and from what is said together."""
+    """Share of tasks that is kept from training, and from the stages that compare episodes of an instance."""
 
-    def ask(self, drafts: ray.data.Dataset) -> ray.data.Dataset:
-        """``drafts`` after the stages that are on; rules and variants go into the store."""
+    def run(self, drafts: ray.data.Dataset) -> ray.data.Dataset:
+        """Run the stages that are on. Rules and variants are written to the store.
+
+        Args:
+            drafts: Rows with the columns of ``DRAFT_SCHEMA``.
+
+        Returns:
+            Rows with the same columns, with the drafts after the stages.
+        """
         stages = self.settings.stages
-        together = [stage for stage in stages if stage in SHARED]
-        if not together:
-            return self._improve(drafts, stages)
-        judging = tuple(stage for stage in stages if stage in _JUDGING)
-        rest = tuple(stage for stage in stages if stage not in (*_JUDGING, *SHARED))
-        judged = (self._improve(drafts, judging) if judging else drafts).materialize()
-        some = judged.map_batches(partial(_some_of_each, holdout=self.holdout), batch_format="pyarrow", batch_size=None)
-        groups = some.groupby("consolidation", num_partitions=min(len(self.tenants), MOST_TASKS))
-        self._in_one_actor(groups.map_groups, InstanceActor, self).materialize()
-        return self._improve(judged, rest) if rest else judged
+        if not any(stage in INSTANCE_STAGES for stage in stages):
+            return self._run_draft_stages(drafts, stages)
+        judging = tuple(stage for stage in stages if stage in _JUDGING_STAGES)
+        others = tuple(stage for stage in stages if stage not in (*_JUDGING_STAGES, *INSTANCE_STAGES))
+        judged = (self._run_draft_stages(drafts, judging) if judging else drafts).materialize()
+        samples = judged.map_batches(
+            partial(_sample_block, holdout=self.holdout), batch_format="pyarrow", batch_size=None
+        )
+        num_partitions = min(len(self.tenants), MAX_INSTANCE_PARTITIONS)
+        instances = samples.groupby("consolidation", num_partitions=num_partitions)
+        self._map_in_one_actor(instances.map_groups, InstanceActor, self).materialize()
+        return self._run_draft_stages(judged, others) if others else judged
 
-    def _improve(self, drafts: ray.data.Dataset, stages: tuple[ModelStage, ...]) -> ray.data.Dataset:
-        return self._in_one_actor(partial(drafts.map_batches, batch_size=AT_ONCE), EpisodeActor, self, stages)
+    def _run_draft_stages(self, drafts: ray.data.Dataset, stages: tuple[ModelStage, ...]) -> ray.data.Dataset:
+        map_batches = partial(drafts.map_batches, batch_size=BATCH_ROWS)
+        return self._map_in_one_actor(map_batches, EpisodeActor, self, stages)
 
-    def _in_one_actor(self, run: Any, kind: type, *arguments: Any) -> ray.data.Dataset:
-        found: ray.data.Dataset = run(
-            kind,
+    def _map_in_one_actor(self, map_function: Any, actor: type, *arguments: Any) -> ray.data.Dataset:
+        result: ray.data.Dataset = map_function(
+            actor,
             fn_constructor_args=arguments,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
-            runtime_env={"env_vars": ENVIRONMENT},
+            runtime_env={"env_vars": ACTOR_ENV_VARS},
         )
-        return found
+        return result
 
 
 class EpisodeActor:
-    """The stages that are about one episode."""
+    """Ray Data actor for the stages that are about one episode."""
 
-    def __init__(self, asking: LLMStages, stages: tuple[ModelStage, ...]) -> None:
-        self._model = open_model(asking.settings, asking.model_dir or Path())
-        self._asking = asking
+    def __init__(self, config: LLMStages, stages: tuple[ModelStage, ...]) -> None:
+        """Open the model.
+
+        Args:
+            config: Model, store and tenants.
+            stages: The stages to run.
+        """
+        self._model = open_model(config.settings, config.model_dir or Path())
+        self._config = config
         self._stages = stages
         self._hints: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        found = rows.to_pylist()
-        by_tenant: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in found:
-            if row["draft"] is not None:
-                by_tenant[self._asking.tenants[row["consolidation"]]].append(row)
-        for tenant, some in by_tenant.items():
-            ask = self._model.remembering(self._asking.store, tenant)
-            drafts = improve(
-                [draft_of(row["draft"]) for row in some],
-                ask,
-                self._stages,
-                hints=[self._of(row["consolidation"]) for row in some],
-            )
-            for row, draft in zip(some, drafts, strict=True):
-                row.update(draft_row(row["consolidation"], draft))
-        return pa.Table.from_pylist(found, schema=DRAFTS)
+        """Run the stages on a batch of rows.
 
-    def _of(self, consolidation: str) -> tuple[str, ...]:
-        """The rules of its instance, if they were asked for."""
-        if RULES not in self._asking.settings.stages:
+        Args:
+            rows: Table with the columns of ``DRAFT_SCHEMA``.
+
+        Returns:
+            The same rows with changed drafts. Rows without a draft are passed on.
+        """
+        result = rows.to_pylist()
+        by_tenant: defaultdict[str, list[Row]] = defaultdict(list)
+        for row in result:
+            if row["draft"] is not None:
+                by_tenant[self._config.tenants[row["consolidation"]]].append(row)
+        for tenant, tenant_rows in by_tenant.items():
+            drafts = run_draft_stages(
+                [decode_draft(row["draft"]) for row in tenant_rows],
+                self._model.with_cache(self._config.store, tenant),
+                self._stages,
+                hints=[self._read_hints(row["consolidation"]) for row in tenant_rows],
+            )
+            for row, draft in zip(tenant_rows, drafts, strict=True):
+                row.update(to_draft_row(row["consolidation"], draft))
+        return pa.Table.from_pylist(result, schema=DRAFT_SCHEMA)
+
+    def _read_hints(self, consolidation: str) -> tuple[str, ...]:
+        """Return the rules of the consolidation's instance, or nothing if the rules stage is off."""
+        if rules.STAGE not in self._config.settings.stages:
             return ()
         if consolidation not in self._hints:
-            key = keys.examples(consolidation, f"{RULES}.json")
-            content = self._asking.store.get(key) if self._asking.store.exists(key) else None
-            self._hints[consolidation] = hints(content) if content else ()
+            key = keys.examples(consolidation, f"{rules.STAGE}.json")
+            content = self._config.store.get(key) if self._config.store.exists(key) else None
+            self._hints[consolidation] = read_hints(content) if content else ()
         return self._hints[consolidation]
 
 
-_SOME = pa.schema([("consolidation", pa.string()), ("drafts", pa.list_(pa.binary())), ("requests", pa.binary())])
+_SAMPLE_SCHEMA = pa.schema(
+    [("consolidation", pa.string()), ("drafts", pa.list_(pa.binary())), ("requests", pa.binary())]
+)
 
 
-def _some_of_each(rows: pa.Table, holdout: float) -> Iterator[pa.Table]:
-    """Of each consolidation, the drafts of one block that may be asked about, and all that was requested."""
-    drafts: defaultdict[str, list[Any]] = defaultdict(list)
+def _sample_block(rows: pa.Table, holdout: float) -> Iterator[pa.Table]:
+    """Yield, for each consolidation in a block, a sample of drafts that are not held out, and all user requests."""
+    drafts_of: defaultdict[str, list[Any]] = defaultdict(list)
     for row in rows.select(["consolidation", "draft"]).to_pylist():
         if row["draft"] is not None:
-            drafts[row["consolidation"]].append(draft_of(row["draft"]))
-    found = [
-        {
-            "consolidation": id,
-            "drafts": [
-                to_bytes(draft)
-                for draft in sample(each for each in some if not is_holdout(each.source.task_id, holdout))
-            ],
-            "requests": orjson.dumps(sorted({request_of(draft) for draft in some})),
-        }
-        for id, some in drafts.items()
-    ]
-    yield pa.Table.from_pylist(found, schema=_SOME)
+            drafts_of[row["consolidation"]].append(decode_draft(row["draft"]))
+    samples = []
+    for consolidation, drafts in drafts_of.items():
+        sample = sample_drafts(draft for draft in drafts if not is_holdout(draft.source.task_id, holdout))
+        samples.append(
+            {
+                "consolidation": consolidation,
+                "drafts": [encode_draft(draft) for draft in sample],
+                "requests": orjson.dumps(sorted({first_user_request(draft) for draft in drafts})),
+            }
+        )
+    yield pa.Table.from_pylist(samples, schema=_SAMPLE_SCHEMA)
 
 
 class InstanceActor:
-    """The stages that are about all episodes of an instance: their files go into the store."""
+    """Ray Data actor for the stages that compare all episodes of an instance. They write files to the store."""
 
-    def __init__(self, asking: LLMStages) -> None:
-        self._model = open_model(asking.settings, asking.model_dir or Path())
-        self._asking = asking
+    def __init__(self, config: LLMStages) -> None:
+        """Open the model.
+
+        Args:
+            config: Model, store, tenants and stages.
+        """
+        self._model = open_model(config.settings, config.model_dir or Path())
+        self._config = config
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        id = rows["consolidation"][0].as_py()
-        drafts = sample(draft_of(content) for some in rows["drafts"].to_pylist() for content in some)
-        requests = {request for some in rows["requests"].to_pylist() for request in orjson.loads(some)}
-        ask = self._model.remembering(self._asking.store, self._asking.tenants[id])
-        for name, content in files(drafts, sorted(requests), ask, self._asking.settings.stages):
-            self._asking.store.put(keys.examples(id, name), content)
-        return pa.table({"consolidation": pa.array([id], pa.string())})
+        """Write the files of one consolidation.
+
+        Args:
+            rows: Samples of this consolidation, one row for each block.
+
+        Returns:
+            A table with the id of the consolidation.
+        """
+        consolidation = rows["consolidation"][0].as_py()
+        drafts = sample_drafts(decode_draft(content) for sample in rows["drafts"].to_pylist() for content in sample)
+        requests = {request for block in rows["requests"].to_pylist() for request in orjson.loads(block)}
+        generate = self._model.with_cache(self._config.store, self._config.tenants[consolidation])
+        for name, content in build_instance_files(drafts, sorted(requests), generate, self._config.settings.stages):
+            self._config.store.put(keys.examples(consolidation, name), content)
+        return pa.table({"consolidation": pa.array([consolidation], pa.string())})

@@ -1,233 +1,177 @@
-"""Whole tasks in groups that fit into memory: which there are, and what is made of each.
+"""Partitions of an instance's drafts: whole tasks that fit into memory together, and the work on each of them.
 
-Nobody sorts the drafts: they stay in the blocks in which they were read, and who works on a group picks out of its
-instance's blocks, one after another, what belongs to it.
+``run.py`` plans the partitions, then maps ``write_partitions`` and ``merge_partitions`` with Ray Data. The drafts are
+never sorted or shuffled. They stay in the blocks in which they were read, and the Ray task that works on a partition
+picks its drafts out of the blocks of its instance, one block after another.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from math import ceil
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.output.output_files import PARTS, contents, divide
-from looper.jobs.synthesis.output.publish import Publisher
-from looper.jobs.synthesis.pipeline.draft_rows import Row, draft_of, place_of
-from looper.jobs.synthesis.pipeline.stages import TaskDrafts, together
-from looper.jobs.synthesis.stages.credit import Habits
-from looper.jobs.synthesis.stages.task_leaks import TaskRequest, alike, one_name, words
+from looper.jobs.synthesis.output.output_files import PARTITION_FILES, combine_partitions, partition_contents
+from looper.jobs.synthesis.output.publish import ExamplePublisher
+from looper.jobs.synthesis.pipeline.draft_rows import Row, decode_draft
+from looper.jobs.synthesis.pipeline.instance_summary import PARTITION_TRAJECTORIES, InstanceSummary
+from looper.jobs.synthesis.pipeline.stages import TaskDrafts, run_task_stages
 from looper.platform.objectstore import ObjectStore, keys
 
-GROUP = 1024
-"""About how many trajectories are worked on together: whole tasks, in memory at once."""
-
-WRITERS = 4
-"""Groups of a share that are written to the store while others are worked on: it is mostly waited for."""
+WRITER_THREADS = 4
+"""Threads of a Ray task that write partitions while it works on the next. They mostly wait for the object store."""
 
 
-@dataclass
-class InstanceAggregate:
-    """What the blocks of a consolidation add up to."""
+def plan_partitions(summaries: Mapping[str, InstanceSummary]) -> list[list[str]]:
+    """Divide the partitions of all consolidations among Ray tasks.
 
-    habits: Habits = field(default_factory=Habits.none)
-    tasks: set[tuple[str, TaskRequest]] = field(default_factory=set)
-    count: int = 0
-    failures: list[str] = field(default_factory=list)
-    blocks: list[int] = field(default_factory=list)
-    """Where its drafts are."""
+    Args:
+        summaries: The summary of each consolidation.
 
-
-@dataclass(frozen=True)
-class InstanceSummary:
-    """What the whole of an instance's episodes says: about each of them, and how they are divided."""
-
-    habits: Habits
-    names: Mapping[str, str]
-    count: int
-    failure: str | None
-    blocks: tuple[int, ...]
-    """Where its drafts are."""
-
-    @property
-    def groups(self) -> int:
-        return max(1, ceil(self.count / GROUP))
-
-    def groups_of(self, rows: pa.Table) -> Any:
-        """The group of each of the instance's ``rows``, as an array."""
-        groups = rows["place"].to_numpy() % self.groups
-        for at in np.flatnonzero(pc.is_in(rows["task"], pa.array([*self.names], pa.string())).to_numpy()):
-            groups[at] = place_of(self.names[rows["task"][at].as_py()]) % self.groups
-        return groups
-
-
-def aggregate_block(row: Row, blocks: Any) -> Row:
-    """What the drafts of one block add to what is known, by their consolidations."""
-    block: pa.Table = ray.get(ray.get(blocks)[row["block"]])
-    by: defaultdict[str, list[Row]] = defaultdict(list)
-    for each in block.select(["consolidation", "task", "asked", "worked", "failure"]).to_pylist():
-        by[each["consolidation"]].append(each)
-    sums = [
-        {
-            "consolidation": id,
-            "habits": Habits.of(row["worked"] for row in some if row["worked"]).to_json(),
-            "tasks": sorted({(row["task"], *row["asked"]) for row in some if row["task"]}),
-            "count": sum(row["task"] is not None for row in some),
-            "failures": [row["failure"] for row in some if row["failure"]],
-        }
-        for id, some in by.items()
-    ]
-    return {"block": row["block"], "sums": orjson.dumps(sums)}
-
-
-def merge_aggregates(sums: Iterable[Row]) -> dict[str, InstanceAggregate]:
-    """What is known of each consolidation from the sums of its blocks."""
-    found: defaultdict[str, InstanceAggregate] = defaultdict(InstanceAggregate)
-    for row in sums:
-        for some in orjson.loads(row["sums"]):
-            of = found[some["consolidation"]]
-            of.habits += Habits.from_json(some["habits"])
-            of.tasks.update((task, TaskRequest(same, marks)) for task, same, marks in some["tasks"])
-            of.count += some["count"]
-            of.failures += some["failures"]
-            of.blocks.append(row["block"])
-    return found
-
-
-def collect_texts(row: Row, blocks: Any, doubt: Any) -> Row:
-    """The words of the tasks in one block that are in ``doubt``, by their consolidations; no other draft is read."""
-    block: pa.Table = ray.get(ray.get(blocks)[row["block"]])
-    tasks: Mapping[str, Collection[str]] = ray.get(doubt)
-    light = block.select(["consolidation", "task", "asked"]).to_pylist()
-    found = {
-        (
-            each["consolidation"],
-            each["task"],
-            TaskRequest(*each["asked"]).marks,
-            words(draft_of(block["draft"][at].as_py())),
-        )
-        for at, each in enumerate(light)
-        if each["task"] in tasks.get(each["consolidation"], ())
-    }
-    return {"said": orjson.dumps(sorted(found))}
-
-
-def summarize(
-    ids: Iterable[str], sums: Mapping[str, InstanceAggregate], said: Iterable[Row]
-) -> dict[str, InstanceSummary]:
-    """Of each consolidation, from its sums, and from the words of those tasks that may go by several names."""
-    spoken: defaultdict[str, set[tuple[str, str, str]]] = defaultdict(set)
-    for row in said:
-        for id, task, marks, text in orjson.loads(row["said"]):
-            spoken[id].add((task, marks, text))
-    found = {}
-    for id in ids:
-        of = sums.get(id, InstanceAggregate())
-        names = one_name(sorted((task, what.same) for task, what in of.tasks), alike(spoken[id]))
-        found[id] = InstanceSummary(
-            of.habits, names, of.count, min(of.failures, default=None), tuple(sorted(of.blocks))
-        )
-    return found
-
-
-def plan_partitions(known: Mapping[str, InstanceSummary]) -> list[list[str]]:
-    """The names of all groups, in shares of about ``GROUP`` trajectories."""
-    shares: list[list[str]] = [[]]
-    size = 0.0
-    for id, of in known.items():
-        for group in range(of.groups):
-            if size >= GROUP:
-                shares.append([])
-                size = 0
-            shares[-1].append(group_name(id, group))
-            size += of.count / of.groups
-    return shares
-
-
-def group_name(consolidation: str, group: int) -> str:
-    return f"{consolidation}/{group:05d}"
-
-
-def _part(group: str, what: str) -> str:
-    consolidation, _, number = group.partition("/")
-    return keys.examples(consolidation, f"parts/{number}.{what}")
-
-
-def write_partition(
-    row: Row, publisher: Publisher, known: Any, blocks: Any, holdout: float, without: tuple[str, ...]
-) -> Row:
-    """The stages that see whole tasks; what comes of them goes into the store.
-
-    A group that is all of its consolidation is published at once.
+    Returns:
+        The ids of the partitions for each Ray task, about ``PARTITION_TRAJECTORIES`` trajectories each.
     """
-    found: Mapping[str, InstanceSummary] = ray.get(known)
+    plan: list[list[str]] = [[]]
+    size = 0.0
+    for consolidation, summary in summaries.items():
+        for number in range(summary.num_partitions):
+            if size >= PARTITION_TRAJECTORIES:
+                plan.append([])
+                size = 0
+            plan[-1].append(partition_id(consolidation, number))
+            size += summary.count / summary.num_partitions
+    return plan
+
+
+def partition_id(consolidation: str, number: int) -> str:
+    """Return the id of a partition.
+
+    Args:
+        consolidation: Id of the consolidation.
+        number: Number of the partition, from 0.
+
+    Returns:
+        An id such as ``<consolidation>/00003``.
+    """
+    return f"{consolidation}/{number:05d}"
+
+
+def _file_key(partition: str, file_name: str) -> str:
+    consolidation, _, number = partition.partition("/")
+    return keys.examples(consolidation, f"parts/{number}.{file_name}")
+
+
+def write_partitions(
+    row: Row,
+    publisher: ExamplePublisher,
+    summaries: Any,
+    block_refs: Any,
+    holdout: float,
+    disabled_stages: tuple[str, ...],
+) -> Row:
+    """Run the stages that see whole tasks on some partitions, and write the results to the object store.
+
+    A partition that holds a whole consolidation is published directly; for others ``merge_partitions`` does that.
+    Partitions that are in the store already are skipped.
+
+    Args:
+        row: Ids of the partitions, as ``partitions``.
+        publisher: Writes the final files.
+        summaries: Reference to the summary of each consolidation.
+        block_refs: Reference to the list of references to all blocks.
+        holdout: Share of tasks that is kept from training, 0 to 1.
+        disabled_stages: Names of stages to leave out.
+
+    Returns:
+        The number of partitions that were written, as ``written``.
+    """
+    summary_of: Mapping[str, InstanceSummary] = ray.get(summaries)
     store = publisher.store
-    todo = [group for group in row["groups"] if not store.exists(_part(group, PARTS[-1]))]
-    drafts = _pick(todo, found, ray.get(blocks))
-    with ThreadPoolExecutor(WRITERS) as writers:
-        written = []
-        for group in todo:
-            id = group.partition("/")[0]
-            made = dict(zip(PARTS, contents(_work(drafts.pop(group, []), found[id], without)), strict=True))
-            if found[id].groups == 1:
-                files = divide([made.__getitem__], holdout, found[id].failure)
-                written.append(writers.submit(publisher.publish, id, *files))
+    missing = [name for name in row["partitions"] if not store.exists(_file_key(name, PARTITION_FILES[-1]))]
+    drafts = _pick_drafts(missing, summary_of, ray.get(block_refs))
+    with ThreadPoolExecutor(WRITER_THREADS) as writers:
+        writes = []
+        for name in missing:
+            consolidation = name.partition("/")[0]
+            summary = summary_of[consolidation]
+            tasks = _run_partition_stages(drafts.pop(name, []), summary, disabled_stages)
+            files = dict(zip(PARTITION_FILES, partition_contents(tasks), strict=True))
+            if summary.num_partitions == 1:
+                result = combine_partitions([files.__getitem__], holdout, summary.failure)
+                writes.append(writers.submit(publisher.publish, consolidation, *result))
             else:
-                written.append(writers.submit(_put_parts, store, group, made))
-        for each in written:
-            each.result()
-    return {"groups": len(todo)}
+                writes.append(writers.submit(_write_files, store, name, files))
+        for write in writes:
+            write.result()
+    return {"written": len(missing)}
 
 
-def _put_parts(store: ObjectStore, group: str, parts: Mapping[str, bytes]) -> None:
-    for what in PARTS:
-        store.put(_part(group, what), parts[what])
+def _write_files(store: ObjectStore, partition: str, files: Mapping[str, bytes]) -> None:
+    for file_name in PARTITION_FILES:
+        store.put(_file_key(partition, file_name), files[file_name])
 
 
-def _pick(
-    groups: Collection[str], known: Mapping[str, InstanceSummary], blocks: Sequence[Any]
+def _pick_drafts(
+    partitions: Collection[str], summaries: Mapping[str, InstanceSummary], block_refs: Sequence[Any]
 ) -> dict[str, list[bytes]]:
-    """The drafts of ``groups``, as bytes. One block is looked at at a time."""
-    by: defaultdict[str, list[int]] = defaultdict(list)
-    for id, _, which in (name.partition("/") for name in groups):
-        by[id].append(int(which))
+    """Return the encoded drafts of each partition. One block is in memory at a time."""
+    numbers_of: defaultdict[str, list[int]] = defaultdict(list)
+    for consolidation, _, digits in (name.partition("/") for name in partitions):
+        numbers_of[consolidation].append(int(digits))
     picked: defaultdict[str, list[bytes]] = defaultdict(list)
-    for place in sorted({place for id in by for place in known[id].blocks}):
-        block: pa.Table = ray.get(blocks[place])
-        for id in (id for id in by if place in known[id].blocks):
-            mine = pc.and_(pc.equal(block["consolidation"], id), pc.is_valid(block["draft"]))
-            at = np.flatnonzero(mine.to_numpy())
-            of = known[id].groups_of(block.select(["task", "place"]).take(at))
-            for number in by[id]:
-                picked[group_name(id, number)] += block["draft"].take(at[of == number]).to_pylist()
+    for index in sorted({index for consolidation in numbers_of for index in summaries[consolidation].blocks}):
+        block: pa.Table = ray.get(block_refs[index])
+        for consolidation, numbers in numbers_of.items():
+            if index not in summaries[consolidation].blocks:
+                continue
+            matches = pc.and_(pc.equal(block["consolidation"], consolidation), pc.is_valid(block["draft"]))
+            rows = np.flatnonzero(matches.to_numpy())
+            row_numbers = summaries[consolidation].partition_numbers(block.select(["task", "task_hash"]).take(rows))
+            for number in numbers:
+                drafts = block["draft"].take(rows[row_numbers == number]).to_pylist()
+                picked[partition_id(consolidation, number)] += drafts
     return picked
 
 
-def _work(found: Iterable[bytes], of: InstanceSummary, without: tuple[str, ...]) -> list[TaskDrafts]:
+def _run_partition_stages(
+    encoded_drafts: Iterable[bytes], summary: InstanceSummary, disabled_stages: tuple[str, ...]
+) -> list[TaskDrafts]:
     by_task: defaultdict[str, list[Draft]] = defaultdict(list)
-    for content in found:
-        draft = draft_of(content)
-        by_task[of.names.get(draft.source.task_id, draft.source.task_id)].append(draft)
-    return [together(name, by_task[name], of.habits, of.names, without) for name in sorted(by_task)]
+    for content in encoded_drafts:
+        draft = decode_draft(content)
+        by_task[summary.task_names.get(draft.source.task_id, draft.source.task_id)].append(draft)
+    return [
+        run_task_stages(name, by_task[name], summary.habits, summary.task_names, disabled_stages)
+        for name in sorted(by_task)
+    ]
 
 
-def finish(row: Row, publisher: Publisher, known: Any, holdout: float) -> Row:
-    """Put the parts of all groups together, the report last."""
-    id = row["id"]
-    of: InstanceSummary = ray.get(known)[id]
-    parts = [partial(_stored, publisher.store, group_name(id, group)) for group in range(of.groups)]
-    publisher.publish(id, *divide(parts, holdout, of.failure))
-    publisher.store.delete(keys.examples(id, "parts"))
-    return {"id": id}
+def merge_partitions(row: Row, publisher: ExamplePublisher, summaries: Any, holdout: float) -> Row:
+    """Merge the partitions of one consolidation and publish the result, the report last.
+
+    Args:
+        row: Id of the consolidation, as ``consolidation``.
+        publisher: Writes the final files.
+        summaries: Reference to the summary of each consolidation.
+        holdout: Share of tasks that is kept from training, 0 to 1.
+
+    Returns:
+        The id of the consolidation, as ``consolidation``.
+    """
+    consolidation = row["consolidation"]
+    summary: InstanceSummary = ray.get(summaries)[consolidation]
+    names = [partition_id(consolidation, number) for number in range(summary.num_partitions)]
+    readers = [partial(_read_file, publisher.store, name) for name in names]
+    publisher.publish(consolidation, *combine_partitions(readers, holdout, summary.failure))
+    publisher.store.delete(keys.examples(consolidation, "parts"))
+    return {"consolidation": consolidation}
 
 
-def _stored(store: ObjectStore, group: str, what: str) -> bytes:
-    return store.get(_part(group, what))
+def _read_file(store: ObjectStore, partition: str, file_name: str) -> bytes:
+    return store.get(_file_key(partition, file_name))

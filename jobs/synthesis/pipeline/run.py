@@ -1,8 +1,9 @@
-"""Turns the batches of many instances into examples, with Ray Data over all of them at once.
+"""Synthesis: turns the stored trajectories of many instances into training examples, in one Ray Data job.
 
-Rows are sources first, then drafts that the stages of one episode have seen (``rows.py``), then groups of whole tasks
-(``shares.py``); the driver sees counts only. A group's parts are written as they come, and the report last, so that a
-job that was killed goes on where it was. Running it again writes the same bytes.
+The queue worker calls ``synthesize``. Rows are sources first, then drafts after the episode stages (``draft_rows.py``),
+then partitions of whole tasks (``partitions.py``). The driver process sees summaries only. The files of a partition are
+written when it is done and the report last, so that a killed job continues where it was. A second run writes the same
+bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,33 +15,37 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from looper.jobs.synthesis.output.output_files import in_memory
-from looper.jobs.synthesis.output.publish import Publisher
+from looper.jobs.synthesis.output.output_files import synthesize_in_memory
+from looper.jobs.synthesis.output.publish import ExamplePublisher
 from looper.jobs.synthesis.output.report import SynthesisReport
-from looper.jobs.synthesis.pipeline.draft_rows import Row, read
-from looper.jobs.synthesis.pipeline.llm_actors import LLMStages
-from looper.jobs.synthesis.pipeline.partitions import (
+from looper.jobs.synthesis.pipeline.draft_rows import Row, read_drafts
+from looper.jobs.synthesis.pipeline.instance_summary import (
     InstanceSummary,
     aggregate_block,
     collect_texts,
-    finish,
     merge_aggregates,
-    plan_partitions,
     summarize,
-    write_partition,
 )
-from looper.jobs.synthesis.stages.task_leaks import doubtful
+from looper.jobs.synthesis.pipeline.llm_actors import LLMStages
+from looper.jobs.synthesis.pipeline.partitions import merge_partitions, plan_partitions, write_partitions
+from looper.jobs.synthesis.stages.task_leaks import find_possible_leaks
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import SynthesisSettings
 from looper.platform.trajectories.table import from_parquet
 
-HERE = 2**18
-"""Bytes of Parquet that are worked on in seconds where they are asked for: Ray's workers take as long to start."""
+MAX_IN_PROCESS_BYTES = 2**18
+"""Maximum bytes of Parquet that are processed in the calling process, which takes seconds.
 
-TASKS_PER_CPU = 4
-"""Of a stage at most. When one ends, Ray Data lets its CPU wait a tenth of a second or two before the next begins."""
+Ray's workers would take as long to start.
+"""
+
+MAX_TASKS_PER_CPU = 4
+"""Maximum number of Ray tasks of one step for each CPU.
+
+When a task ends, Ray Data leaves its CPU idle for a tenth of a second or two before the next one begins.
+"""
 
 
 def synthesize(
@@ -49,31 +54,51 @@ def synthesize(
     holdout: float,
     settings: SynthesisSettings = SynthesisSettings(),  # noqa: B008 (frozen)
     model_dir: Path | None = None,
-    here: int = HERE,
+    max_in_process_bytes: int = MAX_IN_PROCESS_BYTES,
 ) -> dict[str, SynthesisReport]:
-    """The report of each of ``cohort`` by its id, its examples and report being in the store.
+    """Turn the trajectories of some consolidations into examples, and write these and the reports to the store.
 
-    ``holdout`` is the share of tasks that is kept from training. ``model_dir`` is the base's, for stages that ask a
-    model and have no endpoint. Up to ``here`` bytes of Parquet are worked on in this process. A consolidation whose
-    report is there already is not done again. Raises
-    StoreUnavailable if the store fails.
+    A consolidation whose report is in the store already is not processed again.
+
+    Args:
+        cohort: The consolidations.
+        store: Object store with the trajectories, which also receives the results.
+        holdout: Share of tasks that is kept from training, 0 to 1.
+        settings: Stages to run, and the language model for those that need one.
+        model_dir: Folder of the base model, for stages that need a language model if the settings name no endpoint.
+            Without it, the report has no token counts.
+        max_in_process_bytes: Maximum bytes of Parquet that are processed in this process instead of Ray's workers.
+
+    Returns:
+        The report of each consolidation, by its id.
+
+    Raises:
+        StoreUnavailable: The object store does not answer.
     """
-    todo = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
-    publisher = Publisher(store, model_dir, {job.id: job.recipe.max_seq_length for job in todo})
-    batches = None if settings.model.stages else _few(todo, store, here)
+    missing = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
+    publisher = ExamplePublisher(store, model_dir, {job.id: job.recipe.max_seq_length for job in missing})
+    batches = None if settings.model.stages else _read_small_batches(missing, store, max_in_process_bytes)
     if batches is not None:
-        for job in todo:
-            _do_here(job, batches, publisher, holdout, settings)
-    elif todo:
-        _run(todo, publisher, holdout, settings)
+        for job in missing:
+            _run_in_process(job, batches, publisher, holdout, settings)
+    elif missing:
+        _run_with_ray(missing, publisher, holdout, settings)
     return {
         job.id: SynthesisReport.model_validate_json(store.get(keys.examples(job.id, "report.json"))) for job in cohort
     }
 
 
-def _few(cohort: Sequence[Consolidation], store: ObjectStore, most: int) -> dict[str, bytes | LooperError] | None:
-    """The batches of ``cohort`` by their keys, or why they cannot be read; None if they have over ``most`` bytes."""
-    found: dict[str, bytes | LooperError] = {}
+def _read_small_batches(
+    cohort: Sequence[Consolidation], store: ObjectStore, max_bytes: int
+) -> dict[str, bytes | LooperError] | None:
+    """Read all batches of ``cohort``.
+
+    Returns:
+        The content of each batch by its key, or the error that prevents reading it. None if the batches have more than
+        ``max_bytes`` bytes together.
+    """
+    contents: dict[str, bytes | LooperError] = {}
+    bytes_left = max_bytes
     for job in cohort:
         for batch in job.batches:
             key = keys.trajectories(job.instance, batch)
@@ -82,19 +107,19 @@ def _few(cohort: Sequence[Consolidation], store: ObjectStore, most: int) -> dict
             except StoreUnavailable:
                 raise
             except LooperError as error:
-                found[key] = error
+                contents[key] = error
                 continue
-            most -= len(content)
-            if most < 0:
+            bytes_left -= len(content)
+            if bytes_left < 0:
                 return None
-            found[key] = content
-    return found
+            contents[key] = content
+    return contents
 
 
-def _do_here(
+def _run_in_process(
     job: Consolidation,
     contents: Mapping[str, bytes | LooperError],
-    publisher: Publisher,
+    publisher: ExamplePublisher,
     holdout: float,
     settings: SynthesisSettings,
 ) -> None:
@@ -107,56 +132,66 @@ def _do_here(
             batches.append(from_parquet(content))
         except (LooperError, pa.ArrowInvalid) as error:
             failures.append(f"{key}: {error}")
-    report, files = in_memory(batches, holdout, settings.disabled_stages, min(failures, default=None))
+    report, files = synthesize_in_memory(batches, holdout, settings.disabled_stages, min(failures, default=None))
     publisher.publish(job.id, report, files.items())
 
 
-def _run(cohort: Sequence[Consolidation], publisher: Publisher, holdout: float, settings: SynthesisSettings) -> None:
+def _run_with_ray(
+    cohort: Sequence[Consolidation], publisher: ExamplePublisher, holdout: float, settings: SynthesisSettings
+) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False
     sources = [
         {"consolidation": job.id, "key": keys.trajectories(job.instance, batch)}
         for job in cohort
         for batch in job.batches
     ]
-    drafts = _over(sources).map_batches(
-        partial(read, store=publisher.store, without=settings.disabled_stages), batch_format="pyarrow", batch_size=1
+    drafts = _dataset(sources).map_batches(
+        partial(read_drafts, store=publisher.store, disabled_stages=settings.disabled_stages),
+        batch_format="pyarrow",
+        batch_size=1,
     )
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
-        drafts = LLMStages(settings.model, publisher.model_dir, publisher.store, tenants, holdout).ask(drafts)
+        drafts = LLMStages(settings.model, publisher.model_dir, publisher.store, tenants, holdout).run(drafts)
     drafts = drafts.materialize()
     blocks = drafts.to_arrow_refs()
-    shared = ray.put(blocks)
-    found = _know([job.id for job in cohort], len(blocks), shared)
-    known = ray.put(found)
+    block_refs = ray.put(blocks)
+    summaries = _summarize_blocks([job.id for job in cohort], len(blocks), block_refs)
+    summaries_ref = ray.put(summaries)
     write = partial(
-        write_partition,
+        write_partitions,
         publisher=publisher,
-        known=known,
-        blocks=shared,
+        summaries=summaries_ref,
+        block_refs=block_refs,
         holdout=holdout,
-        without=settings.disabled_stages,
+        disabled_stages=settings.disabled_stages,
     )
-    _over([{"groups": groups} for groups in plan_partitions(found)]).map(write).materialize()
-    several = [{"id": id} for id, of in found.items() if of.groups > 1]
-    if several:
-        _over(several).map(partial(finish, publisher=publisher, known=known, holdout=holdout)).materialize()
+    _dataset([{"partitions": partitions} for partitions in plan_partitions(summaries)]).map(write).materialize()
+    partitioned = [{"consolidation": id} for id, summary in summaries.items() if summary.num_partitions > 1]
+    if partitioned:
+        merge = partial(merge_partitions, publisher=publisher, summaries=summaries_ref, holdout=holdout)
+        _dataset(partitioned).map(merge).materialize()
 
 
-def _know(ids: Sequence[str], blocks: int, shared: Any) -> dict[str, InstanceSummary]:
-    """Of each consolidation. Most drafts are not looked into: only of tasks that may go by several names, the words."""
-    sums = merge_aggregates(_over(_numbered(range(blocks))).map(partial(aggregate_block, blocks=shared)).iter_rows())
-    said: Iterable[Row] = ()
-    if doubt := {id: some for id, of in sums.items() if (some := doubtful(of.tasks))}:
-        where = sorted({block for id in doubt for block in sums[id].blocks})
-        said = _over(_numbered(where)).map(partial(collect_texts, blocks=shared, doubt=ray.put(doubt))).iter_rows()
-    return summarize(ids, sums, said)
+def _summarize_blocks(consolidations: Sequence[str], num_blocks: int, block_refs: Any) -> dict[str, InstanceSummary]:
+    """Summarize each consolidation. Only drafts of tasks that may have several names are decoded, for their texts."""
+    sums = _dataset(_block_rows(range(num_blocks))).map(partial(aggregate_block, block_refs=block_refs))
+    aggregates = merge_aggregates(sums.iter_rows())
+    text_rows: Iterable[Row] = ()
+    possible_leaks = {
+        id: tasks for id, aggregate in aggregates.items() if (tasks := find_possible_leaks(aggregate.tasks))
+    }
+    if possible_leaks:
+        blocks = sorted({block for id in possible_leaks for block in aggregates[id].blocks})
+        collect = partial(collect_texts, block_refs=block_refs, possible_leaks=ray.put(possible_leaks))
+        text_rows = _dataset(_block_rows(blocks)).map(collect).iter_rows()
+    return summarize(consolidations, aggregates, text_rows)
 
 
-def _numbered(blocks: Iterable[int]) -> list[Row]:
+def _block_rows(blocks: Iterable[int]) -> list[Row]:
     return [{"block": number} for number in blocks]
 
 
-def _over(rows: list[Row]) -> ray.data.Dataset:
-    most = TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    return ray.data.from_items(rows, override_num_blocks=min(len(rows), most))
+def _dataset(rows: list[Row]) -> ray.data.Dataset:
+    max_tasks = MAX_TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    return ray.data.from_items(rows, override_num_blocks=min(len(rows), max_tasks))

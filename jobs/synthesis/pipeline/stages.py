@@ -1,8 +1,10 @@
-"""The stages in their order. Each is a plain function, and each but the choice of outcomes can be left out.
+"""The stages of synthesis that need no language model, in order. Each is a plain function without I/O.
 
-Episode by episode: scrubbed first, so that no verdict quotes what is to leave; then what went wrong is told, because
-grades and pruning rest on it. Then, knowing the habits of the whole instance, task by task. ``run.py`` does this with
-Ray Data; ``refine`` does it in a loop.
+Stages of one episode come first: scrubbing before all others, so that no verdict quotes personal data or secrets; then
+the errors are classified, because grading and pruning need their kinds. Stages of one task follow. They need the tool
+habits of the whole instance.
+
+``run.py`` runs these stages with Ray Data over many instances; ``run_all_stages`` runs them in a loop for one.
 """
 
 import traceback
@@ -14,19 +16,32 @@ from pathlib import Path
 from looper.jobs.synthesis.draft import Draft, StageVerdict
 from looper.jobs.synthesis.stages.check_schema import check_schema
 from looper.jobs.synthesis.stages.classify_errors import classify_errors
-from looper.jobs.synthesis.stages.credit import Habits, attribute, discount_luck, doubt, worked
+from looper.jobs.synthesis.stages.credit import (
+    ToolHabits,
+    assign_step_credit,
+    downweight_contradicted_successes,
+    downweight_lucky_success,
+    successful_tools,
+)
 from looper.jobs.synthesis.stages.duplicates import drop_duplicates
-from looper.jobs.synthesis.stages.grade import choose, grade
-from looper.jobs.synthesis.stages.preference_pairs import Pair, contrast
+from looper.jobs.synthesis.stages.grade import grade, select_by_label
+from looper.jobs.synthesis.stages.preference_pairs import PreferencePair, find_preference_pairs
 from looper.jobs.synthesis.stages.prune import prune
 from looper.jobs.synthesis.stages.scrub import scrub
 from looper.jobs.synthesis.stages.segment import segment
-from looper.jobs.synthesis.stages.task_leaks import STAGE as SPLIT
-from looper.jobs.synthesis.stages.task_leaks import alike, asked, doubtful, one_name, words
+from looper.jobs.synthesis.stages.task_leaks import STAGE as LEAK_STAGE
+from looper.jobs.synthesis.stages.task_leaks import (
+    canonical_task_names,
+    digest_request,
+    find_possible_leaks,
+    find_similar_tasks,
+    request_words,
+)
 from looper.jobs.synthesis.stages.weigh import weigh
 from looper.platform.domain.trajectory import Trajectory
+from looper.platform.settings import SynthesisStage
 
-EPISODE: Mapping[str, Callable[[Draft], Draft]] = {
+EPISODE_STAGES: Mapping[SynthesisStage, Callable[[Draft], Draft]] = {
     "scrub": scrub,
     "schema": check_schema,
     "errors": classify_errors,
@@ -34,79 +49,133 @@ EPISODE: Mapping[str, Callable[[Draft], Draft]] = {
     "segment": segment,
     "prune": prune,
 }
-STAGES = (*EPISODE, "credit", "duplicates", "pairs")
-"""All that can be left out."""
+"""The stages of one episode, by name, in the order in which they run."""
+
+OPTIONAL_STAGES: tuple[SynthesisStage, ...] = (*EPISODE_STAGES, "credit", "duplicates", "pairs")
+"""All stages that the setting ``synthesis.disabled_stages`` can turn off, in the order in which they run.
+
+A test holds it equal to ``SynthesisStage`` of the settings.
+"""
 
 
 @dataclass(frozen=True)
 class TaskDrafts:
-    """What came of the episodes of one task."""
+    """The result of the stages for the episodes of one task."""
 
     name: str
+    """Canonical name of the task."""
     drafts: tuple[Draft, ...]
-    pairs: tuple[Pair, ...]
+    """All drafts of the task, rejected ones included, ordered by trajectory id."""
+    pairs: tuple[PreferencePair, ...]
+    """Preference pairs of the task."""
 
 
-def drafts_of(batch: Sequence[Trajectory]) -> list[Draft]:
-    """Of one source file."""
-    labelled = any(trajectory.outcome.success is not None for trajectory in batch)
-    return [Draft.of(trajectory, labelled=labelled) for trajectory in batch]
+def drafts_from_batch(batch: Sequence[Trajectory]) -> list[Draft]:
+    """Create the drafts of the trajectories of one source file.
+
+    Args:
+        batch: All trajectories of the file.
+
+    Returns:
+        One draft for each trajectory, in the same order.
+    """
+    has_labels = any(trajectory.outcome.success is not None for trajectory in batch)
+    return [Draft.from_trajectory(trajectory, has_labels=has_labels) for trajectory in batch]
 
 
-def each(draft: Draft, without: Collection[str] = ()) -> Draft:
-    """The stages that see one episode. One that breaks a stage is rejected by it, and stops nobody else."""
-    for name, stage in EPISODE.items():
+def run_episode_stages(draft: Draft, disabled_stages: Collection[str] = ()) -> Draft:
+    """Run the stages that see one episode.
+
+    If a stage raises an exception, the draft is rejected with the code ``broke_a_stage``. Other drafts are not
+    affected.
+
+    Args:
+        draft: The draft of one episode, before any stage.
+        disabled_stages: Names of stages to leave out. Without the grade stage, episodes are selected by their labels.
+
+    Returns:
+        The draft after the stages.
+    """
+    for name, stage in EPISODE_STAGES.items():
         try:
-            if name not in without:
+            if name not in disabled_stages:
                 draft = stage(draft)
             elif name == "grade":
-                draft = choose(draft)
+                draft = select_by_label(draft)
         except Exception as error:
-            return draft.reject(name, "broke_a_stage", _where(error))
+            return draft.reject(name, "broke_a_stage", _describe_exception(error))
     return draft
 
 
-def _where(error: Exception) -> str:
-    """The kind of error and its place in the code. What it says may quote the episode."""
+def _describe_exception(error: Exception) -> str:
+    """Name the type of an exception and its place in the code. Its message is left out, as it may quote the episode."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {Path(frame.filename).name}:{frame.lineno}"
 
 
-def together(
-    name: str, drafts: Sequence[Draft], of: Habits, names: Mapping[str, str], without: Collection[str] = ()
+def run_task_stages(
+    name: str,
+    drafts: Sequence[Draft],
+    habits: ToolHabits,
+    task_names: Mapping[str, str],
+    disabled_stages: Collection[str] = (),
 ) -> TaskDrafts:
-    """The stages that see all episodes of one task, which may be called otherwise in some of its sources."""
-    found = sorted((_renamed(draft, names) for draft in drafts), key=lambda draft: draft.source.id)
-    if "credit" not in without:
-        found = attribute(doubt([discount_luck(draft, of) for draft in found]))
-    pairs = () if "pairs" in without else tuple(contrast(found))
-    if "duplicates" not in without:
-        found = drop_duplicates(found)
-    return TaskDrafts(name, tuple(weigh(draft) for draft in found), pairs)
+    """Run the stages that see all episodes of one task.
+
+    Args:
+        name: Canonical name of the task.
+        drafts: All drafts of the task, after the episode stages. Some sources may use another name for the task.
+        habits: Tool habits of the whole instance.
+        task_names: Canonical name of each task that has several names.
+        disabled_stages: Names of stages to leave out.
+
+    Returns:
+        The drafts after the stages, and the preference pairs.
+    """
+    drafts = sorted((_note_leak(draft, task_names) for draft in drafts), key=lambda draft: draft.source.id)
+    if "credit" not in disabled_stages:
+        discounted = [downweight_lucky_success(draft, habits) for draft in drafts]
+        drafts = assign_step_credit(downweight_contradicted_successes(discounted))
+    pairs = () if "pairs" in disabled_stages else tuple(find_preference_pairs(drafts))
+    if "duplicates" not in disabled_stages:
+        drafts = drop_duplicates(drafts)
+    return TaskDrafts(name, tuple(weigh(draft) for draft in drafts), pairs)
 
 
-def refine(batches: Iterable[Sequence[Trajectory]], without: Collection[str] = ()) -> list[TaskDrafts]:
-    """All of it in one process, for one instance: tasks in the order of their names."""
-    drafts = [each(draft, without) for batch in batches for draft in drafts_of(batch)]
-    of = Habits.of(filter(None, map(worked, drafts)))
-    names = _names(drafts)
-    tasks: defaultdict[str, list[Draft]] = defaultdict(list)
+def run_all_stages(batches: Iterable[Sequence[Trajectory]], disabled_stages: Collection[str] = ()) -> list[TaskDrafts]:
+    """Run all stages for one instance in this process.
+
+    Args:
+        batches: The trajectories of each source file of the instance.
+        disabled_stages: Names of stages to leave out.
+
+    Returns:
+        The result for each task, ordered by task name.
+    """
+    drafts = [run_episode_stages(draft, disabled_stages) for batch in batches for draft in drafts_from_batch(batch)]
+    habits = ToolHabits.from_tool_sequences(filter(None, map(successful_tools, drafts)))
+    task_names = _find_task_names(drafts)
+    by_task: defaultdict[str, list[Draft]] = defaultdict(list)
     for draft in drafts:
-        tasks[names.get(draft.source.task_id, draft.source.task_id)].append(draft)
-    return [together(name, tasks[name], of, names, without) for name in sorted(tasks)]
+        by_task[task_names.get(draft.source.task_id, draft.source.task_id)].append(draft)
+    return [run_task_stages(name, by_task[name], habits, task_names, disabled_stages) for name in sorted(by_task)]
 
 
-def _names(drafts: Sequence[Draft]) -> dict[str, str]:
-    found = [(draft.source.task_id, asked(draft)) for draft in drafts]
-    doubt = doubtful(found)
-    both = zip(drafts, found, strict=True)
-    said = ((task, what.marks, words(draft)) for draft, (task, what) in both if task in doubt)
-    return one_name(((task, what.same) for task, what in found), alike(said))
+def _find_task_names(drafts: Sequence[Draft]) -> dict[str, str]:
+    """Return the canonical name of each task that has several names."""
+    requests = [(draft.source.task_id, digest_request(draft)) for draft in drafts]
+    possible_leaks = find_possible_leaks(requests)
+    texts = (
+        (task, digests.identifier_digest, request_words(draft))
+        for draft, (task, digests) in zip(drafts, requests, strict=True)
+        if task in possible_leaks
+    )
+    return canonical_task_names(((task, digests.text_digest) for task, digests in requests), find_similar_tasks(texts))
 
 
-def _renamed(draft: Draft, names: Mapping[str, str]) -> Draft:
-    name = names.get(draft.source.task_id)
+def _note_leak(draft: Draft, task_names: Mapping[str, str]) -> Draft:
+    name = task_names.get(draft.source.task_id)
     if name is None:
         return draft
-    verdict = StageVerdict(SPLIT, "leak", f"task {draft.source.task_id} asks for what {name} asks for: one task")
-    return replace(draft, verdicts=(*draft.verdicts, verdict))
+    detail = f"task {draft.source.task_id} has the same request as {name}: both count as one task"
+    return replace(draft, verdicts=(*draft.verdicts, StageVerdict(LEAK_STAGE, "leak", detail)))

@@ -1,7 +1,8 @@
-"""Secrets in free text, known by their own look: keys with a maker's prefix, private keys, tokens, passwords in URLs.
+"""Secrets in free text with a recognizable form: API keys with a provider's prefix, private keys, tokens, passwords.
 
-The patterns of most makers come from detect-secrets; those that it lacks are here. Its finders of high entropy and of
-keywords are left out: on trajectories they find hashes, ids and camelCase. ``labels.py`` reads what a secret is called.
+The patterns of most providers come from detect-secrets, the missing ones are defined here. Its high-entropy and keyword
+detectors are not used: in trajectories they find hashes, ids and camelCase. Secrets that only a label shows are found
+by ``labeled_values.py``. ``replacement_plan.py`` calls this module.
 """
 
 import re
@@ -9,29 +10,31 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from looper.jobs.synthesis.sensitive.kinds import Found, SensitiveKind
-from looper.jobs.synthesis.sensitive.words import NO_PASSWORDS
+from looper.jobs.synthesis.sensitive.kinds import SensitiveKind, SensitiveSpan
+from looper.jobs.synthesis.sensitive.word_lists import NON_PASSWORDS
 
 
-class _Maker(NamedTuple):
+class _KeyFormat(NamedTuple):
+    """The keys of one provider."""
+
     marks: tuple[str, ...]
-    """One of them is in every text that has a match: looking for them first saves nearly all searches."""
+    """Each text with a match contains one of them. Checking that first saves nearly all searches."""
     patterns: tuple[re.Pattern[str], ...]
-    inner: bool
-    """Whether the secret is the group of a pattern that has one; others group what is only its prefix."""
-    grows: bool
-    """Whether a match may be the beginning of a longer key: makers lengthen their keys."""
+    has_group: bool
+    """Whether the group of a pattern is the secret. In other formats a group is only the prefix."""
+    may_be_longer: bool
+    """Whether a match may be the beginning of a longer key. Providers make their keys longer over time."""
 
 
-_TOKEN = re.compile(r"[A-Za-z0-9_-]*")
+_KEY_CHARACTERS = re.compile(r"[A-Za-z0-9_-]*")
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN (?P<name>[A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?)-----(?:\\r)?(?:\\n|\s)"
     r"(?P<body>[^-\x00]{16,20000}?)(?:-----END|\Z|\x00)"
 )
 _JWT = re.compile(r"(?<![\w-])eyJ[\w-]{8,4000}\.[\w-]{8,8000}(?:\.[\w-]{0,2000})?")
 _BEARER = re.compile(r"\b(?:bearer|basic)\s+(?P<value>[\w.~+/=-]{16,4000})", re.IGNORECASE)
-_URL = re.compile(r"://[^\s:/?#\[\]@!$&'()*+,;=]{1,100}:(?P<value>[^\s:/?#@\"'<>{}]{3,200})@(?=[\w.\[-])")
-_OTHERS = re.compile(
+_URL_PASSWORD = re.compile(r"://[^\s:/?#\[\]@!$&'()*+,;=]{1,100}:(?P<value>[^\s:/?#@\"'<>{}]{3,200})@(?=[\w.\[-])")
+_OTHER_KEYS = re.compile(
     r"(?<![\w-])(?:"
     r"github_pat_\w{22,255}"
     r"|AIza[\w-]{30,60}"
@@ -49,59 +52,78 @@ _OTHERS = re.compile(
     r"|AGE-SECRET-KEY-1[A-Z0-9]{40,80}"
     r")(?![\w-])"
 )
-_BOT = re.compile(r"\d(?<![\w-]\d)\d{7,9}:[\w-]{35}(?![\w-])")
-_GITLAB = ("glpat-", "gldt-", "glft-", "glsoat-", "glrt-", "glcbt-", "glimt-", "glptt-", "glagent-", "gloas-", "GR1348")
+_TELEGRAM_BOT_TOKEN = re.compile(r"\d(?<![\w-]\d)\d{7,9}:[\w-]{35}(?![\w-])")
+_GITLAB_MARKS = (
+    "glpat-",
+    "gldt-",
+    "glft-",
+    "glsoat-",
+    "glrt-",
+    "glcbt-",
+    "glimt-",
+    "glptt-",
+    "glagent-",
+    "gloas-",
+    "GR1348",
+)
 _OTHER_MARKS = (
     *("github_pat_", "AIza", "ya29.", "hf_", "sk-", "k_live_", "k_test_", "whsec_", "npm_", "dop_v1_", "shpat_"),
     *("shpca_", "shppa_", "shpss_", "xapp-", "xox", "glpat-", "AGE-SECRET"),
 )
-_JOINS = frozenset("_-")
+_KEY_JOINS = frozenset("_-")
 
 
-def credentials(text: str) -> Iterator[Found]:
-    """All secrets of ``text`` that show by themselves."""
+def find_credentials(text: str) -> Iterator[SensitiveSpan]:
+    """Find secrets that their own form shows.
+
+    Args:
+        text: The text to search.
+
+    Yields:
+        The spans of keys and passwords, which may overlap.
+    """
     if "PRIVATE KEY" in text:
         for match in _PRIVATE_KEY.finditer(text):
-            yield Found(*match.span("body"), SensitiveKind.KEY)
+            yield SensitiveSpan(*match.span("body"), SensitiveKind.KEY)
     if "eyJ" in text:
         for match in _JWT.finditer(text):
-            yield Found(*match.span(), SensitiveKind.KEY)
+            yield SensitiveSpan(*match.span(), SensitiveKind.KEY)
     if any(mark in text for mark in ("earer ", "asic ", "EARER ")):
         for match in _BEARER.finditer(text):
             if re.search(r"\d", match["value"]):
-                yield Found(*match.span("value"), SensitiveKind.KEY)
+                yield SensitiveSpan(*match.span("value"), SensitiveKind.KEY)
     if "://" in text and "@" in text:
-        for match in _URL.finditer(text):
-            if match["value"].lower() not in NO_PASSWORDS and "$" not in match["value"][:1]:
-                yield Found(*match.span("value"), SensitiveKind.PASSWORD)
+        for match in _URL_PASSWORD.finditer(text):
+            if match["value"].lower() not in NON_PASSWORDS and "$" not in match["value"][:1]:
+                yield SensitiveSpan(*match.span("value"), SensitiveKind.PASSWORD)
     if any(mark in text for mark in _OTHER_MARKS):
-        for match in _OTHERS.finditer(text):
-            yield Found(*match.span(), SensitiveKind.KEY)
-    for maker in _makers():
-        if any(mark in text for mark in maker.marks):
-            yield from _made_by(maker, text)
-    for match in _BOT.finditer(text):
-        yield Found(*match.span(), SensitiveKind.KEY)
+        for match in _OTHER_KEYS.finditer(text):
+            yield SensitiveSpan(*match.span(), SensitiveKind.KEY)
+    for key_format in _key_formats():
+        if any(mark in text for mark in key_format.marks):
+            yield from _find_keys(key_format, text)
+    for match in _TELEGRAM_BOT_TOKEN.finditer(text):
+        yield SensitiveSpan(*match.span(), SensitiveKind.KEY)
 
 
-def _made_by(maker: _Maker, text: str) -> Iterator[Found]:
-    for pattern in maker.patterns:
+def _find_keys(key_format: _KeyFormat, text: str) -> Iterator[SensitiveSpan]:
+    for pattern in key_format.patterns:
         for match in pattern.finditer(text):
-            start, end = match.span(1 if maker.inner and pattern.groups else 0)
-            if maker.grows:
-                grown = _TOKEN.match(text, end)
-                end = grown.end() if grown else end
-            if not (_goes_on(text[start - 1 : start]) or _goes_on(text[end : end + 1])):
-                yield Found(start, end, SensitiveKind.KEY)
+            start, end = match.span(1 if key_format.has_group and pattern.groups else 0)
+            if key_format.may_be_longer:
+                rest = _KEY_CHARACTERS.match(text, end)
+                end = rest.end() if rest else end
+            if not (_continues_key(text[start - 1 : start]) or _continues_key(text[end : end + 1])):
+                yield SensitiveSpan(start, end, SensitiveKind.KEY)
 
 
-def _goes_on(neighbour: str) -> bool:
-    return neighbour.isalnum() or neighbour in _JOINS
+def _continues_key(neighbor: str) -> bool:
+    return neighbor.isalnum() or neighbor in _KEY_JOINS
 
 
 @cache
-def _makers() -> tuple[_Maker, ...]:
-    # Imported late: it brings an HTTP client, for checking keys with their makers, which nothing here does.
+def _key_formats() -> tuple[_KeyFormat, ...]:
+    # Imported late: it imports an HTTP client to verify keys with their providers, which is not used here.
     from detect_secrets.plugins import (
         aws,
         azure_storage_key,
@@ -118,12 +140,12 @@ def _makers() -> tuple[_Maker, ...]:
 
     keys = ("AKIA", "ASIA", "ABIA", "ACCA", "A3T", "aws", "AWS", "Aws")
     return tuple(
-        _Maker(marks, tuple(detector.denylist), detector is aws.AWSKeyDetector, grows)
-        for detector, marks, grows in (
+        _KeyFormat(marks, tuple(detector.denylist), detector is aws.AWSKeyDetector, may_be_longer)
+        for detector, marks, may_be_longer in (
             (aws.AWSKeyDetector, keys, False),
             (azure_storage_key.AzureStorageKeyDetector, ("AccountKey=",), False),
             (github_token.GitHubTokenDetector, ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), True),
-            (gitlab_token.GitLabTokenDetector, _GITLAB, True),
+            (gitlab_token.GitLabTokenDetector, _GITLAB_MARKS, True),
             (mailchimp.MailchimpDetector, ("-us",), False),
             (pypi_token.PypiTokenDetector, ("pypi-",), True),
             (sendgrid.SendGridDetector, ("SG.",), True),

@@ -1,37 +1,51 @@
-"""The kinds of what is replaced."""
+"""The kinds of sensitive data, and the span of text that holds a value of one kind.
+
+All modules of this package use these types; ``stages/scrub.py`` reports the kinds in its verdicts.
+"""
 
 from enum import StrEnum
 from typing import NamedTuple
 
 
 class SensitiveKind(StrEnum):
-    """The value is how a verdict calls it."""
+    """A kind of secret or personal data. Verdicts show the value of the member."""
 
     NAME = "name"
-    FAMILY = "family name"
+    FAMILY_NAME = "family name"
     EMAIL = "email"
     PHONE = "phone"
     ADDRESS = "address"
     POSTCODE = "postcode"
-    BIRTH = "date of birth"
-    IDENTITY = "identity number"
-    CARD = "card"
-    ACCOUNT = "bank account"
+    BIRTH_DATE = "date of birth"
+    IDENTITY_NUMBER = "identity number"
+    CARD_NUMBER = "card"
+    BANK_ACCOUNT = "bank account"
     WALLET = "wallet"
-    IP = "ip address"
-    CODE = "security code"
-    """A PIN, a card's check number: a secret that is too short to be told from any other number elsewhere."""
+    """The address of a cryptocurrency wallet."""
+    IP_ADDRESS = "ip address"
+    SECURITY_CODE = "security code"
+    """A PIN or the check number of a card. It is too short to be recognized where no label stands in front of it."""
     PASSWORD = "password"
     KEY = "key"
+    """An API key, an access token or a private key."""
 
     @property
-    def secret(self) -> bool:
-        return self in (SensitiveKind.CODE, SensitiveKind.PASSWORD, SensitiveKind.KEY)
+    def is_secret(self) -> bool:
+        """Whether values of this kind give access to something. The other kinds are personal data."""
+        return self in (SensitiveKind.SECURITY_CODE, SensitiveKind.PASSWORD, SensitiveKind.KEY)
+
+    @property
+    def is_name(self) -> bool:
+        """Whether values of this kind are names of people, which are replaced word by word."""
+        return self in (SensitiveKind.NAME, SensitiveKind.FAMILY_NAME)
 
 
-class Found(NamedTuple):
-    """A stretch of a text."""
+class SensitiveSpan(NamedTuple):
+    """A span of text that holds one sensitive value."""
 
     start: int
+    """Index of the first character."""
     end: int
+    """Index after the last character."""
     kind: SensitiveKind
+    """What the value is."""

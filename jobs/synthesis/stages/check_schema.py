@@ -1,5 +1,7 @@
-"""Calls that are not what the agent's list of tools says. The world's answer counts, not the list: they stay, and it is
-said, because an example then teaches what its own prompt contradicts.
+"""The schema stage: report tool calls that contradict the agent's list of tools.
+
+The calls stay, because the tool result counts and not the list. They are reported because an example with such a call
+teaches the opposite of its own prompt. ``pipeline/stages.py`` calls this stage.
 """
 
 from collections.abc import Mapping
@@ -7,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from looper.jobs.synthesis.actions import parsed
+from looper.jobs.synthesis.actions import parse_arguments
 from looper.jobs.synthesis.draft import Draft, StageVerdict
 from looper.platform.domain.trajectory import ToolCall
 
@@ -15,19 +17,29 @@ STAGE = "schema"
 
 
 def check_schema(draft: Draft) -> Draft:
-    """Say once for each tool what its schema and the agent's calls disagree in."""
-    known = _parameters(draft.source.tools)
+    """Report each way in which calls of a tool contradict its schema.
+
+    Args:
+        draft: The episode.
+
+    Returns:
+        The draft with one more verdict for each tool and contradiction, at the first such call. Nothing else changes.
+    """
+    schemas = _parameter_schemas(draft.source.tools)
+    if schemas is None:
+        return draft
     found: dict[tuple[str, str], StageVerdict] = {}
-    for each in draft.steps if known is not None else ():
-        for call in each.step.tool_calls if each.step.source == "agent" else ():
-            what = _contradiction(call, known or {})
-            if what:
-                found.setdefault((call.name, what), StageVerdict(STAGE, "contradicts_schema", what, each.place))
+    for step in draft.steps:
+        for call in step.step.tool_calls if step.step.source == "agent" else ():
+            detail = _contradiction(call, schemas)
+            if detail:
+                verdict = StageVerdict(STAGE, "contradicts_schema", detail, step.source_index)
+                found.setdefault((call.name, detail), verdict)
     return draft.with_steps(draft.steps, *found.values())
 
 
-def _parameters(tools: str | None) -> dict[str, Mapping[str, Any]] | None:
-    """What each tool takes, by its name; None if no list of tools is known or can be read."""
+def _parameter_schemas(tools: str | None) -> dict[str, Mapping[str, Any]] | None:
+    """Return the parameter schema of each tool by its name, or None if the list of tools is missing or unreadable."""
     try:
         listed = orjson.loads(tools or "null")
     except orjson.JSONDecodeError:
@@ -36,27 +48,28 @@ def _parameters(tools: str | None) -> dict[str, Mapping[str, Any]] | None:
         return None
     functions = [tool.get("function", tool) for tool in listed if isinstance(tool, dict)]
     return {
-        str(function.get("name")): _object(function.get("parameters"))
+        str(function.get("name")): _dict_or_empty(function.get("parameters"))
         for function in functions
         if isinstance(function, dict)
     }
 
 
-def _contradiction(call: ToolCall, known: Mapping[str, Mapping[str, Any]]) -> str | None:
-    if call.name not in known:
-        return f"{call.name} is no tool of the list"
-    arguments = parsed(call)
+def _contradiction(call: ToolCall, schemas: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return in one sentence how a call contradicts its schema, or None if it does not."""
+    if call.name not in schemas:
+        return f"{call.name} is not in the list of tools"
+    arguments = parse_arguments(call)
     if arguments is None:
-        return f"{call.name} was not called with a JSON object"
-    properties, required = _object(known[call.name].get("properties")), known[call.name].get("required")
+        return f"{call.name} was called with arguments that are no JSON object"
+    properties, required = _dict_or_empty(schemas[call.name].get("properties")), schemas[call.name].get("required")
     missing = [name for name in required if name not in arguments] if isinstance(required, list) else []
     if missing:
         return f"{call.name} was called without {', '.join(map(str, missing))}"
-    strange = sorted(arguments.keys() - properties.keys()) if properties else []
-    if strange:
-        return f"{call.name} was called with {', '.join(strange)}, which it does not take"
+    unknown = sorted(arguments.keys() - properties.keys()) if properties else []
+    if unknown:
+        return f"{call.name} was called with {', '.join(unknown)}, which it does not take"
     return None
 
 
-def _object(value: object) -> Mapping[str, Any]:
+def _dict_or_empty(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}

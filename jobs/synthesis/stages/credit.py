@@ -1,200 +1,271 @@
-"""Which steps mattered, told from the episode itself, from others of its task, and from all of its instance."""
+"""The credit stage: which steps and which successes deserve less weight.
+
+It compares an episode with the other episodes of its task and with all successes of its instance. ``pipeline/`` first
+collects the ``ToolHabits`` of an instance, then calls the other functions for each task.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self
 
-from looper.jobs.synthesis.actions import Action, actions, parsed, reads, signature
-from looper.jobs.synthesis.draft import Draft, Error, Grade, StageVerdict
+from looper.jobs.synthesis.actions import Action, call_signature, extract_actions, is_read_only_tool, parse_arguments
+from looper.jobs.synthesis.draft import Draft, ErrorKind, Grade, StageVerdict
 from looper.platform.domain.trajectory import ToolCall
 
 STAGE = "credit"
 
-MINOR = 0.5
-"""Weight of an action that made no difference: failed episodes of the task have it too, and no change came after."""
+MINOR_STEP_WEIGHT = 0.5
+"""Weight of an action that made no difference: failed episodes of the task have it too, and no change came after it."""
 
-LUCKY = 0.1
-"""Weight of a success that left out what nearly all others did."""
+LUCKY_SUCCESS_WEIGHT = 0.1
+"""Weight of a success that left out what nearly all other successes did."""
 
-DOUBTFUL = 0.1
-"""Weight of a success that nobody checked, where checked successes of the same task wrote something else."""
+CONTRADICTED_SUCCESS_WEIGHT = 0.1
+"""Weight of an unchecked success whose writes differ from those of checked successes of the same task."""
 
-USUAL = 0.9
-FEWEST = 10
-"""What that share of successes with the same last action did, of so many at least, is the way of the house."""
+USUAL_SHARE = 0.9
+"""Share of successes with the same last tool that must have used another tool to make it usual."""
+
+MIN_HABIT_EPISODES = 10
+"""Minimum number of successes with the same last tool before any tool counts as usual."""
 
 
 @dataclass(frozen=True)
-class Habits:
-    """Of an instance's successes: which tools were used before the one that ended the work.
+class ToolHabits:
+    """Which tools the successes of an instance used before the last one.
 
-    ``ended`` counts episodes by their last tool, ``before`` those in which another was used before it. Habits of parts
-    of an instance's episodes add up.
+    Counts of several parts of an instance can be added.
     """
 
-    ended: Counter[str]
-    before: Counter[tuple[str, str]]
+    episodes_by_last_tool: Counter[str]
+    """Number of successes by the last tool they used."""
+    episodes_by_tool_pair: Counter[tuple[str, str]]
+    """Number of successes by last tool and another tool that was used before it."""
 
     @classmethod
-    def none(cls) -> Self:
+    def empty(cls) -> Self:
+        """Return habits without episodes."""
         return cls(Counter(), Counter())
 
     @classmethod
-    def of(cls, episodes: Iterable[Sequence[str]]) -> Self:
-        """Of what ``worked`` in each."""
-        found = cls.none()
+    def from_tool_sequences(cls, episodes: Iterable[Sequence[str]]) -> Self:
+        """Count the tools of successes.
+
+        Args:
+            episodes: The ``successful_tools`` of each success, none of them empty.
+
+        Returns:
+            The counts.
+        """
+        habits = cls.empty()
         for tools in episodes:
-            found.ended[tools[-1]] += 1
-            found.before.update((tools[-1], tool) for tool in set(tools[:-1]) - {tools[-1]})
-        return found
+            last = tools[-1]
+            habits.episodes_by_last_tool[last] += 1
+            habits.episodes_by_tool_pair.update((last, tool) for tool in set(tools[:-1]) - {last})
+        return habits
 
     def to_json(self) -> list[Any]:
-        return [[*self.ended.items()], [(end, tool, times) for (end, tool), times in self.before.items()]]
+        """Return a JSON value that ``from_json`` reads."""
+        pairs = [(last, tool, count) for (last, tool), count in self.episodes_by_tool_pair.items()]
+        return [[*self.episodes_by_last_tool.items()], pairs]
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        ended, before = value
-        return cls(Counter(dict(ended)), Counter({(end, tool): times for end, tool, times in before}))
+        """Return the habits that ``to_json`` wrote to ``value``."""
+        by_last_tool, pairs = value
+        return cls(Counter(dict(by_last_tool)), Counter({(last, tool): count for last, tool, count in pairs}))
 
-    def __add__(self, other: "Habits") -> "Habits":
-        return Habits(self.ended + other.ended, self.before + other.before)
+    def __add__(self, other: "ToolHabits") -> "ToolHabits":
+        """Add the counts of two parts of an instance."""
+        return ToolHabits(
+            self.episodes_by_last_tool + other.episodes_by_last_tool,
+            self.episodes_by_tool_pair + other.episodes_by_tool_pair,
+        )
 
-    def usual(self, last: str) -> frozenset[str]:
-        """What nearly all who ended with ``last`` had used before it."""
-        count = self.ended[last]
-        if count < FEWEST:
+    def usual_tools(self, last: str) -> frozenset[str]:
+        """Return the tools that nearly all successes used before their last tool.
+
+        Args:
+            last: The last tool.
+
+        Returns:
+            Names of tools; empty if there are fewer than ``MIN_HABIT_EPISODES`` successes.
+        """
+        episodes = self.episodes_by_last_tool[last]
+        if episodes < MIN_HABIT_EPISODES:
             return frozenset()
-        return frozenset(tool for (end, tool), times in self.before.items() if end == last and times >= USUAL * count)
+        return frozenset(
+            tool
+            for (end, tool), count in self.episodes_by_tool_pair.items()
+            if end == last and count >= USUAL_SHARE * episodes
+        )
 
 
-def worked(draft: Draft) -> tuple[str, ...]:
-    """The tools that an episode used without an error, in order; none of one that did not succeed."""
+def successful_tools(draft: Draft) -> tuple[str, ...]:
+    """Return the tools that a successful episode used without an error.
+
+    Args:
+        draft: The episode, with the kinds of its errors set.
+
+    Returns:
+        Names of tools in the order of the calls; empty if the episode did not succeed.
+    """
     if not draft.source.outcome.success:
         return ()
     return tuple(
         call.name
-        for action in actions(draft.steps)
+        for action in extract_actions(draft.steps)
         for call, error in zip(action.calls, action.errors, strict=False)
         if error is None
     )
 
 
-def discount_luck(draft: Draft, of: Habits) -> Draft:
-    """A success that left out what the house asks for, and was lucky, weighs little."""
-    tools = worked(draft)
+def downweight_lucky_success(draft: Draft, habits: ToolHabits) -> Draft:
+    """Reduce the weight of a success that left out a usual tool: it may only have been lucky.
+
+    Args:
+        draft: The graded episode.
+        habits: Habits of the whole instance.
+
+    Returns:
+        The draft, with at most ``LUCKY_SUCCESS_WEIGHT`` if it left out a tool.
+    """
+    tools = successful_tools(draft)
     if draft.rejected or not tools:
         return draft
-    left_out = sorted(of.usual(tools[-1]) - set(tools))
+    left_out = sorted(habits.usual_tools(tools[-1]) - set(tools))
     if not left_out:
         return draft
-    verdict = StageVerdict(
-        STAGE, "lucky", f"ends with {tools[-1]} without {', '.join(left_out)}, as hardly anybody does"
-    )
-    return replace(draft, weight=min(draft.weight, LUCKY), verdicts=(*draft.verdicts, verdict))
+    detail = f"it ends with {tools[-1]} without {', '.join(left_out)}, which nearly all successes use"
+    verdict = StageVerdict(STAGE, "lucky", detail)
+    return replace(draft, weight=min(draft.weight, LUCKY_SUCCESS_WEIGHT), verdicts=(*draft.verdicts, verdict))
 
 
-def doubt(task: Sequence[Draft]) -> list[Draft]:
-    """A success judged by what was said weighs little if it wrote otherwise than all checked ones of its task.
+def downweight_contradicted_successes(task: Sequence[Draft]) -> list[Draft]:
+    """Reduce the weight of unchecked successes that contradict the checked successes of their task.
 
-    Otherwise is the same tool on the same record with other arguments: to have done more, or less, is no contradiction.
+    A contradiction is a write by the same tool to the same record with other argument values than in every checked
+    success. More or fewer writes are no contradiction.
+
+    Args:
+        task: All drafts of one task, graded.
+
+    Returns:
+        The drafts in the same order; contradicted ones have at most ``CONTRADICTED_SUCCESS_WEIGHT``.
     """
-    checked = defaultdict[_Written, list[dict[str, object]]](list)
+    checked = defaultdict[_WriteTarget, list[dict[str, object]]](list)
     for draft in task:
         if draft.grade is Grade.VERIFIED and not draft.rejected:
-            for written, arguments in _written(draft).items():
-                checked[written].append(arguments)
+            for target, arguments in _final_writes(draft).items():
+                checked[target].append(arguments)
 
-    def judge(draft: Draft) -> Draft:
+    def downweight(draft: Draft) -> Draft:
         if draft.grade is not Grade.STATED or draft.rejected:
             return draft
-        for written, arguments in _written(draft).items():
-            if checked[written] and arguments not in checked[written]:
-                verdict = StageVerdict(
-                    STAGE, "contradicted", f"{written[0]}: checked episodes of the task wrote otherwise"
-                )
-                return replace(draft, weight=min(draft.weight, DOUBTFUL), verdicts=(*draft.verdicts, verdict))
+        for target, arguments in _final_writes(draft).items():
+            if checked[target] and arguments not in checked[target]:
+                detail = f"{target.tool} was called with other arguments than in checked successes of the task"
+                verdict = StageVerdict(STAGE, "contradicted", detail)
+                weight = min(draft.weight, CONTRADICTED_SUCCESS_WEIGHT)
+                return replace(draft, weight=weight, verdicts=(*draft.verdicts, verdict))
         return draft
 
-    return [judge(draft) for draft in task]
+    return [downweight(draft) for draft in task]
 
 
-_Written: TypeAlias = tuple[str, str, str, frozenset[str]]
-"""A tool, the name and value of the record it wrote to, and the names of all its arguments."""
+class _WriteTarget(NamedTuple):
+    """What a call writes to. The first argument of a call counts as the id of the record."""
+
+    tool: str
+    record: str
+    """Name and value of the first argument."""
+    argument_names: frozenset[str]
 
 
-def _written(draft: Draft) -> dict[_Written, dict[str, object]]:
-    """What an episode left written, with the arguments of the last time."""
-    found: dict[_Written, dict[str, object]] = {}
-    for action in actions(draft.steps):
+def _write_target(call: ToolCall, arguments: dict[str, object]) -> _WriteTarget:
+    return _WriteTarget(call.name, repr(next(iter(arguments.items()))), frozenset(arguments))
+
+
+def _final_writes(draft: Draft) -> dict[_WriteTarget, dict[str, object]]:
+    """Return the arguments of the last write to each target."""
+    writes: dict[_WriteTarget, dict[str, object]] = {}
+    for action in extract_actions(draft.steps):
         for call, error in zip(action.calls, action.errors, strict=False):
-            arguments = parsed(call)
-            if arguments and error is None and not reads(call.name):
-                name, value = next(iter(arguments.items()))
-                found[call.name, name, repr(value), frozenset(arguments)] = arguments
-    return found
+            arguments = parse_arguments(call)
+            if arguments and error is None and not is_read_only_tool(call.name):
+                writes[_write_target(call, arguments)] = arguments
+    return writes
 
 
-def attribute(task: Sequence[Draft]) -> list[Draft]:
+def assign_step_credit(task: Sequence[Draft]) -> list[Draft]:
     """Weigh the steps of all episodes of one task.
 
-    A call that was wrong, and a write that the agent itself put right later, are not learned; what put them right is.
-    Of the other calls, those after the last change that failed episodes have as well are minor.
+    A wrong call gets weight 0, and so does a write that the agent itself corrected later; the correction keeps its
+    weight. After the last change of an episode, calls that failed episodes of the task have too get
+    ``MINOR_STEP_WEIGHT``.
+
+    Args:
+        task: All drafts of one task, with the kinds of their errors set.
+
+    Returns:
+        The drafts in the same order. Failed episodes are not changed.
     """
     failures = [draft for draft in task if draft.source.outcome.success is False]
-    common = {signature for draft in failures for action in actions(draft.steps) for signature in action.signature}
-    return [_attribute(draft, common) if draft.source.outcome.success is not False else draft for draft in task]
+    failed_signatures = {
+        signature for draft in failures for action in extract_actions(draft.steps) for signature in action.signatures
+    }
+    return [
+        draft if draft.source.outcome.success is False else _weigh_steps(draft, failed_signatures) for draft in task
+    ]
 
 
-def _attribute(draft: Draft, common: set[str]) -> Draft:
-    done = actions(draft.steps)
-    put_right = _put_right(done)
+def _weigh_steps(draft: Draft, failed_signatures: set[str]) -> Draft:
+    actions = extract_actions(draft.steps)
+    corrected = _corrected_writes(actions)
+    last_write = max((number for number, action in enumerate(actions) if action.changed_state), default=-1)
     weights: dict[int, float] = {}
     verdicts = []
-    last_write = max((number for number, action in enumerate(done) if action.writes), default=-1)
-    for number, action in enumerate(done):
-        place = draft.steps[action.at].place
-        if Error.CAUSAL in action.errors:
-            weights[action.at] = 0.0
-            verdicts.append(StageVerdict(STAGE, "caused_error", f"{action.calls[0].name} was called wrongly", place))
-        elif draft.grade is not Grade.UNLABELLED and number in put_right:
-            weights[action.at] = 0.0
-            verdicts.append(StageVerdict(STAGE, "put_right", f"{action.calls[0].name} was done again otherwise", place))
-        elif number > last_write >= 0 and common.issuperset(action.signature):
-            weights[action.at] = MINOR
+    for number, action in enumerate(actions):
+        name, place = action.calls[0].name, draft.steps[action.index].source_index
+        if ErrorKind.CAUSAL in action.errors:
+            weights[action.index] = 0.0
+            verdicts.append(StageVerdict(STAGE, "caused_error", f"{name} was called wrongly", place))
+        elif draft.grade is not Grade.UNLABELED and number in corrected:
+            weights[action.index] = 0.0
+            verdicts.append(StageVerdict(STAGE, "put_right", f"{name} was corrected by a later call", place))
+        elif number > last_write >= 0 and failed_signatures.issuperset(action.signatures):
+            weights[action.index] = MINOR_STEP_WEIGHT
     steps = (
-        replace(each, weight=min(each.weight, weights[at])) if at in weights else each
-        for at, each in enumerate(draft.steps)
+        replace(step, weight=min(step.weight, weights[index])) if index in weights else step
+        for index, step in enumerate(draft.steps)
     )
     return draft.with_steps(tuple(steps), *verdicts)
 
 
-def _put_right(done: Sequence[Action]) -> frozenset[int]:
-    """Writes that one tool made again to the same record, with other arguments, before the user asked anew."""
-    found = set()
-    later: defaultdict[_Write, set[str]] = defaultdict(set)
-    for number, action in reversed(list(enumerate(done))):
+def _corrected_writes(actions: Sequence[Action]) -> frozenset[int]:
+    """Return the numbers of writes that a later call of the tool repeats with other values in the same segment."""
+    corrected = set()
+    later: defaultdict[tuple[int, _WriteTarget], set[str]] = defaultdict(set)
+    for number, action in reversed(list(enumerate(actions))):
         writes = [
-            (_write(action, call), signature(call))
+            (_segment_target(action, call), call_signature(call))
             for call, error in zip(action.calls, action.errors, strict=False)
-            if error is None and not reads(call.name)
+            if error is None and not is_read_only_tool(call.name)
         ]
         if len(action.calls) == 1 and writes:
-            write, made = writes[0]
-            if write and later[write] - {made}:
-                found.add(number)
-        for write, made in writes:
-            if write:
-                later[write].add(made)
-    return frozenset(found)
+            target, signature = writes[0]
+            if target and later[target] - {signature}:
+                corrected.add(number)
+        for target, signature in writes:
+            if target:
+                later[target].add(signature)
+    return frozenset(corrected)
 
 
-_Write = tuple[int, str, str, frozenset[str]]
-
-
-def _write(action: Action, call: ToolCall) -> _Write | None:
-    """What tells a write to one record from others: when, by which tool, the record, and which arguments it takes."""
-    arguments = parsed(call)
+def _segment_target(action: Action, call: ToolCall) -> tuple[int, _WriteTarget] | None:
+    """Return the work segment and target of a write, or None if it has no argument beside the record's id."""
+    arguments = parse_arguments(call)
     if not arguments or len(arguments) < 2:
         return None
-    return action.segment, call.name, repr(next(iter(arguments.items()))), frozenset(arguments)
+    return action.segment, _write_target(call, arguments)

@@ -1,155 +1,238 @@
-"""What an agent could have known when it made a call: what it had heard, from whom, and what it looked up too late."""
+"""What an agent could know when it made a call: the names and numbers that earlier messages and tool results told it.
+
+``classify_errors.py`` calls this module to decide whether a refused call was the agent's own error.
+"""
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from looper.jobs.synthesis.actions import Action, parsed, reads
-from looper.jobs.synthesis.draft import Placed
+from looper.jobs.synthesis.actions import Action, is_read_only_tool, parse_arguments
+from looper.jobs.synthesis.draft import DraftStep
 from looper.platform.domain.trajectory import Step, ToolCall
 
+NAME_PARTS = re.compile(r"[^\W\d_]+|\d+")
+"""The words and numbers that names and ids are made of."""
 
-def _words(pattern: str) -> re.Pattern[str]:
+_MAX_COMMON_DIGITS = 3
+"""Maximum length of numbers that many records have in common, such as 001."""
+
+_NUMBER_WITH_PREFIX = re.compile(rf"([^\W\d_]+)[-_ #]?(\d{{1,{_MAX_COMMON_DIGITS}}})(?!\d)")
+
+
+def _pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
-_SHORT = 3
-"""Digits of a number that many things have in common."""
-_SHOWN_BY = (
-    (_words("delivered|pending"), _words("delivered|pending|status")),
-    (_words("expired|forbidden|locked|approval"), _words("expired|forbidden|locked|approval")),
-    (_words("seat"), _words("seat")),
-    (_words("balance|insufficient|saldo"), _words("balance|amount|saldo")),
-    (_words("stock|available|disponib"), _words("stock|available|disponib")),
-    (_words("paid|pagad"), _words("paid|pagad|payment_status")),
-    (_words("return|devoluci"), _words("return|devoluci")),
+_EVIDENCE = (
+    (_pattern("delivered|pending"), _pattern("delivered|pending|status")),
+    (_pattern("expired|forbidden|locked|approval"), _pattern("expired|forbidden|locked|approval")),
+    (_pattern("seat"), _pattern("seat")),
+    (_pattern("balance|insufficient|saldo"), _pattern("balance|amount|saldo")),
+    (_pattern("stock|available|disponib"), _pattern("stock|available|disponib")),
+    (_pattern("paid|pagad"), _pattern("paid|pagad|payment_status")),
+    (_pattern("return|devoluci"), _pattern("return|devoluci")),
 )
-"""What a refusal is for, and what an answer would have shown of that before."""
-_NOTHING = re.compile(
+"""Pairs of the reason of a refusal and what an earlier tool result shows if it could have told that reason."""
+
+_NO_VALUE = re.compile(
     r"(unknown|none|null|n/?a|tbd|todo|placeholder|example|string|desconocido|[?.x*-]+)?", re.IGNORECASE
 )
-"""What is written where a value belongs that is not there."""
-_NAMED_BY_ID = re.compile(r"(^|_)(id|ids|number|code|no)$|^id_", re.IGNORECASE)
+"""What agents write in an argument whose value they do not have."""
 
-
-def was_avoidable(call: ToolCall, message: str, heard: "ObservedFacts", at: int) -> bool:
-    """Whether the agent made up what it named, or did again or changed what a tool had told it not to be so."""
-    arguments = parsed(call) or {}
-    names = {name: value for name, value in arguments.items() if _NAMED_BY_ID.search(name)}
-    if any(" " in value for value in names.values() if isinstance(value, str)):
-        return True  # words, where a number belongs
-    if any(_NOTHING.fullmatch(value) for value in arguments.values() if isinstance(value, str) and value):
-        return True
-    subject = _subject(call, message)
-    named = {part for value in subject for part in _telling(value)}
-    if not all(heard.of_this_case(part, at) for part in named):
-        return True
-    if reads(call.name):
-        return False
-    return any(heard.from_a_tool(part, at, _showing(message)) for part in named)
-
-
-def looked_up(call: ToolCall, message: str, next_one: Action, said: Mapping[int, str | None]) -> bool:
-    """Whether the agent changed something first, and looked up next what would have told it why not."""
-    if reads(call.name):
-        return False
-    named = {part for value in _subject(call, message) for part in _telling(value)}
-    shows = _showing(message)
-    for again, answer, observed in zip(next_one.calls, next_one.answers, next_one.observed, strict=True):
-        if reads(again.name) and said[answer] is None and (shows is None or shows.search(observed)):
-            told = _names_in(observed)
-            if any(part in told for part in named):
-                return True
-    return False
-
-
-def _subject(call: ToolCall, message: str) -> list[str]:
-    """The values that a refusal is about: those it repeats, else those that name something."""
-    arguments = parsed(call) or {}
-    mentioned = [value for value in texts(arguments) if value and value in message]
-    names = {name: value for name, value in arguments.items() if _NAMED_BY_ID.search(name)}
-    return mentioned or [*texts(names)] or texts(arguments)[:1]
-
-
-def _showing(message: str) -> re.Pattern[str] | None:
-    """What an answer shows that would have told of ``message`` before, or None for anything."""
-    return next((shown for why, shown in _SHOWN_BY if why.search(message)), None)
+_ID_ARGUMENT = re.compile(r"(^|_)(id|ids|number|code|no)$|^id_", re.IGNORECASE)
+"""Names of arguments that identify a record."""
 
 
 class ObservedFacts:
-    """Which names and numbers the agent had heard before a step, and from whom."""
+    """The names and numbers that an agent was told before a step, and whether a user or a tool told them."""
 
-    def __init__(self, steps: Sequence[Placed]) -> None:
+    def __init__(self, steps: Sequence[DraftStep]) -> None:
+        """Index the messages of users and the tool results of an episode.
+
+        Args:
+            steps: The steps of one draft.
+        """
         self._steps = steps
-        self._places: defaultdict[str, list[int]] = defaultdict(list)
-        self._shown: dict[tuple[str, re.Pattern[str] | None], int] = {}
-        self._said: dict[str, int] = {}
-        for at, each in enumerate(steps):
-            if each.step.source in ("user", "tool"):
-                for part in _names_in(each.step.content):
-                    self._places[part].append(at)
+        self._mentions: defaultdict[str, list[int]] = defaultdict(list)
+        self._first_shown: dict[tuple[str, re.Pattern[str] | None], int] = {}
+        self._first_exact_mention: dict[str, int] = {}
+        for index, step in enumerate(steps):
+            if step.step.source in ("user", "tool"):
+                for part in _parts_in(step.step.content):
+                    self._mentions[part].append(index)
 
-    def of_this_case(self, part: str, before: int) -> bool:
-        """From the user or a tool, not from the instructions, whose numbers are of other cases."""
-        places = self._places.get(part)
-        return bool(places and places[0] < before)
+    def was_mentioned(self, part: str, before: int) -> bool:
+        """Return whether the user or a tool mentioned a word or number.
 
-    def as_spelled(self, value: str, before: int) -> bool:
-        """From the user or a tool, as a whole: not as part of a longer name."""
-        if value not in self._said:
-            places = min((self._places.get(part, []) for part in PARTS.findall(value.lower())), key=len, default=[])
-            whole = re.compile(rf"(?<![\w.#@-]){re.escape(value)}(?![\w@-]|\.\w)", re.IGNORECASE)
-            said = (at for at in places if whole.search(self._steps[at].step.content))
-            self._said[value] = next(said, len(self._steps))
-        return self._said[value] < before
+        The instructions do not count, because their numbers are those of other cases.
 
-    def from_a_tool(self, part: str, before: int, shows: re.Pattern[str] | None) -> bool:
-        """In an answer that ``shows`` something."""
-        if (part, shows) not in self._shown:
-            self._shown[part, shows] = next(
-                (at for at in self._places.get(part, ()) if _shows(self._steps[at].step, shows)), len(self._steps)
+        Args:
+            part: A word or number in lower case.
+            before: Index of the step that it must precede.
+
+        Returns:
+            True if an earlier step mentions it.
+        """
+        mentions = self._mentions.get(part)
+        return bool(mentions and mentions[0] < before)
+
+    def was_mentioned_exactly(self, value: str, before: int) -> bool:
+        """Return whether the user or a tool mentioned a value in this spelling, not as a part of a longer name.
+
+        Args:
+            value: The value of an argument.
+            before: Index of the step that it must precede.
+
+        Returns:
+            True if an earlier step mentions it.
+        """
+        if value not in self._first_exact_mention:
+            parts = NAME_PARTS.findall(value.lower())
+            candidates = min((self._mentions.get(part, []) for part in parts), key=len, default=[])
+            exact = re.compile(rf"(?<![\w.#@-]){re.escape(value)}(?![\w@-]|\.\w)", re.IGNORECASE)
+            matches = (index for index in candidates if exact.search(self._steps[index].step.content))
+            self._first_exact_mention[value] = next(matches, len(self._steps))
+        return self._first_exact_mention[value] < before
+
+    def was_shown_by_tool(self, part: str, before: int, evidence: re.Pattern[str] | None) -> bool:
+        """Return whether a tool result mentioned a word or number together with some evidence.
+
+        Args:
+            part: A word or number in lower case.
+            before: Index of the step that it must precede.
+            evidence: What the tool result must contain, or None if any tool result will do.
+
+        Returns:
+            True if an earlier tool result does.
+        """
+        if (part, evidence) not in self._first_shown:
+            matches = (
+                index for index in self._mentions.get(part, ()) if _shows_evidence(self._steps[index].step, evidence)
             )
-        return self._shown[part, shows] < before
+            self._first_shown[part, evidence] = next(matches, len(self._steps))
+        return self._first_shown[part, evidence] < before
 
 
-def _shows(step: Step, shows: re.Pattern[str] | None) -> bool:
-    return step.source == "tool" and (shows is None or shows.search(step.content) is not None)
+def was_avoidable(call: ToolCall, message: str, facts: ObservedFacts, index: int) -> bool:
+    """Return whether the agent could have known that a call would be refused.
 
+    That is so if it made up a value, or if a tool result had shown why the call is not possible.
 
-def _telling(value: str) -> list[str]:
-    """Of a name or number, what would be found again however it was written: ``1234`` of ``HD-1234``.
+    Args:
+        call: The refused call.
+        message: The error message.
+        facts: What the agent was told.
+        index: Index of the step with the call.
 
-    A short number says little without the letters before it: ``drink001`` of ``DRINK-001``.
+    Returns:
+        True if the refusal was the agent's own error.
     """
-    parts = bare(value)
-    if parts and parts[0].isdigit() and max(map(len, parts)) <= _SHORT:
-        return _numbered(value) or parts
-    return parts
+    arguments = parse_arguments(call) or {}
+    ids = {name: value for name, value in arguments.items() if _ID_ARGUMENT.search(name)}
+    if any(" " in value for value in ids.values() if isinstance(value, str)):
+        return True  # several words in place of an id
+    if any(_NO_VALUE.fullmatch(value) for value in arguments.values() if isinstance(value, str) and value):
+        return True
+    parts = _disputed_parts(call, message)
+    if not all(facts.was_mentioned(part, index) for part in parts):
+        return True
+    if is_read_only_tool(call.name):
+        return False
+    return any(facts.was_shown_by_tool(part, index, _evidence_for(message)) for part in parts)
 
 
-def bare(value: str) -> list[str]:
-    """Of a name or number, its numbers, else its words."""
-    parts = [part for part in PARTS.findall(value.lower()) if len(part) > 1]
+def was_looked_up_next(call: ToolCall, message: str, following: Action, messages: Mapping[int, str | None]) -> bool:
+    """Return whether the agent tried to change something first and looked up the reason of the refusal afterwards.
+
+    Args:
+        call: The refused call.
+        message: Its error message.
+        following: The next action of the agent.
+        messages: The error message of each tool result, by the index of its step, or None if it is no error.
+
+    Returns:
+        True if a result of ``following`` shows the reason.
+    """
+    if is_read_only_tool(call.name):
+        return False
+    parts = _disputed_parts(call, message)
+    evidence = _evidence_for(message)
+    results = zip(following.calls, following.result_indices, following.observations, strict=True)
+    for lookup, result, observation in results:
+        if not is_read_only_tool(lookup.name) or messages[result] is not None:
+            continue
+        if (evidence is None or evidence.search(observation)) and not parts.isdisjoint(_parts_in(observation)):
+            return True
+    return False
+
+
+def identifying_parts(value: str) -> list[str]:
+    """Return the parts that identify a record in every spelling of its name or id.
+
+    Args:
+        value: A name or id, such as ``HD-1234`` or ``Bell, Ann``.
+
+    Returns:
+        Its numbers, or its words in lower case if it has no number. Parts of one character are left out.
+    """
+    parts = [part for part in NAME_PARTS.findall(value.lower()) if len(part) > 1]
     return [part for part in parts if part.isdigit()] or parts
 
 
-def _names_in(text: str) -> set[str]:
-    return {*PARTS.findall(text.lower()), *_numbered(text)}
+def string_values(value: object) -> list[str]:
+    """Return all strings in a JSON value in order, without the keys of objects.
 
+    Args:
+        value: A JSON value, such as the arguments of a call.
 
-def _numbered(text: str) -> list[str]:
-    return ["".join(parts) for parts in _NUMBERED.findall(text.lower())]
-
-
-PARTS = re.compile(r"[^\W\d_]+|\d+")
-_NUMBERED = re.compile(rf"([^\W\d_]+)[-_ #]?(\d{{1,{_SHORT}}})(?!\d)")
-
-
-def texts(value: object) -> list[str]:
+    Returns:
+        The strings.
+    """
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
-        return [text for each in value.values() for text in texts(each)]
+        return [text for child in value.values() for text in string_values(child)]
     if isinstance(value, list):
-        return [text for each in value for text in texts(each)]
+        return [text for child in value for text in string_values(child)]
     return []
+
+
+def _disputed_parts(call: ToolCall, message: str) -> set[str]:
+    """Return the distinctive parts of the values that a refusal is about.
+
+    These are the values that the message repeats, or the ids if it repeats none.
+    """
+    arguments = parse_arguments(call) or {}
+    repeated = [value for value in string_values(arguments) if value and value in message]
+    ids = {name: value for name, value in arguments.items() if _ID_ARGUMENT.search(name)}
+    values = repeated or string_values(ids) or string_values(arguments)[:1]
+    return {part for value in values for part in _distinctive_parts(value)}
+
+
+def _distinctive_parts(value: str) -> list[str]:
+    """Return the parts of a name or id that every spelling of it has, such as ``1234`` of ``HD-1234``.
+
+    A short number is not distinctive without the letters in front of it, so ``DRINK-001`` gives ``drink001``.
+    """
+    parts = identifying_parts(value)
+    if parts and parts[0].isdigit() and max(map(len, parts)) <= _MAX_COMMON_DIGITS:
+        return _numbers_with_prefix(value) or parts
+    return parts
+
+
+def _evidence_for(message: str) -> re.Pattern[str] | None:
+    """Return what a tool result shows if it could have told the reason of a refusal, or None if any could."""
+    return next((evidence for reason, evidence in _EVIDENCE if reason.search(message)), None)
+
+
+def _shows_evidence(step: Step, evidence: re.Pattern[str] | None) -> bool:
+    return step.source == "tool" and (evidence is None or evidence.search(step.content) is not None)
+
+
+def _parts_in(text: str) -> set[str]:
+    return {*NAME_PARTS.findall(text.lower()), *_numbers_with_prefix(text)}
+
+
+def _numbers_with_prefix(text: str) -> list[str]:
+    return ["".join(parts) for parts in _NUMBER_WITH_PREFIX.findall(text.lower())]

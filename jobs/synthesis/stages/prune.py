@@ -1,141 +1,162 @@
-"""Detours: what was done again in vain leaves, and ways that led nowhere stay as context that is not learned."""
+"""The prune stage: remove repeated calls and broken tools, and keep dead ends only as context.
+
+``pipeline/stages.py`` calls it after ``classify_errors`` and ``segment``, whose results it needs.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from looper.jobs.synthesis.actions import Action, actions
-from looper.jobs.synthesis.draft import Draft, Error, Placed, StageVerdict
+from looper.jobs.synthesis.actions import Action, extract_actions
+from looper.jobs.synthesis.draft import Draft, DraftStep, ErrorKind, StageVerdict
 
 STAGE = "prune"
-LONGEST_CYCLE = 4
-"""Actions in the longest cycle that is looked for."""
+
+MAX_CYCLE_LENGTH = 4
+"""Maximum number of actions in a cycle that counts as a loop."""
+
+
+def prune(draft: Draft) -> Draft:
+    """Collapse repeated calls, cut loops at their start, drop calls of broken tools, and ignore dead ends in the loss.
+
+    Args:
+        draft: The episode, with error kinds and segments set.
+
+    Returns:
+        The draft with fewer steps, some of them with weight 0, and a verdict for each change.
+    """
+    return _unlearn_dead_ends(_drop_broken_calls(_drop_repeats(draft)))
 
 
 @dataclass(frozen=True)
 class _Repeat:
-    """``done[first : first + length]``, which came ``times`` in a row."""
+    """A cycle of actions that comes several times in a row: ``actions[first : first + length]``."""
 
     first: int
     length: int
     times: int
 
     @property
-    def after(self) -> int:
+    def end(self) -> int:
+        """Number of the action after the last repetition."""
         return self.first + self.length * self.times
 
 
-def prune(draft: Draft) -> Draft:
-    """Collapse repeated calls, cut loops at their onset, drop what broken tools said, unlearn ways that led nowhere."""
-    return _unlearn_ways_back(_drop_broken(_drop_repeats(draft)))
-
-
 def _drop_repeats(draft: Draft) -> Draft:
-    """A call made twice in a row and answered the same is made once. Three times, or two actions or more in turn, is a
-    loop: its first pass stays, and if the episode ended in it, is not learned.
+    """Keep the first pass of each repetition.
+
+    A call that is made twice in a row with the same result is a repeated call. Three times, or a cycle of two actions
+    or more, is a loop. If the episode ended in a loop, its first pass is not learned either.
     """
-    done = actions(draft.steps)
-    gone: set[int] = set()
+    actions = extract_actions(draft.steps)
+    dropped: set[int] = set()
     unlearned: set[int] = set()
     verdicts = []
-    for repeat in _repeats(done):
-        dropped = done[repeat.first + repeat.length : repeat.after]
-        gone |= {at for action in dropped for at in (action.at, *action.answers)}
-        what = "loop" if repeat.length > 1 or repeat.times > 2 else "repeated_call"
-        if what == "loop" and repeat.after == len(done) and not _goes_on(draft.steps, done[-1]):
-            unlearned |= {action.at for action in done[repeat.first : repeat.first + repeat.length]}
-        calls = " then ".join(action.calls[0].name for action in done[repeat.first : repeat.first + repeat.length])
-        verdicts.append(
-            StageVerdict(STAGE, what, f"{calls}: {repeat.times} times in a row", draft.steps[dropped[0].at].place)
-        )
+    for repeat in _find_repeats(actions):
+        cycle = actions[repeat.first : repeat.first + repeat.length]
+        repetitions = actions[repeat.first + repeat.length : repeat.end]
+        dropped |= {index for action in repetitions for index in (action.index, *action.result_indices)}
+        is_loop = repeat.length > 1 or repeat.times > 2
+        if is_loop and repeat.end == len(actions) and not _speaks_after(draft.steps, actions[-1]):
+            unlearned |= {action.index for action in cycle}
+        detail = f"{' then '.join(action.calls[0].name for action in cycle)} came {repeat.times} times in a row"
+        place = draft.steps[repetitions[0].index].source_index
+        verdicts.append(StageVerdict(STAGE, "loop" if is_loop else "repeated_call", detail, place))
     steps = [
-        replace(each, weight=0.0) if at in unlearned else each for at, each in enumerate(draft.steps) if at not in gone
+        replace(step, weight=0.0) if index in unlearned else step
+        for index, step in enumerate(draft.steps)
+        if index not in dropped
     ]
     return draft.with_steps(tuple(steps), *verdicts)
 
 
-def _repeats(done: Sequence[Action]) -> Iterator[_Repeat]:
-    """What comes again in a row, one after another, the shortest cycle first."""
-    at = 0
-    while at < len(done):
-        found = next(filter(None, (_repeat(done, at, length) for length in range(1, LONGEST_CYCLE + 1))), None)
-        if found is None:
-            at += 1
+def _find_repeats(actions: Sequence[Action]) -> Iterator[_Repeat]:
+    """Yield repetitions in order, without overlap. Of several at one place, the one with the shortest cycle counts."""
+    number = 0
+    while number < len(actions):
+        repeats = (_repeat_at(actions, number, length) for length in range(1, MAX_CYCLE_LENGTH + 1))
+        repeat = next(filter(None, repeats), None)
+        if repeat is None:
+            number += 1
         else:
-            yield found
-            at = found.after
+            yield repeat
+            number = repeat.end
 
 
-def _repeat(done: Sequence[Action], first: int, length: int) -> _Repeat | None:
-    cycle, times = done[first : first + length], 1
-    while _same(cycle, done[first + length * times : first + length * (times + 1)]):
+def _repeat_at(actions: Sequence[Action], first: int, length: int) -> _Repeat | None:
+    cycle, times = actions[first : first + length], 1
+    while _are_equal(cycle, actions[first + length * times : first + length * (times + 1)]):
         times += 1
     return _Repeat(first, length, times) if times > 1 else None
 
 
-def _same(some: Sequence[Action], others: Sequence[Action]) -> bool:
-    """Whether the same was called and the same came back, with no request of the user between.
+def _are_equal(cycle: Sequence[Action], other: Sequence[Action]) -> bool:
+    """Return whether both make the same calls with the same results in one segment.
 
-    Trying again what was down for a moment is no loop.
+    A retry after a temporary failure is no repetition.
     """
-    return len(some) == len(others) and all(
-        _key(one) == _key(other) and Error.TRANSIENT not in one.errors for one, other in zip(some, others, strict=True)
+    return len(cycle) == len(other) and all(
+        _key(first) == _key(second) and ErrorKind.TRANSIENT not in first.errors
+        for first, second in zip(cycle, other, strict=True)
     )
 
 
-def _goes_on(steps: Sequence[Placed], last: Action) -> bool:
-    """Whether the agent says anything after its last call."""
-    return any(each.step.source == "agent" for each in steps[last.at + 1 :])
+def _speaks_after(steps: Sequence[DraftStep], action: Action) -> bool:
+    """Return whether the agent says anything after ``action``."""
+    return any(step.step.source == "agent" for step in steps[action.index + 1 :])
 
 
-def _drop_broken(draft: Draft) -> Draft:
-    """Calls that met a broken tool leave, with its answer: there is nothing to be learned from a tool's own bug."""
-    broken = {each.step.call_id for each in draft.steps if each.error is Error.ENVIRONMENT}
+def _drop_broken_calls(draft: Draft) -> Draft:
+    """Drop calls that met a bug of the tool, and their results, because they teach nothing."""
+    broken = {step.step.call_id for step in draft.steps if step.error is ErrorKind.ENVIRONMENT}
     if not broken:
         return draft
     steps, verdicts = [], []
-    for each in draft.steps:
-        if each.step.source == "tool" and each.step.call_id in broken:
-            verdicts.append(StageVerdict(STAGE, "environment_bug", "the tool broke; the call leaves", each.place))
+    for step in draft.steps:
+        if step.step.source == "tool" and step.step.call_id in broken:
+            detail = "the tool was broken, so the call was removed"
+            verdicts.append(StageVerdict(STAGE, "environment_bug", detail, step.source_index))
             continue
-        kept = tuple(call for call in each.step.tool_calls if call.id not in broken)
-        if each.step.tool_calls and not kept and not each.step.content.strip():
+        kept = tuple(call for call in step.step.tool_calls if call.id not in broken)
+        if step.step.tool_calls and not kept and not step.step.content.strip():
             continue
-        steps.append(replace(each, step=each.step.model_copy(update={"tool_calls": kept})))
+        steps.append(replace(step, step=step.step.model_copy(update={"tool_calls": kept})))
     return draft.with_steps(tuple(steps), *verdicts)
 
 
-def _unlearn_ways_back(draft: Draft) -> Draft:
-    """Where the agent is back where it was, the same call giving the same answer, and all between failed: weight 0."""
-    done = actions(draft.steps)
+def _unlearn_dead_ends(draft: Draft) -> Draft:
+    """Give weight 0 to the way from an action to its repetition with the same result, if all between them failed."""
+    actions = extract_actions(draft.steps)
     unlearned: set[int] = set()
     verdicts = []
-    for first, last in _ways_back(done):
-        unlearned |= {each.at for each in done[first + 1 : last + 1]}
-        place = draft.steps[done[first + 1].at].place
-        verdicts.append(StageVerdict(STAGE, "backtrack", f"back at {done[first].calls[0].name}, nothing gained", place))
-    steps = (replace(each, weight=0.0) if at in unlearned else each for at, each in enumerate(draft.steps))
+    for first, last in _find_dead_ends(actions):
+        unlearned |= {action.index for action in actions[first + 1 : last + 1]}
+        detail = f"the agent returned to {actions[first].calls[0].name} after failed calls only"
+        place = draft.steps[actions[first + 1].index].source_index
+        verdicts.append(StageVerdict(STAGE, "backtrack", detail, place))
+    steps = (replace(step, weight=0.0) if index in unlearned else step for index, step in enumerate(draft.steps))
     return draft.with_steps(tuple(steps), *verdicts)
 
 
-def _ways_back(done: Sequence[Action]) -> Iterator[tuple[int, int]]:
-    """Of each action that is followed by failures and then by itself, its number and that of its return."""
-    seen: dict[_Key, int] = {}
-    back: dict[int, int] = {}
-    gained = len(done)  # the first action from here on that did not fail
-    for number in reversed(range(len(done) - 1)):
-        after = number + 2
-        if after < len(done):
-            seen[_key(done[after])] = after
-        if not done[number + 1].failed:
-            gained = number + 1
-        last = seen.get(_key(done[number]))
-        if last is not None and gained >= last and Error.TRANSIENT not in done[number].errors:
-            back[number] = last
-    return iter(sorted(back.items()))
+def _find_dead_ends(actions: Sequence[Action]) -> Iterator[tuple[int, int]]:
+    """Yield the numbers of an action and of its repetition, where all actions between them failed."""
+    next_equal: dict[_Key, int] = {}
+    dead_ends: dict[int, int] = {}
+    next_success = len(actions)  # the first action after the current one that did not fail
+    for number in reversed(range(len(actions) - 1)):
+        if number + 2 < len(actions):
+            next_equal[_key(actions[number + 2])] = number + 2
+        if not actions[number + 1].all_failed:
+            next_success = number + 1
+        repetition = next_equal.get(_key(actions[number]))
+        is_retry = ErrorKind.TRANSIENT in actions[number].errors
+        if repetition is not None and next_success >= repetition and not is_retry:
+            dead_ends[number] = repetition
+    return iter(sorted(dead_ends.items()))
 
 
 _Key = tuple[int, tuple[str, ...], tuple[str, ...]]
 
 
 def _key(action: Action) -> _Key:
-    return action.segment, action.signature, action.observed
+    """Return a key that is equal for the same calls with the same results in one segment."""
+    return action.segment, action.signatures, action.observations

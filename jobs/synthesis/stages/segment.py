@@ -1,17 +1,27 @@
-"""Where one stretch of work ends and the next begins."""
+"""The segment stage: number the work segments of an episode, one for each request of the user.
+
+``prune`` and ``credit`` compare actions only within one segment. ``pipeline/stages.py`` calls this stage.
+"""
 
 from dataclasses import replace
 
-from looper.jobs.synthesis.draft import Draft, Placed
+from looper.jobs.synthesis.draft import Draft, DraftStep
 
 
 def segment(draft: Draft) -> Draft:
-    """Number the stretches: a new one begins where the user speaks after the agent has done something."""
-    steps: list[Placed] = []
-    number, worked = 0, False
-    for each in draft.steps:
-        if each.step.source == "user" and worked:
-            number, worked = number + 1, False
-        worked = worked or bool(each.step.source == "agent" and each.step.tool_calls)
-        steps.append(each if each.segment == number else replace(each, segment=number))
+    """Set the segment of each step. A new one starts where the user speaks after the agent has called a tool.
+
+    Args:
+        draft: The episode.
+
+    Returns:
+        The draft with ``segment`` set on all steps, counted from 0.
+    """
+    steps: list[DraftStep] = []
+    number, has_calls = 0, False
+    for step in draft.steps:
+        if step.step.source == "user" and has_calls:
+            number, has_calls = number + 1, False
+        has_calls = has_calls or bool(step.step.source == "agent" and step.step.tool_calls)
+        steps.append(step if step.segment == number else replace(step, segment=number))
     return draft.with_steps(tuple(steps))

@@ -1,12 +1,13 @@
-"""ATIF, the agent trajectory interchange format of Harbor: ``{"schema_version": "ATIF-v1.x", "agent", "steps", ...}``.
+"""Reads ATIF, Harbor's agent trajectory interchange format: ``{"schema_version": "ATIF-v1.x", "agent", "steps", ...}``.
 
-The specification: https://www.harborframework.com/docs/agents/trajectory-format. Results stand in the step of their
-calls; one that names no call is what the environment told the agent, a ``user`` step (after a system step: ``system``).
-Embedded trajectories of sub-agents, and of theirs, are episodes of their own. Steps marked ``is_copied_context`` belong
-to the trajectory they were copied from and are left out, as the specification asks of training data.
+Source: https://www.harborframework.com/docs/agents/trajectory-format. Results are in the step of their calls. A result
+that names no call is what the environment told the agent: it becomes a ``user`` step, or after a system step a
+``system`` step. Embedded trajectories of sub-agents, at any depth, are episodes of their own. Steps marked
+``is_copied_context`` belong to the trajectory that they were copied from and are left out, as the specification asks of
+training data.
 
 ATIF has no field for task and outcome. They are read from the document's ``extra``, the specification's place for
-one's own fields: ``task_id``, ``reward``, ``success``.
+custom fields: ``task_id``, ``reward`` and ``success``.
 """
 
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ from pydantic import BaseModel, Field
 
 from looper.platform.domain.trajectory import Outcome, Trajectory
 from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall
-from looper.platform.trajectories.readers.messages import Content, text_of, thought_and_text
-from looper.platform.trajectories.readers.reader import Reader, has
+from looper.platform.trajectories.readers.openai_messages import Content, join_reasoning, message_text
+from looper.platform.trajectories.readers.reader import Reader, has_keys
 
 
 class _AtifCall(BaseModel):
@@ -61,11 +62,11 @@ class _AtifDocument(BaseModel):
     extra: _AtifExtra | None = None
 
 
-def _recognises(document: object) -> bool:
-    return has(document, "schema_version", "steps") and str(document["schema_version"]).startswith("ATIF")
+def _recognizes(document: object) -> bool:
+    return has_keys(document, "schema_version", "steps") and str(document["schema_version"]).startswith("ATIF")
 
 
-def _episodes(document: Any) -> Iterator[object]:
+def _split_episodes(document: Any) -> Iterator[object]:
     todo = [document]
     while todo:
         document = todo.pop()
@@ -74,17 +75,17 @@ def _episodes(document: Any) -> Iterator[object]:
         todo += reversed(embedded) if isinstance(embedded, list) else ()
 
 
-def _trajectory(document: object) -> Trajectory:
+def _to_trajectory(document: object) -> Trajectory:
     atif = _AtifDocument.model_validate(document)
     extra = atif.extra or _AtifExtra()
     episode = EpisodeBuilder()
     for step in atif.steps:
         if not step.is_copied_context:
-            _add(episode, step)
+            _add_step(episode, step)
     success = extra.success
     if success is None and extra.reward is not None:
         success = extra.reward >= 1
-    return episode.trajectory(
+    return episode.build(
         task_id=None if extra.task_id is None else str(extra.task_id),
         format=READER.name,
         outcome=Outcome(success=success, reward=extra.reward),
@@ -92,16 +93,16 @@ def _trajectory(document: object) -> Trajectory:
     )
 
 
-def _add(episode: EpisodeBuilder, step: _AtifStep) -> None:
+def _add_step(episode: EpisodeBuilder, step: _AtifStep) -> None:
     calls = [RecordedCall(call.function_name, call.arguments, call.tool_call_id) for call in step.tool_calls or ()]
-    text = thought_and_text(step.reasoning_content, text_of(step.message))
-    episode.say(step.source, text, calls, timestamp=step.timestamp)
+    text = join_reasoning(step.reasoning_content, message_text(step.message))
+    episode.add_message(step.source, text, calls, timestamp=step.timestamp)
     for result in step.observation.results if step.observation else ():
-        content = text_of(result.content)
+        content = message_text(result.content)
         if result.source_call_id is not None:
-            episode.observe(result.source_call_id, content, timestamp=step.timestamp)
+            episode.add_tool_result(result.source_call_id, content, timestamp=step.timestamp)
         else:
-            episode.say("system" if step.source == "system" else "user", content, timestamp=step.timestamp)
+            episode.add_message("system" if step.source == "system" else "user", content, timestamp=step.timestamp)
 
 
-READER = Reader("atif", _recognises, _episodes, _trajectory)
+READER = Reader("atif", _recognizes, _split_episodes, _to_trajectory)

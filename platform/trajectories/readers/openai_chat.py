@@ -1,7 +1,8 @@
-"""OpenAI chat: ``{"messages": [...], "tools"?, "task_id"?, "reward"?, "success"?}``, or a bare list of messages.
+"""Reads OpenAI chat: ``{"messages": [...], "tools"?, "task_id"?, "reward"?, "success"?}``, or a list of messages.
 
-One episode per line of a ``.jsonl`` file; a ``.json`` file holds one episode or a list of them. An episode without
-``success`` succeeded if its ``reward`` is at least 1; without either it has no label.
+Source: OpenAI's chat completions API (https://platform.openai.com/docs/api-reference/chat). The task and outcome fields
+are Looper's own. A ``.jsonl`` file has one episode per line; a ``.json`` file has one episode or a list of them. An
+episode without ``success`` succeeded if its ``reward`` is at least 1. Without either it has no label.
 """
 
 from typing import Any
@@ -10,8 +11,8 @@ from pydantic import BaseModel, Field, Json
 
 from looper.platform.domain.trajectory import Outcome, Trajectory
 from looper.platform.trajectories.episode import EpisodeBuilder
-from looper.platform.trajectories.readers.messages import OpenAIMessage, add_message
-from looper.platform.trajectories.readers.reader import Reader, has, is_list_of
+from looper.platform.trajectories.readers.openai_messages import OpenAIMessage, add_openai_message
+from looper.platform.trajectories.readers.reader import Reader, has_keys, is_list_with_keys
 
 
 class _Chat(BaseModel):
@@ -22,23 +23,25 @@ class _Chat(BaseModel):
     success: bool | None = None
 
 
-def _recognises(document: object) -> bool:
-    return has(document, "messages") or is_list_of(document, "role") or is_list_of(document, "messages")
+def _recognizes(document: object) -> bool:
+    return (
+        has_keys(document, "messages") or is_list_with_keys(document, "role") or is_list_with_keys(document, "messages")
+    )
 
 
-def _episodes(document: Any) -> list[object]:
-    return list(document) if is_list_of(document, "messages") else [document]
+def _split_episodes(document: Any) -> list[object]:
+    return list(document) if is_list_with_keys(document, "messages") else [document]
 
 
-def _trajectory(document: object) -> Trajectory:
+def _to_trajectory(document: object) -> Trajectory:
     chat = _Chat.model_validate({"messages": document} if isinstance(document, list) else document)
     episode = EpisodeBuilder()
     for message in chat.messages:
-        add_message(episode, message)
+        add_openai_message(episode, message)
     success = chat.success
     if success is None and chat.reward is not None:
         success = chat.reward >= 1
-    return episode.trajectory(
+    return episode.build(
         task_id=None if chat.task_id is None else str(chat.task_id),
         format=READER.name,
         outcome=Outcome(success=success, reward=chat.reward),
@@ -46,4 +49,4 @@ def _trajectory(document: object) -> Trajectory:
     )
 
 
-READER = Reader("openai_chat", _recognises, _episodes, _trajectory)
+READER = Reader("openai_chat", _recognizes, _split_episodes, _to_trajectory)

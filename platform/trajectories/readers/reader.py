@@ -1,4 +1,7 @@
-"""What a reader is."""
+"""Defines what a reader is: three functions that recognize, split and convert the documents of one format.
+
+The modules beside this one each define a ``READER``; ``ingest`` calls them through ``Reader.read``.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,43 +16,65 @@ from looper.platform.trajectories.documents import Rejection
 
 @dataclass(frozen=True)
 class Reader:
-    """One trajectory format.
-
-    ``recognises`` tells by its shape whether a JSON document is of this format; ``episodes`` takes such a document
-    apart; ``trajectory`` turns one episode into a Trajectory, or raises MalformedTrajectory or pydantic's
-    ValidationError for that episode alone.
-    """
+    """One trajectory format."""
 
     name: str
-    recognises: Callable[[Any], bool]
-    episodes: Callable[[Any], Iterable[object]]
-    trajectory: Callable[[Any], Trajectory]
-    companion: str | None = None
-    """Suffix of a JSON file beside the trajectory file (same stem) that is joined to its document under this suffix."""
+    """Name of the format, for ``--format`` and for reports."""
+    recognizes: Callable[[Any], bool]
+    """Whether a parsed document has the shape of this format. It never raises."""
+    split_episodes: Callable[[Any], Iterable[object]]
+    """The episodes of a recognized document, each in the source's own form."""
+    to_trajectory: Callable[[Any], Trajectory]
+    """The trajectory of one episode. It raises ``MalformedTrajectory`` or pydantic's ``ValidationError`` for an episode
+    that cannot be kept."""
+    companion_suffix: str | None = None
+    """Suffix of a JSON file with the same stem beside the trajectory file. Its content is put into the document under
+    this suffix."""
 
     def read(self, document: object) -> Iterator[Trajectory | Rejection]:
-        """Every episode of a recognised document: kept, or rejected with its reason. One never stops the others."""
-        for number, episode in enumerate(self.episodes(document)):
+        """Read all episodes of a document. A bad episode does not stop the others.
+
+        Args:
+            document: A document that ``recognizes`` accepts.
+
+        Yields:
+            Each episode's trajectory, or the reason why it is rejected.
+        """
+        for number, episode in enumerate(self.split_episodes(document)):
             try:
-                yield self.trajectory(episode)
+                yield self.to_trajectory(episode)
             except MalformedTrajectory as error:
                 yield Rejection(error.reason, f"episode {number}: {error}")
             except ValidationError as error:
                 first = error.errors(include_url=False, include_input=False)[0]
-                place = ".".join(str(part) for part in first["loc"]) or "the episode"
-                yield Rejection("malformed_episode", f"episode {number}: {place}: {first['msg']}")
+                location = ".".join(str(part) for part in first["loc"]) or "the episode"
+                yield Rejection("malformed_episode", f"episode {number}: {location}: {first['msg']}")
 
 
-def one(document: object) -> tuple[object]:
-    """``episodes`` of a format whose document is one episode."""
+def single_episode(document: object) -> tuple[object]:
+    """Return the document itself: ``split_episodes`` of a format whose document is one episode.
+
+    Args:
+        document: A recognized document.
+    """
     return (document,)
 
 
-def is_list_of(value: object, *keys: str) -> TypeGuard[list[Any]]:
-    """Whether ``value`` is a list whose first item is an object with all these keys."""
-    return isinstance(value, list) and bool(value) and has(value[0], *keys)
+def is_list_with_keys(value: object, *keys: str) -> TypeGuard[list[Any]]:
+    """Return whether a value is a list whose first item is an object with certain keys.
+
+    Args:
+        value: A parsed JSON value.
+        *keys: Keys that the first item must have.
+    """
+    return isinstance(value, list) and bool(value) and has_keys(value[0], *keys)
 
 
-def has(value: object, *keys: str) -> TypeGuard[dict[str, Any]]:
-    """Whether ``value`` is an object with all these keys."""
+def has_keys(value: object, *keys: str) -> TypeGuard[dict[str, Any]]:
+    """Return whether a value is an object with certain keys.
+
+    Args:
+        value: A parsed JSON value.
+        *keys: Keys that it must have.
+    """
     return isinstance(value, dict) and all(key in value for key in keys)

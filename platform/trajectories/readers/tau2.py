@@ -1,7 +1,8 @@
-"""tau2-bench results: ``{info, tasks, simulations: [{task_id, trial, termination_reason, reward_info, messages}]}``.
+"""Reads tau2-bench: ``{info, tasks, simulations: [{task_id, trial, termination_reason, reward_info, messages}]}``.
 
-The agent's policy, where ``info.environment_info.policy`` carries it, becomes the leading system step of every episode.
-A user may call tools too (``requestor``): those calls and their results keep ``requestor="user"``.
+Source: https://github.com/sierra-research/tau2-bench. The agent's policy, where ``info.environment_info.policy`` has
+it, becomes the first system step of every episode. A user may call tools too (``requestor``): those calls and their
+results keep ``requestor="user"``. An episode succeeded if its reward is 1.
 """
 
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from pydantic import BaseModel, Field
 
 from looper.platform.domain.errors import MalformedTrajectory
 from looper.platform.domain.trajectory import Outcome, Trajectory
-from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall, dumps
-from looper.platform.trajectories.readers.reader import Reader, has
+from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall, to_json_text
+from looper.platform.trajectories.readers.reader import Reader, has_keys
 
-_CHECKS = (
+_REWARD_CHECKS = (
     "reward_basis",
     "reward_breakdown",
     "db_check",
@@ -64,56 +65,56 @@ class _Tau2Reward(BaseModel):
     reward: float | None = Field(None, allow_inf_nan=False)
 
 
-def _recognises(document: object) -> bool:
-    return has(document, "simulations", "info") and isinstance(document["simulations"], list)
+def _recognizes(document: object) -> bool:
+    return has_keys(document, "simulations", "info") and isinstance(document["simulations"], list)
 
 
-def _episodes(document: Any) -> Iterator[object]:
+def _split_episodes(document: Any) -> Iterator[object]:
     info = document["info"]
     environment = (info.get("environment_info") if isinstance(info, dict) else None) or {}
     return ({"environment": environment, "simulation": simulation} for simulation in document["simulations"])
 
 
-def _trajectory(document: object) -> Trajectory:
+def _to_trajectory(document: object) -> Trajectory:
     run = _Tau2Run.model_validate(document)
     simulation, episode = run.simulation, EpisodeBuilder()
     if run.environment.policy:
-        episode.say("system", run.environment.policy)
+        episode.add_message("system", run.environment.policy)
     for message in simulation.messages:
-        _add(episode, message)
+        _add_step(episode, message)
     info = simulation.reward_info or {}
     reward = _Tau2Reward.model_validate(info).reward
     detail = {
         "simulation_id": simulation.id,
         "trial": simulation.trial,
         "termination_reason": simulation.termination_reason,
-        **{name: info.get(name) for name in _CHECKS},
+        **{name: info.get(name) for name in _REWARD_CHECKS},
     }
-    return episode.trajectory(
+    return episode.build(
         task_id=str(simulation.task_id),
         format=READER.name,
-        outcome=Outcome(success=None if reward is None else reward == 1, reward=reward, detail=dumps(detail)),
+        outcome=Outcome(success=None if reward is None else reward == 1, reward=reward, detail=to_json_text(detail)),
         tools=run.environment.tool_defs,
-        ended=simulation.termination_reason is not None,
+        has_ended=simulation.termination_reason is not None,
     )
 
 
-def _add(episode: EpisodeBuilder, message: _Tau2Message) -> None:
+def _add_step(episode: EpisodeBuilder, message: _Tau2Message) -> None:
     text = message.content or ""
     calls = [RecordedCall(call.name, call.arguments, call.id) for call in message.tool_calls or ()]
     match message.role:
         case "assistant":
-            episode.say("agent", text, calls, timestamp=message.timestamp)
+            episode.add_message("agent", text, calls, timestamp=message.timestamp)
         case "user":
-            by: Literal["agent", "user"] = "user" if calls else "agent"
-            episode.say("user", text, calls, requestor=by, timestamp=message.timestamp)
+            requestor: Literal["agent", "user"] = "user" if calls else "agent"
+            episode.add_message("user", text, calls, requestor=requestor, timestamp=message.timestamp)
         case "system":
-            episode.say("system", text, timestamp=message.timestamp)
+            episode.add_message("system", text, timestamp=message.timestamp)
         case "tool":
             for result in message.tool_messages or [message]:
-                episode.observe(result.id, result.content or "", timestamp=result.timestamp)
+                episode.add_tool_result(result.id, result.content or "", timestamp=result.timestamp)
         case role:
-            raise MalformedTrajectory("unknown_role", f"role {role!r} is none of system, user, assistant, tool")
+            raise MalformedTrajectory("unknown_role", f"role {role!r} is not one of system, user, assistant, tool")
 
 
-READER = Reader("tau2", _recognises, _episodes, _trajectory)
+READER = Reader("tau2", _recognizes, _split_episodes, _to_trajectory)

@@ -1,10 +1,12 @@
+"""The consolidation benchmark reuses results that are on disk, and compares them."""
+
 from pathlib import Path
 
 from looper.benchmarks.consolidation.bench import ConsolidationRow, bench, to_markdown
 from looper.benchmarks.consolidation.variants import VARIANTS
 
 
-def test_what_is_cached_is_not_run_again_and_what_did_not_fit_has_no_ratio(tmp_path: Path) -> None:
+def test_cached_variants_are_not_run_again_and_one_that_did_not_fit_has_no_ratio(tmp_path: Path) -> None:
     for name, makespan in zip(VARIANTS, (400.0, 100.0, None, 80.0, 50.0), strict=True):
         row = ConsolidationRow(
             variant=name,

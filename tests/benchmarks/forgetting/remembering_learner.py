@@ -1,54 +1,64 @@
-"""A learner without a model: it remembers the last sessions it was taught, word for word of their tasks."""
+"""A learner without a model, for the tests of the forgetting benchmark."""
 
 import json
 from collections.abc import Sequence
 
-from looper.benchmarks.forgetting.learner import Score
+from typing_extensions import override
+
+from looper.benchmarks.forgetting.learner import HeldOutScore, Learner
 from looper.benchmarks.forgetting.plan import ForgettingRun, RunKind
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
 
-MONTHS = {"none": 1, "replay": 5, "ella": 3}
+REMEMBERED_SESSIONS = {"none": 1, "replay": 5, "ella": 3}
+"""Number of sessions that a strategy remembers. All others remember 2."""
 
 
-class Remembers:
-    """Knows the last ``MONTHS[strategy]`` months (2 of an unlisted strategy), or everything taught at once.
+class RememberingLearner(Learner):
+    """Solves the tasks of the last sessions that it was trained on, as many as its strategy remembers.
 
-    ``lessons`` counts what it was taught since it was made, however often it began; it gives up, as an interrupted
-    process does, when it is asked for more than ``patience`` of them.
+    It remembers everything that it was trained on in one round as the multi-task bound. ``train_count`` counts the
+    calls of ``train``. After ``max_train_count`` of them it raises KeyboardInterrupt, as in an interrupted process.
     """
 
-    def __init__(self, patience: int = 1_000) -> None:
-        self.lessons = 0
-        self._patience = patience
+    def __init__(self, max_train_count: int = 1_000) -> None:
+        self.train_count = 0
+        self._max_train_count = max_train_count
 
-    def begin(self, run: ForgettingRun) -> None:
+    @override
+    def reset(self, run: ForgettingRun) -> None:
         self._run = run
-        self._known: list[str] = []
+        self._remembered: list[str] = []
 
-    def learn(self, examples: Sequence[Example]) -> int:
+    @override
+    def train(self, examples: Sequence[Example]) -> int:
         if self._run.recipe.strategy == "merge":
-            raise InvalidInput("the loss is no number")
-        if self.lessons == self._patience:
+            raise InvalidInput("The loss is not finite.")
+        if self.train_count == self._max_train_count:
             raise KeyboardInterrupt
-        self.lessons += 1
-        taught = sorted({_month(example) for example in examples} - set(self._known))
-        span = len(taught) if self._run.kind is RunKind.MULTI_TASK else MONTHS.get(self._run.recipe.strategy, 2)
-        self._known = [*self._known, *taught][-span:]
+        self.train_count += 1
+        # The sessions of the gym differ in the system prompt, which names the month.
+        new = sorted({_system_prompt(example) for example in examples} - set(self._remembered))
+        is_multi_task = self._run.kind is RunKind.MULTI_TASK
+        count = len(new) if is_multi_task else REMEMBERED_SESSIONS.get(self._run.recipe.strategy, 2)
+        self._remembered = [*self._remembered, *new][-count:]
         return len(examples) * self._run.recipe.epochs
 
-    def judge(self, examples: Sequence[Example]) -> Score:
-        solved = sum(_month(example) in self._known for example in examples)
+    @override
+    def evaluate(self, examples: Sequence[Example]) -> HeldOutScore:
+        solved = sum(_system_prompt(example) in self._remembered for example in examples)
         calls = sum(len(turn.tool_calls) for example in examples for turn in example.turns)
         loss = 0.1 if solved else 0.5 * self._run.recipe.epochs**0.5
-        return Score(episodes=len(examples), solved=solved, calls=calls, right=calls if solved else 0, loss=loss)
+        return HeldOutScore(episodes=len(examples), solved=solved, calls=calls, right=calls if solved else 0, loss=loss)
 
-    def save(self) -> bytes:
-        return json.dumps(self._known).encode()
+    @override
+    def save_state(self) -> bytes:
+        return json.dumps(self._remembered).encode()
 
-    def load(self, saved: bytes) -> None:
-        self._known = json.loads(saved)
+    @override
+    def load_state(self, saved: bytes) -> None:
+        self._remembered = json.loads(saved)
 
 
-def _month(example: Example) -> str:
+def _system_prompt(example: Example) -> str:
     return example.turns[0].content

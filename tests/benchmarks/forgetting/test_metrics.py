@@ -1,4 +1,4 @@
-"""Every figure on one matrix, worked out by hand."""
+"""Tests of the metrics on one matrix, with results that were computed by hand."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_accuracy_is_the_mean_of_the_last_row() -> None:
     assert metrics.average_accuracy([[0.25, 0.75]]) == 0.5
 
 
-def test_forgetting_is_measured_from_the_best_of_times() -> None:
+def test_forgetting_is_measured_from_the_best_evaluation() -> None:
     assert metrics.forgetting(A) == pytest.approx(((0.9 - 0.7) + (0.9 - 0.5)) / 2)
     assert metrics.forgetting([[0.2, 0.0], [0.6, 1.0]]) == 0.0
 
@@ -49,25 +49,25 @@ def test_cl_f_weighs_plasticity_against_stability() -> None:
 
 
 @pytest.mark.parametrize("matrix", [[[1.0]], [[1.0, 0.0]], [[1.0, 0.0], [1.0]]])
-def test_figures_that_need_several_sessions_say_so(matrix: list[list[float]]) -> None:
+def test_metrics_that_need_several_sessions_reject_other_matrices(matrix: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="square"):
         metrics.forgetting(matrix)
 
 
-def test_a_power_law_is_found_again_from_its_own_points() -> None:
+def test_a_power_law_is_fitted_to_its_own_points() -> None:
     law = PowerLaw(a=20.0, b=0.6, c=0.2, d=0.4, r2=1.0)
-    points = [Point(n, r, law.at(n, r)) for n in (5, 10, 20, 40, 80) for r in (2, 8, 32)]
+    points = [Point(n, r, law.predict(n, r)) for n in (5, 10, 20, 40, 80) for r in (2, 8, 32)]
     fitted = fit_power_law(points)
     assert fitted.r2 > 0.999
-    for n, r, f in (*points, Point(160, 16, law.at(160, 16))):
-        assert fitted.at(n, r) == pytest.approx(f, rel=0.03)
+    for n, r, f in (*points, Point(160, 16, law.predict(160, 16))):
+        assert fitted.predict(n, r) == pytest.approx(f, rel=0.03)
 
 
-def test_a_power_law_begins_at_nothing_and_bears_no_forgetting_at_all() -> None:
+def test_a_power_law_fits_points_without_forgetting() -> None:
     fitted = fit_power_law([Point(n, 8, 0.0) for n in (1, 2, 4, 8, 16)])
-    assert fitted.at(0, 8) == fitted.at(100, 8) == 0.0
+    assert fitted.predict(0, 8) == fitted.predict(100, 8) == 0.0
 
 
-def test_a_power_law_needs_points() -> None:
+def test_a_power_law_needs_five_points() -> None:
     with pytest.raises(InvalidInput, match="at least 5"):
         fit_power_law([Point(1, 8, 0.1)] * 4)

@@ -16,12 +16,12 @@ from looper.benchmarks.synthesis.ablation.noisy_agent import FAILED, trajectorie
 from looper.benchmarks.synthesis.ablation.report import report, to_markdown
 from looper.benchmarks.synthesis.ablation.taught_calls import Taught, taught
 from looper.benchmarks.synthesis.ablation.variants import FULL, SUCCESSES, WITHOUT, examples
-from looper.gym.generate import Recorded
+from looper.gym.generate import RecordedEpisode
 from looper.gym.policies import run_expert
 from looper.gym.workplaces import DISPATCH
 from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.platform.domain.consolidation import Recipe
 from looper.platform.domain.example import Example
+from looper.platform.domain.recipe import Recipe
 from looper.platform.trajectories.readers.openai_chat import READER
 from tests.tiny import FLOAT32, tiny_base
 
@@ -160,8 +160,8 @@ def test_the_report_compares() -> None:
 
 
 def test_what_the_data_teaches_is_told_without_training() -> None:
-    expert = Recorded(task := DISPATCH.task("dispatch-000", seed=0), None, run_expert(task))
-    right = examples(SUCCESSES, [READER.trajectory(orjson.loads(expert.line()))])
+    expert = RecordedEpisode(task := DISPATCH.task("dispatch-000", seed=0), None, run_expert(task))
+    right = examples(SUCCESSES, [READER.to_trajectory(orjson.loads(expert.to_jsonl()))])
     assert taught(right, DISPATCH, seed=0) == Taught(wrong=0.0, repeated=0.0)
     naive, full = (taught(examples(variant, NOISY), DISPATCH, seed=0) for variant in (SUCCESSES, FULL))
     assert naive.wrong > naive.repeated > 0.1

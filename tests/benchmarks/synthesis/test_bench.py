@@ -6,7 +6,7 @@ import pytest
 from looper.benchmarks.synthesis.bench import SynthesisRow, bench, many, plan, row, to_markdown
 from looper.benchmarks.synthesis.corpus import Corpus
 from looper.benchmarks.synthesis.variants import SynthesisMeasurement, digest, looper_over_ray, plain_loop, store_in
-from looper.jobs.synthesis.output.output_files import in_memory
+from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.platform.domain.errors import LooperError
 from looper.platform.objectstore import keys
 from looper.platform.trajectories.table import from_parquet
@@ -31,7 +31,7 @@ def test_the_episodes_of_a_corpus_are_of_ever_new_tasks(tmp_path: Path) -> None:
     (job,) = corpus.jobs("test")
     batches = [from_parquet(store.get(keys.trajectories(job.instance, batch))) for batch in job.batches]
     assert [len(batch) for batch in batches] == [500, 500, 500]
-    report, _ = in_memory(batches, 0.2)
+    report, _ = synthesize_in_memory(batches, 0.2)
     assert report.train + report.holdout > 1200
     assert report.rejected["duplicate"] < 100
 

@@ -11,22 +11,22 @@ import pytest
 from looper.benchmarks.synthesis.planted_defects.trajectories import (
     ClassScore,
     Kind,
-    Planted,
-    planted,
-    score,
+    PlantedCorpus,
+    plant_defects,
+    score_drafts,
     to_markdown,
 )
 from looper.gym import WORKPLACES
-from looper.jobs.synthesis.draft import Draft, Error, Placed, StageVerdict
+from looper.jobs.synthesis.draft import Draft, DraftStep, ErrorKind, StageVerdict
 from looper.platform.domain.trajectory import Step, Trajectory
 
 STAGES = {Kind.LOOP: "prune", Kind.REPEATED_CALL: "prune", Kind.LUCKY: "credit", Kind.LEAK: "split"}
-ERRORS = {Kind(error.value): error for error in Error}
+ERRORS = {Kind(error.value): error for error in ErrorKind}
 
 
 @cache
-def truth() -> Planted:
-    return planted(0)
+def truth() -> PlantedCorpus:
+    return plant_defects(0)
 
 
 def trajectories() -> Iterator[Trajectory]:
@@ -35,18 +35,18 @@ def trajectories() -> Iterator[Trajectory]:
 
 
 def untouched() -> list[Draft]:
-    return [Draft.of(trajectory, labelled=True) for trajectory in trajectories()]
+    return [Draft.from_trajectory(trajectory, has_labels=True) for trajectory in trajectories()]
 
 
 def scores(drafts: Sequence[Draft]) -> dict[Kind, ClassScore]:
-    return {each.kind: each for each in score(truth(), drafts)}
+    return {each.kind: each for each in score_drafts(truth(), drafts)}
 
 
 def text_of(steps: Sequence[Step]) -> str:
     return "\n".join([step.content + "".join(call.arguments for call in step.tool_calls) for step in steps])
 
 
-def scrubbed(placed: Placed, parts: Sequence[str]) -> Placed:
+def scrubbed(placed: DraftStep, parts: Sequence[str]) -> DraftStep:
     def clean(text: str) -> str:
         for part in parts:
             text = text.replace(part, "<gone>")
@@ -63,7 +63,7 @@ def knows_all(in_verdicts: bool) -> tuple[Draft, ...]:
     """Drafts of a pipeline that was told the truth; errors are told by verdicts, or by the steps themselves."""
     parts: dict[str, list[str]] = defaultdict(list)
     verdicts: dict[str, list[StageVerdict]] = defaultdict(list)
-    errors: dict[tuple[str, int], Error] = {}
+    errors: dict[tuple[str, int], ErrorKind] = {}
     rejected: dict[int, str] = {}
     for text in truth().texts:
         if not text.harmless:
@@ -85,7 +85,9 @@ def knows_all(in_verdicts: bool) -> tuple[Draft, ...]:
         replace(
             draft,
             steps=tuple(
-                replace(scrubbed(placed, parts[draft.source.id]), error=errors.get((draft.source.id, placed.place)))
+                replace(
+                    scrubbed(placed, parts[draft.source.id]), error=errors.get((draft.source.id, placed.source_index))
+                )
                 for placed in draft.steps
             ),
             verdicts=tuple(verdicts[draft.source.id]),
@@ -96,8 +98,8 @@ def knows_all(in_verdicts: bool) -> tuple[Draft, ...]:
 
 
 def test_the_same_seed_plants_the_same() -> None:
-    assert planted(0) == truth()
-    assert planted(1) != truth()
+    assert plant_defects(0) == truth()
+    assert plant_defects(1) != truth()
 
 
 def test_every_class_has_its_cases_and_every_work_place_its_files() -> None:
@@ -286,7 +288,8 @@ def test_an_error_of_another_class_is_both_missed_and_wrong() -> None:
     span = next(span for span in truth().spans if span.kind is Kind.TRANSIENT)
     place = next(place for place, draft in enumerate(drafts) if draft.source.id == span.trajectory)
     steps = tuple(
-        replace(placed, error=Error.CAUSAL) if placed.place == span.first else placed for placed in drafts[place].steps
+        replace(placed, error=ErrorKind.CAUSAL) if placed.source_index == span.first else placed
+        for placed in drafts[place].steps
     )
     drafts[place] = drafts[place].with_steps(steps)
     found = scores(drafts)

@@ -1,4 +1,4 @@
-"""A queue that is much longer than what a trainer holds: all of it is worked, and nobody waits for long."""
+"""A queue that is much longer than a cohort: all of it is completed, and no tenant waits much longer than others."""
 
 import time
 from collections import defaultdict
@@ -7,11 +7,12 @@ from statistics import mean, median
 
 import pytest
 
-from looper.benchmarks.machine import describe
+from looper.benchmarks.machine import describe_machine
 from looper.cluster.run_until_complete import run_until_complete
 from looper.platform import adapters
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, ConsolidationState
+from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.states import ConsolidationState
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from tests.jobs.episodes import RECIPE, episode, submit
@@ -22,7 +23,7 @@ TENANTS, INSTANCES = 50, 10
 @pytest.mark.bench
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("ray_local")
-def test_five_hundred_of_fifty_tenants(
+def test_five_hundred_consolidations_of_fifty_tenants(
     catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = RECIPE.model_copy(update={"rank": 2, "alpha": 4, "max_steps": 3})
@@ -32,44 +33,44 @@ def test_five_hundred_of_fifty_tenants(
         for tenant in range(TENANTS)
         for instance in range(INSTANCES)
     ]
-    began = time.monotonic()
+    start = time.monotonic()
     run_until_complete(catalog, store, settings, base_dir, [job.id for job in queued])
-    took = time.monotonic() - began
+    elapsed_s = time.monotonic() - start
 
-    ended = [catalog.consolidation(job.id) for job in queued]
+    ended = [catalog.get_consolidation(job.id) for job in queued]
     for job in ended:
         assert job.state is ConsolidationState.PUBLISHED, job.reason
-        events = [event.what for event in catalog.events(consolidation=job.id)]
+        events = [event.what for event in catalog.list_events(consolidation=job.id)]
         assert sum(what.startswith("published") for what in events) == 1
-        assert [version.digest for version in catalog.versions(job.instance)] == [job.digest]
-        assert catalog.channel(job.instance, "prod") == job.digest
+        assert [version.digest for version in catalog.list_versions(job.instance)] == [job.digest]
+        assert catalog.get_channel(job.instance, "prod") == job.digest
         adapters.fetch(store, job.instance.tenant, str(job.digest))
 
     with capsys.disabled():
-        print(f"\n{describe()}\n{len(ended)} consolidations of {TENANTS} tenants in {took:.0f} s\n")
+        print(f"\n{describe_machine()}\n{len(ended)} consolidations of {TENANTS} tenants in {elapsed_s:.0f} s\n")
         print("| a tenant's | median of the tenants | longest of the tenants | ratio |\n| --- | ---: | ---: | ---: |")
-        ratios = [_tell(what, times) for what, times in _times(ended).items()]
+        ratios = [_print_row(name, times) for name, times in _times(ended).items()]
     assert max(ratios) <= 2
 
 
 def _times(ended: list[Consolidation]) -> dict[str, list[float]]:
-    """What each tenant waited, in seconds: until its consolidations were begun, and until they were published."""
+    """Return how long each tenant waited, in seconds, until its consolidations started and were published."""
     waits: dict[str, list[float]] = defaultdict(list)
-    whole: dict[str, list[float]] = defaultdict(list)
+    durations: dict[str, list[float]] = defaultdict(list)
     for job in ended:
         assert job.started_at is not None
         assert job.ended_at is not None
         waits[job.instance.tenant].append((job.started_at - job.created_at).total_seconds())
-        whole[job.instance.tenant].append((job.ended_at - job.created_at).total_seconds())
+        durations[job.instance.tenant].append((job.ended_at - job.created_at).total_seconds())
     return {
-        "mean wait until begun": [mean(times) for times in waits.values()],
-        "longest wait until begun": [max(times) for times in waits.values()],
-        "mean wait until published": [mean(times) for times in whole.values()],
-        "longest wait until published": [max(times) for times in whole.values()],
+        "mean wait until start": [mean(times) for times in waits.values()],
+        "longest wait until start": [max(times) for times in waits.values()],
+        "mean wait until published": [mean(times) for times in durations.values()],
+        "longest wait until published": [max(times) for times in durations.values()],
     }
 
 
-def _tell(what: str, times: list[float]) -> float:
+def _print_row(name: str, times: list[float]) -> float:
     ratio = max(times) / median(times)
-    print(f"| {what} | {median(times):.1f} s | {max(times):.1f} s | {ratio:.2f} |")
+    print(f"| {name} | {median(times):.1f} s | {max(times):.1f} s | {ratio:.2f} |")
     return ratio

@@ -1,4 +1,4 @@
-"""The whole way of the data through real Ray Data, Ray Train, PEFT and DeepSpeed, on a tiny base."""
+"""The queue worker from trajectories to published adapters: real Ray Data, Ray Train, PEFT and DeepSpeed, tiny base."""
 
 import json
 import os
@@ -14,13 +14,15 @@ from ray.util import placement_group, remove_placement_group
 from safetensors.torch import load
 
 from looper.cluster.run_until_complete import run_until_complete
-from looper.jobs.basemodel import revision
 from looper.jobs.consolidation.training import checkpoint
-from looper.jobs.queue import worker as foreman
+from looper.jobs.queue.publication import LIBRARIES
+from looper.jobs.queue.worker import work_queue
 from looper.jobs.synthesis.pipeline.run import synthesize
 from looper.platform import adapters
+from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, ConsolidationState
+from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.states import ConsolidationState
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
 from tests.jobs.episodes import RECIPE, episode, ingest, submit
@@ -41,7 +43,7 @@ def queue(catalog: Catalog, store: ObjectStore, settings: Settings) -> Callable[
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 
@@ -49,24 +51,24 @@ def test_a_cohort_goes_from_trajectories_to_published_adapters(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     good, other = queue("acme/red"), queue("umbrella/blue", seed=1)
-    nothing = queue("acme/failures", success=False)
-    too_wide = submit(
+    failures = queue("acme/failures", success=False)
+    high_rank = submit(
         catalog, store, "acme/wide", [episode(1)], base=settings.base, recipe=RECIPE.model_copy(update={"rank": 64})
     )
 
-    waiting = [good, other, nothing, too_wide]
-    run_until_complete(catalog, store, settings, base_dir, [job.id for job in waiting])
-    ended = [catalog.consolidation(job.id) for job in waiting]
+    jobs = [good, other, failures, high_rank]
+    run_until_complete(catalog, store, settings, base_dir, [job.id for job in jobs])
+    ended = [catalog.get_consolidation(job.id) for job in jobs]
     for job in ended[:2]:
         assert job.state is ConsolidationState.PUBLISHED, job.reason
         assert job.digest is not None
-        assert catalog.channel(job.instance, "prod") == job.digest
-        assert catalog.version(job.digest).base_revision == revision(base_dir)
+        assert catalog.get_channel(job.instance, "prod") == job.digest
+        assert catalog.get_version(job.digest).base_revision == read_base_revision(base_dir)
         files = adapters.fetch(store, job.instance.tenant, job.digest)
         manifest = files.read_manifest()
         assert manifest.training_data == job.batches
         assert manifest.verdict == job.verdict
-        assert set(manifest.libraries) == set(foreman.LIBRARIES)
+        assert set(manifest.libraries) == set(LIBRARIES)
         assert json.loads(files.config)["base_model_name_or_path"] == settings.base
         assert load(files.weights)
         assert store.list(keys.checkpoints(job.id)) == []
@@ -79,18 +81,18 @@ def test_a_cohort_goes_from_trajectories_to_published_adapters(
     assert ended[3].state is ConsolidationState.FAILED
     assert "rank 64 is above serve.max_lora_rank 16" in str(ended[3].reason)
 
-    # The next consolidation starts from what is served now, and is gated against it.
+    # The next consolidation starts from the version that is served now, and the gate compares it with that version.
     ingest(catalog, store, good.instance, [episode(task, room="next") for task in range(20, 32)], "second")
     second = catalog.submit(good.instance, base=settings.base, recipe=RECIPE)
     run_until_complete(catalog, store, settings, base_dir, [second.id])
-    second = catalog.consolidation(second.id)
+    second = catalog.get_consolidation(second.id)
     assert second.parent == ended[0].digest
     assert second.verdict is not None, second.reason
     if second.verdict.passed:
-        assert catalog.version(str(second.digest)).parent == ended[0].digest
+        assert catalog.get_version(str(second.digest)).parent == ended[0].digest
 
 
-def test_a_killed_worker_goes_on_from_its_checkpoint(
+def test_a_killed_worker_resumes_from_its_checkpoint(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     limits = settings.consolidation.model_copy(update={"checkpoint_interval_s": 0.0})
@@ -104,7 +106,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
         killed.extend(_training_workers())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
-        while not (now := catalog.consolidation(job.id)).state.final:
+        while not (now := catalog.get_consolidation(job.id)).state.is_final:
             assert now.progress is not None
             steps.append(now.progress.step)
             time.sleep(0.05)
@@ -112,16 +114,16 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
     killer = threading.Thread(target=kill)
     killer.start()
     run_until_complete(catalog, store, settings, base_dir, [job.id])
-    ended = catalog.consolidation(job.id)
+    ended = catalog.get_consolidation(job.id)
     killer.join()
     assert len(killed) == 1
-    assert steps == sorted(steps), "training began anew"
+    assert steps == sorted(steps), "training started again"
     assert ended.state is ConsolidationState.PUBLISHED, ended.reason
     assert ended.progress is not None
     assert ended.progress.step == ended.progress.steps == 120
 
 
-def test_trainers_that_live_on_leave_a_cpu_to_synthesis(
+def test_idle_trainers_leave_a_cpu_to_synthesis(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     limits = settings.consolidation.model_copy(update={"max_trainers": 2, "cohort_size": 1, "idle_timeout_s": 3600.0})
@@ -130,8 +132,8 @@ def test_trainers_that_live_on_leave_a_cpu_to_synthesis(
     assert servers.wait(60)
     jobs = [queue("acme/red"), queue("acme/green")]
 
-    def over() -> bool:
-        if not all(catalog.consolidation(job.id).state.final for job in jobs):
+    def have_ended() -> bool:
+        if not all(catalog.get_consolidation(job.id).state.is_final for job in jobs):
             return False
         if len(jobs) == 2:
             assert len(_training_workers()) == 2
@@ -139,12 +141,12 @@ def test_trainers_that_live_on_leave_a_cpu_to_synthesis(
             return False
         return True
 
-    foreman.work_queue(catalog, store, settings, base_dir, over)
+    work_queue(catalog, store, settings, base_dir, have_ended)
     remove_placement_group(servers)
 
 
 def _training_workers() -> list[int]:
-    """Of this session's Ray alone: its processes descend from this one, and call themselves by their actor's class."""
+    """List the training workers of this test session's Ray: descendants of this process, named for their actor."""
     return [process.pid for process in psutil.Process().children(recursive=True) if _is_training_worker(process)]
 
 
@@ -155,7 +157,7 @@ def _is_training_worker(process: psutil.Process) -> bool:
         return False
 
 
-def test_interrupted_work_is_given_back_and_another_foreman_goes_on(
+def test_interrupted_work_is_released_and_another_queue_worker_resumes(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     limits = settings.consolidation.model_copy(update={"checkpoint_interval_s": 0.0})
@@ -170,28 +172,28 @@ def test_interrupted_work_is_given_back_and_another_foreman_goes_on(
         os.kill(os.getpid(), signal.SIGINT)
 
     ctrl_c = threading.Thread(target=interrupt)
-    # Where the tests run in a shell's background, SIGINT came in ignored.
+    # A shell's background jobs inherit SIGINT as ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     ctrl_c.start()
     with pytest.raises(KeyboardInterrupt):
         run_until_complete(catalog, store, settings, base_dir, [job.id])
     ctrl_c.join()
     signal.signal(signal.SIGINT, before)
-    assert catalog.consolidation(job.id).owner is None
+    assert catalog.get_consolidation(job.id).owner is None
     wait_for(lambda: not _training_workers())
 
     done = _newest_step(store, job)
-    foreman.work_queue(catalog, store, settings, base_dir, checkpoint_after(done))
-    given_back = catalog.consolidation(job.id)
-    assert given_back.owner is None
-    assert given_back.state is ConsolidationState.TRAINING
+    work_queue(catalog, store, settings, base_dir, checkpoint_after(done))
+    released = catalog.get_consolidation(job.id)
+    assert released.owner is None
+    assert released.state is ConsolidationState.TRAINING
 
 
 def _newest_step(store: ObjectStore, job: Consolidation) -> int:
-    return max(checkpoint.saved_steps(store, job.id), default=0)
+    return max(checkpoint.list_checkpoint_steps(store, job.id), default=0)
 
 
-def test_synthesis_is_not_done_twice_and_a_missing_batch_fails_its_own(
+def test_synthesis_runs_once_and_a_missing_batch_fails_only_its_own_job(
     queue: Callable[..., Consolidation], store: ObjectStore
 ) -> None:
     red, blue = queue("acme/red"), queue("acme/blue")
@@ -203,18 +205,18 @@ def test_synthesis_is_not_done_twice_and_a_missing_batch_fails_its_own(
     assert synthesize([red], store, 0.2) == {red.id: reports[red.id]}
 
 
-def test_a_store_that_fails_delays_and_fails_nobody(
+def test_a_store_that_is_down_delays_jobs_and_fails_none(
     queue: Callable[..., Consolidation], catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
 ) -> None:
     job = queue("acme/red")
     folder = settings.home / "store" / "examples"
     folder.write_text("a file where a folder should be")
 
-    def given_back() -> bool:
-        now = catalog.consolidation(job.id)
+    def is_released() -> bool:
+        now = catalog.get_consolidation(job.id)
         return now.state is ConsolidationState.SYNTHESISING and now.owner is None
 
-    foreman.work_queue(catalog, store, settings, base_dir, given_back)
+    work_queue(catalog, store, settings, base_dir, is_released)
     folder.unlink()
     run_until_complete(catalog, store, settings, base_dir, [job.id])
-    assert catalog.consolidation(job.id).state is ConsolidationState.PUBLISHED
+    assert catalog.get_consolidation(job.id).state is ConsolidationState.PUBLISHED

@@ -1,4 +1,7 @@
-"""Runs synthesis in a process of its own: ``python -m tests.jobs.synthesis.driver SETTINGS JOB SYNTHESIS``, in JSON."""
+"""Runs synthesis in a separate process that a test can kill.
+
+``python -m tests.jobs.synthesis.driver SETTINGS CONSOLIDATION SYNTHESIS_SETTINGS``, settings as JSON.
+"""
 
 import json
 import sys
@@ -12,7 +15,7 @@ from looper.platform.settings import SynthesisSettings, load_settings
 
 def main() -> None:
     settings = load_settings(**json.loads(sys.argv[1]))
-    job = Catalog.open(settings).consolidation(sys.argv[2])
+    job = Catalog.open(settings).get_consolidation(sys.argv[2])
     with local_ray():
         synthesize([job], ObjectStore.open(settings), 0.2, SynthesisSettings.model_validate_json(sys.argv[3]))
 

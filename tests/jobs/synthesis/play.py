@@ -1,4 +1,4 @@
-"""Episodes written down in a line each, for the tests of stages."""
+"""Short notation for episodes, for the tests of stages."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ TOOLS = json.dumps([{"type": "function", "function": {"name": "book", "parameter
 
 
 def call(tool: str, **arguments: Any) -> tuple[str, dict[str, Any]]:
-    """A step of the agent that makes one call."""
+    """Return a step of the agent with one tool call."""
     return tool, arguments
 
 
@@ -21,23 +21,27 @@ def play(
     request: str = "Book 7.",
     detail: str = "{}",
 ) -> Trajectory:
-    """A user asks; then calls, each followed by its answer (a text), and texts that no call precedes: the agent's."""
-    made = [Step(source="system", content="You book rooms."), Step(source="user", content=request)]
+    """Return an episode: a request of the user, then ``steps``.
+
+    A tuple is a tool call. A text directly after a call is its result; other texts are the agent's.
+    """
+    trajectory_steps = [Step(source="system", content="You book rooms."), Step(source="user", content=request)]
     open_call: str | None = None
     for number, step in enumerate(steps):
         if isinstance(step, tuple):
             open_call = f"c{number}"
-            made.append(
+            trajectory_steps.append(
                 Step(source="agent", tool_calls=(ToolCall(id=open_call, name=step[0], arguments=json.dumps(step[1])),))
             )
         elif open_call:
-            made.append(Step(source="tool", content=step, call_id=open_call))
+            trajectory_steps.append(Step(source="tool", content=step, call_id=open_call))
             open_call = None
         else:
-            made.append(Step(source="agent", content=step))
+            trajectory_steps.append(Step(source="agent", content=step))
     outcome = Outcome(success=success, detail=detail)
-    return Trajectory.of(task_id=task, format="test", steps=tuple(made), outcome=outcome, tools=TOOLS)
+    return Trajectory.create(task_id=task, format="test", steps=tuple(trajectory_steps), outcome=outcome, tools=TOOLS)
 
 
-def draft(*steps: str | tuple[str, dict[str, Any]], labelled: bool = True, **more: Any) -> Draft:
-    return Draft.of(play(*steps, **more), labelled=labelled)
+def draft(*steps: str | tuple[str, dict[str, Any]], has_labels: bool = True, **episode: Any) -> Draft:
+    """Return the draft of an episode in this notation."""
+    return Draft.from_trajectory(play(*steps, **episode), has_labels=has_labels)

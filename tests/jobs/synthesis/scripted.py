@@ -1,54 +1,55 @@
-"""A model that answers by a script, and episodes to ask it about."""
+"""A model with scripted responses, and episodes for its requests."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from looper.jobs.synthesis.draft import Draft, Grade, Placed
+from looper.jobs.synthesis.draft import Draft, DraftStep, Grade
 from looper.jobs.synthesis.llm.request import LLMRequest
 from looper.platform.domain.trajectory import Outcome, Step, ToolCall, Trajectory
 
-Answer = str | dict[str, Any] | None
+ScriptedResponse = str | dict[str, Any] | None
 
 
-class Scripted:
-    """An ``Ask`` that gives the next of its answers to each request, and keeps the requests."""
+class ScriptedModel:
+    """A ``Generate`` function that returns the next scripted response to each request, and records the requests."""
 
-    def __init__(self, *answers: Answer) -> None:
-        self._answers = list(answers)
-        self.asked: list[LLMRequest] = []
+    def __init__(self, *responses: ScriptedResponse) -> None:
+        self._responses = list(responses)
+        self.requests: list[LLMRequest] = []
 
     def __call__(self, requests: Sequence[LLMRequest]) -> list[str | None]:
-        self.asked += requests
-        answers = [self._answers.pop(0) for _ in requests]
-        return [json.dumps(answer) if isinstance(answer, dict) else answer for answer in answers]
+        self.requests += requests
+        responses = [self._responses.pop(0) for _ in requests]
+        return [json.dumps(response) if isinstance(response, dict) else response for response in responses]
 
     @property
-    def is_through(self) -> bool:
-        return not self._answers
+    def is_exhausted(self) -> bool:
+        return not self._responses
 
 
 def booked(
     request: str = "Book the blue room for Monday.",
     *,
     room: str = "red",
-    answer: str = "ok",
+    result: str = "ok",
     last: str = "I booked it.",
     tool: str = "book_room",
     system: str = "You book rooms.",
     task: str = "task",
     success: bool | None = False,
 ) -> Trajectory:
-    """An agent is asked to book a room, books one, and says so."""
+    """An episode in which an agent books a room and says so."""
     call = ToolCall(id="c1", name=tool, arguments=json.dumps({"room": room, "day": "Monday"}))
-    return Trajectory.of(
+    return Trajectory.create(
         task_id=task,
         format="test",
         steps=(
             Step(source="system", content=system),
             Step(source="user", content=request),
             Step(source="agent", tool_calls=(call,)),
-            Step(source="tool", content=answer, call_id="c1"),
+            Step(source="tool", content=result, call_id="c1"),
             Step(source="agent", content=last),
         ),
         outcome=Outcome(success=success),
@@ -56,13 +57,12 @@ def booked(
 
 
 def draft(trajectory: Trajectory, grade: Grade | None = Grade.FAILED) -> Draft:
-    made = Draft.of(trajectory, labelled=True)
-    return Draft(made.source, made.steps, made.labelled, grade=grade)
+    return replace(Draft.from_trajectory(trajectory, has_labels=True), grade=grade)
 
 
-def whats(draft: Draft) -> list[str]:
-    return [verdict.what for verdict in draft.verdicts]
+def verdict_codes(draft: Draft) -> list[str]:
+    return [verdict.code for verdict in draft.verdicts]
 
 
-def contents(steps: Sequence[Placed]) -> list[str]:
-    return [placed.step.content for placed in steps]
+def step_texts(steps: Sequence[DraftStep]) -> list[str]:
+    return [step.step.content for step in steps]

@@ -1,4 +1,4 @@
-"""Secrets and personal data as trajectories hold them, and what only looks like them. All drawn, nothing real."""
+"""Random secrets and personal data as trajectories contain them, and harmless values that look similar."""
 
 import base64
 import json
@@ -10,17 +10,17 @@ from random import Random
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
 Case = tuple[str, str]
-"""A value, and a text that holds it."""
+"""A value and a text that contains it."""
 
 
-def sensitive(rng: Random, count: int) -> list[Case]:
-    """``count`` values that must go, each in a text of a user, a tool or an agent, or in the JSON of a call."""
-    return [_SENSITIVE[at % len(_SENSITIVE)](rng) for at in range(count)]
+def sensitive_cases(rng: Random, count: int) -> list[Case]:
+    """Return ``count`` values that must be replaced, each in a message, a tool result or the JSON of a call."""
+    return [_SENSITIVE[index % len(_SENSITIVE)](rng) for index in range(count)]
 
 
-def harmless(rng: Random, count: int) -> list[Case]:
-    """``count`` values that must stay."""
-    return [_HARMLESS[at % len(_HARMLESS)](rng) for at in range(count)]
+def harmless_cases(rng: Random, count: int) -> list[Case]:
+    """Return ``count`` values that must be kept."""
+    return [_HARMLESS[index % len(_HARMLESS)](rng) for index in range(count)]
 
 
 def letters(rng: Random, size: int, alphabet: str = _ALPHANUMERIC) -> str:
@@ -31,7 +31,7 @@ def digits(rng: Random, size: int) -> str:
     return rng.choice("123456789") + letters(rng, size - 1, string.digits)
 
 
-def _in(draw: Callable[[Random], str], *texts: str) -> Callable[[Random], Case]:
+def _in_text(draw: Callable[[Random], str], *texts: str) -> Callable[[Random], Case]:
     def case(rng: Random) -> Case:
         value = draw(rng)
         return value, rng.choice(texts).replace("{}", value)
@@ -39,7 +39,7 @@ def _in(draw: Callable[[Random], str], *texts: str) -> Callable[[Random], Case]:
     return case
 
 
-def _field(draw: Callable[[Random], str], *keys: str) -> Callable[[Random], Case]:
+def _in_field(draw: Callable[[Random], str], *keys: str) -> Callable[[Random], Case]:
     def case(rng: Random) -> Case:
         value = draw(rng)
         return value, json.dumps({"order_id": "#W2378156", rng.choice(keys): value, "status": "open"})
@@ -70,13 +70,13 @@ def _plain_phone(rng: Random) -> str:
 
 def card_number(rng: Random, prefix: str = "4", size: int = 16) -> str:
     number = prefix + letters(rng, size - 1 - len(prefix), string.digits)
-    doubled = [int(each) * (2 - at % 2) for at, each in enumerate(reversed(number))]
-    return number + str(-sum(each - 9 * (each > 9) for each in doubled) % 10)
+    doubled = [int(digit) * (2 - index % 2) for index, digit in enumerate(reversed(number))]
+    return number + str(-sum(digit - 9 * (digit > 9) for digit in doubled) % 10)
 
 
 def _card(rng: Random) -> str:
     number = card_number(rng, rng.choice(("4", "51", "55")))
-    return rng.choice((" ", "-")).join(number[at : at + 4] for at in range(0, 16, 4))
+    return rng.choice((" ", "-")).join(number[start : start + 4] for start in range(0, 16, 4))
 
 
 def iban(rng: Random) -> str:
@@ -131,55 +131,55 @@ def _ip(rng: Random) -> str:
 
 
 _SENSITIVE: Sequence[Callable[[Random], Case]] = (
-    _in(_email, "My email is {}.", "Write to <{}>, please", "customer={} status=ok", "Found {} in the list"),
-    _field(_email, "email", "customer_email", "contactEmail"),
-    _in(_phone, "Call me at {}.", "Phone: {}", "{} is my number", "The account has {} on file."),
-    _field(_phone, "phone", "phone_number", "mobileNumber", "telefono"),
-    _in(_plain_phone, "My phone number is {}", "Mi teléfono es {}.", "mobile: {}", "whatsapp {}"),
-    _field(_plain_phone, "telefono_contacto", "phone", "celular"),
-    _in(_card, "Use the card {}.", "It was {} last time", "Number {} was declined"),
-    _in(card_number, "Charge my visa {}", "credit card number: {}", "paid with {}"),
-    _field(card_number, "card_number", "credit_card_number", "cardNumber"),
-    _in(iban, "Refund to {} please", "IBAN {}"),
-    _field(iban, "iban", "bank_account"),
-    _in(_ssn, "My SSN is {}", "{} is the number on file"),
-    _field(_ssn, "ssn", "social_security_number", "national_id"),
-    _in(_birth, "date of birth: {}", "My DOB is {}.", "born: DOB {}, adult".replace("DOB ", "dob: ")),
-    _field(_birth, "date_of_birth", "dob", "birthDate", "fecha_nacimiento"),
-    _in(_street, "I live at {}.", "Ship it to {}, Austin", "Address: {}"),
-    _field(_street, "address", "address1", "street", "shipping_address"),
-    _field(lambda rng: digits(rng, 5), "zip", "postal_code", "zipCode"),
-    _in(lambda rng: digits(rng, 5), "my zip code is {}", "ZIP: {}"),
-    _in(
+    _in_text(_email, "My email is {}.", "Write to <{}>, please", "customer={} status=ok", "Found {} in the list"),
+    _in_field(_email, "email", "customer_email", "contactEmail"),
+    _in_text(_phone, "Call me at {}.", "Phone: {}", "{} is my number", "The account has {} on file."),
+    _in_field(_phone, "phone", "phone_number", "mobileNumber", "telefono"),
+    _in_text(_plain_phone, "My phone number is {}", "Mi teléfono es {}.", "mobile: {}", "whatsapp {}"),
+    _in_field(_plain_phone, "telefono_contacto", "phone", "celular"),
+    _in_text(_card, "Use the card {}.", "It was {} last time", "Number {} was declined"),
+    _in_text(card_number, "Charge my visa {}", "credit card number: {}", "paid with {}"),
+    _in_field(card_number, "card_number", "credit_card_number", "cardNumber"),
+    _in_text(iban, "Refund to {} please", "IBAN {}"),
+    _in_field(iban, "iban", "bank_account"),
+    _in_text(_ssn, "My SSN is {}", "{} is the number on file"),
+    _in_field(_ssn, "ssn", "social_security_number", "national_id"),
+    _in_text(_birth, "date of birth: {}", "My DOB is {}.", "born: DOB {}, adult".replace("DOB ", "dob: ")),
+    _in_field(_birth, "date_of_birth", "dob", "birthDate", "fecha_nacimiento"),
+    _in_text(_street, "I live at {}.", "Ship it to {}, Austin", "Address: {}"),
+    _in_field(_street, "address", "address1", "street", "shipping_address"),
+    _in_field(lambda rng: digits(rng, 5), "zip", "postal_code", "zipCode"),
+    _in_text(lambda rng: digits(rng, 5), "my zip code is {}", "ZIP: {}"),
+    _in_text(
         _full_name, "My name is {}.", "Hi, my name's {}, I have a question", "Me llamo {}.", "Book it under the name {}"
     ),
-    _in(_full_name, "Passenger name: {}", "Customer: ok\nGuest name: {}\nNights: 2", "cardholder name: {}"),
-    _field(_full_name, "full_name", "customer_name", "passengerName", "persona_contacto", "guest_name"),
-    _in(_password, "The password is {} for now.", "DB_PASSWORD={}", 'password: "{}"', "run it with --password {}"),
-    _in(_password, "postgres://app:{}@db.internal:5432/main", "curl https://desk:{}@api.acme.com/v1"),
-    _field(_password, "password", "db_password", "userPassword", "passwd"),
-    _in(_ip, "Login from {} was blocked", "client ip: {}", "ssh root@{}"),
-    _field(_ip, "ip", "ip_address", "client_ip"),
-    _in(_wallet, "Send it to {}", "wallet {}"),
-    _in(_key("AKIA", 16, string.ascii_uppercase + string.digits), "aws_access_key_id = {}", "key {} leaked"),
-    _in(_key("", 40, _ALPHANUMERIC + "/"), "aws_secret_access_key={}", 'AWS_SECRET_KEY="{}"'),
-    _in(_key("ghp_", 36), "Push with {}", "git clone https://{}@github.com/acme/shop"),
-    _in(_key("github_pat_", 60), "token {}", "GH={}"),
-    _in(_key("xoxb-2481632-", 24), "The bot posts with {}."),
-    _in(_key("sk_" + "live_", 28), "Billing runs on {}.", "STRIPE={}"),
-    _in(_key("sk-proj-", 48), "My API key is {}, use that.", "OPENAI_API_KEY={}"),
-    _in(_key("sk-ant-api03-", 60), "export ANTHROPIC_API_KEY={}"),
-    _in(_key("AIza", 35), "Maps: {}", "?key={}&q=x"),
-    _in(_key("hf_", 34), "login --token {}", "HF_TOKEN={}"),
-    _in(_key("SG." + "a" * 22 + ".", 43), "mail: {}"),
-    _in(_key("glpat-", 20), "PRIVATE-TOKEN: {}"),
-    _in(_key("", 32), "api_key: {}", "Authorization: Bearer {}", '"token": "{}", "x"', "client_secret={}"),
-    _field(_key("", 32), "api_key", "accessToken", "client_secret", "token"),
-    _field(lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)), "api_key", "refresh_token"),
-    _in(_jwt, "Authorization: Bearer {}", "session {}", "cookie={}"),
+    _in_text(_full_name, "Passenger name: {}", "Customer: ok\nGuest name: {}\nNights: 2", "cardholder name: {}"),
+    _in_field(_full_name, "full_name", "customer_name", "passengerName", "persona_contacto", "guest_name"),
+    _in_text(_password, "The password is {} for now.", "DB_PASSWORD={}", 'password: "{}"', "run it with --password {}"),
+    _in_text(_password, "postgres://app:{}@db.internal:5432/main", "curl https://desk:{}@api.acme.com/v1"),
+    _in_field(_password, "password", "db_password", "userPassword", "passwd"),
+    _in_text(_ip, "Login from {} was blocked", "client ip: {}", "ssh root@{}"),
+    _in_field(_ip, "ip", "ip_address", "client_ip"),
+    _in_text(_wallet, "Send it to {}", "wallet {}"),
+    _in_text(_key("AKIA", 16, string.ascii_uppercase + string.digits), "aws_access_key_id = {}", "key {} leaked"),
+    _in_text(_key("", 40, _ALPHANUMERIC + "/"), "aws_secret_access_key={}", 'AWS_SECRET_KEY="{}"'),
+    _in_text(_key("ghp_", 36), "Push with {}", "git clone https://{}@github.com/acme/shop"),
+    _in_text(_key("github_pat_", 60), "token {}", "GH={}"),
+    _in_text(_key("xoxb-2481632-", 24), "The bot posts with {}."),
+    _in_text(_key("sk_" + "live_", 28), "Billing runs on {}.", "STRIPE={}"),
+    _in_text(_key("sk-proj-", 48), "My API key is {}, use that.", "OPENAI_API_KEY={}"),
+    _in_text(_key("sk-ant-api03-", 60), "export ANTHROPIC_API_KEY={}"),
+    _in_text(_key("AIza", 35), "Maps: {}", "?key={}&q=x"),
+    _in_text(_key("hf_", 34), "login --token {}", "HF_TOKEN={}"),
+    _in_text(_key("SG." + "a" * 22 + ".", 43), "mail: {}"),
+    _in_text(_key("glpat-", 20), "PRIVATE-TOKEN: {}"),
+    _in_text(_key("", 32), "api_key: {}", "Authorization: Bearer {}", '"token": "{}", "x"', "client_secret={}"),
+    _in_field(_key("", 32), "api_key", "accessToken", "client_secret", "token"),
+    _in_field(lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)), "api_key", "refresh_token"),
+    _in_text(_jwt, "Authorization: Bearer {}", "session {}", "cookie={}"),
     _private_key,
-    _in(lambda rng: digits(rng, 6), "my pin code is {}", "verification code: {}"),
-    _field(lambda rng: digits(rng, 3), "cvv", "card_security_code"),
+    _in_text(lambda rng: digits(rng, 6), "my pin code is {}", "verification code: {}"),
+    _in_field(lambda rng: digits(rng, 3), "cvv", "card_security_code"),
 )
 
 
@@ -203,7 +203,7 @@ def _amount(rng: Random) -> str:
 
 
 def _parcel(rng: Random) -> str:
-    """Sixteen digits that are no card's."""
+    """Return a parcel number of sixteen digits with a wrong check digit for a card."""
     number = card_number(rng)
     return number[:-1] + str((int(number[-1]) + 1) % 10)
 
@@ -246,39 +246,47 @@ _WORDS = (
 )  # fmt: skip
 
 _HARMLESS: Sequence[Callable[[Random], Case]] = (
-    _in(lambda rng: f"#W{digits(rng, 7)}", "My order is {}.", "order {} shipped"),
-    _in(lambda rng: digits(rng, 10), "item {} is in stock", "product_id={}", "new_item_ids: [{}]", "Item {} or none"),
-    _field(lambda rng: digits(rng, 10), "item_id", "product_id", "account"),
-    _in(lambda rng: letters(rng, 6, string.ascii_uppercase + string.digits), "Reservation {}", "booking code {}"),
-    _in(lambda rng: f"HAT{digits(rng, 3)}", "flight {} is on time", "Flight: {}"),
-    _in(lambda rng: f"credit_card_{digits(rng, 7)}", "refund to {}", "Paid with {} in full"),
-    _field(lambda rng: f"{rng.choice(('paypal', 'gift_card'))}_{digits(rng, 7)}", "payment_method_id", "payment_id"),
-    _in(lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)), "Request id {}", "session={}", "trace {}"),
-    _field(lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)), "id", "request_id", "session_id"),
-    _in(_hex(20), "commit {}", "Built from {}.", "HEAD is now at {}"),
-    _in(_hex(32), "sha256:{}", "Checksum {}", "integrity {}"),
-    _in(_hex(4), "image v1-{}", "commit {}"),
-    _in(_hex(16), "md5 {}", 'etag: "{}"'),
-    _in(_camel, "call {}() first", "see {} in the handbook", "{} failed"),
-    _in(_snake, "use {}", "{}(x)", "tool {} is missing"),
-    _in(_amount, "The total is {}.", "refund of {} issued", "balance: {}"),
-    _in(_parcel, "Parcel {}", "tracking number {}"),
-    _in(lambda rng: digits(rng, 12), "tracking {}", "ref. {}", "tracking_id: {}"),
-    _in(lambda rng: f"2024-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}", "on {}", "{} 14:05", "date: {}"),
-    _in(lambda rng: f"2024-05-{rng.randrange(10, 29)}T0{rng.randrange(9)}:28:51", "at {}", "created {}"),
-    _in(lambda rng: f"{rng.randrange(1, 28)}/{rng.randrange(1, 12)}/2024", "due {}", "from {} on"),
-    _in(lambda rng: str(rng.randrange(1_700_000_000, 1_760_000_000)), "ts={}", "at {}", "expires: {}"),
-    _in(lambda rng: f"{rng.randrange(20)}.{rng.randrange(20)}.{rng.randrange(20)}", "release {}", "requires >={}"),
-    _in(lambda rng: f"10.{rng.randrange(255)}.{rng.randrange(255)}.{rng.randrange(1, 255)}", "from {}", "server {}"),
-    _in(lambda rng: f"{digits(rng, 3)} {digits(rng, 3)} {digits(rng, 4)}", "sizes {}", "rows: {}"),
-    _in(lambda rng: f"-{rng.randrange(90)}.{digits(rng, 6)}", "lat {}", "loss {}"),
-    _in(lambda rng: f"{digits(rng, 4)}-{digits(rng, 4)}", "part {}", "ISSN {}", "case {}"),
-    _in(lambda rng: f"api-{digits(rng, 3)}", "Restart {} in testing.", "host {}"),
-    _field(lambda rng: f"{rng.choice('TRFP')}{digits(rng, 1)}", "token", "code", "reason"),
-    _field(
+    _in_text(lambda rng: f"#W{digits(rng, 7)}", "My order is {}.", "order {} shipped"),
+    _in_text(
+        lambda rng: digits(rng, 10), "item {} is in stock", "product_id={}", "new_item_ids: [{}]", "Item {} or none"
+    ),
+    _in_field(lambda rng: digits(rng, 10), "item_id", "product_id", "account"),
+    _in_text(lambda rng: letters(rng, 6, string.ascii_uppercase + string.digits), "Reservation {}", "booking code {}"),
+    _in_text(lambda rng: f"HAT{digits(rng, 3)}", "flight {} is on time", "Flight: {}"),
+    _in_text(lambda rng: f"credit_card_{digits(rng, 7)}", "refund to {}", "Paid with {} in full"),
+    _in_field(lambda rng: f"{rng.choice(('paypal', 'gift_card'))}_{digits(rng, 7)}", "payment_method_id", "payment_id"),
+    _in_text(
+        lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)), "Request id {}", "session={}", "trace {}"
+    ),
+    _in_field(lambda rng: str(uuid.UUID(int=rng.getrandbits(128), version=4)), "id", "request_id", "session_id"),
+    _in_text(_hex(20), "commit {}", "Built from {}.", "HEAD is now at {}"),
+    _in_text(_hex(32), "sha256:{}", "Checksum {}", "integrity {}"),
+    _in_text(_hex(4), "image v1-{}", "commit {}"),
+    _in_text(_hex(16), "md5 {}", 'etag: "{}"'),
+    _in_text(_camel, "call {}() first", "see {} in the handbook", "{} failed"),
+    _in_text(_snake, "use {}", "{}(x)", "tool {} is missing"),
+    _in_text(_amount, "The total is {}.", "refund of {} issued", "balance: {}"),
+    _in_text(_parcel, "Parcel {}", "tracking number {}"),
+    _in_text(lambda rng: digits(rng, 12), "tracking {}", "ref. {}", "tracking_id: {}"),
+    _in_text(
+        lambda rng: f"2024-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}", "on {}", "{} 14:05", "date: {}"
+    ),
+    _in_text(lambda rng: f"2024-05-{rng.randrange(10, 29)}T0{rng.randrange(9)}:28:51", "at {}", "created {}"),
+    _in_text(lambda rng: f"{rng.randrange(1, 28)}/{rng.randrange(1, 12)}/2024", "due {}", "from {} on"),
+    _in_text(lambda rng: str(rng.randrange(1_700_000_000, 1_760_000_000)), "ts={}", "at {}", "expires: {}"),
+    _in_text(lambda rng: f"{rng.randrange(20)}.{rng.randrange(20)}.{rng.randrange(20)}", "release {}", "requires >={}"),
+    _in_text(
+        lambda rng: f"10.{rng.randrange(255)}.{rng.randrange(255)}.{rng.randrange(1, 255)}", "from {}", "server {}"
+    ),
+    _in_text(lambda rng: f"{digits(rng, 3)} {digits(rng, 3)} {digits(rng, 4)}", "sizes {}", "rows: {}"),
+    _in_text(lambda rng: f"-{rng.randrange(90)}.{digits(rng, 6)}", "lat {}", "loss {}"),
+    _in_text(lambda rng: f"{digits(rng, 4)}-{digits(rng, 4)}", "part {}", "ISSN {}", "case {}"),
+    _in_text(lambda rng: f"api-{digits(rng, 3)}", "Restart {} in testing.", "host {}"),
+    _in_field(lambda rng: f"{rng.choice('TRFP')}{digits(rng, 1)}", "token", "code", "reason"),
+    _in_field(
         lambda rng: rng.choice(("Mechanical Keyboard", "Filtro Hidráulico", "Suite", "Laptop Gamer")), "name", "nombre"
     ),
-    _field(lambda rng: rng.choice(("Austin", "Lima", "TX", "USA", "Sullana")), "city", "state", "country"),
-    *(_in(lambda rng, text=text: text, "{}") for text in _CODE),  # type: ignore[misc]
-    *(_in(lambda rng, text=text: text, "{}") for text in _WORDS),  # type: ignore[misc]
+    _in_field(lambda rng: rng.choice(("Austin", "Lima", "TX", "USA", "Sullana")), "city", "state", "country"),
+    *(_in_text(lambda rng, text=text: text, "{}") for text in _CODE),  # type: ignore[misc]
+    *(_in_text(lambda rng, text=text: text, "{}") for text in _WORDS),  # type: ignore[misc]
 )

@@ -1,4 +1,4 @@
-"""Bad input, from the file to the report: kept, repaired or rejected with the reason; never a crash, never lost."""
+"""Malformed input, from the file to the report: it is kept, repaired or rejected with a reason, and never lost."""
 
 import json
 import time
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.llm.draft_stages import improve
-from looper.jobs.synthesis.llm.endpoint import ask_endpoint
+from looper.jobs.synthesis.llm.draft_stages import run_draft_stages
+from looper.jobs.synthesis.llm.endpoint import generate_with_endpoint
 from looper.jobs.synthesis.output.example_table import read_examples
-from looper.jobs.synthesis.output.output_files import in_memory
+from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.jobs.synthesis.output.report import SynthesisReport
-from looper.jobs.synthesis.output.report_page import to_html
-from looper.jobs.synthesis.pipeline.stages import each
+from looper.jobs.synthesis.output.report_page import render_report_page
+from looper.jobs.synthesis.pipeline.stages import run_episode_stages
 from looper.platform.domain.example import Example
 from looper.platform.settings import ModelSettings
 from looper.platform.trajectories.ingest import read_path
@@ -34,11 +34,11 @@ SYSTEM, USER = {"role": "system", "content": "You book rooms."}, {"role": "user"
 DONE = {"role": "assistant", "content": "It is booked."}
 
 
-def calls(name: str = "book", arguments: object = '{"room": "7"}', id: str = "c1") -> Message:
+def tool_call(name: str = "book", arguments: object = '{"room": "7"}', id: str = "c1") -> Message:
     return {"role": "assistant", "tool_calls": [{"id": id, "function": {"name": name, "arguments": arguments}}]}
 
 
-def answers(content: str = "booked", id: str | None = "c1") -> Message:
+def result(content: str = "booked", id: str | None = "c1") -> Message:
     return {"role": "tool", "content": content, "tool_call_id": id}
 
 
@@ -46,56 +46,56 @@ def chat(*messages: Message, task: str = "odd", **more: object) -> Message:
     return {"messages": [SYSTEM, USER, *messages], "tools": TOOLS, "task_id": task, "success": True, **more}
 
 
-def good(task: int) -> Message:
-    called = calls(arguments=json.dumps({"room": str(task), "day": "1"}))
-    return chat(called, answers(), DONE, task=f"task-{task}") | {
-        "messages": [SYSTEM, {"role": "user", "content": f"Book room {task}."}, called, answers(), DONE]
+def valid_document(task: int) -> Message:
+    booking = tool_call(arguments=json.dumps({"room": str(task), "day": "1"}))
+    return chat(booking, result(), DONE, task=f"task-{task}") | {
+        "messages": [SYSTEM, {"role": "user", "content": f"Book room {task}."}, booking, result(), DONE]
     }
 
 
-def through(path: Path, documents: Sequence[object]) -> tuple[FileReport, SynthesisReport, list[Example]]:
-    """From a file to examples; what goes in is counted to the end."""
+def ingest_and_synthesize(path: Path, documents: Sequence[object]) -> tuple[FileReport, SynthesisReport, list[Example]]:
+    """Turn documents into examples, and check that all counts add up."""
     path.write_text("\n".join(json.dumps(document) for document in documents))
     ((read, kept),) = read_path(path)
     assert read.trajectories == read.kept + read.rejected == len(documents)
     assert sum(read.reasons.values()) == read.rejected
-    report, files = in_memory([kept], 0.5)
+    report, files = synthesize_in_memory([kept], 0.5)
     assert report.trajectories == read.kept == report.train + report.holdout + sum(report.rejected.values())
-    assert "Synthesis of it" in to_html(report, "it")
+    assert "Synthesis of it" in render_report_page(report, "it")
     return read, report, [*read_examples(files["train.parquet"]), *read_examples(files["holdout.parquet"])]
 
 
 @pytest.mark.parametrize(
-    ("what", "reason"),
+    ("document", "reason"),
     [
         (chat({"role": "narrator", "content": "Meanwhile"}, DONE), "unknown_role"),
         (chat({"role": 7, "content": "x"}, DONE), "malformed_episode"),
-        (chat(answers(), DONE), "orphan_result"),
-        (chat(calls(), answers(), answers(), DONE), "orphan_result"),
-        (chat(calls(), answers(id="c9"), DONE), "orphan_result"),
-        (chat(calls(), DONE), "unanswered_call"),
-        (chat(calls()), "unanswered_call"),
+        (chat(result(), DONE), "orphan_result"),
+        (chat(tool_call(), result(), result(), DONE), "orphan_result"),
+        (chat(tool_call(), result(id="c9"), DONE), "orphan_result"),
+        (chat(tool_call(), DONE), "unanswered_call"),
+        (chat(tool_call()), "unanswered_call"),
         (chat(), "empty"),
     ],
 )
-def test_what_does_not_hold_together_is_rejected_where_it_is_read(tmp_path: Path, what: Message, reason: str) -> None:
-    read, report, _ = through(tmp_path / "a.jsonl", [what, *map(good, range(3))])
+def test_an_inconsistent_episode_is_rejected_when_it_is_read(tmp_path: Path, document: Message, reason: str) -> None:
+    read, report, _ = ingest_and_synthesize(tmp_path / "a.jsonl", [document, *map(valid_document, range(3))])
     assert read.reasons == {reason: 1}
     assert report.train + report.holdout == 3
 
 
 @pytest.mark.parametrize(
-    "what",
+    "document",
     [
-        chat(calls(), answers(id=None), DONE),
-        chat(calls(), answers(), DONE, calls("finish", "{}", "c2")),
-        chat(calls(), answers(), calls(id="c1"), answers("booked again"), DONE),
-        chat(calls() | {"id": 2, "parent_id": 3}, answers() | {"id": 3, "parent_id": 2}, DONE | {"parent_id": 99}),
+        chat(tool_call(), result(id=None), DONE),
+        chat(tool_call(), result(), DONE, tool_call("finish", "{}", "c2")),
+        chat(tool_call(), result(), tool_call(id="c1"), result("booked again"), DONE),
+        chat(tool_call() | {"id": 2, "parent_id": 3}, result() | {"id": 3, "parent_id": 2}, DONE | {"parent_id": 99}),
     ],
-    ids=["a result without an id", "ended by its last call", "one id twice", "parents in a circle"],
+    ids=["a result without an id", "ended by its last call", "one id twice", "cyclic parents"],
 )
-def test_what_can_be_understood_is_kept(tmp_path: Path, what: Message) -> None:
-    read, report, examples = through(tmp_path / "a.jsonl", [what, *map(good, range(3))])
+def test_a_slightly_malformed_episode_is_kept(tmp_path: Path, document: Message) -> None:
+    read, report, examples = ingest_and_synthesize(tmp_path / "a.jsonl", [document, *map(valid_document, range(3))])
     assert (read.rejected, report.rejected) == (0, {})
     (kept,) = (example for example in examples if example.task_id == "odd")
     made = [call.id for turn in kept.turns for call in turn.tool_calls]
@@ -110,21 +110,19 @@ def event(id: int, **more: object) -> Message:
 @pytest.mark.parametrize(
     ("cause", "reason"), [(2, None), (3, "orphan_result"), (4, "orphan_result"), (99, "orphan_result")]
 )
-def test_an_event_caused_by_itself_by_a_later_one_or_by_none_is_an_orphan(
-    tmp_path: Path, cause: int, reason: str | None
-) -> None:
+def test_an_event_without_an_earlier_cause_is_an_orphan(tmp_path: Path, cause: int, reason: str | None) -> None:
     history = [
         {"id": 1, "source": "user", "action": "message", "args": {"content": "List the files."}},
         event(2, action="run", args={"command": "ls"}, cause=4),
         event(3, observation="run", content="a.txt", cause=cause),
         event(4, action="message", args={"content": "There is a.txt."}, cause=2),
     ]
-    read, report, examples = through(tmp_path / "a.jsonl", [{"instance_id": "i", "history": history}])
+    read, report, examples = ingest_and_synthesize(tmp_path / "a.jsonl", [{"instance_id": "i", "history": history}])
     assert read.reasons == ({reason: 1} if reason else {})
     assert len(examples) == report.trajectories == (0 if reason else 1)
 
 
-def test_agents_within_agents_are_all_read(tmp_path: Path) -> None:
+def test_nested_subagent_trajectories_are_all_read(tmp_path: Path) -> None:
     def atif(task: str, *within: Message) -> Message:
         steps = [{"source": "user", "message": f"Do {task}."}, {"source": "agent", "message": f"Done {task}."}]
         return {
@@ -141,7 +139,7 @@ def test_agents_within_agents_are_all_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "become"),
+    ("arguments", "expected"),
     [
         ("{'room': '7', 'quiet': True}", '{"room":"7","quiet":true}'),
         ("", "{}"),
@@ -153,33 +151,35 @@ def test_agents_within_agents_are_all_read(tmp_path: Path) -> None:
         ('{"a":' * 500 + "1" + "}" * 500, '{"a":' * 500 + "1" + "}" * 500),
         ("[" * 50_000, "[" * 50_000),
     ],
-    ids=["Python", "none", "cut off", "words", "a list", "half a sign", "null", "nested", "nested without end"],
+    ids=["Python", "none", "cut off", "words", "a list", "lone surrogate", "null", "nested", "nested without end"],
 )
-def test_arguments_that_are_not_json(tmp_path: Path, arguments: object, become: str) -> None:
-    """A literal of Python is repaired; the rest is what the agent did, and stays as it wrote it."""
-    odd = chat(calls(arguments=arguments), answers("Error: not JSON"), calls(id="c2"), answers(id="c2"), DONE)
-    _, report, examples = through(tmp_path / "a.jsonl", [odd, *map(good, range(3))])
+def test_arguments_that_are_not_json_are_repaired_or_kept(tmp_path: Path, arguments: object, expected: str) -> None:
+    """A Python literal is repaired. Other texts are what the agent did, and stay as they are."""
+    odd = chat(tool_call(arguments=arguments), result("Error: not JSON"), tool_call(id="c2"), result(id="c2"), DONE)
+    _, report, examples = ingest_and_synthesize(tmp_path / "a.jsonl", [odd, *map(valid_document, range(3))])
     assert report.rejected == {}
     (kept,) = (example for example in examples if example.task_id == "odd")
-    assert kept.turns[2].tool_calls[0].arguments == become
+    assert kept.turns[2].tool_calls[0].arguments == expected
 
 
 @pytest.mark.parametrize(
-    ("called", "why"),
+    ("calling", "detail"),
     [
-        (calls("cook", '{"dish": "soup"}'), "cook is no tool of the list"),
-        (calls(arguments='{"day": "1"}'), "book was called without room"),
-        (calls(arguments='{"room": "7", "hour": 3}'), "book was called with hour, which it does not take"),
-        (calls(arguments='"7"'), "book was not called with a JSON object"),
-        (calls(), None),
+        (tool_call("cook", '{"dish": "soup"}'), "cook is not in the list of tools"),
+        (tool_call(arguments='{"day": "1"}'), "book was called without room"),
+        (tool_call(arguments='{"room": "7", "hour": 3}'), "book was called with hour, which it does not take"),
+        (tool_call(arguments='"7"'), "book was called with arguments that are no JSON object"),
+        (tool_call(), None),
     ],
 )
-def test_a_schema_that_contradicts_the_calls_is_said(tmp_path: Path, called: Message, why: str | None) -> None:
-    _, report, examples = through(tmp_path / "a.jsonl", [chat(called, answers(), DONE), *map(good, range(3))])
-    assert len(examples) == 4, "the tool took it: it stays"
-    assert report.tally.found["schema: contradicts_schema"] == (1 if why else 0)
-    if why:
-        assert any(why in verdict for sample in report.tally.samples for verdict in sample.verdicts)
+def test_a_schema_that_contradicts_the_calls_is_reported(tmp_path: Path, calling: Message, detail: str | None) -> None:
+    _, report, examples = ingest_and_synthesize(
+        tmp_path / "a.jsonl", [chat(calling, result(), DONE), *map(valid_document, range(3))]
+    )
+    assert len(examples) == 4, "the tool accepted the call, so the episode stays"
+    assert report.tally.found["schema: contradicts_schema"] == (1 if detail else 0)
+    if detail:
+        assert any(detail in verdict for sample in report.tally.samples for verdict in sample.verdicts)
 
 
 @pytest.mark.parametrize(
@@ -191,23 +191,23 @@ def test_a_schema_that_contradicts_the_calls_is_said(tmp_path: Path, called: Mes
         [],
     ],
 )
-def test_a_schema_that_is_none_stops_nobody(tmp_path: Path, tools: object) -> None:
-    odd = chat(calls(), answers(), DONE, tools=tools)
-    _, report, _ = through(tmp_path / "a.jsonl", [odd, *map(good, range(3))])
+def test_an_invalid_schema_rejects_no_episode(tmp_path: Path, tools: object) -> None:
+    odd = chat(tool_call(), result(), DONE, tools=tools)
+    _, report, _ = ingest_and_synthesize(tmp_path / "a.jsonl", [odd, *map(valid_document, range(3))])
     assert report.train + report.holdout == 4
 
 
-def test_languages_and_scripts_may_be_mixed(tmp_path: Path) -> None:
+def test_an_episode_may_mix_languages_and_scripts(tmp_path: Path) -> None:
     said = "您好，我叫王伟。 مرحبا 🎉 \u202e\x00 ñandú हिन्दी עברית \ufeff e\u0301"
     odd = chat(
         {"role": "user", "content": said},
-        calls("búsqueda", json.dumps({"имя": "Анна", "部屋": "七"}, ensure_ascii=False)),
-        answers("错误：找不到 — Error: habitación no encontrada"),
-        calls(id="c2"),
-        answers("予約しました", "c2"),
+        tool_call("búsqueda", json.dumps({"имя": "Анна", "部屋": "七"}, ensure_ascii=False)),
+        result("错误：找不到 — Error: habitación no encontrada"),
+        tool_call(id="c2"),
+        result("予約しました", "c2"),
         {"role": "assistant", "content": "完成 ✓ готово"},
     )
-    read, report, examples = through(tmp_path / "a.jsonl", [odd, *map(good, range(3))])
+    read, report, examples = ingest_and_synthesize(tmp_path / "a.jsonl", [odd, *map(valid_document, range(3))])
     assert (read.rejected, report.rejected) == (0, {})
     (kept,) = (example for example in examples if example.task_id == "odd")
     assert kept.turns[-1].content == "完成 ✓ готово"
@@ -215,9 +215,9 @@ def test_languages_and_scripts_may_be_mixed(tmp_path: Path) -> None:
     assert report.tally.errors == {"causal": 1}
 
 
-def long(of: str, number: int) -> tuple[str, str, str]:
-    """A call and its answer, of an episode that goes on for very long."""
-    match of:
+def long_episode_call(pattern: str, number: int) -> tuple[str, str, str]:
+    """Return the tool, room and result of one call of a very long episode."""
+    match pattern:
         case "fine":
             return "get_room", f"R-{number}", f"room {number}: free"
         case "refused":
@@ -226,7 +226,7 @@ def long(of: str, number: int) -> tuple[str, str, str]:
             return "get_room", f"{number + 9000}", f"Error: room {number + 9000} not found"
         case "one loop":
             return "get_room", "7", "free"
-        case "a long round":
+        case "a long cycle":
             return "book", f"{number % 100}", f"E_17 {number % 100}"
         case "changed again and again":
             return "book", "7", f"booked for ann{number}@example.com"
@@ -234,33 +234,35 @@ def long(of: str, number: int) -> tuple[str, str, str]:
 
 
 @pytest.mark.parametrize(
-    "of", ["fine", "refused", "not found", "one loop", "a long round", "changed again and again", "broken"]
+    "pattern", ["fine", "refused", "not found", "one loop", "a long cycle", "changed again and again", "broken"]
 )
-def test_ten_thousand_steps_take_seconds(tmp_path: Path, of: str) -> None:
+def test_ten_thousand_steps_finish_within_a_minute(tmp_path: Path, pattern: str) -> None:
     messages: list[Message] = []
     for number in range(5000):
-        name, room, answer = long(of, number)
+        name, room, answer = long_episode_call(pattern, number)
         messages += [
-            calls(name, json.dumps({"room": room, "n": number // 2}), f"c{number}"),
-            answers(answer, f"c{number}"),
+            tool_call(name, json.dumps({"room": room, "n": number // 2}), f"c{number}"),
+            result(answer, f"c{number}"),
         ]
     started = time.process_time()
-    read, report, _ = through(tmp_path / "a.jsonl", [chat(*messages, DONE), *map(good, range(3))])
+    read, report, _ = ingest_and_synthesize(
+        tmp_path / "a.jsonl", [chat(*messages, DONE), *map(valid_document, range(3))]
+    )
     assert time.process_time() - started < 60
     assert read.kept == report.trajectories == 4
 
 
 class Judge(ThreadingHTTPServer):
-    """Of OpenAI's protocol, in part: says ``answer``, or nothing and hangs up."""
+    """An OpenAI-compatible endpoint that returns ``response``, or closes the connection without one."""
 
-    def __init__(self, answer: str | None) -> None:
+    def __init__(self, response: str | None) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["content-length"]))
-                if answer is None:
+                if response is None:
                     self.close_connection = True
                     return
-                body = json.dumps({"choices": [{"message": {"role": "assistant", "content": answer}}]}).encode()
+                body = json.dumps({"choices": [{"message": {"role": "assistant", "content": response}}]}).encode()
                 self.send_response(200)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
@@ -283,7 +285,7 @@ def judge(request: pytest.FixtureRequest) -> Iterator[ModelSettings]:
 
 
 @pytest.mark.parametrize(
-    ("judge", "what"),
+    ("judge", "code"),
     [
         ("Bananas.", "judge_nonsense"),
         ('{"success": "perhaps"}', "judge_nonsense"),
@@ -294,14 +296,12 @@ def judge(request: pytest.FixtureRequest) -> Iterator[ModelSettings]:
     ],
     indirect=["judge"],
 )
-def test_a_judge_that_answers_nonsense_or_not_at_all_changes_nothing(
-    tmp_path: Path, judge: ModelSettings, what: str
-) -> None:
-    documents = [good(task) | {"success": None} for task in range(3)]
+def test_a_judge_without_a_usable_response_changes_no_draft(tmp_path: Path, judge: ModelSettings, code: str) -> None:
+    documents = [valid_document(task) | {"success": None} for task in range(3)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, documents)))
     ((_, kept),) = read_path(tmp_path / "a.jsonl")
-    drafts = [each(Draft.of(one, labelled=False)) for one in kept]
-    judged = improve(drafts, lambda requests: ask_endpoint(requests, judge), judge.stages)
+    drafts = [run_episode_stages(Draft.from_trajectory(one, has_labels=False)) for one in kept]
+    judged = run_draft_stages(drafts, lambda requests: generate_with_endpoint(requests, judge), judge.stages)
     for before, after in zip(drafts, judged, strict=True):
         assert (after.grade, after.rejected, after.steps) == (before.grade, before.rejected, before.steps)
-        assert after.verdicts[-1].what == what
+        assert after.verdicts[-1].code == code

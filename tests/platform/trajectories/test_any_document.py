@@ -1,4 +1,4 @@
-"""Readers take whatever comes: a document is recognised or not, its episodes read or rejected, never an error."""
+"""Readers never raise: a document is recognized or not, and its episodes are read or rejected."""
 
 from typing import Any
 
@@ -46,11 +46,11 @@ JSON = st.recursive(
 def test_no_document_makes_a_reader_raise(frame: Any, value: Any) -> None:
     document = frame(value)
     for reader in READERS.values():
-        if reader.recognises(document):
+        if reader.recognizes(document):
             for episode in reader.read(document):
                 assert isinstance(episode, Trajectory | Rejection)
 
 
 @given(value=JSON)
 def test_no_document_makes_detection_raise(value: Any) -> None:
-    assert all(reader.recognises(value) in (True, False) for reader in READERS.values())
+    assert all(reader.recognizes(value) in (True, False) for reader in READERS.values())

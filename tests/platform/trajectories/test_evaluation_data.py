@@ -1,4 +1,4 @@
-"""The evaluation data: real trajectories of other projects, found beside the repository. None may be lost."""
+"""Real trajectories of other projects, in a folder next to the repository. None of them may be lost."""
 
 from collections import Counter
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from looper.benchmarks.ingestion import rows
+from looper.benchmarks.ingestion import markdown_lines
 from looper.platform.domain.trajectory import Trajectory
 from looper.platform.trajectories.ingest import read_path
 from looper.platform.trajectories.report import FileReport
@@ -16,7 +16,7 @@ DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the evaluation data (../shared/data) is not here")
 
-# Trajectories in each file, counted in the files themselves; the 34 are runs that crashed before their first message.
+# Number of trajectories in each file, counted in the files. The 34 are runs that crashed before their first message.
 EMPTY = {"tau-bench/retail-assertions.json": 34}
 COUNTS = {
     "openhands/basic.json": 1,
@@ -55,7 +55,7 @@ def test_every_trajectory_is_kept_or_empty() -> None:
     assert all(report.trajectories == report.kept + report.rejected for report in reports.values())
 
 
-def test_every_other_file_is_accounted_for() -> None:
+def test_every_other_file_is_reported() -> None:
     others = {name for name, (report, _) in everything().items() if not report.format}
     assert others | set(COUNTS) == {str(file.relative_to(DATA)) for file in DATA.rglob("*") if file.is_file()}
     assert all(everything()[name][0].reasons == {"not_a_trajectory_file": 1} for name in others)
@@ -78,15 +78,15 @@ def test_three_styles_of_one_task_share_its_id() -> None:
     assert {t.task_id for style in styles for t in style} == {calling.task_id}
 
 
-def test_calls_of_tau2_users_stay_theirs() -> None:
-    by = Counter(
+def test_calls_of_tau2_users_keep_their_requestor() -> None:
+    count = Counter(
         (step.source, step.requestor)
         for name, (_, kept) in everything().items()
         if name.startswith("tau2-tenants/restaurant")
         for trajectory in kept
         for step in trajectory.steps
     )
-    assert (by["user", "user"], by["tool", "user"], by["tool", "agent"]) == (8, 8, 34)
+    assert (count["user", "user"], count["tool", "user"], count["tool", "agent"]) == (8, 8, 34)
 
 
 def test_every_result_answers_one_call_before_it() -> None:
@@ -100,12 +100,12 @@ def test_every_result_answers_one_call_before_it() -> None:
             assert len(made) == len(set(made))
 
 
-def test_all_of_it_survives_parquet() -> None:
+def test_all_trajectories_survive_parquet() -> None:
     kept = [trajectory for _, trajectories in everything().values() for trajectory in trajectories]
     assert len(kept) == 521
     assert from_parquet(to_parquet(kept)) == kept
 
 
-def test_the_table_in_the_documentation_is_the_one_this_code_makes() -> None:
+def test_the_table_in_the_documentation_is_up_to_date() -> None:
     page = (Path(__file__).parents[3] / "docs" / "ingestion.md").read_text()
-    assert "\n".join(rows(DATA)) in page
+    assert "\n".join(markdown_lines(DATA)) in page

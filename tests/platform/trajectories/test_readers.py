@@ -1,4 +1,4 @@
-"""Each reader on a small file of its format, written out by hand."""
+"""Each reader on a small document of its format, written by hand."""
 
 import json
 import re
@@ -8,12 +8,12 @@ from typing import Any
 from looper.platform.domain.trajectory import Trajectory
 from looper.platform.trajectories.documents import Rejection
 from looper.platform.trajectories.ingest import read_path
-from looper.platform.trajectories.readers import READERS, readers_for
+from looper.platform.trajectories.readers import READERS, select_readers
 
 
 def read(document: Any) -> list[Trajectory | Rejection]:
-    """What the reader that recognises ``document`` makes of it; exactly one does."""
-    [reader] = [reader for reader in readers_for("auto") if reader.recognises(document)]
+    """Read a document that exactly one reader recognizes."""
+    [reader] = [reader for reader in select_readers("auto") if reader.recognizes(document)]
     return list(reader.read(document))
 
 
@@ -66,7 +66,7 @@ def test_openai_chat() -> None:
     assert (trajectory.outcome.success, trajectory.outcome.reward) == (True, 1.0)
 
 
-def test_a_bare_list_of_messages_is_an_episode_named_by_what_the_user_asked() -> None:
+def test_a_list_of_messages_gets_its_task_id_from_the_first_user_message() -> None:
     def episode(ask: str) -> Trajectory:
         return read_one([{"role": "user", "content": ask}, {"role": "assistant", "content": "Done."}])
 
@@ -74,13 +74,13 @@ def test_a_bare_list_of_messages_is_an_episode_named_by_what_the_user_asked() ->
     assert episode("Fix it").outcome.success is None
 
 
-def test_success_beats_reward() -> None:
+def test_success_overrides_reward() -> None:
     messages = [{"role": "assistant", "content": "x"}]
     assert read_one({"messages": messages, "reward": 1.0, "success": False}).outcome.success is False
     assert read_one({"messages": messages, "reward": 0.5}).outcome.success is False
 
 
-def test_tools_may_come_as_json_text() -> None:
+def test_tools_may_be_json_text() -> None:
     trajectory = read_one({"messages": [{"role": "assistant", "content": "x"}], "tools": json.dumps(TOOLS)})
     assert json.loads(trajectory.tools or "") == TOOLS
 
@@ -149,7 +149,7 @@ def tau2(messages: list[dict[str, Any]], **simulation: Any) -> dict[str, Any]:
     }
 
 
-def test_tau2_tells_the_calls_of_the_user_from_those_of_the_agent() -> None:
+def test_tau2_distinguishes_calls_of_the_user_from_calls_of_the_agent() -> None:
     trajectory = read_one(
         tau2(
             [
@@ -201,7 +201,7 @@ def test_tau2_tells_the_calls_of_the_user_from_those_of_the_agent() -> None:
 
 
 def test_tau2_keeps_an_episode_that_ended_on_a_call() -> None:
-    """The source says why it ended (a step limit, say), so the missing result is no sign of a cut-off file."""
+    """The source says why the episode ended (here a step limit), so a missing result is no sign of a truncated file."""
     messages = [{"role": "assistant", "tool_calls": [{"id": "a", "name": "ship", "arguments": {}}]}]
     assert read_one(tau2(messages, termination_reason="max_steps")).steps[-1].tool_calls[0].name == "ship"
     [cut] = read(tau2(messages, termination_reason=None))
@@ -255,8 +255,8 @@ def test_swe_agent_with_function_calls_whose_ids_repeat() -> None:
     assert len(set(made)) == 2
 
 
-def test_swe_agent_names_the_task_by_the_words_of_its_issue() -> None:
-    """The styles of one task agree on nothing else: one has no id, another frames the issue differently."""
+def test_swe_agent_makes_the_task_id_from_the_words_of_the_issue() -> None:
+    """Files of one task have nothing else in common: one has no id, another frames the issue differently."""
     framed = {
         "history": [
             {"role": "user", "content": "Here:\nISSUE:\nIt\nbreaks\n\n\nINSTRUCTIONS:\nFix"},
@@ -391,7 +391,7 @@ def test_atif() -> None:
     assert outline(sub) == [("agent", "Sub.", [], None)]
 
 
-def test_the_same_episode_has_one_id_and_another_has_another() -> None:
+def test_equal_episodes_have_equal_ids_and_different_ones_do_not() -> None:
     def messages(answer: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]
 
@@ -405,8 +405,8 @@ def test_the_reader_in_the_guide_works() -> None:
     module: dict[str, Any] = {"__name__": "move_log"}
     exec(compile(code, "add-a-format.md", "exec"), module)  # noqa: S102 (our own documentation)
     reader, log = module["READER"], json.loads(document)
-    assert reader.recognises(log)
-    assert not any(known.recognises(log) for known in READERS.values())
+    assert reader.recognizes(log)
+    assert not any(known.recognizes(log) for known in READERS.values())
     [trajectory] = reader.read(log)
     assert outline(trajectory) == [
         ("user", "...", [], None),

@@ -1,4 +1,4 @@
-"""Trajectories survive Arrow and Parquet unchanged, and the bytes are those of their content alone."""
+"""Trajectories survive Arrow and Parquet unchanged, and equal trajectories give equal bytes."""
 
 import pyarrow as pa
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ OUTCOMES = st.builds(
     Outcome, success=st.none() | st.booleans(), reward=st.none() | st.floats(allow_nan=False), detail=TEXT
 )
 TRAJECTORIES = st.builds(
-    Trajectory.of,
+    Trajectory.create,
     task_id=TEXT,
     format=TEXT,
     steps=st.lists(STEPS, max_size=4).map(tuple),
@@ -31,8 +31,8 @@ TRAJECTORIES = st.builds(
 )
 
 
-def an_episode(answer: str) -> Trajectory:
-    return Trajectory.of(task_id="t", format="openai_chat", steps=(Step(source="agent", content=answer),))
+def make_trajectory(answer: str) -> Trajectory:
+    return Trajectory.create(task_id="t", format="openai_chat", steps=(Step(source="agent", content=answer),))
 
 
 @given(trajectories=st.lists(TRAJECTORIES, max_size=4))
@@ -43,23 +43,23 @@ def test_round_trip(trajectories: list[Trajectory]) -> None:
 
 
 def test_the_schema_does_not_depend_on_the_rows() -> None:
-    assert to_table([]).schema == to_table([an_episode("a")]).schema == SCHEMA
+    assert to_table([]).schema == to_table([make_trajectory("a")]).schema == SCHEMA
 
 
-def test_batches_concatenate_and_further_columns_do_no_harm() -> None:
-    table = pa.concat_tables([to_table([an_episode("a")]), to_table([an_episode("b")])])
+def test_batches_concatenate_and_additional_columns_are_ignored() -> None:
+    table = pa.concat_tables([to_table([make_trajectory("a")]), to_table([make_trajectory("b")])])
     wider = table.append_column("instance", pa.array(["t/i"] * 2))
-    assert from_table(wider) == [an_episode("a"), an_episode("b")]
+    assert from_table(wider) == [make_trajectory("a"), make_trajectory("b")]
 
 
 def test_the_bytes_are_deterministic() -> None:
-    one, other = [an_episode("a"), an_episode("b")], [an_episode("b"), an_episode("a")]
+    one, other = [make_trajectory("a"), make_trajectory("b")], [make_trajectory("b"), make_trajectory("a")]
     assert to_parquet(one) == to_parquet(iter(one))
     assert to_parquet(one) != to_parquet(other)
 
 
 def test_many_rows_make_several_row_groups() -> None:
-    trajectories = [an_episode(str(n)) for n in range(1100)]
+    trajectories = [make_trajectory(str(n)) for n in range(1100)]
     content = to_parquet(trajectories)
     assert pa.parquet.ParquetFile(pa.BufferReader(content)).num_row_groups == 3
     assert from_parquet(content) == trajectories

@@ -1,4 +1,4 @@
-"""What the tests of the pager's parts share."""
+"""Helpers for the tests of the adapter cache."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from looper.platform.adapters import AdapterFiles
-from looper.serve.cache.disk_cache import DiskCache, write
+from looper.serve.cache.disk_cache import DiskCache, write_adapter
 
 
-def disk(fetch: Callable[[str], AdapterFiles], folder: Path) -> DiskCache:
-    """One that is written by threads."""
+def make_disk_cache(fetch: Callable[[str], AdapterFiles], folder: Path) -> DiskCache:
+    """Return a disk cache whose downloads run in threads."""
 
-    async def load(digest: str) -> None:
-        await asyncio.to_thread(lambda: write(fetch(digest).by_name(), digest, folder))
+    async def download(digest: str) -> None:
+        await asyncio.to_thread(lambda: write_adapter(fetch(digest).to_dict(), digest, folder))
 
-    return DiskCache(load, folder)
+    return DiskCache(download, folder)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

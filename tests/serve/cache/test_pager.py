@@ -1,4 +1,4 @@
-"""Three tiers together, with a store that is slow, down or broken, and a memory that notes what it holds."""
+"""The tiers together, with a fake object store that is slow, down or corrupt, and a fake host memory."""
 
 import asyncio
 import threading
@@ -12,143 +12,146 @@ import pytest
 from looper.platform.adapters import AdapterFiles
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput, StoreUnavailable
 from looper.serve.cache.pager import Pager
-from tests.serve.cache.lru_caches import disk, run, until
+from tests.serve.cache.lru_caches import make_disk_cache, run, until
 
 
-class Store:
-    """Gives any adapter, "slow" ones once they are let go; what ``down`` or ``corrupt`` names, it does not give."""
+class FakeStore:
+    """Returns any adapter, and "slow" ones after ``release``. Those in ``down`` and ``corrupt`` raise errors."""
 
     def __init__(self) -> None:
-        self.asked: Counter[str] = Counter()
-        self.let_go = threading.Event()
+        self.fetched: Counter[str] = Counter()
+        self.release = threading.Event()
         self.down: set[str] = set()
         self.corrupt: set[str] = set()
 
     def fetch(self, digest: str) -> AdapterFiles:
-        self.asked[digest] += 1
+        self.fetched[digest] += 1
         if digest in self.down:
             raise StoreUnavailable("the store is down")
         if digest in self.corrupt:
             raise CorruptAdapter(f"adapter {digest} is not what its digest says")
         if digest.startswith("slow"):
-            self.let_go.wait(10)
+            self.release.wait(10)
         return AdapterFiles(digest.encode(), b"{}", b"{}")
 
 
-class Memory:
-    """Of an engine that refuses the adapter ``bad``."""
+class FakeHostMemory:
+    """Host memory of an engine that refuses the adapter ``bad``."""
 
     def __init__(self) -> None:
-        self.there: set[str] = set()
+        self.loaded: set[str] = set()
 
-    async def bring(self, digest: str, folder: Path) -> str:
+    async def load(self, digest: str, folder: Path) -> str:
         if digest == "bad":
             raise InvalidInput("refused")
         assert (folder / "adapter_model.safetensors").read_bytes() == digest.encode()
-        self.there.add(digest)
+        self.loaded.add(digest)
         return f"the {digest}"
 
-    async def drop(self, digest: str, name: str) -> None:
-        self.there.remove(digest)
+    async def evict(self, digest: str, handle: str) -> None:
+        self.loaded.remove(digest)
 
 
 @contextmanager
-def made(folder: Path, *, on_disk: int = 4, in_memory: int = 2) -> Iterator[tuple[Store, Memory, Pager[str]]]:
-    store, memory = Store(), Memory()
+def make_pager(
+    folder: Path, *, disk: int = 4, host_memory: int = 2
+) -> Iterator[tuple[FakeStore, FakeHostMemory, Pager[str]]]:
+    store, memory = FakeStore(), FakeHostMemory()
     try:
-        yield store, memory, Pager(disk(store.fetch, folder), memory, on_disk=on_disk, in_memory=in_memory)
+        cache = make_disk_cache(store.fetch, folder)
+        yield store, memory, Pager(cache, memory, disk_capacity=disk, host_memory_capacity=host_memory)
     finally:
-        store.let_go.set()  # a thread that waits would keep the event loop from ending
+        store.release.set()  # a thread that waits would keep the event loop from ending
 
 
-def test_each_tier_remembers_what_the_one_above_put_out(tmp_path: Path) -> None:
+def test_each_tier_keeps_what_the_tier_above_evicted(tmp_path: Path) -> None:
     async def test() -> None:
-        with made(tmp_path / "disk") as (store, memory, pager):
+        with make_pager(tmp_path / "disk") as (store, memory, pager):
             for digest in "abc":
-                assert pager.tier(digest) == "store"
-                async with pager.memory.pin(digest) as name:
-                    assert name == f"the {digest}"
-            assert (memory.there, pager.tier("a"), pager.tier("c")) == ({"b", "c"}, "disk", "memory")
-            assert pager.newly_evicted() == {"memory": 1, "disk": 0}
-            async with pager.memory.pin("a"):
+                assert pager.find_tier(digest) == "store"
+                async with pager.host_memory.pin(digest) as handle:
+                    assert handle == f"the {digest}"
+            assert (memory.loaded, pager.find_tier("a"), pager.find_tier("c")) == ({"b", "c"}, "disk", "memory")
+            assert pager.take_eviction_counts() == {"memory": 1, "disk": 0}
+            async with pager.host_memory.pin("a"):
                 pass
-            assert store.asked == {"a": 1, "b": 1, "c": 1}
-            assert pager.newly_evicted() == {"memory": 1, "disk": 0}
-            assert pager.newly_evicted() == {"memory": 0, "disk": 0}
+            assert store.fetched == {"a": 1, "b": 1, "c": 1}
+            assert pager.take_eviction_counts() == {"memory": 1, "disk": 0}
+            assert pager.take_eviction_counts() == {"memory": 0, "disk": 0}
 
     run(test)
 
 
-def test_a_slow_store_keeps_nobody_from_what_is_there_or_comes_faster(tmp_path: Path) -> None:
+def test_a_slow_download_does_not_delay_other_adapters(tmp_path: Path) -> None:
     async def test() -> None:
-        with made(tmp_path / "disk", in_memory=3) as (store, _, pager):
-            slow = asyncio.create_task(pager.memory.ensure("slow"))
-            await until(lambda: store.asked["slow"] == 1)
-            assert await asyncio.wait_for(pager.memory.ensure("fast"), 5) == "the fast"
+        with make_pager(tmp_path / "disk", host_memory=3) as (store, _, pager):
+            slow = asyncio.create_task(pager.host_memory.get("slow"))
+            await until(lambda: store.fetched["slow"] == 1)
+            assert await asyncio.wait_for(pager.host_memory.get("fast"), 5) == "the fast"
             assert not slow.done()
-            store.let_go.set()
+            store.release.set()
             assert await slow == "the slow"
 
     run(test)
 
 
-def test_what_waits_for_a_slow_store_takes_no_place_from_what_is_in_memory(tmp_path: Path) -> None:
+def test_pending_downloads_evict_nothing_from_host_memory(tmp_path: Path) -> None:
     async def test() -> None:
-        with made(tmp_path / "disk", on_disk=3, in_memory=2) as (store, memory, pager):
-            await pager.memory.ensure("a")
-            slow = [asyncio.create_task(pager.memory.ensure(f"slow {number}")) for number in range(5)]
-            await until(lambda: store.asked.total() == 4)  # as many as the disk has places for
-            assert (pager.tier("a"), "a" in pager.disk) == ("memory", False)
-            store.let_go.set()
+        with make_pager(tmp_path / "disk", disk=3, host_memory=2) as (store, memory, pager):
+            await pager.host_memory.get("a")
+            slow = [asyncio.create_task(pager.host_memory.get(f"slow {number}")) for number in range(5)]
+            await until(lambda: store.fetched.total() == 4)  # as many as fit on the disk
+            assert (pager.find_tier("a"), "a" in pager.disk) == ("memory", False)
+            store.release.set()
             assert await asyncio.gather(*slow) == [f"the slow {number}" for number in range(5)]
-            assert len(memory.there) == 2
+            assert len(memory.loaded) == 2
 
     run(test)
 
 
-def test_a_store_that_is_down_is_asked_again_and_a_corrupt_adapter_is_not(tmp_path: Path) -> None:
+def test_an_unavailable_store_is_retried_and_a_corrupt_adapter_is_not(tmp_path: Path) -> None:
     async def test() -> None:
-        with made(tmp_path / "disk") as (store, _, pager):
+        with make_pager(tmp_path / "disk") as (store, _, pager):
             store.down, store.corrupt = {"a"}, {"b"}
             for _ in range(2):
                 with pytest.raises(StoreUnavailable):
-                    await pager.memory.ensure("a")
+                    await pager.host_memory.get("a")
                 with pytest.raises(CorruptAdapter):
-                    await pager.memory.ensure("b")
-            assert store.asked == {"a": 2, "b": 1}
+                    await pager.host_memory.get("b")
+            assert store.fetched == {"a": 2, "b": 1}
             store.down.clear()
-            assert await pager.memory.ensure("a") == "the a"
+            assert await pager.host_memory.get("a") == "the a"
 
     run(test)
 
 
-def test_what_is_prefetched_and_held_stays(tmp_path: Path) -> None:
+def test_a_prefetched_adapter_is_held(tmp_path: Path) -> None:
     async def test() -> None:
-        with made(tmp_path / "disk", in_memory=4) as (_, memory, pager):
+        with make_pager(tmp_path / "disk", host_memory=4) as (_, memory, pager):
             await pager.prefetch("held", 60)
             for digest in "abcdef":
-                await pager.memory.ensure(digest)
-            assert memory.there == {"held", "d", "e", "f"}
+                await pager.host_memory.get(digest)
+            assert memory.loaded == {"held", "d", "e", "f"}
 
     run(test)
 
 
-def test_an_adapter_in_memory_is_used_though_the_disk_has_dropped_it(tmp_path: Path) -> None:
+def test_an_adapter_in_host_memory_is_used_though_the_disk_has_evicted_it(tmp_path: Path) -> None:
     async def test() -> None:
-        with made(tmp_path / "disk", on_disk=1, in_memory=4) as (store, _, pager):
+        with make_pager(tmp_path / "disk", disk=1, host_memory=4) as (store, _, pager):
             for digest in "aba":
-                await pager.memory.ensure(digest)
-            assert store.asked == {"a": 1, "b": 1}
-            assert (pager.tier("a"), "a" in pager.disk) == ("memory", False)
+                await pager.host_memory.get(digest)
+            assert store.fetched == {"a": 1, "b": 1}
+            assert (pager.find_tier("a"), "a" in pager.disk) == ("memory", False)
 
     run(test)
 
 
-def test_what_the_engine_refuses_leaves_its_place_in_memory_to_others(tmp_path: Path) -> None:
+def test_an_adapter_that_the_engine_refuses_takes_no_place_in_host_memory(tmp_path: Path) -> None:
     async def test() -> None:
-        with made(tmp_path / "disk", in_memory=1) as (_, _, pager):
+        with make_pager(tmp_path / "disk", host_memory=1) as (_, _, pager):
             with pytest.raises(InvalidInput):
-                await pager.memory.ensure("bad")
-            assert await pager.memory.ensure("a") == "the a"
+                await pager.host_memory.get("bad")
+            assert await pager.host_memory.get("a") == "the a"
 
     run(test)

@@ -1,4 +1,4 @@
-"""A shelf of words."""
+"""The cache, with strings as entries."""
 
 import asyncio
 from collections import Counter
@@ -11,110 +11,110 @@ from tests.serve.cache.lru_caches import run, until
 
 
 class Source:
-    """Brings any word, once ``gate`` is open; ``faults`` are raised instead. ``held`` is what was not dropped again."""
+    """Loads any entry once ``gate`` is open, or raises one of ``errors``. ``loaded`` has the entries not evicted."""
 
-    def __init__(self, **faults: LooperError) -> None:
-        self.faults = faults
-        self.brought: Counter[str] = Counter()
-        self.held: set[str] = set()
+    def __init__(self, **errors: LooperError) -> None:
+        self.errors = errors
+        self.load_counts: Counter[str] = Counter()
+        self.loaded: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
-        self.together = 0
+        self.concurrent_loads = 0
 
-    async def bring(self, digest: str) -> str:
-        self.brought[digest] += 1
-        self.together += 1
+    async def load(self, digest: str) -> str:
+        self.load_counts[digest] += 1
+        self.concurrent_loads += 1
         await self.gate.wait()
-        self.together -= 1
-        if digest in self.faults:
-            raise self.faults[digest]
-        self.held.add(digest)
+        self.concurrent_loads -= 1
+        if digest in self.errors:
+            raise self.errors[digest]
+        self.loaded.add(digest)
         return f"the {digest}"
 
-    async def drop(self, digest: str, thing: str) -> None:
-        assert thing == f"the {digest}"
-        self.held.remove(digest)
+    async def evict(self, digest: str, entry: str) -> None:
+        assert entry == f"the {digest}"
+        self.loaded.remove(digest)
         await asyncio.sleep(0)
 
-    def shelf(self, capacity: int, *, remember_failures_s: float = 10) -> PinnedLRUCache[str]:
-        return PinnedLRUCache(self.bring, self.drop, capacity, remember_failures_s=remember_failures_s)
+    def make_cache(self, capacity: int, *, cache_errors_s: float = 10) -> PinnedLRUCache[str]:
+        return PinnedLRUCache(self.load, self.evict, capacity, cache_errors_s=cache_errors_s)
 
 
-def test_a_thing_is_brought_once_however_many_ask() -> None:
+def test_concurrent_callers_load_an_entry_once() -> None:
     async def test() -> None:
         source = Source()
         source.gate.clear()
-        shelf = source.shelf(4)
-        asking = [asyncio.create_task(shelf.ensure("a")) for _ in range(5)]
-        await until(lambda: source.brought["a"] == 1)
+        cache = source.make_cache(4)
+        tasks = [asyncio.create_task(cache.get("a")) for _ in range(5)]
+        await until(lambda: source.load_counts["a"] == 1)
         source.gate.set()
-        assert set(await asyncio.gather(*asking)) == {"the a"}
-        await shelf.ensure("a")
-        assert source.brought == {"a": 1}
+        assert set(await asyncio.gather(*tasks)) == {"the a"}
+        await cache.get("a")
+        assert source.load_counts == {"a": 1}
 
     run(test)
 
 
-def test_different_things_come_in_parallel() -> None:
+def test_different_entries_load_in_parallel() -> None:
     async def test() -> None:
         source = Source()
         source.gate.clear()
-        shelf = source.shelf(4)
-        asking = [asyncio.create_task(shelf.ensure(digest)) for digest in "abcd"]
-        await until(lambda: source.together == 4)
+        cache = source.make_cache(4)
+        tasks = [asyncio.create_task(cache.get(digest)) for digest in "abcd"]
+        await until(lambda: source.concurrent_loads == 4)
         source.gate.set()
-        await asyncio.gather(*asking)
+        await asyncio.gather(*tasks)
 
     run(test)
 
 
-def test_the_least_recently_used_makes_room_and_comes_back() -> None:
+def test_the_least_recently_used_entry_is_evicted_and_can_be_loaded_again() -> None:
     async def test() -> None:
         source = Source()
-        shelf = source.shelf(2)
+        cache = source.make_cache(2)
         for digest in "abac":
-            await shelf.ensure(digest)
-        assert source.held == {"a", "c"}
-        await shelf.ensure("b")
-        assert source.held == {"b", "c"}
-        assert source.brought == {"a": 1, "b": 2, "c": 1}
+            await cache.get(digest)
+        assert source.loaded == {"a", "c"}
+        await cache.get("b")
+        assert source.loaded == {"b", "c"}
+        assert source.load_counts == {"a": 1, "b": 2, "c": 1}
 
     run(test)
 
 
-def test_what_is_pinned_stays_and_a_full_shelf_waits_for_a_pin_to_go() -> None:
+def test_pinned_entries_stay_and_a_full_cache_waits_for_an_unpin() -> None:
     async def test() -> None:
         source = Source()
-        shelf = source.shelf(2)
-        async with shelf.pin("a"):
-            await shelf.ensure("b")
-            await shelf.ensure("c")
-            assert source.held == {"a", "c"}
-            async with shelf.pin("c"):
-                waiting = asyncio.create_task(shelf.ensure("d"))
+        cache = source.make_cache(2)
+        async with cache.pin("a"):
+            await cache.get("b")
+            await cache.get("c")
+            assert source.loaded == {"a", "c"}
+            async with cache.pin("c"):
+                waiting = asyncio.create_task(cache.get("d"))
                 await asyncio.sleep(0.05)
                 assert not waiting.done()
-                assert source.held == {"a", "c"}
+                assert source.loaded == {"a", "c"}
             await waiting
-            assert source.held == {"a", "d"}
-        await shelf.ensure("e")
-        assert source.held == {"d", "e"}
+            assert source.loaded == {"a", "d"}
+        await cache.get("e")
+        assert source.loaded == {"d", "e"}
 
     run(test)
 
 
-def test_there_is_never_more_than_the_capacity() -> None:
+def test_the_capacity_is_never_exceeded() -> None:
     async def test() -> None:
         source = Source()
-        shelf = source.shelf(3)
+        cache = source.make_cache(3)
         most = 0
 
         async def use(digest: str) -> None:
             nonlocal most
-            async with shelf.pin(digest):
+            async with cache.pin(digest):
                 await asyncio.sleep(0.001)
-                assert digest in source.held
-                most = max(most, len(source.held))
+                assert digest in source.loaded
+                most = max(most, len(source.loaded))
 
         await asyncio.gather(*(use(str(number % 11)) for number in range(200)))
         assert most <= 3
@@ -122,78 +122,78 @@ def test_there_is_never_more_than_the_capacity() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("fault", [NotFound("a is gone"), CorruptAdapter("a is corrupt")])
-def test_a_lasting_failure_is_remembered_for_a_while_and_harms_no_other(fault: LooperError) -> None:
+@pytest.mark.parametrize("error", [NotFound("a is gone"), CorruptAdapter("a is corrupt")])
+def test_a_permanent_error_is_cached_for_a_while_and_affects_no_other_entry(error: LooperError) -> None:
     async def test() -> None:
-        source = Source(a=fault)
-        shelf = source.shelf(1, remember_failures_s=0.2)
+        source = Source(a=error)
+        cache = source.make_cache(1, cache_errors_s=0.2)
         for _ in range(3):
-            with pytest.raises(type(fault)):
-                async with shelf.pin("a"):
+            with pytest.raises(type(error)):
+                async with cache.pin("a"):
                     raise AssertionError("unreachable")
-        assert source.brought == {"a": 1}
-        await shelf.ensure("b")
+        assert source.load_counts == {"a": 1}
+        await cache.get("b")
         await asyncio.sleep(0.2)
-        del source.faults["a"]
-        await shelf.ensure("a")
-        assert source.brought == {"a": 2, "b": 1}
+        del source.errors["a"]
+        await cache.get("a")
+        assert source.load_counts == {"a": 2, "b": 1}
 
     run(test)
 
 
-def test_what_is_unavailable_is_tried_again_at_once() -> None:
+def test_an_unavailable_store_is_retried_immediately() -> None:
     async def test() -> None:
         source = Source(a=StoreUnavailable("down"))
-        shelf = source.shelf(1)
+        cache = source.make_cache(1)
         with pytest.raises(StoreUnavailable):
-            await shelf.ensure("a")
-        source.faults.clear()
-        await shelf.ensure("a")
+            await cache.get("a")
+        source.errors.clear()
+        await cache.get("a")
 
     run(test)
 
 
-def test_one_who_gives_up_does_not_take_it_from_the_others() -> None:
+def test_a_canceled_caller_does_not_cancel_the_load_for_others() -> None:
     async def test() -> None:
         source = Source()
         source.gate.clear()
-        shelf = source.shelf(1)
-        first, second = (asyncio.create_task(shelf.ensure("a")) for _ in range(2))
-        await until(lambda: source.brought["a"] == 1)
+        cache = source.make_cache(1)
+        first, second = (asyncio.create_task(cache.get("a")) for _ in range(2))
+        await until(lambda: source.load_counts["a"] == 1)
         first.cancel()
         source.gate.set()
         await second
         assert first.cancelled()
-        assert source.brought == {"a": 1}
+        assert source.load_counts == {"a": 1}
 
     run(test)
 
 
-def test_what_is_held_makes_no_room_while_it_is_held() -> None:
+def test_a_held_entry_is_not_evicted() -> None:
     async def test() -> None:
         source = Source()
-        shelf = source.shelf(2)
-        shelf.hold("a", 0.05)
+        cache = source.make_cache(2)
+        cache.hold("a", 0.05)
         for digest in "abc":
-            await shelf.ensure(digest)
-        assert source.held == {"a", "c"}
-        assert "a" in shelf
+            await cache.get(digest)
+        assert source.loaded == {"a", "c"}
+        assert "a" in cache
         await asyncio.sleep(0.06)
-        await shelf.ensure("d")
-        assert source.held == {"c", "d"}
-        assert shelf.evicted == 2
+        await cache.get("d")
+        assert source.loaded == {"c", "d"}
+        assert cache.evictions == 2
 
     run(test)
 
 
-def test_at_most_half_of_the_places_are_held() -> None:
+def test_at_most_half_of_the_places_can_be_held() -> None:
     async def test() -> None:
         source = Source()
-        shelf = source.shelf(2)
-        shelf.hold("a", 60)
-        shelf.hold("b", 60)
+        cache = source.make_cache(2)
+        cache.hold("a", 60)
+        cache.hold("b", 60)
         for digest in "abc":
-            await shelf.ensure(digest)
-        assert source.held == {"a", "c"}
+            await cache.get(digest)
+        assert source.loaded == {"a", "c"}
 
     run(test)

@@ -1,4 +1,4 @@
-"""Adapters as they lie on the disk of a CPU engine, against their factors as PEFT has them."""
+"""Packed adapters on a CPU engine's disk, compared with PEFT's factors."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from looper.serve.cpu.kernel_layout import PACKED_FILE, pack_adapter, read_packe
 LAYERS = {"q": (24, 32), "down": (40, 24)}
 
 
-def factors(rank: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def make_factors(rank: int, dtype: torch.dtype) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(rank)
     return {
         f"{layer}.lora_{which}.weight": torch.randn(*shape, generator=random).to(dtype)
@@ -25,7 +25,7 @@ def factors(rank: int, dtype: torch.dtype) -> dict[str, Tensor]:
     }
 
 
-def files(tensors: dict[str, Tensor], **config: object) -> AdapterFiles:
+def make_files(tensors: dict[str, Tensor], **config: object) -> AdapterFiles:
     return AdapterFiles(save(tensors), json.dumps(config).encode(), b"{}")
 
 
@@ -35,11 +35,11 @@ def files(tensors: dict[str, Tensor], **config: object) -> AdapterFiles:
     [(8, {"lora_alpha": 8}, 1.0), (16, {"lora_alpha": 24}, 1.5), (4, {"lora_alpha": 6, "use_rslora": True}, 3.0)],
     ids=str,
 )
-def test_what_is_read_are_the_scaled_factors(
+def test_a_packed_adapter_holds_the_scaled_factors(
     tmp_path: Path, dtype: torch.dtype, rank: int, config: dict[str, object], scale: float
 ) -> None:
-    tensors = factors(rank, dtype)
-    (tmp_path / PACKED_FILE).write_bytes(pack_adapter(files(tensors, r=rank, **config)))
+    tensors = make_factors(rank, dtype)
+    (tmp_path / PACKED_FILE).write_bytes(pack_adapter(make_files(tensors, r=rank, **config)))
     shapes, bits = read_packed_adapter(tmp_path)
     numbers = torch.from_numpy(bits.view("int16")).view(torch.bfloat16)
     assert bits.ctypes.data % 64 == 0
@@ -49,8 +49,8 @@ def test_what_is_read_are_the_scaled_factors(
         a, b, numbers = numbers.split([*sizes, len(numbers) - sum(sizes)])
         a, b = a.view(shape.rank, -1), b.view(shape.rank, -1)
         assert shape.rank % 8 == 0
-        assert not a[rank:].any(), "filled up with zeros"
-        assert not b[rank:].any(), "filled up with zeros"
+        assert not a[rank:].any(), "the rank is padded with zeros"
+        assert not b[rank:].any(), "the rank is padded with zeros"
         assert torch.equal(a[:rank], tensors[f"{shape.layer}.lora_A.weight"].bfloat16())
         assert torch.equal(b[:rank], (tensors[f"{shape.layer}.lora_B.weight"].float() * scale).bfloat16().t())
     assert not len(numbers)
@@ -59,15 +59,15 @@ def test_what_is_read_are_the_scaled_factors(
 @pytest.mark.parametrize(
     "broken",
     [
-        files({**factors(8, torch.float32), "q.lora_magnitude_vector": torch.ones(32)}, r=8, lora_alpha=8),
-        files({"q.lora_A.weight": torch.ones(8, 24)}, r=8, lora_alpha=8),
-        files({name: each.int() for name, each in factors(8, torch.float32).items()}, r=8, lora_alpha=8),
-        files(factors(8, torch.float32), r=8),
-        replace(files({}, r=8, lora_alpha=8), weights=b"no tensors"),
-        replace(f := files(factors(8, torch.float32), r=8, lora_alpha=8), weights=f.weights[:-1]),
+        make_files({**make_factors(8, torch.float32), "q.lora_magnitude_vector": torch.ones(32)}, r=8, lora_alpha=8),
+        make_files({"q.lora_A.weight": torch.ones(8, 24)}, r=8, lora_alpha=8),
+        make_files({name: tensor.int() for name, tensor in make_factors(8, torch.float32).items()}, r=8, lora_alpha=8),
+        make_files(make_factors(8, torch.float32), r=8),
+        replace(make_files({}, r=8, lora_alpha=8), weights=b"no tensors"),
+        replace(f := make_files(make_factors(8, torch.float32), r=8, lora_alpha=8), weights=f.weights[:-1]),
     ],
-    ids=["a vector", "without B", "integers", "without alpha", "no tensors", "cut off"],
+    ids=["a vector", "without B", "integers", "without alpha", "no tensors", "truncated"],
 )
-def test_what_is_not_lora_is_refused(broken: AdapterFiles) -> None:
+def test_other_tensors_than_lora_factors_are_refused(broken: AdapterFiles) -> None:
     with pytest.raises(InvalidInput, match=broken.digest):
         pack_adapter(broken)

@@ -1,4 +1,4 @@
-"""vLLM's real scheduler, without an engine: what is read and computed in which step."""
+"""vLLM's real scheduler, without an engine: which tokens are computed in which step."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from looper.serve.cpu.prefill_scheduler import CROWD, STEPS_OF_ALL, PriorityPrefillScheduler
+from looper.serve.cpu.prefill_scheduler import MIN_FULL_STEPS, MIN_RUNNING_SEQS, PriorityPrefillScheduler
 from looper.serve.engine.admission import HIGH_PRIORITY, NORMAL_PRIORITY
 from tests.tiny import tiny_base
 
-BLOCK, SEATS, STEP_TOKENS = 32, CROWD + 2, 64
+BLOCK, MAX_NUM_SEQS, STEP_TOKENS = 32, MIN_RUNNING_SEQS + 2, 64
 
 
 @pytest.fixture
 def scheduler(tmp_path: Path) -> PriorityPrefillScheduler:
     model = ModelConfig(model=str(tiny_base(tmp_path)), dtype="float32")
     settings = SchedulerConfig(
-        max_num_seqs=SEATS,
+        max_num_seqs=MAX_NUM_SEQS,
         max_num_batched_tokens=STEP_TOKENS,
         max_model_len=2048,
         is_encoder_decoder=False,
@@ -48,71 +48,73 @@ def scheduler(tmp_path: Path) -> PriorityPrefillScheduler:
     )
 
 
-def ask(scheduler: PriorityPrefillScheduler, name: str, priority: int, tokens: int = 20) -> None:
+def add_request(scheduler: PriorityPrefillScheduler, name: str, priority: int, tokens: int = 20) -> None:
     sampling = SamplingParams(max_tokens=100, ignore_eos=True)
     sampling.update_from_generation_config({}, eos_token_id=2)
     scheduler.add_request(Request(name, list(range(tokens)), sampling, None, priority=priority))
 
 
 def step(scheduler: PriorityPrefillScheduler) -> dict[str, int]:
-    """Tokens that are computed of each request; those that are at their end have one more then."""
+    """Run a step. Return the tokens computed per request. A request whose prompt is complete gets one token more."""
     scheduled: SchedulerOutput = scheduler.schedule()
     names = list(scheduled.num_scheduled_tokens)
-    done = [not scheduler.requests[name].is_prefill_chunk for name in names]
+    is_sampled = [not scheduler.requests[name].is_prefill_chunk for name in names]
     answer = ModelRunnerOutput(
         req_ids=names,
-        req_id_to_index={name: at for at, name in enumerate(names)},
-        sampled_token_ids=[[7] if each else [] for each in done],
+        req_id_to_index={name: i for i, name in enumerate(names)},
+        sampled_token_ids=[[7] if sampled else [] for sampled in is_sampled],
     )
     scheduler.update_from_output(scheduled, answer)
     return scheduled.num_scheduled_tokens
 
 
-def crowd(scheduler: PriorityPrefillScheduler, size: int = CROWD) -> dict[str, int]:
-    """Requests that are being answered, and what a step of them is."""
+def start_running(scheduler: PriorityPrefillScheduler, size: int = MIN_RUNNING_SEQS) -> dict[str, int]:
+    """Start so many running sequences. Return what a step computes for them."""
     for number in range(size):
-        ask(scheduler, str(number), NORMAL_PRIORITY)
-    of_all = {str(number): 1 for number in range(size)}
-    while step(scheduler) != of_all:
+        add_request(scheduler, str(number), NORMAL_PRIORITY)
+    full_step = {str(number): 1 for number in range(size)}
+    while step(scheduler) != full_step:
         pass
-    for _ in range(STEPS_OF_ALL):
+    for _ in range(MIN_FULL_STEPS):
         step(scheduler)
-    return of_all
+    return full_step
 
 
-def test_who_is_ahead_is_read_alone_and_then_all_go_on(scheduler: PriorityPrefillScheduler) -> None:
-    of_all = crowd(scheduler)
-    ask(scheduler, "in turn", NORMAL_PRIORITY)
-    ask(scheduler, "ahead", HIGH_PRIORITY)
-    assert step(scheduler) == {"ahead": 20}
-    assert step(scheduler) == of_all | {"ahead": 1, "in turn": 20}
-    assert step(scheduler) == of_all | {"ahead": 1, "in turn": 1}
+def test_a_high_priority_prompt_is_prefilled_alone_and_then_all_continue(scheduler: PriorityPrefillScheduler) -> None:
+    full_step = start_running(scheduler)
+    add_request(scheduler, "normal", NORMAL_PRIORITY)
+    add_request(scheduler, "high", HIGH_PRIORITY)
+    assert step(scheduler) == {"high": 20}
+    assert step(scheduler) == full_step | {"high": 1, "normal": 20}
+    assert step(scheduler) == full_step | {"high": 1, "normal": 1}
 
 
-def test_others_do_not_stand_still_while_one_after_another_is_ahead(scheduler: PriorityPrefillScheduler) -> None:
-    of_all = crowd(scheduler)
-    ask(scheduler, "first", HIGH_PRIORITY)
+def test_high_priority_prompts_do_not_starve_running_sequences(
+    scheduler: PriorityPrefillScheduler,
+) -> None:
+    full_step = start_running(scheduler)
+    add_request(scheduler, "first", HIGH_PRIORITY)
     assert step(scheduler) == {"first": 20}
-    ask(scheduler, "second", HIGH_PRIORITY)
-    for number in range(STEPS_OF_ALL):
-        assert step(scheduler).items() >= of_all.items(), number
+    add_request(scheduler, "second", HIGH_PRIORITY)
+    for number in range(MIN_FULL_STEPS):
+        assert step(scheduler).items() >= full_step.items(), number
 
 
-def test_a_long_prompt_is_read_with_the_others_after_its_beginning(scheduler: PriorityPrefillScheduler) -> None:
-    of_all = crowd(scheduler)
-    ask(scheduler, "long", HIGH_PRIORITY, tokens=100)
+def test_only_the_first_chunk_of_a_long_prompt_is_prefilled_alone(scheduler: PriorityPrefillScheduler) -> None:
+    full_step = start_running(scheduler)
+    add_request(scheduler, "long", HIGH_PRIORITY, tokens=100)
     assert step(scheduler) == {"long": STEP_TOKENS}
-    assert step(scheduler) == of_all | {"long": 100 - STEP_TOKENS}
+    assert step(scheduler) == full_step | {"long": 100 - STEP_TOKENS}
 
 
-def test_beside_few_or_where_all_seats_are_taken_nothing_is_changed(scheduler: PriorityPrefillScheduler) -> None:
-    few = crowd(scheduler, CROWD - 1)
-    ask(scheduler, "ahead", HIGH_PRIORITY)
-    assert step(scheduler) == few | {"ahead": 20}
-    for number in range(CROWD, SEATS):
-        ask(scheduler, str(number), NORMAL_PRIORITY)
-    for _ in range(STEPS_OF_ALL + 1):
+def test_with_few_running_sequences_or_a_full_batch_steps_are_vllm_s(scheduler: PriorityPrefillScheduler) -> None:
+    few = start_running(scheduler, MIN_RUNNING_SEQS - 1)
+    add_request(scheduler, "high", HIGH_PRIORITY)
+    assert step(scheduler) == few | {"high": 20}
+    for number in range(MIN_RUNNING_SEQS, MAX_NUM_SEQS):
+        add_request(scheduler, str(number), NORMAL_PRIORITY)
+    for _ in range(MIN_FULL_STEPS + 1):
         full = step(scheduler)
-    assert len(full) == SEATS
-    ask(scheduler, "no seat", HIGH_PRIORITY)
+    assert len(full) == MAX_NUM_SEQS
+    add_request(scheduler, "waits", HIGH_PRIORITY)
     assert step(scheduler) == full

@@ -1,4 +1,4 @@
-"""Ray Serve's controller is killed and started again: whatever serves goes on in the processes that it had."""
+"""Ray Serve's controller is killed and restarted. All processes that serve keep running."""
 
 import logging
 import logging.config
@@ -15,70 +15,77 @@ import ray
 from ray import serve
 
 from looper.platform.domain.names import InstanceName
-from looper.serve.deployment.ray_app import NAME, serve_s_log_kept
-from tests.serve.live import Live, ask, processes
+from looper.serve.deployment.ray_app import APP_NAME
+from looper.serve.deployment.skill_replica import preserve_ray_serve_log
+from tests.serve.live import LiveServer, find_processes, send_chat
 
-PATIENCE_S = 120
-"""The controller is there again, and has asked every replica, within 3 s. An engine that it starts anew takes 20."""
+TIMEOUT_S = 120
+"""The controller restarts and asks every replica within 3 s. A new engine takes 20 s."""
 
-SERVING = ("ServeReplica:looper:gateway", "ServeReplica:looper:skills-r8", "Loader", "EngineCore", "ProxyActor")
-"""What the processes that serve are called."""
+PROCESS_NAMES = (
+    "ServeReplica:looper:gateway",
+    "ServeReplica:looper:skills-r8",
+    "AdapterDownloader",
+    "EngineCore",
+    "ProxyActor",
+)
+"""Names of the processes that serve."""
 
 
-def serving() -> dict[str, set[int]]:
-    """Ids of the processes that serve, by what they are called."""
-    return {name: {process.pid for process in processes(name)} for name in SERVING}
+def serving_pids() -> dict[str, set[int]]:
+    """Return the ids of the processes that serve, by name."""
+    return {name: {process.pid for process in find_processes(name)} for name in PROCESS_NAMES}
 
 
 def restart_controller() -> None:
-    """Kill it, and wait until the one that Ray starts in its place knows every replica."""
+    """Kill the controller, and wait until the one that Ray starts instead knows every replica."""
     controller: Any = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
     victim = psutil.Process(ray.get(controller.get_pid.remote()))
     victim.kill()
-    victim.wait(PATIENCE_S)
-    assert ray.get(controller.get_pid.remote(), timeout=PATIENCE_S) != victim.pid
-    until = time.monotonic() + PATIENCE_S
-    while serve.status().applications[NAME].status != "RUNNING":  # DEPLOYING, until it has asked them all
-        assert time.monotonic() < until, serve.status()
-        time.sleep(0.2)  # Ray has no event for it
+    victim.wait(TIMEOUT_S)
+    assert ray.get(controller.get_pid.remote(), timeout=TIMEOUT_S) != victim.pid
+    deadline = time.monotonic() + TIMEOUT_S
+    while serve.status().applications[APP_NAME].status != "RUNNING":  # DEPLOYING until it has asked all replicas
+        assert time.monotonic() < deadline, serve.status()
+        time.sleep(0.2)  # Ray has no event to wait for
 
 
-def test_a_restart_of_the_controller_stops_nothing_that_serves(live: Live) -> None:
+def test_a_controller_restart_keeps_all_replicas_running(live: LiveServer) -> None:
     client = live.tenant("restart")
     live.publish(InstanceName("restart", "agent"), 90)
-    answer = ask(client, "restart/agent")
-    before = serving()
+    response = send_chat(client, "restart/agent")
+    before = serving_pids()
     assert all(before.values()), before
-    over, answers, errors = threading.Event(), set[tuple[str, str]](), list[str]()
+    stop, responses, errors = threading.Event(), set[tuple[str, str]](), list[str]()
 
-    def keep_asking() -> None:
-        while not over.is_set():
+    def send_repeatedly() -> None:
+        while not stop.is_set():
             try:
-                answers.add(ask(client, "restart/agent"))
+                responses.add(send_chat(client, "restart/agent"))
             except openai.APIError as error:
                 errors.append(repr(error))
-                over.wait(0.1)
+                stop.wait(0.1)
 
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
+    thread = threading.Thread(target=send_repeatedly)
+    thread.start()
     try:
         restart_controller()
     finally:
-        over.set()
-        asking.join()
-    assert serving() == before
+        stop.set()
+        thread.join()
+    assert serving_pids() == before
     assert errors == []
-    assert answers == {answer}
-    assert ask(client, "restart/agent") == answer
+    assert responses == {response}
+    assert send_chat(client, "restart/agent") == response
 
 
-def test_what_configures_logging_leaves_ray_serve_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuring_logging_keeps_ray_serves_log_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger, path = logging.getLogger("ray.serve"), tmp_path / "replica.log"
     file = logging.FileHandler(path)
     handler = MemoryHandler(1, target=file)
     monkeypatch.setattr(logger, "handlers", [handler])
-    with serve_s_log_kept():
-        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # as vLLM does when it is imported
+    with preserve_ray_serve_log():
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # as the import of vLLM does
         assert handler.target is None
     logger.warning("still written")
     file.close()

@@ -7,7 +7,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from looper.serve.deployment.proxy_errors import ProxyErrorMiddleware, middlewares
+from looper.serve.deployment.proxy_errors import ProxyErrorMiddleware, proxy_middlewares
 
 
 async def answer(request: Request) -> Response:
@@ -20,7 +20,7 @@ async def answer(request: Request) -> Response:
 
 
 def test_a_failure_in_the_proxy_s_own_words_says_to_ask_again() -> None:
-    client = TestClient(Starlette(routes=[Route("/", answer)], middleware=middlewares()))
+    client = TestClient(Starlette(routes=[Route("/", answer)], middleware=proxy_middlewares()))
     for failed in ("/?status=500", "/?status=500&raise"):
         gone = client.get(failed)
         assert (gone.status_code, gone.headers["retry-after"]) == (503, "1")

@@ -1,13 +1,15 @@
-"""The queue before an engine, with requests that last for one or a few ticks of the event loop."""
+"""The admission queue of an engine, with requests that run for one or a few ticks of the event loop."""
 
 import asyncio
 from collections import Counter
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import fields
 
 import pytest
 
 from looper.platform.domain.errors import Overloaded
-from looper.serve.engine.admission import Admission, QueuedRequest
+from looper.serve.engine.admission import HIGH_PRIORITY, NORMAL_PRIORITY, AdmissionQueue, QueuedRequest
+from looper.serve.routing.autoscaling import ReplicaLoad
 from tests.serve.cache.lru_caches import run, until
 
 
@@ -17,29 +19,31 @@ async def settle() -> None:
 
 
 class Client:
-    """Requests that hold their seat until they are told to end."""
+    """Sends requests that run until they are told to end."""
 
-    def __init__(self, admission: Admission) -> None:
-        self.admission = admission
-        self.served: list[str] = []
-        self.asked: list[Asked] = []  # a loop does not keep its tasks
+    def __init__(self, queue: AdmissionQueue) -> None:
+        self.queue = queue
+        self.admitted: list[str] = []
+        self.requests: list[Request] = []  # the event loop keeps no reference to its tasks
 
-    def ask(self, name: str, tenant: str = "t", digest: str | None = None, tokens: int = 1, seats: int = 1) -> "Asked":
-        self.asked.append(Asked(self, name, tenant, digest, tokens, seats))
-        return self.asked[-1]
+    def send(
+        self, name: str, tenant: str = "t", digest: str | None = None, tokens: int = 1, num_seqs: int = 1
+    ) -> "Request":
+        self.requests.append(Request(self, name, tenant, digest, tokens, num_seqs))
+        return self.requests[-1]
 
 
-class Asked:
-    def __init__(self, client: Client, name: str, tenant: str, digest: str | None, tokens: int, seats: int) -> None:
+class Request:
+    def __init__(self, client: Client, name: str, tenant: str, digest: str | None, tokens: int, num_seqs: int) -> None:
         self.end = asyncio.Event()
-        self.turn: QueuedRequest | None = None
+        self.queued: QueuedRequest | None = None
         self.task = asyncio.create_task(
-            self._live(client, name, client.admission.turn(tenant, digest, tokens, seats=seats))
+            self._run(client, name, client.queue.admit(tenant, digest, tokens, num_seqs=num_seqs))
         )
 
-    async def _live(self, client: Client, name: str, turn: AbstractAsyncContextManager[QueuedRequest]) -> None:
-        async with turn as self.turn:
-            client.served.append(name)
+    async def _run(self, client: Client, name: str, admission: AbstractAsyncContextManager[QueuedRequest]) -> None:
+        async with admission as self.queued:
+            client.admitted.append(name)
             await self.end.wait()
 
     async def finish(self) -> None:
@@ -48,87 +52,93 @@ class Asked:
         await settle()
 
 
-def test_seats_are_taken_in_the_order_of_coming_by_one_tenant() -> None:
+def priorities(*requests: Request) -> list[int]:
+    return [request.queued.priority for request in requests if request.queued]
+
+
+def test_requests_of_one_tenant_are_admitted_in_the_order_of_arrival() -> None:
     async def test() -> None:
-        client = Client(Admission(2, 8, spare=0))
-        asked = [client.ask(name) for name in "abcd"]
+        client = Client(AdmissionQueue(2, 8, headroom=0))
+        requests = [client.send(name) for name in "abcd"]
         await settle()
-        assert client.served == ["a", "b"]
-        await asked[1].finish()
-        assert client.served == ["a", "b", "c"]
-        await asked[0].finish()
-        assert client.served == ["a", "b", "c", "d"]
+        assert client.admitted == ["a", "b"]
+        await requests[1].finish()
+        assert client.admitted == ["a", "b", "c"]
+        await requests[0].finish()
+        assert client.admitted == ["a", "b", "c", "d"]
 
     run(test)
 
 
 def test_a_tenant_that_floods_gets_no_more_than_its_share() -> None:
     async def test() -> None:
-        admission = Admission(2, 8, spare=0)
+        queue = AdmissionQueue(2, 8, headroom=0)
         done: Counter[str] = Counter()
         order: list[str] = []
 
         async def one(tenant: str) -> None:
-            async with admission.turn(tenant, None, 10) as turn:
+            async with queue.admit(tenant, None, 10) as request:
                 await asyncio.sleep(0)
-                admission.generated(turn, 5)
+                queue.record_generated(request, 5)
                 done[tenant] += 1
                 order.append(tenant)
 
         await asyncio.gather(*(one("flood") for _ in range(200)), *(one("calm") for _ in range(20)))
         assert done == {"flood": 200, "calm": 20}
-        while_both = order[: len(order) - order[::-1].index("calm")]
-        assert abs(Counter(while_both)["flood"] - 20) <= 2, "as many as the other's, while both asked"
+        while_both_wait = order[: len(order) - order[::-1].index("calm")]
+        assert abs(Counter(while_both_wait)["flood"] - 20) <= 2, (
+            "as many as the other tenant's, while both had requests"
+        )
 
     run(test)
 
 
-def test_what_was_generated_counts_twice_what_was_read() -> None:
+def test_a_generated_token_counts_as_two_prompt_tokens() -> None:
     async def test() -> None:
-        admission = Admission(1, 8, spare=0)
-        client = Client(admission)
-        first = client.ask("talks", "talks", tokens=10)
+        queue = AdmissionQueue(1, 8, headroom=0)
+        client = Client(queue)
+        first = client.send("talks", "talks", tokens=10)
         await settle()
         for name in ("talks-2", "reads"):
-            client.ask(name, name.split("-")[0], tokens=10)
+            client.send(name, name.split("-")[0], tokens=10)
         await settle()
-        assert first.turn is not None
-        admission.generated(first.turn, 1)
+        assert first.queued is not None
+        queue.record_generated(first.queued, 1)
         await first.finish()
-        assert client.served == ["talks", "reads"], "10 + 2 against 0"
+        assert client.admitted == ["talks", "reads"], "10 + 2 against 0"
 
     run(test)
 
 
-def test_one_that_pauses_saves_nothing_up() -> None:
+def test_a_tenant_that_pauses_saves_up_no_credit() -> None:
     async def test() -> None:
-        admission = Admission(1, 8, spare=0)
-        client = Client(admission)
+        queue = AdmissionQueue(1, 8, headroom=0)
+        client = Client(queue)
         for number in range(5):
-            await client.ask(f"busy-{number}", "busy", tokens=100).finish()
-        holding = client.ask("busy", "busy", tokens=100)
+            await client.send(f"busy-{number}", "busy", tokens=100).finish()
+        holding = client.send("busy", "busy", tokens=100)
         await settle()
-        late = [client.ask(f"late-{n}", "late", tokens=100) for n in range(3)]
-        busy = [client.ask(f"busy-{n}", "busy", tokens=100) for n in range(3)]
+        late = [client.send(f"late-{n}", "late", tokens=100) for n in range(3)]
+        busy = [client.send(f"busy-{n}", "busy", tokens=100) for n in range(3)]
         await settle()
         await holding.finish()
         for _ in range(3):
             await late.pop(0).finish()
             await busy.pop(0).finish()
-        assert client.served[-6:] == ["late-0", "busy-0", "late-1", "busy-1", "late-2", "busy-2"]
+        assert client.admitted[-6:] == ["late-0", "busy-0", "late-1", "busy-1", "late-2", "busy-2"]
 
     run(test)
 
 
-def test_there_are_never_more_adapters_than_slots_and_the_base_needs_none() -> None:
+def test_no_more_adapters_run_than_slots_and_the_base_model_needs_none() -> None:
     async def test() -> None:
-        admission = Admission(8, 2, spare=0)
+        queue = AdmissionQueue(8, 2, headroom=0)
         now: Counter[str] = Counter()
         most = 0
 
         async def one(digest: str | None) -> None:
             nonlocal most
-            async with admission.turn("t", digest, 1):
+            async with queue.admit("t", digest, 1):
                 now[digest or "base"] += 1
                 most = max(most, len([key for key in +now if key != "base"]))
                 await asyncio.sleep(0)
@@ -140,231 +150,238 @@ def test_there_are_never_more_adapters_than_slots_and_the_base_needs_none() -> N
     run(test)
 
 
-def test_who_has_company_goes_first_unless_another_has_waited_three_times_as_long() -> None:
+def test_an_adapter_in_use_is_preferred_unless_another_request_has_waited_three_times_as_long() -> None:
     async def test() -> None:
-        admission = Admission(2, 2, spare=0)
-        client = Client(admission)
-        hot, other = (client.ask(name, digest=name) for name in ("hot", "other"))
+        queue = AdmissionQueue(2, 2, headroom=0)
+        client = Client(queue)
+        hot, other = (client.send(name, digest=name) for name in ("hot", "other"))
         await settle()
-        client.ask("cold", digest="cold")
+        client.send("cold", digest="cold")
         await asyncio.sleep(0.02)
-        again = client.ask("hot", digest="hot")
+        again = client.send("hot", digest="hot")
         await asyncio.sleep(0.1)
         await other.finish()
-        assert client.served == ["hot", "other", "hot"], "it has waited nearly as long"
-        client.ask("hot", digest="hot")
+        assert client.admitted == ["hot", "other", "hot"], "it has waited nearly as long, and its adapter is in use"
+        client.send("hot", digest="hot")
         await asyncio.sleep(0.02)
         await again.finish()
-        assert client.served[-1] == "cold"
+        assert client.admitted[-1] == "cold"
         await hot.finish()
 
     run(test)
 
 
-def test_who_has_less_than_its_share_need_not_wait_for_those_who_came_together() -> None:
+def test_a_tenant_with_less_than_its_share_gets_the_headroom() -> None:
     async def test() -> None:
-        client = Client(Admission(4, 2))
-        flood = [client.ask(f"flood-{number}", "flood", f"{number % 2}") for number in range(8)]
+        client = Client(AdmissionQueue(4, 2))
+        flood = [client.send(f"flood-{number}", "flood", f"{number % 2}") for number in range(8)]
         await settle()
-        calm = [client.ask(f"calm-{number}", "calm", "another") for number in range(3)]
+        calm = [client.send(f"calm-{number}", "calm", "another") for number in range(3)]
         await settle()
-        assert client.served[4:] == ["calm-0", "calm-1"], "beyond the four seats and the two slots"
-        assert [each.turn.ahead for each in (*flood, *calm) if each.turn] == [False] * 4 + [True] * 2
+        assert client.admitted[4:] == ["calm-0", "calm-1"], "beyond the four sequences and the two slots"
+        assert priorities(*flood, *calm) == [NORMAL_PRIORITY] * 4 + [HIGH_PRIORITY] * 2
         await flood[0].finish()
-        assert len(client.served) == 6, "the spare seats are nobody's"
+        assert len(client.admitted) == 6, "the headroom is not filled by a tenant with its share"
         await flood[1].finish()
         await flood[2].finish()
-        assert client.served[6:] == ["flood-5"], "it is the least served now, and both its adapters have their slots"
+        assert client.admitted[6:] == ["flood-5"], (
+            "its tenant has the smallest counter now, and both its adapters have slots"
+        )
 
     run(test)
 
 
-def test_nobody_is_ahead_where_nobody_has_more_than_others() -> None:
+def test_no_request_has_high_priority_where_no_tenant_has_more_than_the_others() -> None:
     async def test() -> None:
-        client = Client(Admission(4, 8))
-        asked = [client.ask(name, tenant=name) for name in "abcdefgh"]
+        client = Client(AdmissionQueue(4, 8))
+        requests = [client.send(name, tenant=name) for name in "abcdefgh"]
         await settle()
-        assert len(client.served) == 6, "each has less than its share, and may take a spare seat"
-        assert not any(each.turn.ahead for each in asked if each.turn)
+        assert len(client.admitted) == 6, "each has less than its share, and may use the headroom"
+        assert set(priorities(*requests)) == {NORMAL_PRIORITY}
 
     run(test)
 
 
-def test_a_request_of_many_sequences_takes_as_many_seats() -> None:
+def test_a_request_with_several_sequences_counts_as_several() -> None:
     async def test() -> None:
-        admission = Admission(4, 8)
-        client = Client(admission)
-        many = [client.ask(f"many-{number}", "many", seats=3) for number in range(2)]
-        few = [client.ask(f"few-{number}", "few") for number in range(3)]
+        queue = AdmissionQueue(4, 8)
+        client = Client(queue)
+        many = [client.send(f"many-{number}", "many", num_seqs=3) for number in range(2)]
+        few = [client.send(f"few-{number}", "few") for number in range(3)]
         await settle()
-        assert client.served == ["many-0", "few-0", "few-1"], "of its share of two, and one is spare"
-        assert admission.serving == 5
-        assert admission.report()["asked"] == 9
-        assert [each.turn.ahead for each in few if each.turn] == [True, True]
-        for each in (*many, *few):
-            await each.finish()
-        assert client.served[3:] == ["many-1", "few-2"]
-        assert (admission.waiting, admission.serving) == (0, 0)
+        assert client.admitted == ["many-0", "few-0", "few-1"], "one within its share of two, and one in the headroom"
+        assert queue.running_seqs == 5
+        assert queue.report_load()["sequences"] == 9
+        assert priorities(*few) == [HIGH_PRIORITY, HIGH_PRIORITY]
+        for request in (*many, *few):
+            await request.finish()
+        assert client.admitted[3:] == ["many-1", "few-2"]
+        assert (queue.waiting_requests, queue.running_seqs) == (0, 0)
 
     run(test)
 
 
-def test_seats_are_kept_free_for_a_request_of_many_whose_turn_it_is() -> None:
+def test_room_is_reserved_for_the_next_request_with_several_sequences() -> None:
     async def test() -> None:
-        admission = Admission(4, 8, spare=1)
-        client = Client(admission)
-        flood = [client.ask(f"flood-{number}", "flood") for number in range(8)]
+        queue = AdmissionQueue(4, 8, headroom=1)
+        client = Client(queue)
+        flood = [client.send(f"flood-{number}", "flood") for number in range(8)]
         await settle()
-        many = client.ask("many", "many", seats=4)
+        many = client.send("many", "many", num_seqs=4)
         await settle()
-        assert flood[0].turn is not None
-        admission.generated(flood[0].turn, 1)
-        for each in flood[:2]:
-            await each.finish()
-        late = [client.ask(f"late-{number}", f"late-{number}") for number in range(2)]
+        assert flood[0].queued is not None
+        queue.record_generated(flood[0].queued, 1)
+        for request in flood[:2]:
+            await request.finish()
+        late = [client.send(f"late-{number}", f"late-{number}") for number in range(2)]
         await settle()
-        assert client.served[4:] == ["late-0"], "the spare seat is for who has less than its share, and nobody else"
-        for each in flood[2:4]:
-            await each.finish()
-        assert client.served[5:] == ["many"]
+        assert client.admitted[4:] == ["late-0"], "only a tenant with less than its share gets the headroom"
+        for request in flood[2:4]:
+            await request.finish()
+        assert client.admitted[5:] == ["many"]
         await late[0].finish()
-        assert client.served[6:] == ["late-1"]
+        assert client.admitted[6:] == ["late-1"]
         await many.finish()
-        assert client.served[7:] == ["flood-4", "flood-5", "flood-6"]
+        assert client.admitted[7:] == ["flood-4", "flood-5", "flood-6"]
 
     run(test)
 
 
-def test_seats_that_are_kept_free_are_paid_for() -> None:
+def test_reserved_room_is_charged_to_its_tenant() -> None:
     async def test() -> None:
-        admission = Admission(4, 8, spare=0)
-        client = Client(admission)
-        flood = [client.ask(f"flood-{number}", "flood", tokens=10) for number in range(5)]
+        queue = AdmissionQueue(4, 8, headroom=0)
+        client = Client(queue)
+        flood = [client.send(f"flood-{number}", "flood", tokens=10) for number in range(5)]
         await settle()
-        many = [client.ask(f"many-{number}", "many", tokens=10, seats=4) for number in range(2)]
+        many = [client.send(f"many-{number}", "many", tokens=10, num_seqs=4) for number in range(2)]
         await settle()
-        assert flood[3].turn is not None
-        admission.generated(flood[3].turn, 1)
-        for each in flood[:3]:
-            await each.finish()
-        admission.generated(flood[3].turn, 20)  # three times as many could have been
+        assert flood[3].queued is not None
+        queue.record_generated(flood[3].queued, 1)
+        for request in flood[:3]:
+            await request.finish()
+        queue.record_generated(flood[3].queued, 20)  # three more sequences could have generated as many
         await flood[3].finish()
-        assert client.served[4:] == ["many-0"]
+        assert client.admitted[4:] == ["many-0"]
         await many[0].finish()
-        assert client.served[5:] == ["flood-4"], "42 + 40 tokens against 50 + 120"
+        assert client.admitted[5:] == ["flood-4"], "42 + 40 tokens against 50 + 120"
 
     run(test)
 
 
-def test_one_who_gives_up_while_seats_are_kept_free_for_it_leaves_them_to_others() -> None:
+def test_reserved_room_is_released_when_its_request_is_canceled() -> None:
     async def test() -> None:
-        admission = Admission(2, 8, spare=0)
-        client = Client(admission)
-        first = client.ask("first")
+        queue = AdmissionQueue(2, 8, headroom=0)
+        client = Client(queue)
+        first = client.send("first")
         await settle()
-        many = client.ask("many", "many", seats=2)
+        many = client.send("many", "many", num_seqs=2)
         await settle()
-        client.ask("next")
+        client.send("next")
         await settle()
-        assert client.served == ["first"]
+        assert client.admitted == ["first"]
         many.task.cancel()
         await settle()
-        assert client.served == ["first", "next"]
-        assert (admission.waiting, admission.serving) == (0, 2)
+        assert client.admitted == ["first", "next"]
+        assert (queue.waiting_requests, queue.running_seqs) == (0, 2)
         await first.finish()
 
     run(test)
 
 
-def test_a_cold_adapter_is_passed_over_for_a_while_only() -> None:
+def test_a_request_for_a_cold_adapter_is_skipped_for_a_limited_time() -> None:
     async def test() -> None:
-        admission = Admission(4, 2, spare=0, patience_s=0.05)
-        client = Client(admission)
-        busy = [client.ask(f"a{n}", "hot", "a") for n in range(2)] + [client.ask("b", "hot", "b")]
+        queue = AdmissionQueue(4, 2, headroom=0, max_skip_s=0.05)
+        client = Client(queue)
+        busy = [client.send(f"a{n}", "hot", "a") for n in range(2)] + [client.send("b", "hot", "b")]
         await settle()
-        cold = client.ask("cold", "other", "cold")
+        cold = client.send("cold", "other", "cold")
         await settle()
-        passing = client.ask("a2", "hot", "a")
+        passing = client.send("a2", "hot", "a")
         await settle()
-        assert client.served == ["a0", "a1", "b", "a2"], "there is a seat, and its adapter has a slot"
+        assert client.admitted == ["a0", "a1", "b", "a2"], "there is room, and its adapter has a slot"
         await asyncio.sleep(0.06)
         await passing.finish()
-        waits = client.ask("b2", "hot", "b")
-        joins = client.ask("a3", "hot", "a")
+        waits = client.send("b2", "hot", "b")
+        joins = client.send("a3", "hot", "a")
         await settle()
-        assert client.served[4:] == ["a3"], "b, the less busy, is being closed"
+        assert client.admitted[4:] == ["a3"], "b, the less busy adapter, is being drained"
         await busy[2].finish()
-        assert client.served[5:] == ["cold"]
+        assert client.admitted[5:] == ["cold"]
         await cold.finish()
-        assert client.served[6:] == ["b2"]
-        for each in (*busy[:2], joins, waits):
-            await each.finish()
-        assert (admission.waiting, admission.serving) == (0, 0)
+        assert client.admitted[6:] == ["b2"]
+        for request in (*busy[:2], joins, waits):
+            await request.finish()
+        assert (queue.waiting_requests, queue.running_seqs) == (0, 0)
 
     run(test)
 
 
-def test_one_who_gives_up_leaves_neither_a_seat_taken_nor_a_place_in_the_queue() -> None:
+def test_a_canceled_request_leaves_neither_the_queue_nor_the_engine_occupied() -> None:
     async def test() -> None:
-        admission = Admission(1, 1, spare=0)
-        client = Client(admission)
-        serving, waiting, last = (client.ask(name, name, name) for name in "abc")
+        queue = AdmissionQueue(1, 1, headroom=0)
+        client = Client(queue)
+        serving, waiting, last = (client.send(name, name, name) for name in "abc")
         await settle()
         waiting.task.cancel()
         await settle()
-        assert (admission.waiting, admission.serving) == (1, 1)
+        assert (queue.waiting_requests, queue.running_seqs) == (1, 1)
         serving.task.cancel()
         await settle()
-        assert client.served == ["a", "c"]
-        # Cancelled in the very moment in which its turn comes.
-        another = client.ask("d", "d", "d")
+        assert client.admitted == ["a", "c"]
+        # Canceled in the very moment of its admission.
+        another = client.send("d", "d", "d")
         await settle()
         last.end.set()
         await until(last.task.done)
         another.task.cancel()
         await settle()
-        assert (admission.waiting, admission.serving) == (0, 0)
+        assert (queue.waiting_requests, queue.running_seqs) == (0, 0)
         # All at once.
-        many = [client.ask(str(number)) for number in range(5)]
+        many = [client.send(str(number)) for number in range(5)]
         await settle()
-        for each in many:
-            each.task.cancel()
-        gone = await asyncio.gather(*(each.task for each in many), return_exceptions=True)
-        assert {type(each) for each in gone} == {asyncio.CancelledError}
-        assert (admission.waiting, admission.serving) == (0, 0)
+        for request in many:
+            request.task.cancel()
+        results = await asyncio.gather(*(request.task for request in many), return_exceptions=True)
+        assert {type(result) for result in results} == {asyncio.CancelledError}
+        assert (queue.waiting_requests, queue.running_seqs) == (0, 0)
 
     run(test)
 
 
-def test_what_cannot_be_served_in_time_is_refused_at_once() -> None:
+def test_a_request_that_cannot_be_served_in_time_is_refused_immediately() -> None:
     async def test() -> None:
-        admission = Admission(1, 1, spare=0)
-        client = Client(admission)
-        first = client.ask("a")
+        queue = AdmissionQueue(1, 1, headroom=0)
+        client = Client(queue)
+        first = client.send("a")
         await asyncio.sleep(0.1)
         await first.finish()
-        client.ask("b")
+        client.send("b")
         await settle()
         async with AsyncExitStack() as stack:
-            with pytest.raises(Overloaded, match=r"0\.1 s until the answer begins") as refused:
-                await stack.enter_async_context(admission.turn("t", None, 1, within_s=0.05))
+            with pytest.raises(Overloaded, match=r"would begin in 0\.1 s") as refused:
+                await stack.enter_async_context(queue.admit("t", None, 1, max_wait_s=0.05))
         assert 0.02 < refused.value.retry_after_s < 0.2
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.01), admission.turn("t", None, 1, within_s=5):
-                raise AssertionError("unreachable: there is no seat")
+            async with asyncio.timeout(0.01), queue.admit("t", None, 1, max_wait_s=5):
+                raise AssertionError("unreachable: there is no room")
 
     run(test)
 
 
-def test_a_queue_is_bounded() -> None:
+def test_the_queue_is_bounded() -> None:
     async def test() -> None:
-        admission = Admission(1, 1, queue=2)
-        client = Client(admission)
+        queue = AdmissionQueue(1, 1, max_waiting=2)
+        client = Client(queue)
         for name in "abc":
-            client.ask(name)
+            client.send(name)
         await settle()
         with pytest.raises(Overloaded, match="2 requests wait"):
-            async with admission.turn("t", None, 1):
+            async with queue.admit("t", None, 1):
                 raise AssertionError("unreachable")
 
     run(test)
+
+
+def test_the_reported_load_is_what_autoscaling_reads() -> None:
+    load = AdmissionQueue(2, 8).report_load()
+    assert load.keys() == {field.name for field in fields(ReplicaLoad)}

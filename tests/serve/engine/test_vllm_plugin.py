@@ -1,4 +1,4 @@
-"""What the plugin puts in place of vLLM's own, in a process of its own: it cannot be taken back."""
+"""The plugin's replacements in vLLM, in a separate process, because they cannot be undone."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ from vllm.platforms import current_platform
 from vllm.plugins import load_general_plugins
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, _get_attn_isa
 
-from looper.serve.engine.engine_arguments import multiplies_bfloat16
+from looper.serve.engine.engine_arguments import has_amx_bfloat16
 
 current_platform.import_kernels()
 load_general_plugins()
 
 HEADS, WIDE, BLOCK = 2, 32, 32
-dtype = torch.bfloat16 if multiplies_bfloat16() else torch.float32
+dtype = torch.bfloat16 if has_amx_bfloat16() else torch.float32
 
 class Layer:
     isa = _get_attn_isa(dtype, BLOCK, WIDE)
@@ -40,7 +40,7 @@ assert (out == 1).all(), out
 """
 
 
-def test_attention_is_untouched_by_what_an_earlier_request_left_in_a_block() -> None:
-    """With AMX, where the CPU has it, in a process in which nothing has asked Linux for it yet."""
-    ended = subprocess.run([sys.executable, "-c", ATTENTION], capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
+def test_values_that_an_earlier_request_left_in_a_block_do_not_reach_attention() -> None:
+    """This includes AMX where the CPU has it, in a process that has not requested it from Linux."""
+    result = subprocess.run([sys.executable, "-c", ATTENTION], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr

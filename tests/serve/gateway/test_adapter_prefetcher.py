@@ -1,4 +1,4 @@
-"""What is brought before anyone waits for it, on a real catalog and an engine that notes what it is told."""
+"""Prefetching on a real catalog, with an engine that records the calls."""
 
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -10,31 +10,31 @@ from looper.platform.domain.names import InstanceName, ModelName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import load_settings
 from looper.serve.gateway.adapter_prefetcher import AdapterPrefetcher
-from looper.serve.protocol import EngineRequest, Reply
+from looper.serve.protocol import EngineOutput, EngineRequest
 from tests.serve.cache.lru_caches import run
 from tests.serve.published import adapter_files, publish_version
 
 DESK, HELP = InstanceName("acme", "desk"), InstanceName("acme", "help")
 
 
-class Notes:
+class RecordingEngine:
     def __init__(self) -> None:
         self.prefetched: list[tuple[str, int, bool]] = []
 
-    async def answer(self, ask: EngineRequest) -> AsyncGenerator[Reply, None]:
-        raise AssertionError("nobody asks")
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        raise AssertionError("no requests in this test")
         yield ""
 
     async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
         self.prefetched.append((digest, rank, hold_s > 0))
 
-    def taken(self) -> list[tuple[str, int, bool]]:
-        taken, self.prefetched = self.prefetched, []
-        return taken
+    def take_prefetched(self) -> list[tuple[str, int, bool]]:
+        prefetched, self.prefetched = self.prefetched, []
+        return prefetched
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[tuple[Catalog, dict[InstanceName, str]]]:
+def published(tmp_path: Path) -> Iterator[tuple[Catalog, dict[InstanceName, str]]]:
     (tmp_path / "looper.json").write_text('{"revision": "r"}')
     settings = load_settings(home=tmp_path / "home")
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
@@ -46,54 +46,56 @@ def world(tmp_path: Path) -> Iterator[tuple[Catalog, dict[InstanceName, str]]]:
     catalog.close()
 
 
-def test_what_a_channel_is_pointed_to_is_brought_once(world: tuple[Catalog, dict[InstanceName, str]]) -> None:
-    catalog, digests = world
+def test_a_promoted_version_is_prefetched_once(published: tuple[Catalog, dict[InstanceName, str]]) -> None:
+    catalog, digests = published
 
     async def test() -> None:
-        notes = Notes()
-        foresight = AdapterPrefetcher(catalog, notes, warm=4)
-        await foresight.promoted()
-        notes.taken()
-        await foresight.promoted()
-        assert notes.taken() == []
-        catalog.point(DESK, "canary", digests[DESK])
-        await foresight.promoted()
-        assert notes.taken() == [(digests[DESK], 8, False)]
-        await foresight.promoted()
-        assert notes.taken() == []
+        engine = RecordingEngine()
+        prefetcher = AdapterPrefetcher(catalog, engine, max_popular=4)
+        await prefetcher.prefetch_promoted()
+        engine.take_prefetched()
+        await prefetcher.prefetch_promoted()
+        assert engine.take_prefetched() == []
+        catalog.set_channel(DESK, "canary", digests[DESK])
+        await prefetcher.prefetch_promoted()
+        assert engine.take_prefetched() == [(digests[DESK], 8, False)]
+        await prefetcher.prefetch_promoted()
+        assert engine.take_prefetched() == []
 
     run(test)
 
 
-def test_the_most_popular_are_brought_again_until_nobody_asks(world: tuple[Catalog, dict[InstanceName, str]]) -> None:
-    catalog, digests = world
+def test_the_most_popular_version_is_prefetched_until_its_requests_stop(
+    published: tuple[Catalog, dict[InstanceName, str]],
+) -> None:
+    catalog, digests = published
 
     async def test() -> None:
-        notes = Notes()
-        foresight = AdapterPrefetcher(catalog, notes, warm=1)
+        engine = RecordingEngine()
+        prefetcher = AdapterPrefetcher(catalog, engine, max_popular=1)
         for name, times in ((DESK, 2), (HELP, 5)):
             for _ in range(times):
-                foresight.asked(catalog.targets(ModelName(name))[0])
-        await foresight.warm()
-        assert notes.taken() == [(digests[HELP], 8, False)]
+                prefetcher.record_request(catalog.resolve_targets(ModelName(name))[0])
+        await prefetcher.prefetch_popular()
+        assert engine.take_prefetched() == [(digests[HELP], 8, False)]
         for _ in range(10):
-            await foresight.warm()
-        notes.taken()
-        await foresight.warm()
-        assert notes.taken() == []
+            await prefetcher.prefetch_popular()
+        engine.take_prefetched()
+        await prefetcher.prefetch_popular()
+        assert engine.take_prefetched() == []
 
     run(test)
 
 
-def test_what_is_pinned_is_held_and_a_name_that_is_nobody_s_does_no_harm(
-    world: tuple[Catalog, dict[InstanceName, str]],
+def test_a_pinned_version_is_held_and_an_unknown_pinned_name_is_skipped(
+    published: tuple[Catalog, dict[InstanceName, str]],
 ) -> None:
-    catalog, digests = world
+    catalog, digests = published
 
     async def test() -> None:
-        notes = Notes()
-        foresight = AdapterPrefetcher(catalog, notes, warm=1, pinned=["acme/nobody", "acme/help"])
-        await foresight.warm()
-        assert notes.taken() == [(digests[HELP], 8, True)]
+        engine = RecordingEngine()
+        prefetcher = AdapterPrefetcher(catalog, engine, max_popular=1, pinned=["acme/nobody", "acme/help"])
+        await prefetcher.prefetch_popular()
+        assert engine.take_prefetched() == [(digests[HELP], 8, True)]
 
     run(test)

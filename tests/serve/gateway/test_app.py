@@ -1,4 +1,4 @@
-"""The gateway over HTTP, on a real catalog, with an engine made of a list of replies."""
+"""The gateway over HTTP, on a real catalog, with a scripted engine."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -13,20 +13,22 @@ from fastapi.testclient import TestClient
 from structlog.testing import capture_logs
 
 from looper.platform.catalog import Catalog, Quota
+from looper.platform.domain.errors import Overloaded
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
-from looper.serve.gateway.app import MAX_BODY, gateway
+from looper.serve.error_responses import looper_error_response
+from looper.serve.gateway.app import build_gateway
+from looper.serve.gateway.completion_handler import MAX_BODY_BYTES
 from looper.serve.protocol import (
     AdmissionInfo,
+    EngineOutput,
     EngineRequest,
     EngineUnavailable,
     FullResponse,
-    Reply,
-    Said,
-    Tokens,
-    error,
+    StreamChunk,
+    TokenCounts,
 )
 from tests.serve.published import adapter_files, publish_version
 
@@ -34,16 +36,16 @@ DESK = InstanceName("acme", "desk")
 HELLO = [{"role": "user", "content": "hello"}]
 
 
-class Scripted:
-    """Says what it was asked with, in vLLM's form; ``script`` overrides what it says, with text for events.
+class ScriptedEngine:
+    """Responds with the body of the request, in vLLM's form, or with ``script``, in which a string is events.
 
-    Counts one token for each event, and ``tokens`` for a whole answer.
+    It counts one token per event of a stream, and ``tokens`` for a full response.
     """
 
     def __init__(self) -> None:
-        self.asked: list[EngineRequest] = []
-        self.script: Sequence[Reply | str | Exception] | None = None
-        self.tokens: Tokens | None = None
+        self.requests: list[EngineRequest] = []
+        self.script: Sequence[EngineOutput | str | Exception] | None = None
+        self.tokens: TokenCounts | None = None
         self.pause_s = 0.0
         self.finished = 0
         self.on_prefetch: Callable[[str], None] = lambda _: None
@@ -51,22 +53,22 @@ class Scripted:
     async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
         self.on_prefetch(digest)
 
-    async def answer(self, ask: EngineRequest) -> AsyncGenerator[Reply, None]:
-        self.asked.append(ask)
-        model, body = ask.body["model"], ask.body
-        said = orjson.dumps({"model": model, "content": f'I wrote "model":"{model}"'}).decode()
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        self.requests.append(request)
+        model, body = request.body["model"], request.body
+        content = orjson.dumps({"model": model, "content": f'I wrote "model":"{model}"'}).decode()
         script, generated = self.script, 0
         if script is None:
-            streamed = [f"data: {said}\n\n", f"data: {said}\n\ndata: [DONE]\n\n"]
-            script = streamed if body.get("stream") else [FullResponse(200, said.encode(), tokens=self.tokens)]
+            events = [f"data: {content}\n\n", f"data: {content}\n\ndata: [DONE]\n\n"]
+            script = events if body.get("stream") else [FullResponse(200, content.encode(), tokens=self.tokens)]
         try:
-            for reply in script:
-                if isinstance(reply, Exception):
-                    raise reply
-                if isinstance(reply, str):
-                    generated += reply.count("data: {")
-                    reply = Said(reply, Tokens(1, generated))
-                yield reply
+            for output in script:
+                if isinstance(output, Exception):
+                    raise output
+                if isinstance(output, str):
+                    generated += output.count("data: {")
+                    output = StreamChunk(output, TokenCounts(1, generated))
+                yield output
                 await asyncio.sleep(self.pause_s)
         finally:
             self.finished += 1
@@ -76,7 +78,7 @@ class Scripted:
 class Served:
     settings: Settings
     catalog: Catalog
-    engine: Scripted
+    engine: ScriptedEngine
     client: TestClient
     key: str
     digest: str
@@ -89,26 +91,26 @@ class Served:
         return self.client.post("/v1/chat/completions", json=body, headers={"x-looper-within-s": seconds})
 
 
-def version(served_base: Path, catalog: Catalog, store: ObjectStore, instance: InstanceName, weights: bytes) -> str:
-    return publish_version(catalog, store, instance, adapter_files(served_base, instance, weights))
+def publish(base: Path, catalog: Catalog, store: ObjectStore, instance: InstanceName, weights: bytes) -> str:
+    return publish_version(catalog, store, instance, adapter_files(base, instance, weights))
 
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     (tmp_path / "looper.json").write_text('{"revision": "r"}')
     settings = load_settings(home=tmp_path / "home", base="org/base")
-    catalog, store, engine = Catalog.open(settings), ObjectStore.open(settings), Scripted()
-    digest = version(tmp_path, catalog, store, DESK, b"one")
-    version(tmp_path, catalog, store, InstanceName("other", "desk"), b"theirs")
+    catalog, store, engine = Catalog.open(settings), ObjectStore.open(settings), ScriptedEngine()
+    digest = publish(tmp_path, catalog, store, DESK, b"one")
+    publish(tmp_path, catalog, store, InstanceName("other", "desk"), b"theirs")
     catalog.ensure_instance(InstanceName("acme", "new"))
     key = issue_key(catalog, "acme")
-    app = gateway(settings, catalog, store, engine)
+    app = build_gateway(settings, catalog, store, engine)
     with TestClient(app, headers={"authorization": f"Bearer {key}"}, raise_server_exceptions=False) as client:
         yield Served(settings, catalog, engine, client, key, digest)
     catalog.close()
 
 
-def code(response: Any) -> tuple[int, str | None]:
+def status_and_code(response: Any) -> tuple[int, str | None]:
     detail = response.json()["error"]
     assert set(detail) == {"message", "type", "param", "code"}
     return response.status_code, detail["code"]
@@ -118,19 +120,19 @@ def code(response: Any) -> tuple[int, str | None]:
     "header",
     ["", "Bearer", "Bearer ", "Bearer looper_00_11", "Basic abc", "Bearer nonsense", "Bearer looper_" + "a" * 9999],
 )
-def test_without_a_valid_key_nothing_is_answered(served: Served, header: str) -> None:
+def test_a_request_without_a_valid_key_is_refused(served: Served, header: str) -> None:
     paths = {"/v1/chat/completions": "POST", "/v1/completions": "POST", "/v1/models": "GET", "/v1/models/x": "GET"}
     for path, method in paths.items():
         response = served.client.request(method, path, headers={"authorization": header})
-        assert code(response) == (401, "invalid_api_key")
+        assert status_and_code(response) == (401, "invalid_api_key")
         assert response.headers["www-authenticate"] == "Bearer"
-    assert served.engine.asked == []
+    assert served.engine.requests == []
 
 
-def test_a_revoked_key_ends_with_the_next_request(served: Served) -> None:
+def test_a_revoked_key_is_refused_with_the_next_request(served: Served) -> None:
     assert served.post("acme/desk").status_code == 200
     served.catalog.revoke_key(served.key.split("_")[1])
-    assert code(served.post("acme/desk")) == (401, "invalid_api_key")
+    assert status_and_code(served.post("acme/desk")) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize(
@@ -155,50 +157,50 @@ def test_a_revoked_key_ends_with_the_next_request(served: Served) -> None:
         "`acme/desk`",
     ],
 )
-def test_what_a_tenant_may_not_see_does_not_exist(served: Served, model: str) -> None:
+def test_other_tenants_models_look_like_unknown_ones(served: Served, model: str) -> None:
     unknown = served.post("acme/unknown")
     response = served.post(model)
-    assert code(response) == (404, "model_not_found")
+    assert status_and_code(response) == (404, "model_not_found")
     assert response.json()["error"] == {
         **unknown.json()["error"],
         "message": unknown.json()["error"]["message"].replace("acme/unknown", model),
     }
-    their_own = {"content-length": "", "x-request-id": ""}
-    assert dict(response.headers) | their_own == dict(unknown.headers) | their_own
-    assert served.engine.asked == []
+    varying = {"content-length": "", "x-request-id": ""}
+    assert dict(response.headers) | varying == dict(unknown.headers) | varying
+    assert served.engine.requests == []
 
 
-def test_another_tenant_s_version_is_not_reached_by_its_digest(served: Served) -> None:
-    theirs = served.catalog.channel(InstanceName("other", "desk"), "prod")
-    assert code(served.post(f"acme/desk@{theirs}")) == (404, "model_not_found")
+def test_a_digest_of_another_tenant_is_not_found(served: Served) -> None:
+    other_digest = served.catalog.get_channel(InstanceName("other", "desk"), "prod")
+    assert status_and_code(served.post(f"acme/desk@{other_digest}")) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("name", ["acme/desk", "acme/desk@prod", "acme/desk@{digest}"])
-def test_a_skill_answers_under_the_name_it_was_asked_by(served: Served, name: str) -> None:
+def test_a_response_has_the_model_name_of_the_request(served: Served, name: str) -> None:
     model = name.format(digest=served.digest)
     response = served.post(model)
     assert response.status_code == 200
-    # What the model wrote is left alone, even where it looks like the field.
+    # The text of the model does not change, even where it looks like the field.
     assert response.json() == {"model": model, "content": f'I wrote "model":"{served.digest}"'}
     assert response.headers["x-looper-version"] == served.digest
-    [ask] = served.engine.asked
-    assert (ask.call, ask.body["model"], ask.digest) == ("chat", served.digest, served.digest)
+    [request] = served.engine.requests
+    assert (request.endpoint, request.body["model"], request.digest) == ("chat", served.digest, served.digest)
 
 
-def test_completions_go_the_same_way(served: Served) -> None:
+def test_completions_reach_the_engine_too(served: Served) -> None:
     assert served.post("acme/desk", "/v1/completions", prompt="x").json()["model"] == "acme/desk"
-    assert served.engine.asked[0].call == "completions"
+    assert served.engine.requests[0].endpoint == "completions"
 
 
-def test_the_base_model_answers_by_its_own_name(served: Served) -> None:
+def test_the_base_model_responds_under_its_own_name(served: Served) -> None:
     response = served.post("org/base")
     assert response.json()["model"] == "org/base"
     assert "x-looper-version" not in response.headers
-    [ask] = served.engine.asked
-    assert (ask.body["model"], ask.body["messages"], ask.digest) == ("org/base", HELLO, None)
+    [request] = served.engine.requests
+    assert (request.body["model"], request.body["messages"], request.digest) == ("org/base", HELLO, None)
 
 
-def test_streamed_events_name_the_skill_too(served: Served) -> None:
+def test_streamed_events_have_the_model_name_of_the_request(served: Served) -> None:
     with served.client.stream("POST", "/v1/chat/completions", json={"model": "acme/desk", "stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["x-looper-version"] == served.digest
@@ -207,89 +209,92 @@ def test_streamed_events_name_the_skill_too(served: Served) -> None:
     assert [orjson.loads(event)["model"] for event in events] == ["acme/desk", "acme/desk"]
 
 
-def test_a_promotion_takes_effect_with_the_next_request(served: Served, tmp_path: Path) -> None:
+def test_a_promotion_applies_to_the_next_request(served: Served, tmp_path: Path) -> None:
     store = ObjectStore.open(served.settings)
     assert served.post("acme/desk").headers["x-looper-version"] == served.digest
-    newer = version(tmp_path, served.catalog, store, DESK, b"two")
+    newer = publish(tmp_path, served.catalog, store, DESK, b"two")
     assert served.post("acme/desk").headers["x-looper-version"] == newer
-    served.catalog.point(DESK, "prod", served.digest)
+    served.catalog.set_channel(DESK, "prod", served.digest)
     assert served.post("acme/desk").headers["x-looper-version"] == served.digest
-    served.catalog.point(DESK, "canary", newer)
+    served.catalog.set_channel(DESK, "canary", newer)
     assert served.post("acme/desk@canary").headers["x-looper-version"] == newer
 
 
-def test_models_are_the_base_and_what_the_tenant_serves(served: Served) -> None:
+def test_models_are_the_base_model_and_the_skills_of_the_tenant(served: Served) -> None:
     listed = served.client.get("/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["org/base", "acme/desk"]
     assert served.client.get("/v1/models/acme/desk").json() == listed["data"][1]
     assert served.client.get("/v1/models/org/base").json() == listed["data"][0]
-    assert code(served.client.get("/v1/models/other/desk")) == (404, "model_not_found")
+    assert status_and_code(served.client.get("/v1/models/other/desk")) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
 def test_a_request_that_is_not_a_json_object_is_refused(served: Served, content: bytes) -> None:
     response = served.client.post("/v1/chat/completions", content=content)
-    assert code(response) == (400, "invalid_json")
+    assert status_and_code(response) == (400, "invalid_json")
 
 
 @pytest.mark.parametrize("model", [None, "", 7, ["acme/desk"], {"a": 1}])
 def test_a_request_must_name_its_model(served: Served, model: object) -> None:
     response = served.post(model)
-    assert code(response) == (400, None)
+    assert status_and_code(response) == (400, None)
     assert response.json()["error"]["param"] == "model"
 
 
 def test_a_request_that_is_too_large_is_refused(served: Served) -> None:
-    response = served.client.post("/v1/chat/completions", content=b"x" * (MAX_BODY + 1))
-    assert code(response) == (413, "request_too_large")
+    response = served.client.post("/v1/chat/completions", content=b"x" * (MAX_BODY_BYTES + 1))
+    assert status_and_code(response) == (413, "request_too_large")
 
 
-def test_a_client_cannot_choose_its_request_s_id(served: Served) -> None:
-    served.post("acme/desk", request_id="that of another")
-    assert served.engine.asked[0].body["request_id"] != "that of another"
+def test_a_client_cannot_choose_the_request_id(served: Served) -> None:
+    served.post("acme/desk", request_id="chosen by the client")
+    assert served.engine.requests[0].body["request_id"] != "chosen by the client"
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_engine_s_errors_keep_their_status_and_body(served: Served, status: int, stream: bool) -> None:
-    said = b'{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}'
-    served.engine.script = [FullResponse(status, said)]
+def test_errors_of_the_engine_keep_their_status_and_body(served: Served, status: int, stream: bool) -> None:
+    content = b'{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}'
+    served.engine.script = [FullResponse(status, content)]
     response = served.post("acme/desk", stream=stream)
-    assert (response.status_code, response.content) == (status, said)
+    assert (response.status_code, response.content) == (status, content)
 
 
-def test_a_stream_that_begins_with_an_error_is_none(served: Served) -> None:
-    said = b'{"error": {"message": "too many", "type": "BadRequestError", "param": "logprobs", "code": 400}}'
-    served.engine.script = [f"data: {said.decode()}\n\n", "data: [DONE]\n\n"]
+def test_a_stream_that_starts_with_an_error_becomes_an_error_response(served: Served) -> None:
+    content = b'{"error": {"message": "too many", "type": "BadRequestError", "param": "logprobs", "code": 400}}'
+    served.engine.script = [f"data: {content.decode()}\n\n", "data: [DONE]\n\n"]
     response = served.post("acme/desk", stream=True)
-    assert (response.status_code, response.content) == (400, said)
+    assert (response.status_code, response.content) == (400, content)
     assert response.headers["content-type"] == "application/json"
 
 
-def test_an_engine_that_fails_is_told_without_its_inner_life(served: Served) -> None:
+def test_an_engine_failure_reveals_no_internals(served: Served) -> None:
     served.engine.script = [RuntimeError("secret address")]
     response = served.post("acme/desk")
-    assert code(response) == (500, "engine_failed")
+    assert status_and_code(response) == (500, "engine_failed")
     assert "secret" not in response.text
 
 
-def test_a_stream_that_breaks_off_says_so(served: Served) -> None:
+def test_an_interrupted_stream_ends_with_an_error_event(served: Served) -> None:
     served.engine.script = ["data: {}\n\n", RuntimeError("secret address")]
     response = served.post("acme/desk", stream=True)
-    first, broken, done = response.text.strip().split("\n\n")
+    first, error, done = response.text.strip().split("\n\n")
     assert (first, done) == ("data: {}", "data: [DONE]")
-    assert orjson.loads(broken.removeprefix("data: "))["error"]["code"] == "engine_failed"
+    assert orjson.loads(error.removeprefix("data: "))["error"]["code"] == "engine_failed"
     assert "secret" not in response.text
 
 
-def test_a_wrong_path_or_method_is_answered_in_openai_s_form(served: Served) -> None:
-    assert code(served.client.get("/v1/nothing")) == (404, None)
-    assert code(served.client.get("/v1/chat/completions")) == (405, None)
+def test_an_unknown_path_or_method_gets_an_error_in_openai_form(served: Served) -> None:
+    assert status_and_code(served.client.get("/v1/nothing")) == (404, None)
+    assert status_and_code(served.client.get("/v1/chat/completions")) == (405, None)
 
 
-def test_the_control_plane_answers_beside_it(served: Served) -> None:
+def test_the_control_plane_is_served_too(served: Served) -> None:
     assert served.client.get("/api/v1/instances").status_code == 200
-    assert code(served.client.get("/api/v1/instances", headers={"authorization": ""})) == (401, "invalid_api_key")
+    assert status_and_code(served.client.get("/api/v1/instances", headers={"authorization": ""})) == (
+        401,
+        "invalid_api_key",
+    )
     assert "/api/v1/skills" in served.client.get("/openapi.json").json()["paths"]
 
 
@@ -305,48 +310,48 @@ def test_health_and_metrics_need_no_key(served: Served) -> None:
     assert 'looper_request_seconds_count{endpoint="/chat/completions"} 3.0' in text
 
 
-def test_the_engine_s_side_tells_tenants_apart_but_learns_no_name(served: Served) -> None:
+def test_the_engine_can_tell_tenants_apart_without_their_names(served: Served) -> None:
     served.post("acme/desk")
     other = issue_key(served.catalog, "other")
     served.client.post(
         "/v1/chat/completions", json={"model": "other/desk"}, headers={"authorization": f"Bearer {other}"}
     )
     served.post("org/base")
-    first, second, third = (ask.tenant for ask in served.engine.asked)
+    first, second, third = (request.tenant_hash for request in served.engine.requests)
     assert first == third != second
     assert "acme" not in first
 
 
-def test_an_overloaded_engine_says_when_to_ask_again(served: Served) -> None:
-    served.engine.script = [error(503, "full", code="overloaded", retry_after_s=1.2)]
+def test_an_overloaded_engine_says_when_to_retry(served: Served) -> None:
+    served.engine.script = [looper_error_response(Overloaded("full", retry_after_s=1.2))]
     response = served.client.post(
         "/v1/chat/completions", json={"model": "acme/desk"}, headers={"x-looper-within-s": "3"}
     )
-    assert code(response) == (503, "overloaded")
+    assert status_and_code(response) == (503, "overloaded")
     assert response.headers["retry-after"] == "2"
-    assert served.engine.asked[0].within_s == 3
+    assert served.engine.requests[0].max_wait_s == 3
 
 
-@pytest.mark.parametrize("within", ["soon", "-1", "0", "nan", "inf"])
-def test_a_deadline_that_is_none_is_refused(served: Served, within: str) -> None:
+@pytest.mark.parametrize("max_wait", ["soon", "-1", "0", "nan", "inf"])
+def test_an_invalid_maximum_wait_is_refused(served: Served, max_wait: str) -> None:
     response = served.client.post(
-        "/v1/chat/completions", json={"model": "acme/desk"}, headers={"x-looper-within-s": within}
+        "/v1/chat/completions", json={"model": "acme/desk"}, headers={"x-looper-within-s": max_wait}
     )
-    assert code(response) == (400, None)
-    assert served.engine.asked == []
+    assert status_and_code(response) == (400, None)
+    assert served.engine.requests == []
 
 
-def test_a_canary_gets_its_share_and_both_are_seen_side_by_side(served: Served, tmp_path: Path) -> None:
-    newer = version(tmp_path, served.catalog, ObjectStore.open(served.settings), DESK, b"two")
-    served.catalog.point(DESK, "canary", served.digest, 0.1)
-    served.engine.tokens = Tokens(5, 7)
-    answered = [served.post("acme/desk").headers["x-looper-version"] for _ in range(50)]
-    assert (answered.count(served.digest), answered.count(newer)) == (5, 45)
+def test_a_canary_gets_its_share_and_both_versions_are_compared(served: Served, tmp_path: Path) -> None:
+    newer = publish(tmp_path, served.catalog, ObjectStore.open(served.settings), DESK, b"two")
+    served.catalog.set_channel(DESK, "canary", served.digest, 0.1)
+    served.engine.tokens = TokenCounts(5, 7)
+    versions = [served.post("acme/desk").headers["x-looper-version"] for _ in range(50)]
+    assert (versions.count(served.digest), versions.count(newer)) == (5, 45)
     served.engine.script = [FullResponse(503, b"{}")]
     for _ in range(10):
         served.post("acme/desk")
     traffic = served.client.get("/api/v1/skills/desk/traffic").json()
-    assert {digest: (seen["requests"], seen["failed"], seen["tokens"]) for digest, seen in traffic.items()} == {
+    assert {digest: (stats["requests"], stats["failed"], stats["tokens"]) for digest, stats in traffic.items()} == {
         newer: (54, 9, 45 * 7),
         served.digest: (6, 1, 5 * 7),
     }
@@ -357,60 +362,60 @@ def test_a_canary_gets_its_share_and_both_are_seen_side_by_side(served: Served, 
     assert served.client.get("/api/v1/skills/desk/traffic", headers={"authorization": ""}).status_code == 401
 
 
-def test_a_revoked_version_answers_nothing_more_and_stops_in_the_middle(served: Served) -> None:
+def test_a_revoked_version_stops_streaming_and_is_not_found(served: Served) -> None:
     served.engine.pause_s = 0.3
     served.engine.script = ["data: {}\n\n"] * 20
-    asked = {"model": "acme/desk", "stream": True}
-    with served.client.stream("POST", "/v1/chat/completions", json=asked) as response:
+    body = {"model": "acme/desk", "stream": True}
+    with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         assert next(lines) == "data: {}"
-        served.catalog.revoke(DESK, served.digest)
+        served.catalog.revoke_version(DESK, served.digest)
         rest = [line for line in lines if line]
     assert len(rest) < 10
     assert orjson.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "version_revoked"
     assert rest[-1] == "data: [DONE]"
     for name in ("acme/desk", f"acme/desk@{served.digest}"):
-        assert code(served.post(name)) == (404, "model_not_found")
+        assert status_and_code(served.post(name)) == (404, "model_not_found")
 
 
-def test_a_tenant_beyond_its_limit_is_told_when_to_come_back_and_others_are_served(served: Served) -> None:
+def test_a_tenant_above_its_rate_limit_is_told_when_to_retry_and_others_are_served(served: Served) -> None:
     served.catalog.set_quota("acme", Quota(requests_per_minute=3))
     assert [served.post("acme/desk").status_code for _ in range(4)] == [200, 200, 200, 429]
     refused = served.post("acme/desk")
-    assert code(refused) == (429, "rate_limit_exceeded")
+    assert status_and_code(refused) == (429, "rate_limit_exceeded")
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     other = {"authorization": f"Bearer {issue_key(served.catalog, 'other')}"}
     assert served.client.post("/v1/chat/completions", json={"model": "other/desk"}, headers=other).status_code == 200
 
 
-def test_a_tenant_s_line_is_bounded_and_its_next_request_is_taken_when_one_is_answered(served: Served) -> None:
+def test_concurrent_requests_are_limited_until_one_ends(served: Served) -> None:
     settings = load_settings(home=served.settings.home, base="org/base", serve={"max_concurrent_requests": 2})
-    app = gateway(settings, served.catalog, ObjectStore.open(settings), served.engine)
+    app = build_gateway(settings, served.catalog, ObjectStore.open(settings), served.engine)
     served.engine.pause_s = 0.1
 
-    async def ask_together(count: int) -> list[int]:
-        mine = {"authorization": f"Bearer {served.key}"}
+    async def send_together(count: int) -> list[int]:
+        headers = {"authorization": f"Bearer {served.key}"}
         async with httpx.AsyncClient(
-            transport=httpx.ASGITransport(app), base_url="http://looper", headers=mine
+            transport=httpx.ASGITransport(app), base_url="http://looper", headers=headers
         ) as client:
             body = {"model": "acme/desk", "messages": HELLO, "stream": True}
-            asked = [client.post("/v1/chat/completions", json=body) for _ in range(count)]
-            return sorted(answer.status_code for answer in await asyncio.gather(*asked))
+            responses = [client.post("/v1/chat/completions", json=body) for _ in range(count)]
+            return sorted(response.status_code for response in await asyncio.gather(*responses))
 
-    assert asyncio.run(ask_together(5)) == [200, 200, 429, 429, 429]
-    assert asyncio.run(ask_together(2)) == [200, 200]
+    assert asyncio.run(send_together(5)) == [200, 200, 429, 429, 429]
+    assert asyncio.run(send_together(2)) == [200, 200]
 
 
-def test_tokens_are_counted_as_the_engine_counts_them(served: Served) -> None:
+def test_tokens_are_charged_as_the_engine_counts_them(served: Served) -> None:
     served.catalog.set_quota("acme", Quota(tokens_per_minute=100))
-    served.engine.tokens = Tokens(60, 60)
+    served.engine.tokens = TokenCounts(60, 60)
     assert [served.post("acme/desk").status_code for _ in range(2)] == [200, 429]
 
 
-def test_models_come_in_pages(served: Served, tmp_path: Path) -> None:
+def test_models_are_listed_in_pages(served: Served, tmp_path: Path) -> None:
     store = ObjectStore.open(served.settings)
     for number in range(5):
-        version(tmp_path, served.catalog, store, InstanceName("acme", f"x{number}"), b"%d" % number)
+        publish(tmp_path, served.catalog, store, InstanceName("acme", f"x{number}"), b"%d" % number)
     ids: list[str] = []
     page: dict[str, Any] = {"has_more": True, "last_id": None}
     while page["has_more"]:
@@ -421,55 +426,55 @@ def test_models_come_in_pages(served: Served, tmp_path: Path) -> None:
     assert ids == ["org/base", "acme/desk", *(f"acme/x{number}" for number in range(5))]
     assert served.client.get("/v1/models", params={"after": "org/base"}).json()["first_id"] == "acme/desk"
     for after in ("other/desk", "nonsense", "../x"):
-        assert code(served.client.get("/v1/models", params={"after": after})) == (400, None)
+        assert status_and_code(served.client.get("/v1/models", params={"after": after})) == (400, None)
 
 
-@pytest.mark.parametrize("said", [0, 1])
-def test_an_engine_that_died_is_a_reason_to_ask_again(served: Served, said: int) -> None:
-    served.engine.script = [*["data: {}\n\n"][:said], EngineUnavailable("it died: ask again")]
+@pytest.mark.parametrize("events", [0, 1])
+def test_a_dead_engine_is_a_reason_to_retry(served: Served, events: int) -> None:
+    served.engine.script = [*["data: {}\n\n"][:events], EngineUnavailable("3 replicas died")]
     response = served.post("acme/desk", stream=True)
-    if said:
-        assert "ask again" in response.text
+    if events:
+        assert "try again" in response.text
     else:
-        assert code(response) == (503, "engine_gone")
+        assert status_and_code(response) == (503, "engine_gone")
         assert response.headers["retry-after"] == "1"
 
 
-def test_how_the_engine_made_ready_is_counted_and_told(served: Served) -> None:
-    opening = AdmissionInfo("store", load_s=0.25, wait_s=0.0, slots_taken=0.5, evicted={"memory": 2, "disk": 0})
-    served.engine.script = [opening, FullResponse(200, b"{}", tokens=Tokens(3, 2))]
+def test_admission_is_measured_and_the_tier_is_in_the_headers(served: Served) -> None:
+    admission = AdmissionInfo("store", load_s=0.25, wait_s=0.0, slot_usage=0.5, evicted={"memory": 2, "disk": 0})
+    served.engine.script = [admission, FullResponse(200, b"{}", tokens=TokenCounts(3, 2))]
     assert served.post("acme/desk").headers["x-looper-adapter"] == "store"
-    served.engine.script = [opening, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
+    served.engine.script = [admission, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
     streamed = served.post("acme/desk", stream=True)
     assert (streamed.headers["x-looper-adapter"], streamed.text) == ("store", 'data: {"a":1}\n\ndata: [DONE]\n\n')
-    served.engine.script = [replace(opening, tier=None, evicted={}), FullResponse(200, b"{}")]
+    served.engine.script = [replace(admission, tier=None, evicted={}), FullResponse(200, b"{}")]
     assert "x-looper-adapter" not in served.post("org/base").headers
-    counted = served.client.get("/metrics").text
-    assert 'looper_adapters_asked_total{tier="store"} 2.0' in counted
-    assert 'looper_adapter_load_seconds_sum{tier="store"} 0.5' in counted
-    assert 'looper_adapters_evicted_total{tier="memory"} 4.0' in counted
-    assert "looper_slots_taken_count 3.0" in counted
+    text = served.client.get("/metrics").text
+    assert 'looper_adapters_asked_total{tier="store"} 2.0' in text
+    assert 'looper_adapter_load_seconds_sum{tier="store"} 0.5' in text
+    assert 'looper_adapters_evicted_total{tier="memory"} 4.0' in text
+    assert "looper_slots_taken_count 3.0" in text
 
 
-def test_a_promotion_brings_the_adapter_before_it_counts(served: Served) -> None:
-    seen: list[tuple[str, dict[str, float]]] = []
-    served.engine.on_prefetch = lambda digest: seen.append((digest, served.catalog.shares(DESK)))
+def test_a_promotion_loads_the_adapter_before_the_channel_changes(served: Served) -> None:
+    prefetches: list[tuple[str, dict[str, float]]] = []
+    served.engine.on_prefetch = lambda digest: prefetches.append((digest, served.catalog.get_channel_shares(DESK)))
     path = "/api/v1/skills/desk/channels/canary"
-    answer = served.client.put(path, json={"digest": served.digest, "share": 0.25})
-    assert answer.json()["shares"] == {"canary": 0.25}
-    # Foresight brings what the fixture has published, whenever its first look comes.
-    assert (served.digest, {}) in seen
+    response = served.client.put(path, json={"digest": served.digest, "share": 0.25})
+    assert response.json()["shares"] == {"canary": 0.25}
+    # The prefetcher also loads what the fixture has published, at any time.
+    assert (served.digest, {}) in prefetches
 
 
-def test_each_request_is_logged_once_with_the_id_that_its_answer_carries(served: Served) -> None:
-    opening = AdmissionInfo("disk", load_s=0.25, wait_s=0.5, slots_taken=0.5, evicted={})
-    served.engine.script = [opening, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
+def test_each_request_is_logged_once_with_the_id_in_its_response_header(served: Served) -> None:
+    admission = AdmissionInfo("disk", load_s=0.25, wait_s=0.5, slot_usage=0.5, evicted={})
+    served.engine.script = [admission, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
     with capture_logs() as lines:
-        answer = served.post("acme/desk", stream=True, request_id="mine")
+        response = served.post("acme/desk", stream=True, request_id="mine")
         served.client.get("/v1/nowhere")
-    (ask,) = served.engine.asked
+    (request,) = served.engine.requests
     streamed, missing = lines
-    assert streamed["id"] == answer.headers["x-request-id"] == ask.body["request_id"] != "mine"
+    assert streamed["id"] == response.headers["x-request-id"] == request.body["request_id"] != "mine"
     assert streamed | {"seconds": 0} == {
         "event": "request",
         "log_level": "info",

@@ -1,81 +1,86 @@
+"""Rate limits, on a clock that the tests set."""
+
 from contextlib import suppress
 
 import pytest
 
 from looper.platform.catalog import Quota
-from looper.platform.domain.errors import OverLimit
+from looper.platform.domain.errors import RateLimited
 from looper.serve.gateway.rate_limits import TenantRateLimiter
 
 
-def test_a_minute_s_requests_may_come_at_once_and_then_come_back_one_by_one() -> None:
-    limits, quota = TenantRateLimiter(Quota(), 1), Quota(requests_per_minute=6)
+def test_a_full_bucket_allows_one_minute_of_requests_and_refills_steadily() -> None:
+    limiter, quota = TenantRateLimiter(Quota(), 1), Quota(requests_per_minute=6)
     for _ in range(6):
-        limits.admit("acme", quota, 0)
-    with pytest.raises(OverLimit, match="6 requests a minute") as refused:
-        limits.admit("acme", quota, 4)
-    assert refused.value.retry_after_s == pytest.approx(6)
-    limits.admit("acme", quota, 10)
-    with pytest.raises(OverLimit):
-        limits.admit("acme", quota, 10)
-    limits.admit("other", quota, 10)
+        limiter.admit("acme", quota, 0)
+    with pytest.raises(RateLimited, match="6 requests per minute") as error:
+        limiter.admit("acme", quota, 4)
+    assert error.value.retry_after_s == pytest.approx(6)
+    limiter.admit("acme", quota, 10)
+    with pytest.raises(RateLimited):
+        limiter.admit("acme", quota, 10)
+    limiter.admit("other", quota, 10)
 
 
-def test_tokens_are_paid_afterwards_and_a_debt_is_waited_off() -> None:
-    limits, quota = TenantRateLimiter(Quota(), 1), Quota(tokens_per_minute=600)
-    limits.admit("acme", quota, 0)
-    limits.pay("acme", 900)
-    with pytest.raises(OverLimit, match="600 tokens a minute") as refused:
-        limits.admit("acme", quota, 1)
-    assert refused.value.retry_after_s == pytest.approx(29.1)
-    limits.admit("acme", quota, 31)
+def test_tokens_are_charged_afterwards_and_a_negative_bucket_delays_the_next_request() -> None:
+    limiter, quota = TenantRateLimiter(Quota(), 1), Quota(tokens_per_minute=600)
+    limiter.admit("acme", quota, 0)
+    limiter.charge("acme", 900)
+    with pytest.raises(RateLimited, match="600 tokens per minute") as error:
+        limiter.admit("acme", quota, 1)
+    assert error.value.retry_after_s == pytest.approx(29.1)
+    limiter.admit("acme", quota, 31)
 
 
-@pytest.mark.parametrize(("counted", "paid"), [([], 70), ([60], 60), ([50, 50, 90], 90)])
-def test_tokens_are_paid_as_they_are_counted_and_as_expected_if_nobody_has(counted: list[int], paid: int) -> None:
-    limits, quota = TenantRateLimiter(Quota(), 1), Quota(tokens_per_minute=60)
-    limits.admit("acme", quota, 0)
-    with suppress(RuntimeError), limits.place("acme") as bill:
-        bill.expected = 70
+@pytest.mark.parametrize(("counted", "charged"), [([], 70), ([60], 60), ([50, 50, 90], 90)])
+def test_a_request_is_charged_for_counted_tokens_or_else_for_the_estimate(counted: list[int], charged: int) -> None:
+    limiter, quota = TenantRateLimiter(Quota(), 1), Quota(tokens_per_minute=60)
+    limiter.admit("acme", quota, 0)
+    with suppress(RuntimeError), limiter.track_request("acme") as charge:
+        charge.estimated_tokens = 70
         for tokens in counted:
-            bill.reach(tokens)
-        raise RuntimeError("whatever way it ends")
-    with pytest.raises(OverLimit) as refused:
-        limits.admit("acme", quota, 0)
-    assert refused.value.retry_after_s == paid - 60 + 1
+            charge.update(tokens)
+        raise RuntimeError("the request fails")
+    with pytest.raises(RateLimited) as error:
+        limiter.admit("acme", quota, 0)
+    assert error.value.retry_after_s == charged - 60 + 1
 
 
-def test_what_has_no_limit_of_its_own_has_the_default_and_without_any_is_free() -> None:
-    limits = TenantRateLimiter(Quota(requests_per_minute=1), 1)
-    limits.admit("acme", Quota(), 0)
-    with pytest.raises(OverLimit):
-        limits.admit("acme", Quota(), 0)
+def test_a_tenant_without_limits_has_the_default_ones() -> None:
+    limiter = TenantRateLimiter(Quota(requests_per_minute=1), 1)
+    limiter.admit("acme", Quota(), 0)
+    with pytest.raises(RateLimited):
+        limiter.admit("acme", Quota(), 0)
     for _ in range(5):
-        limits.admit("large", Quota(requests_per_minute=5), 0)
-    free = TenantRateLimiter(Quota(), 1)
+        limiter.admit("large", Quota(requests_per_minute=5), 0)
+    unlimited = TenantRateLimiter(Quota(), 1)
     for _ in range(100):
-        free.admit("acme", Quota(), 0)
-        free.pay("acme", 10**6)
+        unlimited.admit("acme", Quota(), 0)
+        unlimited.charge("acme", 10**6)
 
 
-def test_a_limit_that_was_changed_holds_from_the_next_request() -> None:
-    limits = TenantRateLimiter(Quota(), 1)
+def test_a_changed_limit_applies_to_the_next_request() -> None:
+    limiter = TenantRateLimiter(Quota(), 1)
     for _ in range(10):
-        limits.admit("acme", Quota(requests_per_minute=100), 0)
+        limiter.admit("acme", Quota(requests_per_minute=100), 0)
     for _ in range(2):
-        limits.admit("acme", Quota(requests_per_minute=2), 0)
-    with pytest.raises(OverLimit):
-        limits.admit("acme", Quota(requests_per_minute=2), 0)
-    limits.admit("acme", Quota(), 0)
+        limiter.admit("acme", Quota(requests_per_minute=2), 0)
+    with pytest.raises(RateLimited):
+        limiter.admit("acme", Quota(requests_per_minute=2), 0)
+    limiter.admit("acme", Quota(), 0)
 
 
-def test_a_tenant_has_so_many_requests_at_once_and_takes_nobody_s_place() -> None:
-    limits = TenantRateLimiter(Quota(), 2)
-    with limits.place("acme"):
-        with limits.place("acme"):
-            with pytest.raises(OverLimit, match="2 requests here already") as refused, limits.place("acme"):
+def test_concurrent_requests_are_limited_per_tenant() -> None:
+    limiter = TenantRateLimiter(Quota(), 2)
+    with limiter.track_request("acme"):
+        with limiter.track_request("acme"):
+            with (
+                pytest.raises(RateLimited, match="already has 2 concurrent requests") as error,
+                limiter.track_request("acme"),
+            ):
                 raise AssertionError("unreachable")
-            with limits.place("other"):
+            with limiter.track_request("other"):
                 pass
-        with limits.place("acme"):
+        with limiter.track_request("acme"):
             pass
-    assert refused.value.retry_after_s == 1
+    assert error.value.retry_after_s == 1

@@ -1,4 +1,4 @@
-"""Spans as they are exported, and the form in which they travel."""
+"""Exported spans, and the headers in which a span is passed to another process."""
 
 import pytest
 from opentelemetry import trace
@@ -15,11 +15,11 @@ CLIENT = {"traceparent": "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"}
 def exporter() -> InMemorySpanExporter:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)  # once in a process: no other test sets one
+    trace.set_tracer_provider(provider)  # allowed once per process; no other test sets one
     return exporter
 
 
-def test_a_span_continues_the_client_s_trace_over_processes(exporter: InMemorySpanExporter) -> None:
+def test_a_span_continues_the_trace_of_the_client_across_processes(exporter: InMemorySpanExporter) -> None:
     exporter.clear()
     with span("POST /chat/completions", CLIENT) as (_, carrier), span("adapter", carrier, tier="disk", rank=None):
         pass
@@ -29,7 +29,7 @@ def test_a_span_continues_the_client_s_trace_over_processes(exporter: InMemorySp
     assert inner.attributes == {"looper.tier": "disk"}
 
 
-def test_what_fails_is_marked(exporter: InMemorySpanExporter) -> None:
+def test_a_span_that_raises_has_an_error_status(exporter: InMemorySpanExporter) -> None:
     exporter.clear()
     with pytest.raises(ValueError, match="no"), span("engine", {}):
         raise ValueError("no")

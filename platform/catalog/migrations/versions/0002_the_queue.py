@@ -1,4 +1,4 @@
-"""Consolidations wait by stage, trainer shape and priority, and tell when they started and ended."""
+"""Add the queue's columns: trainer shape, priority, and the times when a consolidation started and ended."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,12 +8,14 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    # Plain ALTER TABLEs: SQLite's rebuild of a table would drop it under the foreign keys that point to it.
+    """Add the columns, fill them for existing rows, and replace the index."""
+    # Use plain ALTER TABLE. Alembic's batch mode rebuilds a table on SQLite, and that would drop a table that foreign
+    # keys point to.
     op.add_column("consolidations", sa.Column("shape", sa.String(length=16), nullable=False, server_default="plain"))
     op.add_column("consolidations", sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("consolidations", sa.Column("started_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("consolidations", sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True))
-    # Whatever left the queue has its parent for good. An ended one was last touched by its end.
+    # A consolidation that has left the queue keeps its parent. The last change of an ended one is its end.
     op.execute(
         """
         UPDATE consolidations

@@ -1,4 +1,4 @@
-"""Consolidations count the attempts at training them, so that one that kills its trainers fails in the end."""
+"""Count training attempts, so that a consolidation that crashes its trainers fails after some attempts."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,4 +8,5 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
+    """Add the column."""
     op.add_column("consolidations", sa.Column("attempts", sa.Integer(), nullable=False, server_default="0"))

@@ -1,4 +1,4 @@
-"""A channel may answer a share of its skill's requests, a version may be revoked, and a tenant has limits."""
+"""Add canary shares of channels, revocation of versions, and rate limits of tenants."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
+    """Add the columns and the index."""
     op.add_column("channels", sa.Column("share", sa.Float(), nullable=False, server_default="0"))
     op.add_column("versions", sa.Column("revoked_at", sa.DateTime(timezone=True)))
     op.create_index("ix_versions_revoked_at", "versions", ["revoked_at"])

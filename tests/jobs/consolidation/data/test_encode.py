@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from looper.jobs.consolidation.data.encode import Window, call_spans, encode
+from looper.jobs.consolidation.data.encode import Window, call_spans, encode_example
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.output.render import render
+from looper.jobs.synthesis.output.render import render_example
 from looper.jobs.synthesis.stages.weigh import weigh
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example, Turn
@@ -46,9 +46,9 @@ def long_example(turns: int) -> Example:
 
 
 def test_the_mask_covers_the_agents_turns_and_nothing_else(tokenizer: PreTrainedTokenizerBase) -> None:
-    example = render(weigh(Draft.of(episode(3), labelled=True)))
+    example = render_example(weigh(Draft.from_trajectory(episode(3), has_labels=True)))
     assert example is not None
-    (window,) = encode(example, tokenizer, 256)
+    (window,) = encode_example(example, tokenizer, 256)
     assert targets(window, tokenizer) == (
         '<tool_call>\n{"name": "book", "arguments": {"room": "blue", "day": "3"}}\n</tool_call><|im_end|>done<|im_end|>'
     )
@@ -59,9 +59,9 @@ def test_the_mask_covers_the_agents_turns_and_nothing_else(tokenizer: PreTrained
 
 
 def test_a_window_is_what_the_template_renders(tokenizer: PreTrainedTokenizerBase) -> None:
-    example = render(weigh(Draft.of(episode(3), labelled=True)))
+    example = render_example(weigh(Draft.from_trajectory(episode(3), has_labels=True)))
     assert example is not None
-    (window,) = encode(example, tokenizer, 256)
+    (window,) = encode_example(example, tokenizer, 256)
     call = {"name": "book", "arguments": {"room": "blue", "day": "3"}}
     messages = [
         {"role": "system", "content": "You book rooms."},
@@ -75,7 +75,7 @@ def test_a_window_is_what_the_template_renders(tokenizer: PreTrainedTokenizerBas
 
 
 def test_the_first_target_follows_exactly_the_prompt_of_generation(tokenizer: PreTrainedTokenizerBase) -> None:
-    (window,) = encode(asked(agent("Hello.")), tokenizer, 64)
+    (window,) = encode_example(asked(agent("Hello.")), tokenizer, 64)
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi."}], tokenize=False, add_generation_prompt=True
     )
@@ -85,7 +85,7 @@ def test_the_first_target_follows_exactly_the_prompt_of_generation(tokenizer: Pr
 
 def test_several_calls_in_a_turn_have_a_span_each(tokenizer: PreTrainedTokenizerBase) -> None:
     turn = agent("Both.", ("find", '{"name": "x"}'), ("find", '{"name": "x"}'), ("book", "not json"))
-    (window,) = encode(example_of(Turn(role="user", content="Do."), turn), tokenizer, 256)
+    (window,) = encode_example(example_of(Turn(role="user", content="Do."), turn), tokenizer, 256)
     spans = [str(tokenizer.decode(window.tokens[start:end])).strip() for start, end in window.calls]
     assert [span.count("<tool_call>") for span in spans] == [1, 1, 1]
     assert '"find"' in spans[0]
@@ -102,8 +102,8 @@ def test_a_long_example_becomes_windows_with_every_turn_a_target_once(
     tokenizer: PreTrainedTokenizerBase, max_seq_length: int
 ) -> None:
     example = long_example(12)
-    windows = encode(example, tokenizer, max_seq_length)
-    (whole,) = encode(example, tokenizer, 10_000)
+    windows = encode_example(example, tokenizer, max_seq_length)
+    (whole,) = encode_example(example, tokenizer, 10_000)
     assert len(windows) > 1
     assert all(len(window) <= max_seq_length for window in windows)
     system = tokenizer("<|im_start|>system\nRules.", add_special_tokens=False)["input_ids"]
@@ -121,7 +121,7 @@ def test_a_turn_longer_than_the_window_is_cropped(tokenizer: PreTrainedTokenizer
         agent("long answer " * 50, ("book", '{"day": 1}')),
         agent("end"),
     )
-    first, *_ = encode(example, tokenizer, 64)
+    first, *_ = encode_example(example, tokenizer, 64)
     assert len(first) == 64
     assert first.targets == 32
     assert first.calls == ()
@@ -131,18 +131,18 @@ def test_a_template_that_rewrites_the_past_is_refused(tokenizer: PreTrainedToken
     rewriting = AutoTokenizer.from_pretrained(base_dir)
     rewriting.chat_template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(InvalidInput, match="not prefix-stable"):
-        encode(asked(agent("Hello.")), rewriting, 64)
+        encode_example(asked(agent("Hello.")), rewriting, 64)
 
 
 def test_a_template_that_refuses_an_example_is_named(base_dir: Path) -> None:
     strict = AutoTokenizer.from_pretrained(base_dir)
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(InvalidInput, match="roles must alternate"):
-        encode(asked(agent("Hello.")), strict, 64)
+        encode_example(asked(agent("Hello.")), strict, 64)
 
 
 def test_a_template_that_drops_tool_calls_is_refused(base_dir: Path) -> None:
     dropping = AutoTokenizer.from_pretrained(base_dir)
     dropping.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(InvalidInput, match="does not render the agent's tool calls"):
-        encode(asked(agent("Hello.", ("book", "{}"))), dropping, 64)
+        encode_example(asked(agent("Hello.", ("book", "{}"))), dropping, 64)

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM
 from looper.jobs.consolidation.adapters import adapter_file
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.data.packing import common_prefix, divide, packed_size
+from looper.jobs.consolidation.data.packing import packed_size, shared_prefix_length, split_into_passes
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.recipe import Recipe
 
 VOCABULARY = 250
 
@@ -42,7 +42,7 @@ def random_windows(rng: Random) -> list[Window]:
 
 
 def random_lora(base: SharedBase, rng: Random) -> dict[str, Factors]:
-    lora = base.fresh(Recipe(rank=rng.choice([1, 2, 5, 8]), alpha=rng.choice([4, 16]), seed=rng.randrange(99)))
+    lora = base.init_adapter(Recipe(rank=rng.choice([1, 2, 5, 8]), alpha=rng.choice([4, 16]), seed=rng.randrange(99)))
     for factors in lora.values():
         torch.nn.init.normal_(factors.b, std=0.1)
     return lora
@@ -50,8 +50,8 @@ def random_lora(base: SharedBase, rng: Random) -> dict[str, Factors]:
 
 def through_peft(folder: Path, work: Path, lora: Lora, windows: list[Window]) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted losses of all targets, window after window, and the gradients of their sum by PEFT's names."""
-    (work / "adapter_model.safetensors").write_bytes(adapter_file.weights_bytes(lora))
-    (work / "adapter_config.json").write_bytes(adapter_file.config_bytes(lora, str(folder)))
+    (work / "adapter_model.safetensors").write_bytes(adapter_file.serialize_weights(lora))
+    (work / "adapter_config.json").write_bytes(adapter_file.serialize_config(lora, str(folder)))
     config = PeftConfig.from_pretrained(str(work))
     config.inference_mode = False
     model = PeftModel(AutoModelForCausalLM.from_pretrained(folder), config)
@@ -63,7 +63,7 @@ def through_peft(folder: Path, work: Path, lora: Lora, windows: list[Window]) ->
         loss = cross_entropy(model(tokens).logits[0, :-1], tokens[0, 1:], reduction="none") * weights
         losses.append(loss[weights > 0])
     torch.cat(losses).sum().backward()
-    assert get_peft_model_state_dict(model).keys() == load(adapter_file.weights_bytes(lora)).keys()
+    assert get_peft_model_state_dict(model).keys() == load(adapter_file.serialize_weights(lora)).keys()
     gradients = {name.replace(".default", ""): p.grad for name, p in model.named_parameters() if p.grad is not None}
     return torch.cat(losses).detach(), gradients
 
@@ -137,20 +137,20 @@ def test_what_one_owner_holds_cannot_reach_another(base_dir: Path, device: Devic
 
 def test_a_shared_beginning_is_there_once() -> None:
     windows = [window(1, 2, 3, 4), window(1, 2, 5), window(1, 2, 3, 6, 7)]
-    assert common_prefix(windows) == 2
+    assert shared_prefix_length(windows) == 2
     assert packed_size(windows) == 4 + 3 + 5 - 2 * 2
-    assert common_prefix(windows[:1]) == 0
-    assert common_prefix([window(1, 2), window(1, 2, 3)]) == 1  # each keeps a token of its own
+    assert shared_prefix_length(windows[:1]) == 0
+    assert shared_prefix_length([window(1, 2), window(1, 2, 3)]) == 1  # each keeps a token of its own
 
 
 def test_batches_are_cut_into_parts_that_fit() -> None:
     long, short = [window(*range(50)) for _ in range(3)], [window(*range(100 + k, 106 + k)) for k in range(4)]
-    parts = list(divide([long, short], 60))
+    parts = list(split_into_passes([long, short], 60))
     assert (
         sorted(each for part in parts for windows in part.values() for each in map(len, windows)) == [6] * 4 + [50] * 3
     )
     assert all(sum(map(packed_size, part.values())) <= 60 for part in parts)
-    together = list(divide([short, short], 60))
+    together = list(split_into_passes([short, short], 60))
     assert [sorted(part) for part in together] == [[0, 1]]
-    (alone,) = divide([[window(*range(100))]], 60)
+    (alone,) = split_into_passes([[window(*range(100))]], 60)
     assert list(alone) == [0]

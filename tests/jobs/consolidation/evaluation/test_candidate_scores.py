@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
-from looper.jobs.consolidation.data.encode import encode
-from looper.jobs.consolidation.evaluation.candidate_scores import examine, score
-from looper.jobs.consolidation.evaluation.heldout import Encode, HeldOut, HeldOutQuestions, draw
+from looper.jobs.consolidation.data.encode import encode_example
+from looper.jobs.consolidation.evaluation.candidate_scores import evaluate_candidate, score_adapter
+from looper.jobs.consolidation.evaluation.heldout import Encode, HeldOutQuestions, HeldOutWindow, sample_windows
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.output.render import render
+from looper.jobs.synthesis.output.render import render_example
 from looper.jobs.synthesis.stages.weigh import weigh
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example, Turn
@@ -30,12 +30,12 @@ def base(base_dir: Path, device: Device) -> SharedBase:
 
 
 def encoder(base: SharedBase) -> Encode:
-    return partial(encode, tokenizer=base.tokenizer, max_seq_length=256)
+    return partial(encode_example, tokenizer=base.tokenizer, max_seq_length=256)
 
 
-def asked(base: SharedBase, *tasks: int) -> list[HeldOut]:
-    examples = [render(weigh(Draft.of(episode(task), labelled=True))) for task in tasks]
-    return draw([examples], encoder(base), 10_000)
+def asked(base: SharedBase, *tasks: int) -> list[HeldOutWindow]:
+    examples = [render_example(weigh(Draft.from_trajectory(episode(task), has_labels=True))) for task in tasks]
+    return sample_windows([examples], encoder(base), 10_000)
 
 
 def lived(*calls: str) -> Example:
@@ -50,10 +50,10 @@ def lived(*calls: str) -> Example:
 
 def taught(base: SharedBase, example: Example) -> Lora:
     """An adapter that says just what the agent of ``example`` said."""
-    lora = base.fresh(RECIPE)
+    lora = base.init_adapter(RECIPE)
     parameters = [parameter for factors in lora.values() for parameter in (factors.a, factors.b)]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-    packed = base.pack([encode(example, base.tokenizer, 256)])
+    packed = base.pack([encode_example(example, base.tokenizer, 256)])
     for _ in range(60):
         optimizer.zero_grad()
         base.losses(packed, [lora]).mean().backward()
@@ -67,8 +67,10 @@ def moved(lora: Lora, by: float) -> Lora:
 
 
 def test_all_numbers_are_taken_where_there_is_something_to_take_them_on(base: SharedBase) -> None:
-    candidate = moved(base.fresh(RECIPE), 0.1)
-    scores = examine(base, candidate, None, HeldOutQuestions(asked(base, 1, 2), asked(base, 3), asked(base, 4)), 0.25)
+    candidate = moved(base.init_adapter(RECIPE), 0.1)
+    scores = evaluate_candidate(
+        base, candidate, None, HeldOutQuestions(asked(base, 1, 2), asked(base, 3), asked(base, 4)), 0.25
+    )
     assert scores.earlier is not None
     assert scores.control is not None
     assert scores.candidate.actions == scores.current.actions == 2
@@ -81,15 +83,15 @@ def test_all_numbers_are_taken_where_there_is_something_to_take_them_on(base: Sh
     assert scores.canary > 0.01
     assert scores.conversion_error == 0.25
 
-    first = examine(base, candidate, None, HeldOutQuestions(asked(base, 1, 2), [], []), 0.0)
+    first = evaluate_candidate(base, candidate, None, HeldOutQuestions(asked(base, 1, 2), [], []), 0.0)
     assert (first.earlier, first.control) == (None, None)
 
 
 def test_the_control_is_held_against_the_bare_base_and_all_else_against_the_version_before(base: SharedBase) -> None:
-    start, candidate = moved(base.fresh(RECIPE), 0.05), moved(base.fresh(RECIPE), 0.1)
+    start, candidate = moved(base.init_adapter(RECIPE), 0.05), moved(base.init_adapter(RECIPE), 0.1)
     same = asked(base, 1, 2)
-    scores = examine(base, candidate, start, HeldOutQuestions(same, same, same), 0.0)
-    bare = examine(base, start, None, HeldOutQuestions(same, [], []), 0.0)
+    scores = evaluate_candidate(base, candidate, start, HeldOutQuestions(same, same, same), 0.0)
+    bare = evaluate_candidate(base, start, None, HeldOutQuestions(same, [], []), 0.0)
     assert scores.earlier is not None
     assert scores.control is not None
     assert scores.current == scores.earlier.reference == bare.candidate
@@ -97,26 +99,28 @@ def test_the_control_is_held_against_the_bare_base_and_all_else_against_the_vers
 
 
 def test_an_adapter_that_does_nothing_leaves_the_canary_as_it_is(base: SharedBase) -> None:
-    dead = {layer: each.copy() for layer, each in base.fresh(RECIPE).items()}
-    assert examine(base, dead, None, HeldOutQuestions(asked(base, 1), [], []), 0.0).canary == 0
+    dead = {layer: each.copy() for layer, each in base.init_adapter(RECIPE).items()}
+    assert evaluate_candidate(base, dead, None, HeldOutQuestions(asked(base, 1), [], []), 0.0).canary == 0
 
 
 def test_an_adapter_that_was_trained_to_pieces_has_no_numbers(base: SharedBase) -> None:
-    broken = moved(base.fresh(RECIPE), float("nan"))
+    broken = moved(base.init_adapter(RECIPE), float("nan"))
     with pytest.raises(InvalidInput, match="the held-out loss of the candidate is nan"):
-        examine(base, broken, None, HeldOutQuestions(asked(base, 1), [], []), 0.0)
+        evaluate_candidate(base, broken, None, HeldOutQuestions(asked(base, 1), [], []), 0.0)
 
 
 def test_an_agent_that_says_its_last_call_again_loops(base: SharedBase) -> None:
     looping = taught(base, lived("book", "book", "book"))
-    heldout = draw([[lived("book", "find", "book")]], encoder(base), 1000)
-    scores = score(base, looping, heldout)
+    heldout = sample_windows([[lived("book", "find", "book")]], encoder(base), 1000)
+    scores = score_adapter(base, looping, heldout)
     assert (scores.actions, scores.accuracy, scores.loops) == (3, 2 / 3, 1 / 3)
     assert scores.tool_errors == 0, "both are tools it has"
-    assert score(base, looping, draw([[lived("book", "book", "book")]], encoder(base), 1000)).loops == 0
+    assert (
+        score_adapter(base, looping, sample_windows([[lived("book", "book", "book")]], encoder(base), 1000)).loops == 0
+    )
 
 
 def test_an_agent_that_calls_what_is_no_tool_makes_errors(base: SharedBase) -> None:
     inventing = taught(base, lived("zap", "zap"))
-    scores = score(base, inventing, draw([[lived("book", "find")]], encoder(base), 1000))
+    scores = score_adapter(base, inventing, sample_windows([[lived("book", "find")]], encoder(base), 1000))
     assert scores.tool_errors == 1

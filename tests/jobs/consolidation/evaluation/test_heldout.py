@@ -5,12 +5,19 @@ from collections.abc import Sequence
 import pytest
 
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.evaluation.heldout import EARLIER_TOKENS, HeldOut, draw, gather
-from looper.jobs.synthesis.output.example_table import EXAMPLES, to_row, write_rows
+from looper.jobs.consolidation.evaluation.heldout import (
+    MAX_EARLIER_TOKENS,
+    HeldOutWindow,
+    gather_heldout,
+    sample_windows,
+)
+from looper.jobs.synthesis.output.example_table import EXAMPLE_SCHEMA, example_to_row, write_rows
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation, GateVerdict, QueueStage, Scores
+from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.example import Example, Turn
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.scores import GateVerdict, Scores
+from looper.platform.domain.states import QueueStage
 from looper.platform.objectstore import ObjectStore, keys
 from tests.jobs.episodes import RECIPE, episode, ingest
 
@@ -29,7 +36,7 @@ def encode(example: Example) -> list[Window]:
     return [Window((1,) * part.count("x"), (1.0,) * part.count("x"), ()) for part in parts]
 
 
-def tasks(asked: Sequence[HeldOut]) -> list[str]:
+def tasks(asked: Sequence[HeldOutWindow]) -> list[str]:
     return sorted(str(each.tools)[2:-2] for each in asked)
 
 
@@ -48,7 +55,7 @@ class Queue:
         self.catalog.submit(instance, base=base, recipe=RECIPE)
         (job,) = self.catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
         for part, examples in (("train", [example(task) for task in train]), ("holdout", holdout)):
-            content = write_rows([to_row(each) for each in examples], EXAMPLES)
+            content = write_rows([example_to_row(each) for each in examples], EXAMPLE_SCHEMA)
             self.store.put(keys.examples(job.id, f"{part}.parquet"), content)
         return job
 
@@ -71,10 +78,10 @@ def test_earlier_are_the_sessions_that_led_to_the_version_it_goes_on_from(queue:
     queue.published("acme/desk", "one")
     queue.published("acme/desk", "two")
     rolled_back = queue.published("acme/desk", "three")
-    queue.catalog.point(rolled_back.instance, "prod", str(rolled_back.parent))
+    queue.catalog.set_channel(rolled_back.instance, "prod", str(rolled_back.parent))
     rejected = queue.claimed("acme/desk", [example("four")])
     queue.catalog.reject(rejected.id, "me", VERDICT)
-    asked = gather(queue.claimed("acme/desk", [example("five")]), queue.catalog, queue.store, encode)
+    asked = gather_heldout(queue.claimed("acme/desk", [example("five")]), queue.catalog, queue.store, encode)
     assert (tasks(asked.new), tasks(asked.earlier), asked.control) == (["five"], ["one", "two"], [])
 
 
@@ -85,7 +92,7 @@ def test_control_is_of_the_tenants_other_instances_on_the_same_base(queue: Queue
     queue.published("umbrella/desk", "of-another-tenant")
     job = queue.claimed("acme/desk", [example("mine")])
     queue.published("acme/late", "later")
-    asked = gather(job, queue.catalog, queue.store, encode)
+    asked = gather_heldout(job, queue.catalog, queue.store, encode)
     assert (tasks(asked.new), asked.earlier, tasks(asked.control)) == (["mine"], [], ["other"])
 
 
@@ -93,7 +100,7 @@ def test_of_a_task_that_came_again_the_latest_counts_and_what_is_trained_is_not_
     queue.published("acme/desk", "a", "b", "c", "d")
     queue.publish(queue.claimed("acme/desk", [example("b", tokens=20), example("e")]))
     queue.published("acme/other", "c", "f")
-    asked = gather(queue.claimed("acme/desk", [example("d")], train=["c"]), queue.catalog, queue.store, encode)
+    asked = gather_heldout(queue.claimed("acme/desk", [example("d")], train=["c"]), queue.catalog, queue.store, encode)
     assert (tasks(asked.earlier), tasks(asked.control)) == (["a", "b", "e"], ["f"])
     assert max(len(each.window) for each in asked.earlier) == 20
 
@@ -102,24 +109,24 @@ def test_what_is_no_longer_in_the_store_is_left_out(queue: Queue) -> None:
     gone = queue.published("acme/desk", "gone")
     queue.published("acme/desk", "kept")
     queue.store.delete(keys.examples(gone.id, "holdout.parquet"))
-    asked = gather(queue.claimed("acme/desk", [example("new")]), queue.catalog, queue.store, encode)
+    asked = gather_heldout(queue.claimed("acme/desk", [example("new")]), queue.catalog, queue.store, encode)
     assert tasks(asked.earlier) == ["kept"]
 
 
 def test_all_earlier_sessions_share_one_budget(queue: Queue) -> None:
-    size = EARLIER_TOKENS // 10
+    size = MAX_EARLIER_TOKENS // 10
     for session in range(4):
         queue.publish(queue.claimed("acme/desk", [example(f"s{session}-{i}", tokens=size) for i in range(9)]))
     job = queue.claimed("acme/desk", [example("new")])
-    asked = gather(job, queue.catalog, queue.store, encode)
+    asked = gather_heldout(job, queue.catalog, queue.store, encode)
     sessions = [task[:2] for task in tasks(asked.earlier)]
     assert sorted(sessions.count(f"s{i}") for i in range(4)) == [2, 2, 3, 3]
-    assert gather(job, queue.catalog, queue.store, encode) == asked
+    assert gather_heldout(job, queue.catalog, queue.store, encode) == asked
 
 
 def test_a_draw_asks_one_window_of_each_example_before_a_second() -> None:
     long = example("long", 0).model_copy(update={"turns": (Turn(role="assistant", content="|".join(["x" * 5] * 9)),)})
-    assert tasks(draw([[long, example("short", 5)]], encode, 10)) == ["long", "short"]
-    assert len(draw([[long]], encode, 1000)) == 9
-    assert len(draw([[long]], encode, 2)) == 1, "one at least"
-    assert draw([], encode, 10) == []
+    assert tasks(sample_windows([[long, example("short", 5)]], encode, 10)) == ["long", "short"]
+    assert len(sample_windows([[long]], encode, 1000)) == 9
+    assert len(sample_windows([[long]], encode, 2)) == 1, "one at least"
+    assert sample_windows([], encode, 10) == []

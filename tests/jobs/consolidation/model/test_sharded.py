@@ -13,8 +13,8 @@ from looper.jobs.consolidation.adapters.lora import Factors, Lora
 from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.jobs.consolidation.training.fused_step import losses_and_gradients
-from looper.jobs.consolidation.training.session import begin
+from looper.jobs.consolidation.training.fused_step import compute_losses_and_gradients
+from looper.jobs.consolidation.training.session_setup import start_session
 from tests.jobs.episodes import RECIPE
 from tests.tiny import FLOAT32
 
@@ -30,7 +30,7 @@ def work(rank: int, base_dir: Path, rendezvous: str, device: Device) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     whole, parts = SharedBase(base_dir, device), SharedBase(base_dir, device, sharded=True)
-    for layer in parts.linear.values():
+    for layer in parts.linear_layers.values():
         part = part_of(layer)
         assert part.dtype is layer.weight.dtype is device.dtype
         assert 2 * part.numel() == layer.in_features * layer.out_features
@@ -55,7 +55,7 @@ def computes_in(base: SharedBase) -> set[torch.dtype]:
     def watch(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
         found.add(output.dtype)
 
-    handles = [layer.register_forward_hook(watch) for layer in base.linear.values()]
+    handles = [layer.register_forward_hook(watch) for layer in base.linear_layers.values()]
     with torch.no_grad():
         base.logits(base.pack([windows()]), [])
     for handle in handles:
@@ -65,15 +65,15 @@ def computes_in(base: SharedBase) -> set[torch.dtype]:
 
 def step(base: SharedBase) -> tuple[float, Tensor]:
     """The loss of both workers, and the gradients of this one, in a row."""
-    tenant = begin(base, RECIPE, windows(), start(base), {})
-    ((loss, gradients),) = losses_and_gradients(base, [tenant])
+    tenant = start_session(base, RECIPE, windows(), start(base), {})
+    ((loss, gradients),) = compute_losses_and_gradients(base, [tenant])
     return loss, torch.cat([each.flatten() for each in gradients])
 
 
 def start(base: SharedBase) -> Lora:
     """A version whose update is not zero."""
     torch.manual_seed(0)
-    fresh = base.fresh(RECIPE)
+    fresh = base.init_adapter(RECIPE)
     return {
         layer: Factors(each.a.detach(), 0.1 * torch.randn_like(each.b), each.scale) for layer, each in fresh.items()
     }

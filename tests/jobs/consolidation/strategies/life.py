@@ -10,9 +10,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack
+from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
 from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.strategies.strategy import Importance, State, Strategy, StrategyContext
+from looper.jobs.consolidation.strategies.strategy import Importance, Strategy, StrategyContext, StrategyState
 
 VOCABULARY = 4
 LAYERS = ("down", "up")
@@ -111,8 +111,8 @@ def session(
 
 def step(strategy: Strategy, session: StrategyContext, windows: Sequence[Window]) -> None:
     """One step of plain gradient descent, as the trainer calls the strategy."""
-    beside = strategy.constant()
-    whole = session.lora if beside is None else stack(beside, session.lora)
+    beside = strategy.frozen_lora()
+    whole = session.lora if beside is None else stack_adapters(beside, session.lora)
     loss = _loss({layer: of.update() for layer, of in whole.items()}, windows)
     trained = [tensor for of in session.lora.values() for tensor in (of.a, of.b)] + strategy.parameters()
     gradients = list(torch.autograd.grad(loss, trained))  # a graph of its own: the penalty's comes after
@@ -123,16 +123,16 @@ def step(strategy: Strategy, session: StrategyContext, windows: Sequence[Window]
     with torch.no_grad():
         for tensor, gradient in zip(trained, gradients, strict=True):
             tensor -= 0.1 * gradient
-    strategy.stepped(loss.item())
+    strategy.after_step(loss.item())
 
 
-def stored(state: State) -> State:
+def stored(state: StrategyState) -> StrategyState:
     """``state`` after a way through the store."""
     return load(save(state))
 
 
 def opened(
-    strategy: Strategy, start: Lora | None, windows: Sequence[Window], past: State, seed: int = 0
+    strategy: Strategy, start: Lora | None, windows: Sequence[Window], past: StrategyState, seed: int = 0
 ) -> StrategyContext:
     """The session, begun: with the start's values, or an update of zero where there are none or the strategy grows."""
     fresh = start is None or strategy.grows
@@ -142,8 +142,8 @@ def opened(
 
 
 def live(
-    strategy: Strategy, start: Lora | None, windows: Sequence[Window], past: State, steps: int = 4
-) -> tuple[Lora, State]:
+    strategy: Strategy, start: Lora | None, windows: Sequence[Window], past: StrategyState, steps: int = 4
+) -> tuple[Lora, StrategyState]:
     """A whole session: what it publishes, and what it remembers."""
     begun = opened(strategy, start, windows, past)
     together = [*windows, *strategy.windows()]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from looper.jobs.consolidation.adapters.lora import stack
+from looper.jobs.consolidation.adapters.lora import stack_adapters
 from looper.jobs.consolidation.strategies.combined import Combined
 from looper.jobs.consolidation.strategies.distill import Distill
 from looper.jobs.consolidation.strategies.ella import Ella
@@ -9,7 +9,7 @@ from looper.jobs.consolidation.strategies.ewc import OnlineEwc
 from looper.jobs.consolidation.strategies.merge import Merge
 from looper.jobs.consolidation.strategies.o_lora import OLora
 from looper.jobs.consolidation.strategies.progressive import Progressive
-from looper.jobs.consolidation.strategies.registry import parse
+from looper.jobs.consolidation.strategies.registry import build_strategy
 from looper.jobs.consolidation.strategies.replay import Replay
 from looper.platform.domain.errors import InvalidInput
 from tests.jobs.consolidation.strategies.life import live, opened, parameters, random_lora, session, window
@@ -29,11 +29,11 @@ def test_penalties_add_up() -> None:
 
 
 def test_distillation_looks_at_what_is_replayed_before_it() -> None:
-    first, memory = live(parse("replay"), None, FIRST, {})
+    first, memory = live(build_strategy("replay"), None, FIRST, {})
     lora = parameters(random_lora(2))
     penalties = []
     for text, windows in (("replay(share=1)+distill", SECOND), ("distill", FIRST), ("distill+replay(share=1)", SECOND)):
-        strategy = parse(text)
+        strategy = build_strategy(text)
         strategy.begin(session(lora, first, windows), memory)
         penalty = strategy.penalty()
         assert penalty is not None
@@ -43,15 +43,15 @@ def test_distillation_looks_at_what_is_replayed_before_it() -> None:
 
 
 def test_a_strategy_finds_its_memory_in_another_combination() -> None:
-    first, memory = live(parse("replay"), None, FIRST, {})
-    strategy = parse("ella+replay(share=1)+i-lora")
+    first, memory = live(build_strategy("replay"), None, FIRST, {})
+    strategy = build_strategy("ella+replay(share=1)+i-lora")
     opened(strategy, first, SECOND, memory)
     assert set(strategy.windows()) == set(FIRST)
 
 
 def test_others_see_the_whole_of_what_grows() -> None:
     start, block = random_lora(1), random_lora(2)
-    whole = parameters(stack(start, block))
+    whole = parameters(stack_adapters(start, block))
     alone = Ella()
     alone.begin(session(whole, start), {})
     together = Combined({"ella": Ella(), "progressive": Progressive()})
@@ -78,7 +78,7 @@ def test_only_one_may_grow() -> None:
 
 
 def test_windows_are_drawn_once() -> None:
-    first, memory = live(parse("replay"), None, FIRST, {})
+    first, memory = live(build_strategy("replay"), None, FIRST, {})
     strategy = Combined({"replay": Replay(share=1)})
     opened(strategy, first, SECOND, memory)
     assert strategy.windows() == strategy.windows()

@@ -38,7 +38,7 @@ def test_windows_take_turns() -> None:
     strategy.begin(replace(session(parameters(lora), lora, windows), logits=logits), {})
     for _ in range(3):
         strategy.penalty()
-        strategy.stepped(1.0)
+        strategy.after_step(1.0)
     turns = [tuple(seen[i : i + 2]) for i in range(0, len(seen), 4)]  # teacher and student see the same two
     assert sorted(token for turn in turns for token in turn) == [0, 0, 1, 1, 2, 2]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from looper.jobs.consolidation.adapters.lora import Lora
-from looper.jobs.consolidation.strategies.registry import STRATEGIES, parse
+from looper.jobs.consolidation.strategies.registry import STRATEGIES, build_strategy
 from looper.platform.domain.strategy import STRATEGY_NAMES
 from tests.jobs.consolidation.strategies.life import copied, live, opened, step, stored, window
 
@@ -44,9 +44,9 @@ def test_names_and_classes_agree() -> None:
 
 @pytest.mark.parametrize("text", ALL + COMBINATIONS)
 def test_three_sessions_that_remember_through_the_store(text: str) -> None:
-    first, memory = live(parse(text), None, FIRST, {})
-    second, memory = live(parse(text), first, SECOND, memory)
-    third, memory = live(parse(text), second, THIRD, memory)
+    first, memory = live(build_strategy(text), None, FIRST, {})
+    second, memory = live(build_strategy(text), first, SECOND, memory)
+    third, memory = live(build_strategy(text), second, THIRD, memory)
     for version in (first, second, third):
         assert all(torch.isfinite(of.update()).all() for of in version.values())
     assert any((third[layer].update() != second[layer].update()).any() for layer in second)
@@ -54,15 +54,15 @@ def test_three_sessions_that_remember_through_the_store(text: str) -> None:
 
 @pytest.mark.parametrize("text", [name for name in ALL if name not in ("i-lora", QUICK)])
 def test_a_first_session_is_plain_fine_tuning(text: str) -> None:
-    assert_equal(live(parse(text), None, FIRST, {})[0], live(parse("none"), None, FIRST, {})[0])
+    assert_equal(live(build_strategy(text), None, FIRST, {})[0], live(build_strategy("none"), None, FIRST, {})[0])
 
 
 @pytest.mark.parametrize("text", ALL + COMBINATIONS)
 def test_a_session_begins_as_the_version_before(text: str) -> None:
-    first, memory = live(parse(text), None, FIRST, {})
-    strategy = parse(text)
+    first, memory = live(build_strategy(text), None, FIRST, {})
+    strategy = build_strategy(text)
     begun = opened(strategy, first, SECOND, memory)
-    beside = strategy.constant()
+    beside = strategy.frozen_lora()
     for layer, of in begun.lora.items():
         whole = of.update() if beside is None else beside[layer].update() + of.update()
         torch.testing.assert_close(whole, first[layer].update())
@@ -70,17 +70,17 @@ def test_a_session_begins_as_the_version_before(text: str) -> None:
 
 @pytest.mark.parametrize("text", ALL + COMBINATIONS)
 def test_an_interrupted_session_goes_on_exactly(text: str) -> None:
-    first, memory = live(parse(text), None, FIRST, {})
-    whole, remembered = live(parse(text), first, SECOND, memory, steps=5)
+    first, memory = live(build_strategy(text), None, FIRST, {})
+    whole, remembered = live(build_strategy(text), first, SECOND, memory, steps=5)
 
-    before = parse(text)
+    before = build_strategy(text)
     begun = opened(before, first, SECOND, memory)
     windows = [*SECOND, *before.windows()]
     for _ in range(3):
         step(before, begun, windows)
     state, weights = stored(before.state()), copied(begun.lora)
 
-    after = parse(text)
+    after = build_strategy(text)
     begun_again = opened(after, first, SECOND, memory)
     windows_again = [*SECOND, *after.windows()]
     with torch.no_grad():

@@ -3,9 +3,9 @@ import torch
 
 from looper.jobs.consolidation.adapters.lora import Factors
 from looper.jobs.consolidation.strategies.ewc import Ewc, OnlineEwc, OnlineEwcFactors
-from looper.jobs.consolidation.strategies.importance import added, distance
+from looper.jobs.consolidation.strategies.importance import accumulate_importance, weighted_distance
 from looper.jobs.consolidation.strategies.strategy import Importance
-from looper.jobs.consolidation.strategies.tensors import pack_importance, pack_lora, under, unpack_importance
+from looper.jobs.consolidation.strategies.tensors import add_prefix, pack_importance, pack_lora, unpack_importance
 from tests.jobs.consolidation.strategies.life import (
     VOCABULARY,
     factor_importance,
@@ -27,8 +27,8 @@ OF = {"layer": Importance(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]))}
 
 
 def test_the_weighted_distance_by_hand() -> None:
-    assert distance(NOW, ANCHOR, OF).item() == pytest.approx(1 * 1 + 1 * 1 + 3 * 36 + 3 * 4)
-    assert distance(NOW, None, OF).item() == pytest.approx(1 * 9 + 1 * 1 + 3 * 36 + 3 * 4)
+    assert weighted_distance(NOW, ANCHOR, OF).item() == pytest.approx(1 * 1 + 1 * 1 + 3 * 36 + 3 * 4)
+    assert weighted_distance(NOW, None, OF).item() == pytest.approx(1 * 9 + 1 * 1 + 3 * 36 + 3 * 4)
 
 
 def test_the_distance_and_its_gradient_equal_those_of_the_whole_matrices() -> None:
@@ -36,7 +36,7 @@ def test_the_distance_and_its_gradient_equal_those_of_the_whole_matrices() -> No
     of = importance(random_lora(3), [window(0, 1), window(2, 2)])
     fisher = {layer: torch.outer(of[layer].rows, of[layer].columns) / of[layer].rows.mean() for layer in of}
     whole = torch.stack([(fisher[x] * (now[x].update() - anchor[x].update()) ** 2).sum() for x in now]).sum()
-    ours = distance(now, anchor, of)
+    ours = weighted_distance(now, anchor, of)
     torch.testing.assert_close(ours, whole)
     tensors = [tensor for factors in now.values() for tensor in (factors.a, factors.b)]
     expected = torch.autograd.grad(whole, tensors)
@@ -46,18 +46,20 @@ def test_the_distance_and_its_gradient_equal_those_of_the_whole_matrices() -> No
 
 def test_a_layer_without_gradient_weighs_nothing() -> None:
     nothing = {"layer": Importance(torch.zeros(2), torch.zeros(2))}
-    assert distance(NOW, ANCHOR, nothing) == 0
+    assert weighted_distance(NOW, ANCHOR, nothing) == 0
 
 
 def test_importances_add_up_with_decay() -> None:
-    twice = added(OF, OF, decay=0.5)
+    twice = accumulate_importance(OF, OF, decay=0.5)
     assert twice["layer"].rows.tolist() == [1.5, 4.5]
     assert twice["layer"].columns.tolist() == [3, 3]
 
 
 def test_ewc_has_a_term_for_each_past_session() -> None:
     here = {"layer": Importance(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 1.0]))}  # F = 1 everywhere
-    past = under("0", pack_lora(ANCHOR) | pack_importance(OF)) | under("1", pack_lora(NOW) | pack_importance(here))
+    past = add_prefix("0", pack_lora(ANCHOR) | pack_importance(OF)) | add_prefix(
+        "1", pack_lora(NOW) | pack_importance(here)
+    )
     strategy = Ewc(weight=10)
     strategy.begin(session(parameters(NOW), NOW), stored(past))
     penalty = strategy.penalty()

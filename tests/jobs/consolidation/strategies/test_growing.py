@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from looper.jobs.consolidation.adapters.lora import Lora, stack
+from looper.jobs.consolidation.adapters.lora import Lora, stack_adapters
 from looper.jobs.consolidation.strategies.am_lora import AmLora
-from looper.jobs.consolidation.strategies.importance import distance
+from looper.jobs.consolidation.strategies.importance import weighted_distance
 from looper.jobs.consolidation.strategies.o_lora import OLora
-from looper.jobs.consolidation.strategies.online_lora import LossSignal, OnlineLora, rank_holding
+from looper.jobs.consolidation.strategies.online_lora import LossSignal, OnlineLora, rank_for_energy
 from looper.jobs.consolidation.strategies.progressive import Progressive
 from looper.jobs.consolidation.strategies.strategy import Importance
 from looper.jobs.consolidation.strategies.tensors import pack_importance, unpack_importance
@@ -35,7 +35,7 @@ def update(lora: Lora) -> list[list[float]]:
 def test_progressive_publishes_all_blocks() -> None:
     strategy = Progressive()
     strategy.begin(session(parameters(BLOCK), START), {})
-    assert strategy.constant() is START
+    assert strategy.frozen_lora() is START
     assert strategy.penalty() is None
     published = strategy.finish(BLOCK)
     assert published["layer"].rank == 3
@@ -66,7 +66,7 @@ def test_am_lora_by_hand() -> None:
     with torch.no_grad():
         theta.copy_(torch.tensor([[-0.15, 0.1]]))  # gates 1 + 10 theta = -0.5 and 2
     # 2 (-0.5 [1; 1] [1 0] + 2 [0; 1] [0 2]) = 2 [[-0.5, 0], [-0.5, 4]]
-    beside = strategy.constant()
+    beside = strategy.frozen_lora()
     penalty = strategy.penalty()
     assert beside is not None
     assert penalty is not None
@@ -91,7 +91,7 @@ def test_am_lora_without_a_past_has_nothing_to_gate() -> None:
     strategy = AmLora()
     strategy.begin(session(parameters(BLOCK)), {})
     assert strategy.parameters() == []
-    assert strategy.constant() is None
+    assert strategy.frozen_lora() is None
     assert strategy.remember(BLOCK)["ranks"].tolist() == [1]
 
 
@@ -117,8 +117,8 @@ def test_the_signal_goes_on_where_it_was() -> None:
 def test_the_rank_that_holds_the_energy() -> None:
     # Singular values 3 and 1 in one layer, 1 and 0 in the other: squares 10 and 1 of 11.
     lora = {"one": factors([[3, 0], [0, 1]], [[1, 0], [0, 1]]), "two": factors([[1, 0], [0, 0]], [[1, 0], [0, 1]])}
-    assert [rank_holding(lora, energy) for energy in (0.5, 0.90, 0.95, 1.0)] == [1, 1, 2, 2]
-    assert rank_holding({"layer": factors([[0, 0]], [[0], [0]])}, 0.95) == 1
+    assert [rank_for_energy(lora, energy) for energy in (0.5, 0.90, 0.95, 1.0)] == [1, 1, 2, 2]
+    assert rank_for_energy({"layer": factors([[0, 0]], [[0], [0]])}, 0.95) == 1
 
 
 def test_online_lora_holds_the_new_block() -> None:
@@ -137,16 +137,16 @@ def test_a_plateau_moves_the_anchor_and_adds_importance() -> None:
     lora = parameters(block)
     strategy = OnlineLora(weight=2, hard=16, length=2, mean=1.0, variance=0.1)
     strategy.begin(session(lora, start, windows), {})
-    strategy.stepped(0.5)
+    strategy.after_step(0.5)
     assert strategy.penalty() is None
-    strategy.stepped(0.5)
+    strategy.after_step(0.5)
     with torch.no_grad():
         lora["up"].b.add_(1.0)
     penalty = strategy.penalty()
     assert penalty is not None
-    of = importance(stack(start, block), windows)
-    torch.testing.assert_close(penalty, distance(lora, block, of))
-    published = stack(start, block)
+    of = importance(stack_adapters(start, block), windows)
+    torch.testing.assert_close(penalty, weighted_distance(lora, block, of))
+    published = stack_adapters(start, block)
     after = unpack_importance(stored(strategy.remember(published)), published)
     torch.testing.assert_close(after["up"].rows, 2 * of["up"].rows)
 

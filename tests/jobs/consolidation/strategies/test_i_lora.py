@@ -13,8 +13,8 @@ def test_slow_weights_by_hand() -> None:
     with torch.no_grad():
         lora["layer"].a.fill_(0)
         lora["layer"].b.fill_(2)
-    strategy.stepped(1.0)
-    strategy.stepped(1.0)
+    strategy.after_step(1.0)
+    strategy.after_step(1.0)
     published = strategy.finish(lora)["layer"]
     assert (published.a.item(), published.b.item(), published.scale) == (4.5, 2.875, 1.0)
     assert lora["layer"].a.item() == 0

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from looper.jobs.consolidation.adapters.lora import Lora
-from looper.jobs.consolidation.strategies.merge import Kind, Merge
+from looper.jobs.consolidation.strategies.merge import Merge, MergeKind
 from tests.jobs.consolidation.strategies.life import factors, parameters, random_lora, session
 
 
@@ -61,8 +61,8 @@ def test_dare_drops_at_random_but_the_same_again() -> None:
     assert distances.amin(0).max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", get_args(Kind))
-def test_every_kind_merges_adapters_of_different_ranks(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", get_args(MergeKind))
+def test_every_kind_merges_adapters_of_different_ranks(kind: MergeKind) -> None:
     start, trained = random_lora(1, rank=1, scale=2), random_lora(2, rank=3)
     published = merged(Merge(kind=kind), start, trained)
     assert published.keys() == trained.keys()

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from looper.jobs.consolidation.strategies.registry import parse
-from looper.platform.domain.consolidation import Recipe
+from looper.jobs.consolidation.strategies.registry import build_strategy
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.strategy import StrategyTerm, parse_strategy
 
 
@@ -20,14 +20,14 @@ def test_terms_and_options() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not written as"),
-        ("replay+", "not written as"),
-        ("replay(share=0.5", "not written as"),
-        ("replay ella", "not written as"),
-        ("reply", "choose among none, replay, replay-loss"),
-        ("replay+replay", "more than once"),
-        ("replay(0.5)", "not one option=value"),
-        ("replay(share=1,share=2)", "not one option=value"),
+        ("", "does not have the form"),
+        ("replay+", "does not have the form"),
+        ("replay(share=0.5", "does not have the form"),
+        ("replay ella", "does not have the form"),
+        ("reply", "choose one of none, replay, replay-loss"),
+        ("replay+replay", "is repeated"),
+        ("replay(0.5)", "malformed or repeated"),
+        ("replay(share=1,share=2)", "malformed or repeated"),
         ("replay(size=5)", "no option 'size'; it has share, capacity"),
         ("none(weight=1)", "no option 'weight'; it has none"),
         ("replay(capacity=many)", "capacity=many of strategy 'replay' should be a valid integer"),
@@ -39,18 +39,18 @@ def test_terms_and_options() -> None:
 )
 def test_mistakes_say_what_there_is(text: str, message: str) -> None:
     with pytest.raises(InvalidInput, match=message) as raised:
-        parse(text)
+        build_strategy(text)
     assert "\n" not in str(raised.value)
 
 
 def test_a_recipe_takes_every_way_of_writing() -> None:
     text = "replay-loss(share=0.5,capacity=64)+merge(kind=ties_svd,old=-1e+1)"
-    parse(Recipe(strategy=text).strategy)
+    build_strategy(Recipe(strategy=text).strategy)
 
 
 def test_names_are_checked_without_torch() -> None:
     program = (
-        "import sys\nfrom looper.platform.domain.strategy import read\nread('replay')\n"
+        "import sys\nfrom looper.platform.domain.strategy import parse_strategy\nparse_strategy('replay')\n"
         "print(sorted({'torch', 'peft', 'transformers', 'ray'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

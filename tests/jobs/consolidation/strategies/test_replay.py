@@ -6,7 +6,7 @@ import torch
 from looper.jobs.consolidation.adapters.lora import Lora
 from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.strategies.replay import LossReplay, Replay
-from looper.jobs.consolidation.strategies.strategy import State
+from looper.jobs.consolidation.strategies.strategy import StrategyState
 from looper.jobs.consolidation.strategies.tensors import pack_windows, unpack_windows
 from tests.jobs.consolidation.strategies.life import random_lora, session, stored, window, zero_lora
 
@@ -23,11 +23,11 @@ def test_windows_survive_the_store() -> None:
     assert unpack_windows(stored(pack_windows([]))) == []
 
 
-def kept(state: State) -> list[Window]:
+def kept(state: StrategyState) -> list[Window]:
     return unpack_windows({key: tensor for key, tensor in state.items() if key != "seen"})
 
 
-def learn(strategy: Replay, windows: Sequence[Window], past: State, seed: int = 0) -> State:
+def learn(strategy: Replay, windows: Sequence[Window], past: StrategyState, seed: int = 0) -> StrategyState:
     strategy.begin(session(LORA, windows=windows, seed=seed), past)
     return stored(strategy.remember(LORA))
 
@@ -45,7 +45,7 @@ def test_the_reservoir_is_a_uniform_sample_of_all_sessions() -> None:
     sessions = [[window(k, i) for i in range(4)] for k in range(3)]
     counts: Counter[Window] = Counter()
     for seed in range(2000):
-        past: State = {}
+        past: StrategyState = {}
         for windows in sessions:
             past = learn(Replay(capacity=3), windows, past, seed)
         assert len(kept(past)) == 3

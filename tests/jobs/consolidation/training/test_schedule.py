@@ -1,8 +1,10 @@
+"""The schedule: batches, pairs and learning rates of each step."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from looper.jobs.consolidation.training.schedule import batch_at, learning_rate, pairs_at, total_steps
-from looper.platform.domain.consolidation import Recipe
+from looper.platform.domain.recipe import Recipe
 
 
 @given(st.integers(1, 200), st.integers(1, 9), st.integers(1, 3), st.integers(0, 5))
@@ -11,18 +13,18 @@ def test_every_epoch_takes_each_example_once(examples: int, size: int, epochs: i
     batches = [batch_at(step, examples, recipe) for step in range(total_steps(examples, recipe))]
     per_epoch = len(batches) // epochs
     for start in range(0, len(batches), per_epoch):
-        taken = [i for batch in batches[start : start + per_epoch] for i in batch]
-        assert sorted(taken) == list(range(examples))
+        indices = [i for batch in batches[start : start + per_epoch] for i in batch]
+        assert sorted(indices) == list(range(examples))
 
 
-def test_epochs_and_seeds_differ_in_order_but_not_in_time() -> None:
+def test_the_order_depends_on_epoch_and_seed_only() -> None:
     recipe = Recipe(batch_size=8)
     assert batch_at(3, 64, recipe) == batch_at(3, 64, recipe)
     assert batch_at(3, 64, recipe) != batch_at(3 + 8, 64, recipe)
     assert batch_at(3, 64, recipe) != batch_at(3, 64, recipe.model_copy(update={"seed": 1}))
 
 
-def test_most_steps() -> None:
+def test_max_steps_limits_the_total() -> None:
     assert total_steps(17, Recipe(batch_size=8, epochs=3)) == 9
     assert total_steps(17, Recipe(batch_size=8, epochs=3, max_steps=4)) == 4
     assert total_steps(17, Recipe(batch_size=8, epochs=1, max_steps=40)) == 3
@@ -44,5 +46,5 @@ def test_every_epoch_takes_each_pair_once_and_spreads_them(pairs: int) -> None:
     recipe = Recipe(batch_size=4)
     epochs = [[pairs_at(epoch * 5 + place, 17, pairs, recipe) for place in range(5)] for epoch in range(2)]
     for steps in epochs:
-        assert sorted(i for taken in steps for i in taken) == list(range(pairs))
+        assert sorted(i for indices in steps for i in indices) == list(range(pairs))
         assert max(map(len, steps)) - min(map(len, steps)) <= 1

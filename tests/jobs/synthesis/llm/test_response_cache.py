@@ -1,4 +1,4 @@
-"""Answers that outlive the job that asked for them."""
+"""Cached responses of a model, which outlive the job that requested them."""
 
 import signal
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from looper.jobs.synthesis.llm.request import LLMRequest
-from looper.jobs.synthesis.llm.response_cache import ask_cached
+from looper.jobs.synthesis.llm.response_cache import generate_cached
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import load_settings
 
@@ -18,46 +18,46 @@ import os, signal, sys
 from pathlib import Path
 from looper.platform.settings import load_settings
 from looper.platform.objectstore import ObjectStore
-from tests.jobs.synthesis.llm.test_response_cache import Counting, again
+from tests.jobs.synthesis.llm.test_response_cache import RecordingModel, generate
 store, log = ObjectStore.open(load_settings(home=sys.argv[1])), Path(sys.argv[2])
 
-class Killed(Counting):
+class Killed(RecordingModel):
     def __call__(self, requests):
-        if len(self.asked) == 6:
+        if len(self.records) == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(requests)
 
-again(Killed(log), store)
+generate(Killed(log), store)
 """
-"""A job that is killed in its third batch."""
+"""Program of a job that is killed in its third batch."""
 
 
-class Counting:
-    """An ``Ask`` that says what it was asked, and writes down each question in ``log``."""
+class RecordingModel:
+    """A ``Generate`` function that repeats each record, and writes it to ``log``."""
 
-    def __init__(self, log: Path, *, silent_to: frozenset[str] = frozenset()) -> None:
+    def __init__(self, log: Path, *, unanswered: frozenset[str] = frozenset()) -> None:
         self.log = log
-        self.silent_to = silent_to
+        self.unanswered = unanswered
 
     def __call__(self, requests: Sequence[LLMRequest]) -> list[str | None]:
         with self.log.open("a") as log:
             log.writelines(f"{request.record}\n" for request in requests)
-        return [None if request.record in self.silent_to else f"to {request.record}" for request in requests]
+        return [None if request.record in self.unanswered else f"to {request.record}" for request in requests]
 
     @property
-    def asked(self) -> list[str]:
+    def records(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
 RECORDS = [f"question {number}" for number in range(10)]
-ANSWERS = [f"to {record}" for record in RECORDS]
+RESPONSES = [f"to {record}" for record in RECORDS]
 
 
-def again(
-    ask: Counting, store: ObjectStore, records: Sequence[str] = RECORDS, tenant: str = "acme", model: str = "m"
+def generate(
+    model: RecordingModel, store: ObjectStore, records: Sequence[str] = RECORDS, tenant: str = "acme", name: str = "m"
 ) -> list[str | None]:
     requests = [LLMRequest("Answer.", record) for record in records]
-    return ask_cached(requests, ask, store, tenant, model, together=3)
+    return generate_cached(requests, model, store, tenant, name, batch_size=3)
 
 
 @pytest.fixture
@@ -66,58 +66,60 @@ def store(tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture
-def ask(tmp_path: Path) -> Counting:
-    return Counting(tmp_path / "asked")
+def model(tmp_path: Path) -> RecordingModel:
+    return RecordingModel(tmp_path / "records")
 
 
-def test_a_job_that_was_killed_half_way_asks_nothing_twice(tmp_path: Path, store: ObjectStore, ask: Counting) -> None:
-    job = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(ask.log)], check=False)
+def test_a_killed_job_does_not_repeat_answered_requests(
+    tmp_path: Path, store: ObjectStore, model: RecordingModel
+) -> None:
+    job = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(model.log)], check=False)
     assert job.returncode == -signal.SIGKILL
-    assert ask.asked == RECORDS[:6]
-    assert again(ask, store) == ANSWERS
-    assert ask.asked == RECORDS
+    assert model.records == RECORDS[:6]
+    assert generate(model, store) == RESPONSES
+    assert model.records == RECORDS
 
 
-def test_what_was_answered_is_not_asked_again(store: ObjectStore, ask: Counting) -> None:
-    assert again(ask, store) == again(ask, store, RECORDS[::-1])[::-1] == ANSWERS
-    assert ask.asked == RECORDS
+def test_a_cached_response_is_reused(store: ObjectStore, model: RecordingModel) -> None:
+    assert generate(model, store) == generate(model, store, RECORDS[::-1])[::-1] == RESPONSES
+    assert model.records == RECORDS
 
 
-def test_the_same_question_is_asked_once(store: ObjectStore, ask: Counting) -> None:
-    assert again(ask, store, ["a", "b", "a", "a"]) == ["to a", "to b", "to a", "to a"]
-    assert ask.asked == ["a", "b"]
+def test_a_duplicate_request_is_sent_once(store: ObjectStore, model: RecordingModel) -> None:
+    assert generate(model, store, ["a", "b", "a", "a"]) == ["to a", "to b", "to a", "to a"]
+    assert model.records == ["a", "b"]
 
 
-def test_what_had_no_answer_is_asked_again(tmp_path: Path, store: ObjectStore, ask: Counting) -> None:
-    unsure = Counting(ask.log, silent_to=frozenset(RECORDS[:2]))
-    assert again(unsure, store) == [None, None, *ANSWERS[2:]]
-    assert again(ask, store) == ANSWERS
-    assert ask.asked == [*RECORDS, *RECORDS[:2]]
+def test_a_missing_response_is_requested_again(tmp_path: Path, store: ObjectStore, model: RecordingModel) -> None:
+    partial_model = RecordingModel(model.log, unanswered=frozenset(RECORDS[:2]))
+    assert generate(partial_model, store) == [None, None, *RESPONSES[2:]]
+    assert generate(model, store) == RESPONSES
+    assert model.records == [*RECORDS, *RECORDS[:2]]
 
 
-def test_an_empty_answer_is_an_answer(store: ObjectStore) -> None:
+def test_an_empty_response_is_cached(store: ObjectStore) -> None:
     request = LLMRequest("Answer.", "a")
-    assert ask_cached([request], lambda _: [""], store, "acme", "m") == [""]
-    assert ask_cached([request], lambda _: ["never"], store, "acme", "m") == [""]
+    assert generate_cached([request], lambda _: [""], store, "acme", "m") == [""]
+    assert generate_cached([request], lambda _: ["never"], store, "acme", "m") == [""]
 
 
-def test_a_model_that_is_gone_is_not_asked_to_the_end(store: ObjectStore, ask: Counting) -> None:
-    gone = Counting(ask.log, silent_to=frozenset(RECORDS[3:]))
-    assert again(gone, store) == [*ANSWERS[:3], *[None] * 7]
-    assert ask.asked == RECORDS[:6]
+def test_an_unavailable_model_gets_no_further_batches(store: ObjectStore, model: RecordingModel) -> None:
+    unavailable = RecordingModel(model.log, unanswered=frozenset(RECORDS[3:]))
+    assert generate(unavailable, store) == [*RESPONSES[:3], *[None] * 7]
+    assert model.records == RECORDS[:6]
 
 
-def test_another_tenant_model_or_question_is_another(store: ObjectStore, ask: Counting) -> None:
-    again(ask, store, ["a"])
-    again(ask, store, ["a"], tenant="umbrella")
-    again(ask, store, ["a"], model="n")
-    assert ask.asked == ["a"] * 3
+def test_the_cache_key_depends_on_tenant_model_and_request(store: ObjectStore, model: RecordingModel) -> None:
+    generate(model, store, ["a"])
+    generate(model, store, ["a"], tenant="umbrella")
+    generate(model, store, ["a"], name="n")
+    assert model.records == ["a"] * 3
     base = LLMRequest("Answer.", "a", max_tokens=5)
     others = [LLMRequest("Answer.a", "", 5), LLMRequest("Answer.", "b", 5), LLMRequest("Answer.", "a", 6)]
     assert len({request.digest("m") for request in (base, *others)} | {base.digest("n")}) == 5
 
 
-def test_answers_are_kept_beside_their_tenant(store: ObjectStore, ask: Counting) -> None:
-    again(ask, store, ["a"])
+def test_responses_are_stored_under_their_tenant(store: ObjectStore, model: RecordingModel) -> None:
+    generate(model, store, ["a"])
     (key,) = store.list("answers/acme")
     assert key == f"answers/acme/{LLMRequest('Answer.', 'a').digest('m')}.json"

@@ -1,7 +1,7 @@
-"""From steps to chat turns."""
+"""Rendering of steps as chat turns."""
 
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.output.render import render
+from looper.jobs.synthesis.output.render import render_example
 from looper.jobs.synthesis.stages.weigh import weigh
 from looper.platform.domain.trajectory import Step, ToolCall, Trajectory
 from tests.jobs.episodes import episode
@@ -9,17 +9,17 @@ from tests.jobs.episodes import episode
 CALL = ToolCall(id="c", name="look", arguments="{}")
 
 
-def of(*steps: Step) -> Trajectory:
-    return Trajectory.of(task_id="t", format="test", steps=steps)
+def trajectory(*steps: Step) -> Trajectory:
+    return Trajectory.create(task_id="t", format="test", steps=steps)
 
 
-def shape(trajectory: Trajectory) -> list[tuple[str, str, float]]:
-    example = render(weigh(Draft.of(trajectory, labelled=True)))
+def rendered_turns(source: Trajectory) -> list[tuple[str, str, float]]:
+    example = render_example(weigh(Draft.from_trajectory(source, has_labels=True)))
     return [(turn.role, turn.content, turn.weight) for turn in example.turns]
 
 
-def test_only_the_agents_turns_bear_loss() -> None:
-    assert shape(episode(3)) == [
+def test_only_turns_of_the_agent_have_a_loss_weight() -> None:
+    assert rendered_turns(episode(3)) == [
         ("system", "You book rooms.", 0),
         ("user", "Book day 3. Please.", 0),
         ("assistant", "", 1),
@@ -28,9 +28,9 @@ def test_only_the_agents_turns_bear_loss() -> None:
     ]
 
 
-def test_the_users_own_calls_and_what_they_returned_are_left_out() -> None:
-    rendered = shape(
-        of(
+def test_tool_calls_of_the_user_are_left_out() -> None:
+    rendered = rendered_turns(
+        trajectory(
             Step(source="user", content="My phone is dead."),
             Step(source="agent", content="Restart it."),
             Step(source="user", tool_calls=(CALL,), requestor="user"),
@@ -40,13 +40,17 @@ def test_the_users_own_calls_and_what_they_returned_are_left_out() -> None:
         )
     )
     assert [content for _, content, _ in rendered] == ["My phone is dead.", "Restart it.", "It works.", "Good."]
-    said = of(Step(source="user", content="a", tool_calls=(CALL,)), Step(source="agent", content="b"))
-    assert not any(turn.tool_calls for turn in render(Draft.of(said, labelled=True)).turns)
+    episode_with_calls = trajectory(
+        Step(source="user", content="a", tool_calls=(CALL,)), Step(source="agent", content="b")
+    )
+    assert not any(
+        turn.tool_calls for turn in render_example(Draft.from_trajectory(episode_with_calls, has_labels=True)).turns
+    )
 
 
-def test_turns_of_one_speaker_in_a_row_become_one() -> None:
-    rendered = shape(
-        of(
+def test_consecutive_turns_of_one_speaker_are_joined() -> None:
+    rendered = rendered_turns(
+        trajectory(
             Step(source="user", content="Hello."),
             Step(source="user", content="Are you there?"),
             Step(source="agent", content="I look."),
@@ -63,9 +67,9 @@ def test_turns_of_one_speaker_in_a_row_become_one() -> None:
     ]
 
 
-def test_what_the_agent_says_first_is_context() -> None:
-    rendered = shape(
-        of(
+def test_agent_turns_before_the_user_speaks_are_context() -> None:
+    rendered = rendered_turns(
+        trajectory(
             Step(source="agent", content="Hi!"),
             Step(source="user", content="Hi."),
             Step(source="agent", content="Well?"),
@@ -74,9 +78,9 @@ def test_what_the_agent_says_first_is_context() -> None:
     assert [weight for _, _, weight in rendered] == [0, 0, 1]
 
 
-def test_an_episode_without_a_turn_to_learn_is_rejected() -> None:
+def test_an_episode_without_a_learned_turn_is_rejected() -> None:
     for steps in (
         (Step(source="agent", content="Hi!"), Step(source="user", content="Bye.")),
         (Step(source="user", content="Hello?"),),
     ):
-        assert weigh(Draft.of(of(*steps), labelled=True)).rejected == "nothing_to_learn"
+        assert weigh(Draft.from_trajectory(trajectory(*steps), has_labels=True)).rejected == "nothing_to_learn"

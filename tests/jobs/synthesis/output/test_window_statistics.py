@@ -1,12 +1,12 @@
-"""How examples fit into windows: measured by the base's own tokens, and said where they do not fit."""
+"""Statistics on how examples fit into windows, in tokens of a base model."""
 
 from pathlib import Path
 
 import pytest
 
-from looper.jobs.synthesis.output.output_files import in_memory
-from looper.jobs.synthesis.output.report_page import to_html
-from looper.jobs.synthesis.output.window_statistics import MOST, packing
+from looper.jobs.synthesis.output.output_files import synthesize_in_memory
+from looper.jobs.synthesis.output.report_page import render_report_page
+from looper.jobs.synthesis.output.window_statistics import MAX_EXAMPLES, measure_packing
 from tests.jobs.episodes import episode
 from tests.tiny import tiny_base
 
@@ -17,22 +17,22 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def examples(count: int, words: int = 1) -> bytes:
-    _, files = in_memory([[episode(task, words=words) for task in range(count)]], 0)
+    _, files = synthesize_in_memory([[episode(task, words=words) for task in range(count)]], 0)
     return files["train.parquet"]
 
 
-def test_tokens_windows_and_what_is_learned_are_counted(base_dir: Path) -> None:
-    found = packing(examples(5), base_dir, 512)
-    assert found is not None
-    assert (found.examples, found.windows, found.divided, found.truncated) == (4, 4, 0, 0)
-    assert 0 < found.p50 <= found.p95 <= found.longest <= 512
-    assert found.fill == pytest.approx(found.p50 / 512, rel=0.1)
-    assert 0 < found.loss < 0.5
+def test_tokens_windows_and_learned_share_are_measured(base_dir: Path) -> None:
+    statistics = measure_packing(examples(5), base_dir, 512)
+    assert statistics is not None
+    assert (statistics.examples, statistics.windows, statistics.divided, statistics.truncated) == (4, 4, 0, 0)
+    assert 0 < statistics.p50 <= statistics.p95 <= statistics.longest <= 512
+    assert statistics.fill == pytest.approx(statistics.p50 / 512, rel=0.1)
+    assert 0 < statistics.loss < 0.5
 
 
-def test_what_does_not_fit_is_divided_and_truncated(base_dir: Path) -> None:
-    whole = packing(examples(5, words=100), base_dir, 1024)
-    cropped = packing(examples(5, words=100), base_dir, 32)
+def test_long_examples_are_divided_and_truncated(base_dir: Path) -> None:
+    whole = measure_packing(examples(5, words=100), base_dir, 1024)
+    cropped = measure_packing(examples(5, words=100), base_dir, 32)
     assert whole is not None
     assert cropped is not None
     assert cropped.p50 == whole.p50 > 32
@@ -40,20 +40,20 @@ def test_what_does_not_fit_is_divided_and_truncated(base_dir: Path) -> None:
     assert cropped.fill > 0.8
 
 
-def test_no_more_are_measured_than_it_takes(base_dir: Path) -> None:
-    found = packing(examples(MOST + 20), base_dir, 512)
-    assert found is not None
-    assert found.examples == MOST
+def test_at_most_max_examples_are_measured(base_dir: Path) -> None:
+    statistics = measure_packing(examples(MAX_EXAMPLES + 20), base_dir, 512)
+    assert statistics is not None
+    assert statistics.examples == MAX_EXAMPLES
 
 
-def test_without_examples_or_a_base_there_is_nothing_to_say(base_dir: Path, tmp_path: Path) -> None:
-    _, files = in_memory([[episode(1, success=False)]], 0)
-    assert packing(files["train.parquet"], base_dir, 512) is None
-    assert packing(examples(5), tmp_path, 512) is None
+def test_without_examples_or_base_there_are_no_statistics(base_dir: Path, tmp_path: Path) -> None:
+    _, files = synthesize_in_memory([[episode(1, success=False)]], 0)
+    assert measure_packing(files["train.parquet"], base_dir, 512) is None
+    assert measure_packing(examples(5), tmp_path, 512) is None
 
 
-def test_the_page_shows_it(base_dir: Path) -> None:
-    report, files = in_memory([[episode(task) for task in range(5)]], 0)
-    measured = report.model_copy(update={"packing": packing(files["train.parquet"], base_dir, 512)})
-    assert "How examples fit into windows" in to_html(measured, "it")
-    assert "How examples fit into windows" not in to_html(report, "it")
+def test_the_report_page_shows_packing_statistics(base_dir: Path) -> None:
+    report, files = synthesize_in_memory([[episode(task) for task in range(5)]], 0)
+    measured = report.model_copy(update={"packing": measure_packing(files["train.parquet"], base_dir, 512)})
+    assert "How examples fit into windows" in render_report_page(measured, "it")
+    assert "How examples fit into windows" not in render_report_page(report, "it")

@@ -1,4 +1,4 @@
-"""The stages that ask about an instance's episodes together, in a job of Ray Data and with a real endpoint."""
+"""The stages that compare the episodes of an instance, with Ray Data and a real HTTP endpoint."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ from looper.platform.settings import ModelSettings, ModelStage, SynthesisSetting
 from tests.jobs.episodes import episode, submit
 
 RULE = "Call book once for each day that is asked for."
-ANSWERS: dict[str, dict[str, Any]] = {
+RESPONSES: dict[str, dict[str, Any]] = {
     "Compare episodes": {
         "notes": [
             {"kind": "rule", "text": RULE, "episodes": ["e1", "e2"]},
@@ -34,10 +34,10 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 
 class Model(ThreadingHTTPServer):
-    """Answers each kind of question in its way, and keeps the questions."""
+    """An endpoint with one response for each kind of request. It records the requests."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
 
         class Handler(BaseHTTPRequestHandler):
             server: "Model"
@@ -45,14 +45,14 @@ class Model(ThreadingHTTPServer):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 system, user = (message["content"] for message in body["messages"])
-                kind = next(kind for kind in ANSWERS if kind in system)
-                self.server.asked.append((kind, user))
-                said = {"choices": [{"message": {"role": "assistant", "content": json.dumps(ANSWERS[kind])}}]}
-                answer = json.dumps(said).encode()
+                kind = next(kind for kind in RESPONSES if kind in system)
+                self.server.requests.append((kind, user))
+                completion = {"choices": [{"message": {"role": "assistant", "content": json.dumps(RESPONSES[kind])}}]}
+                body = json.dumps(completion).encode()
                 self.send_response(200)
-                self.send_header("content-length", str(len(answer)))
+                self.send_header("content-length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(answer)
+                self.wfile.write(body)
 
             def log_message(self, *arguments: object) -> None: ...
 
@@ -73,11 +73,15 @@ def model() -> Iterator[Model]:
         thread.join()
 
 
-def noted(task: int) -> Trajectory:
-    made = episode(task)
-    told = Step(source="system", content="You book rooms.\n<notes>Book each day by itself.</notes>")
-    return Trajectory.of(
-        task_id=made.task_id, format="test", steps=(told, *made.steps[1:]), outcome=made.outcome, tools=made.tools
+def episode_with_notes(task: int) -> Trajectory:
+    original = episode(task)
+    system = Step(source="system", content="You book rooms.\n<notes>Book each day by itself.</notes>")
+    return Trajectory.create(
+        task_id=original.task_id,
+        format="test",
+        steps=(system, *original.steps[1:]),
+        outcome=original.outcome,
+        tools=original.tools,
     )
 
 
@@ -89,44 +93,49 @@ def store(tmp_path: Path) -> ObjectStore:
 @pytest.fixture
 def jobs(tmp_path: Path, store: ObjectStore) -> Iterator[list[Consolidation]]:
     catalog = Catalog.open(load_settings(home=tmp_path, base="tiny"))
-    batches = {"acme/desk": [noted(task) for task in range(8)], "acme/other": [noted(task) for task in range(8, 11)]}
+    batches = {
+        "acme/desk": [episode_with_notes(task) for task in range(8)],
+        "acme/other": [episode_with_notes(task) for task in range(8, 11)],
+    }
     yield [submit(catalog, store, name, batch, base="tiny") for name, batch in batches.items()]
     catalog.close()
 
 
-def test_rules_and_variants_lie_beside_the_examples_and_are_named_by_the_report(
+def test_rules_and_variants_are_written_and_listed_in_the_report(
     ray_local: None, model: Model, store: ObjectStore, jobs: list[Consolidation]
 ) -> None:
     reports = synthesize(jobs, store, 0.2, model.settings("rules", "variants", "distillation"))
-    asked = 0
+    num_training_tasks = 0
     for job, tasks in zip(jobs, (range(8), range(8, 11)), strict=True):
-        told = [task for task in tasks if not is_holdout(f"task-{task}", 0.2)]
-        asked += len(told)
+        training_tasks = [task for task in tasks if not is_holdout(f"task-{task}", 0.2)]
+        num_training_tasks += len(training_tasks)
         rules = json.loads(store.get(keys.examples(job.id, "rules.json")))
         assert [note["text"] for note in rules["rules"]] == [RULE]
-        assert len(rules["rules"][0]["trajectories"]) == sum(min(2, len(told[at : at + 6])) for at in (0, 6))
+        assert len(rules["rules"][0]["trajectories"]) == sum(
+            min(2, len(training_tasks[start : start + 6])) for start in (0, 6)
+        )
         assert {drop["reason"] for drop in rules["dropped"]} == {"unsupported"}
         variants = json.loads(store.get(keys.examples(job.id, "variants.json")))
-        assert [new["request"] for new in variants["variants"]] == ANSWERS["other requests"]["requests"][:1]
+        assert [new["request"] for new in variants["variants"]] == RESPONSES["other requests"]["requests"][:1]
         assert {drop["reason"] for drop in variants["dropped"]} == {"variant_known"}
         assert reports[job.id].beside == {"rules.json": 1, "variants.json": 1}
         assert 'href="variants.json"' in store.get(keys.examples(job.id, "report.html")).decode()
         assert all("notes" not in example.turns[0].content for example in read_examples(_train(store, job)))
         assert reports[job.id].tally.found["distillation: distilled"] == len(tasks)
-    kinds = Counter(kind for kind, _ in model.asked)
-    assert (kinds["other requests"], kinds['with "notes"']) == (asked, 11)
-    hinted = [json.loads(record).get("ways") for kind, record in model.asked if kind == 'with "notes"']
-    assert hinted == [[RULE]] * 11
+    kinds = Counter(kind for kind, _ in model.requests)
+    assert (kinds["other requests"], kinds['with "notes"']) == (num_training_tasks, 11)
+    hints = [json.loads(record).get("ways") for kind, record in model.requests if kind == 'with "notes"']
+    assert hints == [[RULE]] * 11
 
 
-def test_what_nobody_asked_for_is_not_there(
+def test_disabled_instance_stages_write_no_files(
     ray_local: None, model: Model, store: ObjectStore, jobs: list[Consolidation]
 ) -> None:
     reports = synthesize(jobs, store, 0.2, model.settings("distillation"))
     for job in jobs:
         assert reports[job.id].beside == {}
         assert not store.exists(keys.examples(job.id, "rules.json"))
-    assert all("ways" not in json.loads(record) for _, record in model.asked)
+    assert all("ways" not in json.loads(record) for _, record in model.requests)
 
 
 def _train(store: ObjectStore, job: Consolidation) -> bytes:

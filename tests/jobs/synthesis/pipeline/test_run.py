@@ -1,4 +1,4 @@
-"""Synthesis as a job of Ray Data: the same as in one process, resumable, and nobody stopped by a bad row."""
+"""Synthesis with Ray Data: the same result as in one process, resumable, and robust against bad rows."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from looper.benchmarks.synthesis.planted_defects.trajectories import planted
-from looper.jobs.synthesis.output.output_files import in_memory
-from looper.jobs.synthesis.pipeline.run import HERE, synthesize
+from looper.benchmarks.synthesis.planted_defects.trajectories import plant_defects
+from looper.jobs.synthesis.output.output_files import synthesize_in_memory
+from looper.jobs.synthesis.pipeline.run import MAX_IN_PROCESS_BYTES, synthesize
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.names import InstanceName
@@ -51,17 +51,18 @@ def files(store: ObjectStore, id: str) -> dict[str, bytes]:
     return {name: store.get(keys.examples(id, name)) for name in (*FILES, "report.json")}
 
 
-def test_many_instances_in_one_job_come_out_as_each_in_one_process(
+def test_ray_data_and_one_process_write_the_same_files(
     ray_local: None, catalog: Catalog, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, made = ObjectStore.open(settings), planted(0)
+    store, corpus = ObjectStore.open(settings), plant_defects(0)
     batches = {
-        name: [b for b, i in zip(made.batches, made.instances, strict=True) if i == name] for name in made.instances
+        name: [b for b, i in zip(corpus.batches, corpus.instances, strict=True) if i == name]
+        for name in corpus.instances
     }
     jobs = [queue(catalog, store, name, some) for name, some in batches.items()]
-    reports = synthesize(jobs, store, 0.2, here=0)
+    reports = synthesize(jobs, store, 0.2, max_in_process_bytes=0)
     for job, some in zip(jobs, batches.values(), strict=True):
-        report, expected = in_memory(some, 0.2)
+        report, expected = synthesize_in_memory(some, 0.2)
         assert reports[job.id] == report
         assert {name: store.get(keys.examples(job.id, name)) for name in FILES} == expected
         assert report.trajectories == report.train + report.holdout + sum(report.rejected.values())
@@ -69,29 +70,31 @@ def test_many_instances_in_one_job_come_out_as_each_in_one_process(
         assert store.list(keys.examples(job.id, "parts")) == []
 
 
-@pytest.mark.parametrize("here", [0, HERE])
-def test_one_bad_row_stops_nobody(ray_local: None, catalog: Catalog, settings: Settings, here: int) -> None:
+@pytest.mark.parametrize("max_bytes", [0, MAX_IN_PROCESS_BYTES])
+def test_a_bad_row_does_not_affect_other_rows(
+    ray_local: None, catalog: Catalog, settings: Settings, max_bytes: int
+) -> None:
     store = ObjectStore.open(settings)
     bad = episode(3).model_copy(update={"outcome": episode(3).outcome.model_copy(update={"detail": "[" * 100_000})})
     job = queue(catalog, store, "acme/desk", [[*(episode(task) for task in range(12) if task != 3), bad]])
-    report = synthesize([job], store, 0.2, here=here)[job.id]
+    report = synthesize([job], store, 0.2, max_in_process_bytes=max_bytes)[job.id]
     assert report.trajectories == 12
     assert report.train + report.holdout + sum(report.rejected.values()) == 12
     assert report.train + report.holdout >= 11
 
 
 class Judge(ThreadingHTTPServer):
-    """Of OpenAI's protocol: says yes to everything, and counts what it was asked."""
+    """An OpenAI-compatible endpoint that says yes to everything and counts requests."""
 
     def __init__(self, pause_s: float) -> None:
-        self.asked: Counter[bytes] = Counter()
+        self.requests: Counter[bytes] = Counter()
         self.pause_s = pause_s
 
         class Handler(BaseHTTPRequestHandler):
             server: "Judge"
 
             def do_POST(self) -> None:
-                self.server.asked[self.rfile.read(int(self.headers["content-length"]))] += 1
+                self.server.requests[self.rfile.read(int(self.headers["content-length"]))] += 1
                 time.sleep(self.server.pause_s)
                 answer = {
                     "choices": [{"message": {"role": "assistant", "content": '{"success": true, "why": "done"}'}}]
@@ -123,24 +126,24 @@ def judge() -> Iterator[Judge]:
 
 
 @pytest.mark.bench
-def test_what_was_killed_goes_on_where_it_was(
+def test_a_killed_job_continues_where_it_was(
     ray_local: None, catalog: Catalog, settings: Settings, judge: Judge, tmp_path: Path
 ) -> None:
-    """A process is killed in the middle of asking; another ends it, with the bytes of one that was left alone."""
+    """A process is killed while it sends requests. Another finishes and writes the bytes of an undisturbed job."""
     store = ObjectStore.open(settings)
     batch = [episode(task, success=True if task % 4 == 0 else None) for task in range(300)]
     job, twin = (queue(catalog, store, name, [batch]) for name in ("acme/desk", "acme/twin"))
-    whole = synthesize([twin], store, 0.2, judge.settings)[twin.id]
-    asked, judge.asked = judge.asked, Counter()
-    assert sum(asked.values()) == 225
-    assert whole.tally.found["judge: judged_success"] == 225
+    undisturbed = synthesize([twin], store, 0.2, judge.settings)[twin.id]
+    requests, judge.requests = judge.requests, Counter()
+    assert sum(requests.values()) == 225
+    assert undisturbed.tally.found["judge: judged_success"] == 225
 
     store.delete("answers")
     arguments = [settings.model_dump_json(), job.id, judge.settings.model_dump_json()]
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.jobs.synthesis.driver", *arguments], start_new_session=True
     )
-    while sum(judge.asked.values()) < 120:
+    while sum(judge.requests.values()) < 120:
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
@@ -148,5 +151,5 @@ def test_what_was_killed_goes_on_where_it_was(
     assert not store.exists(keys.examples(job.id, "report.json"))
     synthesize([job], store, 0.2, judge.settings)
     assert files(store, job.id) == files(store, twin.id)
-    again = sum(judge.asked.values()) - 225
-    assert again <= 64, "only what was being asked when it was killed is asked again"
+    repeated = sum(judge.requests.values()) - 225
+    assert repeated <= 64, "more is repeated than the batch that was in flight"

@@ -1,4 +1,4 @@
-"""Detours leave, or stay as context."""
+"""Detours are removed or kept only as context."""
 
 from looper.jobs.synthesis.draft import Draft
 from looper.jobs.synthesis.stages.classify_errors import classify_errors
@@ -13,47 +13,47 @@ def pruned(*steps: object, **more: object) -> Draft:
     return prune(classify_errors(draft(*steps, **more)))  # type: ignore[arg-type]
 
 
-def made(of: Draft) -> list[tuple[str, float]]:
-    return [(each.step.tool_calls[0].name, each.weight) for each in of.steps if each.step.tool_calls]
+def called_tools(draft: Draft) -> list[tuple[str, float]]:
+    return [(step.step.tool_calls[0].name, step.weight) for step in draft.steps if step.step.tool_calls]
 
 
-def verdicts(of: Draft) -> list[tuple[str, int | None]]:
-    return [(verdict.what, verdict.step) for verdict in of.verdicts if verdict.stage == "prune"]
+def verdicts(draft: Draft) -> list[tuple[str, int | None]]:
+    return [(verdict.code, verdict.step) for verdict in draft.verdicts if verdict.stage == "prune"]
 
 
-def test_the_same_call_twice_is_made_once() -> None:
+def test_a_repeated_call_is_kept_once() -> None:
     once = pruned(*LOOK, *LOOK, *BOOK, "done")
-    assert made(once) == [("get_room", 1), ("book", 1)]
+    assert called_tools(once) == [("get_room", 1), ("book", 1)]
     assert verdicts(once) == [("repeated_call", 4)]
 
 
-def test_a_loop_that_was_left_is_cut_at_its_onset() -> None:
+def test_a_loop_that_the_agent_left_is_cut_at_its_start() -> None:
     for loop in (LOOK * 4, (*LOOK, call("get_list"), "1") * 3):
         left = pruned(*loop, *BOOK, "done")
-        assert len(made(left)) == len(set(loop[::2])) + 1 if isinstance(loop[0], str) else True
+        assert len(called_tools(left)) == len(set(loop[::2])) + 1 if isinstance(loop[0], str) else True
         assert [what for what, _ in verdicts(left)] == ["loop"]
-        assert all(weight == 1 for _, weight in made(left))
+        assert all(weight == 1 for _, weight in called_tools(left))
 
 
-def test_a_loop_in_which_an_episode_ends_is_not_learned() -> None:
-    assert made(pruned(*BOOK, *(LOOK * 5), success=False)) == [("book", 1), ("get_room", 0)]
+def test_a_loop_at_the_end_of_an_episode_is_not_learned() -> None:
+    assert called_tools(pruned(*BOOK, *(LOOK * 5), success=False)) == [("book", 1), ("get_room", 0)]
 
 
-def test_what_is_no_loop_stays() -> None:
+def test_polling_and_retries_are_kept() -> None:
     polls = [call("status"), "queued", call("status"), "running", call("status"), "done"]
     retries = [BOOK[0], "E_TIMEOUT", BOOK[0], "E_TIMEOUT", *BOOK]
     for steps in (polls, retries, [*LOOK, *BOOK, *LOOK]):
         assert verdicts(pruned(*steps, "done")) == []
 
 
-def test_calls_that_met_a_broken_tool_leave_with_the_answer() -> None:
+def test_calls_of_a_broken_tool_are_removed_with_their_results() -> None:
     left = pruned(call("page"), "Internal server error", *BOOK, "done")
-    assert made(left) == [("book", 1)]
-    assert [each.step.source for each in left.steps] == ["system", "user", "agent", "tool", "agent"]
+    assert called_tools(left) == [("book", 1)]
+    assert [step.step.source for step in left.steps] == ["system", "user", "agent", "tool", "agent"]
     assert verdicts(left) == [("environment_bug", 3)]
 
 
-def test_a_way_that_led_nowhere_is_context() -> None:
+def test_a_dead_end_is_kept_as_context() -> None:
     back = pruned(*LOOK, call("book", room="99"), "Error: room not found", *LOOK, *BOOK, "done")
-    assert made(back) == [("get_room", 1), ("book", 0), ("get_room", 0), ("book", 1)]
+    assert called_tools(back) == [("get_room", 1), ("book", 0), ("get_room", 0), ("book", 1)]
     assert verdicts(back) == [("backtrack", 4)]

@@ -1,4 +1,4 @@
-"""What is secret or personal goes, and what the agent works with stays; one value is one placeholder in an episode."""
+"""Secrets and personal data are replaced, other values stay, and one value has one placeholder in an episode."""
 
 import json
 import re
@@ -11,38 +11,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.gym import WORKPLACES, record
+from looper.gym import WORKPLACES, record_episodes
 from looper.jobs.synthesis.draft import Draft, StageVerdict
-from looper.jobs.synthesis.stages.scrub import DEEPEST, scrub
+from looper.jobs.synthesis.sensitive.json_leaves import MAX_JSON_DEPTH
+from looper.jobs.synthesis.stages.scrub import scrub
 from looper.platform.domain.trajectory import Step, ToolCall, Trajectory
-from tests.jobs.synthesis.sensitive_cases import Case, card_number, harmless, iban, sensitive
+from tests.jobs.synthesis.sensitive_cases import Case, card_number, harmless_cases, iban, sensitive_cases
 
 KEY = "sk_" + "live_4eC39HqLyjWDarjtT1zdp7dc"
 
 
 def draft(*steps: Step) -> Draft:
-    return Draft.of(Trajectory.of(task_id="t", format="test", steps=steps), labelled=False)
+    return Draft.from_trajectory(Trajectory.create(task_id="t", format="test", steps=steps), has_labels=False)
 
 
-def said(text: str) -> str:
-    """What becomes of a user's only message."""
+def scrubbed_message(text: str) -> str:
+    """Return the scrubbed text of an episode with one message of the user."""
     return scrub(draft(Step(source="user", content=text))).steps[0].step.content
 
 
-def called(arguments: object, tool: str = "update") -> str:
+def scrubbed_arguments(arguments: object, tool: str = "update") -> str:
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     step = Step(source="agent", tool_calls=(ToolCall(id="c", name=tool, arguments=text),))
     return scrub(draft(step)).steps[0].step.tool_calls[0].arguments
 
 
-def texts_of(found: Draft) -> list[str]:
+def all_texts(draft: Draft) -> list[str]:
     return [
-        text for each in found.steps for text in (each.step.content, *(call.arguments for call in each.step.tool_calls))
+        text for step in draft.steps for text in (step.step.content, *(call.arguments for call in step.step.tool_calls))
     ]
 
 
 def episode() -> Draft:
-    """An email, a phone, a name, an address and a key, told once and then handed on in other forms."""
+    """Return an episode that mentions sensitive values of several kinds and later repeats them in other forms."""
     profile = {
         "user_id": "mia_li_3668",
         "name": {"first_name": "Mia", "last_name": "Li"},
@@ -69,18 +70,21 @@ def episode() -> Draft:
     )
 
 
-# --- how much is found, and what is harmed
+# --- recall and harm
 
 
-def planted(cases: list[Case], beside: list[Case]) -> list[tuple[list[Case], Draft, Draft]]:
-    """Episodes of the gym, each with three cases of a kind among what is said, observed, and passed to a tool."""
-    recorded = [each.result.messages for place in WORKPLACES.values() for each in record(place, 0)]
-    found = []
-    for at in range(0, len(cases), 3):
-        here = cases[at : at + 3]
-        texts = [text for _, text in here] + [text for _, text in beside[at : at + 3]]
-        Random(at).shuffle(texts)
-        messages = recorded[at // 3 % len(recorded)]
+def plant_cases(cases: list[Case], other_cases: list[Case]) -> list[tuple[list[Case], Draft, Draft]]:
+    """Insert three cases each into messages, tool results and arguments of the gym's episodes.
+
+    Return the inserted cases, the episode before and the episode after scrubbing.
+    """
+    recorded = [episode.result.messages for place in WORKPLACES.values() for episode in record_episodes(place, 0)]
+    episodes = []
+    for start in range(0, len(cases), 3):
+        planted = cases[start : start + 3]
+        texts = [text for _, text in planted] + [text for _, text in other_cases[start : start + 3]]
+        Random(start).shuffle(texts)
+        messages = recorded[start // 3 % len(recorded)]
         steps = [Step(source="system", content=messages[0]["content"])]
         steps.append(Step(source="user", content=f"{messages[1]['content']} {texts[0]}"))
         for number, text in enumerate(texts[1:]):
@@ -90,33 +94,33 @@ def planted(cases: list[Case], beside: list[Case]) -> list[tuple[list[Case], Dra
             )
             steps.append(Step(source="tool", content=text if number % 3 else "noted", call_id=f"c{number}"))
         before = draft(*steps, Step(source="agent", content="done"))
-        found.append((here, before, scrub(before)))
-    return found
+        episodes.append((planted, before, scrub(before)))
+    return episodes
 
 
-def occurrences(value: str, found: Draft) -> int:
-    """How often it stands there as a word of its own, in JSON as well."""
+def occurrences(value: str, draft: Draft) -> int:
+    """Return how often ``value`` occurs as a complete word, plain or escaped in JSON."""
     forms = {re.escape(value), re.escape(json.dumps(value)[1:-1])}
     word = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(sorted(forms))})(?![A-Za-z0-9])")
-    return sum(len(word.findall(text)) for text in texts_of(found))
+    return sum(len(word.findall(text)) for text in all_texts(draft))
 
 
-def test_what_is_sensitive_goes() -> None:
-    cases = sensitive(Random(1), 480)
-    episodes = planted(cases, harmless(Random(2), 480))
-    missed = [case for here, _, after in episodes for case in here if occurrences(case[0], after)]
+def test_sensitive_values_are_replaced() -> None:
+    cases = sensitive_cases(Random(1), 480)
+    episodes = plant_cases(cases, harmless_cases(Random(2), 480))
+    missed = [case for planted, _, after in episodes for case in planted if occurrences(case[0], after)]
     recall = 1 - len(missed) / len(cases)
     print(f"recall {recall:.3f} of {len(cases)}")
     assert recall >= 0.95, missed
 
 
-def test_what_is_harmless_stays() -> None:
-    cases = harmless(Random(3), 960)
-    episodes = planted(cases, sensitive(Random(4), 960))
+def test_harmless_values_are_kept() -> None:
+    cases = harmless_cases(Random(3), 960)
+    episodes = plant_cases(cases, sensitive_cases(Random(4), 960))
     harmed = [
         case
-        for here, before, after in episodes
-        for case in here
+        for planted, before, after in episodes
+        for case in planted
         if occurrences(case[0], after) < occurrences(case[0], before)
     ]
     harm = len(harmed) / len(cases)
@@ -124,72 +128,75 @@ def test_what_is_harmless_stays() -> None:
     assert harm <= 0.01, harmed
 
 
-def test_the_gym_is_left_as_it_is() -> None:
+def test_episodes_of_the_gym_are_not_changed() -> None:
     for place in WORKPLACES.values():
-        for each in record(place, 0):
+        for episode in record_episodes(place, 0):
             steps = [
-                Step(source="user", content=message["content"] or "", tool_calls=calls(message))
-                for message in each.result.messages
+                Step(source="user", content=message["content"] or "", tool_calls=tool_calls_of(message))
+                for message in episode.result.messages
             ]
             before = draft(*steps)
             assert scrub(before) is before
 
 
-def calls(message: dict[str, object]) -> tuple[ToolCall, ...]:
-    made = message.get("tool_calls") or ()
-    assert isinstance(made, list | tuple)
+def tool_calls_of(message: dict[str, object]) -> tuple[ToolCall, ...]:
+    calls = message.get("tool_calls") or ()
+    assert isinstance(calls, list | tuple)
     return tuple(
-        ToolCall(id=each["id"], name=each["function"]["name"], arguments=each["function"]["arguments"]) for each in made
+        ToolCall(id=call["id"], name=call["function"]["name"], arguments=call["function"]["arguments"])
+        for call in calls
     )
 
 
-# --- one value, one placeholder
+# --- placeholders
 
 
-def test_a_value_stays_one_throughout() -> None:
+def test_a_value_gets_one_placeholder_in_the_whole_episode() -> None:
     after = scrub(episode())
-    _, user, asked, profile, told, shipped = (each.step for each in after.steps)
-    email = json.loads(asked.tool_calls[0].arguments)["email"]
+    _, user, lookup, profile, reply, shipped = (step.step for step in after.steps)
+    email = json.loads(lookup.tool_calls[0].arguments)["email"]
     assert re.fullmatch(r"person\d{4}@example\.com", email)
     assert email in user.content
-    known = json.loads(profile.content)
-    name = known["name"]
-    assert f"{name['first_name']}!" in told.content
+    customer = json.loads(profile.content)
+    name = customer["name"]
+    assert f"{name['first_name']}!" in reply.content
     assert f"{name['first_name']} {name['last_name']}," in shipped.content
-    assert known["user_id"] == f"{name['first_name']}_{name['last_name']}_3668".lower()
-    assert json.loads(told.tool_calls[0].arguments) == {
-        "user_id": known["user_id"],
-        "zip": known["address"]["zip"],
+    assert customer["user_id"] == f"{name['first_name']}_{name['last_name']}_3668".lower()
+    assert json.loads(reply.tool_calls[0].arguments) == {
+        "user_id": customer["user_id"],
+        "zip": customer["address"]["zip"],
     }
-    street = f"{known['address']['address1']}, {known['address']['address2']}, Austin {known['address']['zip']}"
-    assert street in told.content
-    assert known["keys"]["api_key"] in told.content
+    street = (
+        f"{customer['address']['address1']}, {customer['address']['address2']}, Austin {customer['address']['zip']}"
+    )
+    assert street in reply.content
+    assert customer["keys"]["api_key"] in reply.content
     area, line = re.search(r"\((\d{3})\) 555-(\d{4})", user.content).groups()  # type: ignore[union-attr]
-    assert known["phone"] == f"+1 {area} 555 {line}"
+    assert customer["phone"] == f"+1 {area} 555 {line}"
     assert f"{area}-555-{line}" in shipped.content
-    year, month, day = known["dob"].split("-")
+    year, month, day = customer["dob"].split("-")
     assert year == "1990"
     assert re.search(rf"born [A-Z][a-z]+ {int(day)}, 1990", user.content), (month, user.content)
-    assert known["orders"] == ["#W1234567"]
-    for gone in ("Mia", "mia", "Li38", "415", "Spruce", "78712", KEY, "1990-05-14", "May 14"):
-        assert not occurrences(gone, after), gone
+    assert customer["orders"] == ["#W1234567"]
+    for value in ("Mia", "mia", "Li38", "415", "Spruce", "78712", KEY, "1990-05-14", "May 14"):
+        assert not occurrences(value, after), value
 
 
 def test_different_values_get_different_placeholders() -> None:
     emails = [f"p{number}@mail.com" for number in range(300)]
-    after = said(" ".join(emails)).split()
+    after = scrubbed_message(" ".join(emails)).split()
     assert len(set(after)) == len(emails)
     people = [
         f"{first}{letter} Kovacs{letter}"
         for first in ("Ann", "Bo", "Cy", "Di")
         for letter in "abcdefghijklmnopqrstuvwxyz"
     ]
-    names = json.loads(called({"passenger_names": people}))["passenger_names"]
+    names = json.loads(scrubbed_arguments({"passenger_names": people}))["passenger_names"]
     assert len(set(names)) == len(people)
     assert not set(names) & set(people)
 
 
-def test_a_value_is_one_whatever_it_is_called() -> None:
+def test_a_value_gets_one_placeholder_under_different_labels() -> None:
     after = scrub(
         draft(
             Step(
@@ -203,17 +210,17 @@ def test_a_value_is_one_whatever_it_is_called() -> None:
             ),
         )
     )
-    told, observed = texts_of(after)
+    message, observed = all_texts(after)
     fields = json.loads(observed)
-    assert told.endswith(f"token={fields['password']}")
-    assert f"phone {fields['phone'][2:5]}-{fields['phone'][5:8]}-{fields['phone'][8:]}," in told
-    assert f"Springfield {fields['zip']}," in told
+    assert message.endswith(f"token={fields['password']}")
+    assert f"phone {fields['phone'][2:5]}-{fields['phone'][5:8]}-{fields['phone'][8:]}," in message
+    assert f"Springfield {fields['zip']}," in message
 
 
-def test_the_same_value_is_the_same_in_another_episode() -> None:
-    """Episodes of one task are compared with each other, and with other tasks, after this stage."""
+def test_a_value_gets_the_same_placeholder_in_another_episode() -> None:
+    """Later stages compare the episodes of one task with each other and with other tasks."""
     text = "I am at rose7@mail.com, 415-555-0123."
-    assert said(text) == said(f"{text} It is late.").removesuffix(" It is late.")
+    assert scrubbed_message(text) == scrubbed_message(f"{text} It is late.").removesuffix(" It is late.")
     assert scrub(episode()) == scrub(episode())
 
 
@@ -227,7 +234,7 @@ def test_the_same_value_is_the_same_in_another_episode() -> None:
         (
             KEY,
             KEY[:8]
-            + "".join("[0-9]" if each.isdigit() else "[A-Z]" if each.isupper() else "[a-z]" for each in KEY[8:]),
+            + "".join("[0-9]" if char.isdigit() else "[A-Z]" if char.isupper() else "[a-z]" for char in KEY[8:]),
         ),
         ("AKIAIOSFODNN7EXAMPLE", r"AKIA[A-Z]{8}\d[A-Z]{7}"),
         ("ghp_" + "a1B2" * 9, r"ghp_([a-z]\d[A-Z]\d){9}"),
@@ -239,25 +246,25 @@ def test_the_same_value_is_the_same_in_another_episode() -> None:
         ("dob: 05/14/1990", r"dob: \d\d/\d\d/1990"),
     ],
 )
-def test_a_placeholder_has_the_form_of_what_it_stands_for(text: str, form: str) -> None:
-    after = said(text)
+def test_a_placeholder_has_the_form_of_the_value(text: str, form: str) -> None:
+    after = scrubbed_message(text)
     assert after != text
     assert re.fullmatch(form, after), after
 
 
-def test_check_digits_still_agree() -> None:
-    from looper.jobs.synthesis.sensitive.people import passes_luhn, passes_mod97
+def test_check_digits_of_placeholders_are_right() -> None:
+    from looper.jobs.synthesis.sensitive.personal_data import passes_luhn, passes_mod97
 
     for seed in range(20):
-        card = json.loads(called({"card_number": card_number(Random(seed))}))["card_number"]
-        account = json.loads(called({"iban": iban(Random(seed))}))["iban"]
+        card = json.loads(scrubbed_arguments({"card_number": card_number(Random(seed))}))["card_number"]
+        account = json.loads(scrubbed_arguments({"iban": iban(Random(seed))}))["iban"]
         assert passes_luhn(card)
         assert passes_mod97(account)
 
 
-def test_a_name_is_only_replaced_where_it_is_one() -> None:
+def test_a_name_is_only_replaced_where_it_is_used_as_a_name() -> None:
     text = "My name is Will Long. Will it take long? Thanks, Will. Annual, Li-ion, willing. will_long_77, WILL LONG"
-    after = said(text)
+    after = scrubbed_message(text)
     first, last = re.match(r"My name is (\w+) (\w+)\.", after).groups()  # type: ignore[union-attr]
     assert (first, last) != ("Will", "Long")
     assert after == (
@@ -278,15 +285,15 @@ def test_a_name_is_only_replaced_where_it_is_one() -> None:
         ({"name": "Stone, Alice"}, False),
     ],
 )
-def test_a_name_is_a_persons_if_what_has_it_is_a_person(arguments: dict[str, object], changes: bool) -> None:
-    after = json.loads(called(arguments))
+def test_a_name_field_is_replaced_if_its_object_is_a_person(arguments: dict[str, object], changes: bool) -> None:
+    after = json.loads(scrubbed_arguments(arguments))
     name = next((key for key in arguments if key.endswith("name")), "customer")
     assert (after[name] != arguments[name]) is changes
 
 
-def test_a_tool_for_people_is_given_names() -> None:
-    assert json.loads(called({"name": "Mia Rossi"}, "find_customer"))["name"] != "Mia Rossi"
-    assert json.loads(called({"name": "Mia Rossi"}, "find_recipe"))["name"] == "Mia Rossi"
+def test_the_name_argument_of_a_tool_for_people_is_replaced() -> None:
+    assert json.loads(scrubbed_arguments({"name": "Mia Rossi"}, "find_customer"))["name"] != "Mia Rossi"
+    assert json.loads(scrubbed_arguments({"name": "Mia Rossi"}, "find_recipe"))["name"] == "Mia Rossi"
 
 
 # --- JSON
@@ -305,38 +312,40 @@ def test_a_tool_for_people_is_given_names() -> None:
         ' {"email": "mia@mail.com"}\n',
     ],
 )
-def test_json_stays_json_in_its_own_writing(text: str) -> None:
-    after = called(text)
+def test_json_keeps_its_layout(text: str) -> None:
+    after = scrubbed_arguments(text)
     assert after != text
-    assert shape(json.loads(after)) == shape(json.loads(text))
+    assert json_types(json.loads(after)) == json_types(json.loads(text))
     hidden = re.compile(r"mia@mail\.com|person\d{4}@example\.com|4155550123|\d{3}55501\d\d|hunter2|[a-z]{6}\d")
     assert hidden.sub("_", after) == hidden.sub("_", text.replace("1.50", "1.5"))
 
 
-def shape(value: object) -> object:
+def json_types(value: object) -> object:
     if isinstance(value, dict):
-        return [(key, shape(each)) for key, each in value.items()]
+        return [(key, json_types(child)) for key, child in value.items()]
     if isinstance(value, list):
-        return [shape(each) for each in value]
+        return [json_types(child) for child in value]
     return type(value)
 
 
-def test_untouched_json_is_not_written_anew() -> None:
+def test_json_without_sensitive_values_keeps_its_exact_text() -> None:
     text = '{ "a" :1.0,  "a": 2e5 }'
     before = draft(Step(source="tool", content=text, call_id="c"))
     assert scrub(before) is before
 
 
-def test_arguments_that_are_no_json_are_free_text() -> None:
-    after = called('{"email": "mia@mail.com", "note": ')
+def test_arguments_that_are_no_json_are_searched_as_free_text() -> None:
+    after = scrubbed_arguments('{"email": "mia@mail.com", "note": ')
     assert re.fullmatch(r'\{"email": "person\d{4}@example\.com", "note": ', after)
-    assert "mia" not in called("--to mia@mail.com")
-    assert "hunter2!" not in called('{"x": 1, password: "hunter2!"')
+    assert "mia" not in scrubbed_arguments("--to mia@mail.com")
+    assert "hunter2!" not in scrubbed_arguments('{"x": 1, password: "hunter2!"')
 
 
-def test_numbers_under_a_telling_key_stay_numbers() -> None:
-    after = json.loads(called({"phone": 4155550123, "card": 4242424242424242, "pin": 1234, "quantity": 1234}))
-    assert all(isinstance(each, int) for each in after.values())
+def test_numbers_in_sensitive_fields_stay_numbers() -> None:
+    after = json.loads(
+        scrubbed_arguments({"phone": 4155550123, "card": 4242424242424242, "pin": 1234, "quantity": 1234})
+    )
+    assert all(isinstance(value, int) for value in after.values())
     assert len({after["phone"], 4155550123}) == 2
     assert after["quantity"] == 1234
     assert after["pin"] != 1234
@@ -345,19 +354,19 @@ def test_numbers_under_a_telling_key_stay_numbers() -> None:
 # --- verdicts
 
 
-def test_verdicts_say_what_and_where_but_not_which() -> None:
+def test_verdicts_tell_kind_and_place_but_no_values() -> None:
     before = episode()
     after = scrub(before)
     assert after.source == before.source
     assert StageVerdict("scrub", "personal", "email: 2 places", 1) in after.verdicts
     assert StageVerdict("scrub", "secret", "key: 2 places", 3) in after.verdicts
     assert StageVerdict("scrub", "personal", "date of birth: 2 places", 1) in after.verdicts
-    assert {verdict.what for verdict in after.verdicts} == {"secret", "personal"}
-    told = " ".join(verdict.detail for verdict in after.verdicts)
-    assert not any(value in told for value in ("Mia", "mail.com", "415", KEY))
+    assert {verdict.code for verdict in after.verdicts} == {"secret", "personal"}
+    details = " ".join(verdict.detail for verdict in after.verdicts)
+    assert not any(value in details for value in ("Mia", "mail.com", "415", KEY))
 
 
-def test_what_other_stages_found_is_kept() -> None:
+def test_verdicts_of_other_stages_are_kept() -> None:
     before = (
         episode().with_steps(episode().steps[1:], StageVerdict("prune", "loop", "one", 2)).reject("gate", "failed", "x")
     )
@@ -365,59 +374,59 @@ def test_what_other_stages_found_is_kept() -> None:
     assert after.rejected == "failed"
     assert [verdict.stage for verdict in after.verdicts[:2]] == ["prune", "gate"]
     assert after.verdicts[2].step == 1
-    assert [each.place for each in after.steps] == [1, 2, 3, 4, 5]
+    assert [step.source_index for step in after.steps] == [1, 2, 3, 4, 5]
 
 
-def test_twice_changes_no_form() -> None:
+def test_scrubbing_twice_keeps_the_form_of_values() -> None:
     once = scrub(episode())
     twice = scrub(once)
-    assert [form_of(text) for text in texts_of(twice)] == [form_of(text) for text in texts_of(once)]
-    assert re.findall(r"person\d+@", " ".join(texts_of(twice))) == re.findall(r"person\d+@", " ".join(texts_of(once)))
+    assert [mask_characters(text) for text in all_texts(twice)] == [mask_characters(text) for text in all_texts(once)]
+    assert re.findall(r"person\d+@", " ".join(all_texts(twice))) == re.findall(r"person\d+@", " ".join(all_texts(once)))
 
 
-def form_of(text: str) -> str:
+def mask_characters(text: str) -> str:
     return re.sub(r"[A-Za-z]+", "a", re.sub(r"\d+", "0", text))
 
 
-# --- odd input
+# --- unusual input
 
 
-def test_an_empty_episode_is_left() -> None:
+def test_an_empty_episode_is_not_changed() -> None:
     for before in (draft(), draft(Step(source="user")), draft(Step(source="user", content=" \n"))):
         assert scrub(before) is before
 
 
-def test_a_field_that_gives_nothing_away_is_left() -> None:
+def test_sensitive_fields_with_harmless_values_are_not_changed() -> None:
     before = draft(Step(source="tool", content='{"full_name": "de la", "address": "Lima", "token": "T5"}', call_id="c"))
     assert (scrub(before).steps, scrub(before).verdicts) == (before.steps, ())
 
 
-def test_mixed_scripts() -> None:
+def test_texts_in_several_scripts() -> None:
     text = "我的邮箱是 wang7@mail.com，电话 +86 138 0013 8000。Меня зовут Иван, пароль: x. İstanbul ÇAĞRI ẞ"
-    after = said(text)
+    after = scrubbed_message(text)
     assert "wang7" not in after
     assert "138 0013 8000" not in after
-    assert "٤١٥" not in said("my phone number is ٤١٥٥٥٥٠١٢٣")
+    assert "٤١٥" not in scrubbed_message("my phone number is ٤١٥٥٥٥٠١٢٣")
     assert after.startswith("我的邮箱是 person")
     assert after.endswith("Меня зовут Иван, пароль: x. İstanbul ÇAĞRI ẞ")
-    found = scrub(
+    scrubbed = scrub(
         draft(
             Step(source="tool", content='{"customer": {"full_name": "王伟", "email": "w@mail.com"}}', call_id="c"),
             Step(source="agent", content="您好，王伟先生"),
         )
     )
-    assert not occurrences("王伟", found)
+    assert not occurrences("王伟", scrubbed)
 
 
-def test_lone_surrogates_are_no_harm() -> None:
+def test_lone_surrogates_do_not_break_scrubbing() -> None:
     text = '{"password": "\\ud800x1!abc", "email": "a1@mail.com"}'
-    assert set(json.loads(called(text))) == {"password", "email"}
+    assert set(json.loads(scrubbed_arguments(text))) == {"password", "email"}
 
 
-def test_json_deeper_than_can_be_walked_is_free_text() -> None:
-    for depth in (DEEPEST, DEEPEST * 100):
+def test_json_nested_too_deep_is_searched_as_free_text() -> None:
+    for depth in (MAX_JSON_DEPTH, MAX_JSON_DEPTH * 100):
         text = '{"a":' * depth + '"mia@mail.com"' + "}" * depth
-        after = called(text)
+        after = scrubbed_arguments(text)
         assert "mia@mail.com" not in after
         assert after.count("{") == depth
 
@@ -448,14 +457,14 @@ def test_json_deeper_than_can_be_walked_is_free_text() -> None:
     ],
     ids=lambda text: text[:12],
 )
-def test_a_long_text_takes_seconds_at_most(text: str) -> None:
+def test_a_long_text_is_scrubbed_in_seconds(text: str) -> None:
     start = time.process_time()
-    said(text)
+    scrubbed_message(text)
     assert time.process_time() - start < 8
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8") | st.sampled_from('@.:"{}[]0123456789+-()=/ \\'), max_size=80))
-def test_any_text_is_taken(text: str) -> None:
+def test_any_text_can_be_scrubbed(text: str) -> None:
     after = scrub(
         draft(Step(source="user", content=text), Step(source="tool", content=f'{{"email": {text}', call_id="c"))
     )
@@ -479,15 +488,15 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(["email", "phone", "card_number", "customer", "a"]), JSON, max_size=4))
 def test_any_arguments_keep_their_types(arguments: dict[str, object]) -> None:
     arguments["to"] = "mia@mail.com"
-    after = json.loads(called(arguments))
+    after = json.loads(scrubbed_arguments(arguments))
     assert after["to"] != "mia@mail.com"
-    assert shape(after) == shape(arguments)
+    assert json_types(after) == json_types(arguments)
 
 
 # --- cost
 
 
-def test_importing_it_brings_nothing_heavy() -> None:
+def test_importing_the_stage_imports_no_heavy_libraries() -> None:
     code = (
         "import sys; import looper.jobs.synthesis.stages.scrub;"
         "print({'torch', 'ray', 'requests', 'detect_secrets', 'phonenumbers'} & {*sys.modules} or '')"
@@ -496,7 +505,7 @@ def test_importing_it_brings_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
-def test_a_short_episode_takes_milliseconds() -> None:
+def test_a_short_episode_is_scrubbed_in_milliseconds() -> None:
     before = episode()
     scrub(before)
     start = time.process_time()

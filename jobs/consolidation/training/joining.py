@@ -1,0 +1,159 @@
+"""How a consolidation joins a trainer: read its inputs and resume from its newest checkpoint.
+
+Called by the trainer for each claimed consolidation. All ranks come to the same outcome, even if the job is cancelled
+meanwhile or only one rank cannot read an object.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from safetensors import SafetensorError
+
+from looper.jobs.consolidation.adapters import adapter_file
+from looper.jobs.consolidation.adapters.lora import Lora
+from looper.jobs.consolidation.data.encode import Window, encode_example
+from looper.jobs.consolidation.data.preference import EncodedPairs, encode_pairs
+from looper.jobs.consolidation.strategies import strategy, strategy_state
+from looper.jobs.consolidation.training import checkpoint
+from looper.jobs.consolidation.training.cohort import Member, report_progress
+from looper.jobs.consolidation.training.collective import run_on_all_ranks, run_on_rank0
+from looper.jobs.consolidation.training.session import TrainingSession
+from looper.jobs.consolidation.training.session_setup import start_session
+from looper.jobs.consolidation.training.trainer_context import TrainerContext
+from looper.jobs.synthesis.output.example_table import read_examples, read_pairs
+from looper.platform import adapters
+from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.errors import InvalidInput, LooperError, NotFound
+from looper.platform.domain.example import Example
+from looper.platform.domain.states import ConsolidationState
+from looper.platform.objectstore import keys
+
+log = logging.getLogger(__name__)
+
+
+def join(job: Consolidation, trainer: TrainerContext) -> Member | None:
+    """Make ``job`` a member, on all ranks.
+
+    Args:
+        job: A consolidation that this trainer has leased.
+        trainer: The trainer.
+
+    Returns:
+        The new member, or None if ``job`` was trained already and only waits for its verdict.
+
+    Raises:
+        LooperError: On all ranks; a Conflict if ``job`` was cancelled or another trainer holds it by now.
+        UnexpectedError: On all ranks, if a rank could not read the inputs for another reason.
+    """
+    if run_on_rank0(lambda: _hand_over_candidate(job, trainer)):
+        return None
+    inputs = run_on_all_ranks(lambda: _read_inputs(job, trainer))
+    pairs = inputs.pairs.usable if inputs.pairs else ()
+    start = partial(start_session, trainer.base, job.recipe, inputs.windows, inputs.start, inputs.past, pairs)
+    member = Member(job, _start_or_resume(job, trainer, start), inputs.start, inputs.pairs)
+    try:
+        run_on_rank0(lambda: report_progress(member, trainer))
+    except LooperError:
+        member.session.close()
+        raise
+    return member
+
+
+def make_encoder(job: Consolidation, trainer: TrainerContext) -> Callable[[Example], list[Window]]:
+    """Return the function that cuts an example into windows of at most the recipe's ``max_seq_length`` tokens.
+
+    Args:
+        job: Gives the recipe.
+        trainer: Gives the tokenizer.
+
+    Returns:
+        The function.
+    """
+    return partial(encode_example, tokenizer=trainer.base.tokenizer, max_seq_length=job.recipe.max_seq_length)
+
+
+def _hand_over_candidate(job: Consolidation, trainer: TrainerContext) -> bool:
+    """Hand ``job`` over to the gate if it has a candidate. Return whether it had one."""
+    if not checkpoint.has_candidate(trainer.store, job.id):
+        return False
+    trainer.catalog.hand_over(job.id, trainer.owner, ConsolidationState.EVALUATING)
+    return True
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The inputs of a consolidation. Each rank reads them itself."""
+
+    start: Lora | None
+    past: strategy.StrategyState
+    windows: list[Window]
+    pairs: EncodedPairs | None
+
+
+def _read_inputs(job: Consolidation, trainer: TrainerContext) -> _Inputs:
+    return _Inputs(
+        start=None if job.parent is None else _read_version(job, job.parent, trainer),
+        past=strategy_state.load_strategy_state(trainer.store, job.instance, job.parent),
+        windows=_read_windows(job, trainer),
+        pairs=_read_pairs(job, trainer) if job.recipe.preference_weight else None,
+    )
+
+
+def _start_or_resume(
+    job: Consolidation, trainer: TrainerContext, start: Callable[[], TrainingSession]
+) -> TrainingSession:
+    """Resume from the newest checkpoint that all ranks can read, or start anew. The trained adapter is the same."""
+    for step in run_on_rank0(lambda: checkpoint.list_checkpoint_steps(trainer.store, job.id)):
+        session = start()
+        try:
+            run_on_all_ranks(partial(_resume, session, job, step, trainer))
+        except (NotFound, InvalidInput) as error:
+            session.close()
+            run_on_rank0(partial(_discard_checkpoint, job, step, str(error), trainer))
+        else:
+            return session
+    return start()
+
+
+def _resume(session: TrainingSession, job: Consolidation, step: int, trainer: TrainerContext) -> None:
+    """Load a checkpoint. Raises NotFound or InvalidInput if it is damaged or from an incompatible version of Looper."""
+    try:
+        saved, state = checkpoint.load_checkpoint(trainer.store, job.id, step)
+        session.resume(saved.step, saved.loss, state)
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InvalidInput(str(error)) from error
+
+
+def _discard_checkpoint(job: Consolidation, step: int, error: str, trainer: TrainerContext) -> None:
+    """Delete a checkpoint that cannot be read, and record that in the job's events."""
+    log.warning("consolidation %s: the checkpoint of step %s cannot be read: %s", job.id, step, error)
+    what = f"the checkpoint of step {step} cannot be read: training resumes from an older one or starts again"
+    trainer.catalog.record_event(job.id, trainer.owner, what)
+    checkpoint.delete_checkpoint(trainer.store, job.id, step)
+
+
+def _read_version(job: Consolidation, digest: str, trainer: TrainerContext) -> Lora:
+    """Read the version that ``job`` starts from."""
+    files = adapters.fetch(trainer.store, job.instance.tenant, digest)
+    base_revision = files.read_manifest().base_revision
+    if base_revision != trainer.base.revision:
+        raise InvalidInput(
+            f"{job.instance} cannot start from its current version {digest}: it was trained on base revision "
+            f"{base_revision}, and the base model is now at revision {trainer.base.revision}: roll back to a version "
+            "of this base revision, or create a new instance"
+        )
+    lora = adapter_file.read_adapter_files(files.weights, files.config)
+    return {layer: factors.to(trainer.base.device) for layer, factors in lora.items()}
+
+
+def _read_windows(job: Consolidation, trainer: TrainerContext) -> list[Window]:
+    examples = read_examples(trainer.store.get(keys.examples(job.id, "train.parquet")))
+    encode_example = make_encoder(job, trainer)
+    return [window for example in examples for window in encode_example(example)]
+
+
+def _read_pairs(job: Consolidation, trainer: TrainerContext) -> EncodedPairs:
+    pairs = read_pairs(trainer.store.get(keys.examples(job.id, "pairs.parquet")))
+    return encode_pairs(pairs, trainer.base.tokenizer, job.recipe.max_seq_length)

@@ -1,0 +1,199 @@
+"""A trainer as one Ray Train run. Ray starts the workers, restarts them when one dies, and cleans up after them.
+
+The queue worker's ``TrainerPool`` starts training runs. When a worker dies, its members are claimed again, and the
+catalog counts these attempts. So a run need not last: after Ray has restarted it often enough, the pool starts another.
+"""
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from looper.platform.catalog import Catalog
+from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.errors import Conflict, StoreUnavailable
+from looper.platform.domain.recipe import TrainerShape
+from looper.platform.domain.states import QueueStage
+from looper.platform.settings import Settings
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What every worker of one training run is given."""
+
+    shape: TrainerShape
+    """How the base model is stored. The run claims only consolidations of this shape."""
+    owner: str
+    """Name under which the run leases consolidations."""
+    settings: Settings
+    """All settings."""
+    model_dir: Path
+    """Folder of the base model."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this run, which the queue worker and every worker can access."""
+        return self.settings.home / "training-runs" / self.owner
+
+    @property
+    def run_file(self) -> Path:
+        """File that exists until the run is told to stop."""
+        return self.folder / "permit"
+
+    @property
+    def ready_file(self) -> Path:
+        """File that exists once a worker has loaded base model, catalog and store."""
+        return self.folder / "ready"
+
+    def stop(self) -> None:
+        """Tell the trainer to save its members, release them and end."""
+        self.run_file.unlink(missing_ok=True)
+
+
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment of a worker. By default OpenMP threads spin, which makes steps 20 times slower on cores that a server
+shares."""
+
+_CPUS_PER_WORKER = 0.1
+"""CPUs that Ray reserves for a worker. Workers live long: a whole CPU each would leave none for short tasks such as
+those of synthesis."""
+
+
+class CannotStart(Exception):
+    """No worker of a training run got ready to claim anything, so no consolidation is to blame."""
+
+
+def run_training(run: TrainingRun) -> None:
+    """Run a trainer on the current Ray cluster until it is stopped or has been idle for ``idle_timeout_s``.
+
+    Must not run in the main thread, because there Ray Train would take over Ctrl-C permanently.
+
+    Args:
+        run: The run.
+
+    Raises:
+        CannotStart: If every worker ended before it was ready.
+        StoreUnavailable: If the object store or the catalog is down.
+        Exception: Any other error of Ray. Then the members of the run can be claimed again.
+    """
+    run.folder.mkdir(parents=True)
+    run.run_file.touch()
+    try:
+        _fit(run)
+    except WorkerGroupError as error:
+        cause = _find_cause(error)
+        if isinstance(cause, StoreUnavailable):
+            raise cause from error
+        if run.ready_file.exists():
+            raise
+        raise CannotStart(f"no trainer could start: {type(cause).__name__}: {cause}".splitlines()[0]) from error
+    finally:
+        shutil.rmtree(run.folder, ignore_errors=True)  # Ray's own files; Looper's are in store and catalog
+
+
+def _find_cause(error: WorkerGroupError) -> BaseException:
+    """Return the error of the first worker that failed. Ray wraps what the training function raised."""
+    failure = next(iter(error.worker_failures.values()), error)
+    return getattr(failure, "_base_exc", failure)
+
+
+def _fit(run: TrainingRun) -> None:
+    settings = run.settings.consolidation
+    trainer = TorchTrainer(
+        _run_worker,
+        train_loop_config={"run": run},
+        torch_config=TorchConfig(backend=_collective_backend()),
+        scaling_config=ScalingConfig(
+            num_workers=settings.num_workers, use_gpu=_has_gpu(), resources_per_worker={"CPU": _CPUS_PER_WORKER}
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]  # type checkers see the RunConfig of Ray Train V1
+            name="train",
+            storage_path=str(run.folder),
+            failure_config=FailureConfig(max_failures=settings.max_attempts - 1),
+            worker_runtime_env={"env_vars": _ENVIRONMENT},
+        ),
+    )
+    trainer.fit()
+
+
+def claim_for_training(run: TrainingRun, catalog: Catalog, limit: int) -> list[Consolidation]:
+    """Lease waiting consolidations for a training run. Fail those whose trainers have died too often.
+
+    Args:
+        run: The run.
+        catalog: The catalog.
+        limit: Maximum number of consolidations.
+
+    Returns:
+        The leased consolidations.
+    """
+    settings = run.settings.consolidation
+    claimed = catalog.claim(
+        run.owner,
+        QueueStage.TRAINING,
+        base=run.settings.base,
+        shape=run.shape,
+        limit=limit,
+        lease_s=settings.lease_s,
+        tenant_limit=settings.max_concurrent_per_tenant,
+        max_attempts=settings.max_attempts,
+    )
+    for job in claimed:
+        if job.attempts > settings.max_attempts:
+            with suppress(Conflict):
+                catalog.fail(job.id, run.owner, f"its trainer died {settings.max_attempts} times while training it")
+    return [job for job in claimed if job.attempts <= settings.max_attempts]
+
+
+def _run_worker(config: dict[str, Any]) -> None:
+    """Run in each worker. The heavy imports are inside, so that only workers pay for them."""
+    from looper.jobs.consolidation.model import nf4
+    from looper.jobs.consolidation.model.device import pick_device, set_thread_count
+    from looper.jobs.consolidation.model.shared_base import SharedBase
+    from looper.jobs.consolidation.training.trainer import run_trainer
+    from looper.jobs.consolidation.training.trainer_context import TrainerContext
+    from looper.platform.objectstore import ObjectStore
+
+    run: TrainingRun = config["run"]
+    settings = run.settings.consolidation
+    load = nf4.load_quantized if run.shape is TrainerShape.NF4 else None
+    set_thread_count(settings.max_trainers * ray.train.get_context().get_local_world_size())
+    catalog = Catalog.open(run.settings)
+
+    try:
+        if ray.train.get_context().get_world_rank() == 0:
+            # An earlier worker of this run may have died with leases.
+            catalog.release(catalog.list_leased(run.owner), run.owner, crashed=True)
+        trainer = TrainerContext(
+            base=SharedBase(run.model_dir, pick_device(), sharded=settings.sharded, load=load),
+            catalog=catalog,
+            store=ObjectStore.open(run.settings),
+            owner=run.owner,
+            max_rank=run.settings.serve.max_rank,
+        )
+        run.ready_file.touch()
+        run_trainer(
+            trainer,
+            partial(claim_for_training, run, catalog),
+            should_stop=lambda: not run.run_file.exists(),
+            max_members=settings.cohort_size,
+            checkpoint_interval_s=settings.checkpoint_interval_s,
+            lease_s=settings.lease_s,
+            idle_timeout_s=settings.idle_timeout_s,
+        )
+    finally:
+        catalog.close()
+
+
+def _has_gpu() -> bool:
+    return bool(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+
+
+def _collective_backend() -> str:
+    return "nccl" if _has_gpu() else "gloo"

@@ -1,0 +1,43 @@
+"""Assembles the routes of ``/api/v1``. Each acts for the tenant of the request's API key and sees that tenant only."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+
+from looper.platform.api.authenticated_route import authenticated_route
+from looper.platform.api.consolidation_routes import consolidation_router
+from looper.platform.api.instance_routes import instance_router
+from looper.platform.api.models import ErrorBody
+from looper.platform.api.skill_routes import skill_router
+from looper.platform.catalog import Catalog
+from looper.platform.domain.version import Version
+from looper.platform.objectstore import ObjectStore
+from looper.platform.settings import Settings
+
+
+def control_plane_router(
+    settings: Settings,
+    catalog: Catalog,
+    store: ObjectStore,
+    prefetch: Callable[[Version], None] = lambda version: None,
+) -> APIRouter:
+    """Return the router to mount at the root of an application.
+
+    Args:
+        settings: Settings of the cluster; submitted recipes are checked against them.
+        catalog: Catalog of the cluster.
+        store: Object store of the cluster.
+        prefetch: Called in a worker thread with a version just before a channel is pointed to it, so that its adapter
+            is loaded where requests for it will arrive.
+
+    Returns:
+        The router. The application needs ``error_handlers.install_error_handlers`` to answer its errors.
+    """
+    route_class = authenticated_route(catalog)
+    router = APIRouter(
+        prefix="/api/v1", responses={code: {"model": ErrorBody} for code in (400, 401, 404, 409, 413, 503)}
+    )
+    router.include_router(instance_router(catalog, store, route_class))
+    router.include_router(consolidation_router(settings, catalog, route_class))
+    router.include_router(skill_router(catalog, store, prefetch, route_class))
+    return router

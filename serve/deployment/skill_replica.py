@@ -1,0 +1,119 @@
+"""The Ray Serve replica that runs one engine. ``ray_app`` deploys it, and ``engine_client`` calls it.
+
+The skill server, which loads torch and vLLM, is imported only in the replica's own process.
+"""
+
+import logging
+import os
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+from looper.platform.settings import PoolSettings, Settings
+from looper.serve.cache.cache_sizes import lora_target_modules, plan_cache_sizes
+from looper.serve.engine.engine_arguments import Device, build_engine_settings
+from looper.serve.protocol import EngineOutput, EngineRequest
+from looper.serve.tracing import configure_tracing
+
+log = logging.getLogger(__name__)
+
+
+class SkillReplica:
+    """Runs a ``SkillServer``.
+
+    Args:
+        settings: Settings of the cluster.
+        pool: Settings of the pool that the replica belongs to.
+        model_dir: Folder of the base model.
+        device: Where the engine computes.
+    """
+
+    async def __init__(  # type: ignore[misc]
+        self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device
+    ) -> None:
+        cache_sizes = plan_cache_sizes(settings.serve, pool, model_dir)
+        cores = os.sched_getaffinity(0)
+        engine = build_engine_settings(
+            settings.serve, pool, cache_sizes.slots, lora_target_modules(model_dir), device, cores
+        )
+        os.environ.update(engine.environment)
+        configure_tracing("looper-engine")
+        with preserve_ray_serve_log():
+            from looper.serve.engine.skill_server import SkillServer
+
+        self._server = await SkillServer.open(settings, pool, cache_sizes, model_dir, device, engine)
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        """Run a request on the engine.
+
+        Args:
+            request: The request.
+
+        Yields:
+            Outputs in the order that ``EngineOutput`` describes.
+
+        Raises:
+            RuntimeError: The engine failed.
+        """
+        with convert_to_builtin_errors():
+            async with aclosing(self._server.generate(request)) as outputs:
+                async for output in outputs:
+                    yield output
+
+    async def prefetch(self, digest: str, hold_s: float) -> None:
+        """Load an adapter. A failure is logged and not raised.
+
+        Args:
+            digest: Digest of the version.
+            hold_s: Minimum time for which the adapter stays in memory, in seconds.
+        """
+        with convert_to_builtin_errors():
+            await self._server.prefetch(digest, hold_s)
+
+    async def check_health(self) -> None:
+        """Raise if the engine is dead. Ray Serve calls it periodically."""
+        await self._server.check_health()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the numbers that ``routing/autoscaling.py`` needs. Ray Serve calls it periodically."""
+        return await self._server.record_autoscaling_stats()
+
+
+@contextmanager
+def preserve_ray_serve_log() -> Iterator[None]:
+    """Keep Ray Serve's log file of this replica open during an import that configures logging, as vLLM's does.
+
+    Configuring logging closes every handler of the process, and a closed MemoryHandler has lost its target. Serve
+    would write no more logs. Its controller asks every replica for the path of its log when the controller restarts,
+    and it would stop this replica for not knowing it.
+
+    Yields:
+        Nothing.
+    """
+    handlers = logging.getLogger("ray.serve").handlers
+    targets = [(handler, handler.target) for handler in handlers if isinstance(handler, MemoryHandler)]
+    try:
+        yield
+    finally:
+        for handler, target in targets:
+            handler.setTarget(target)
+
+
+@contextmanager
+def convert_to_builtin_errors() -> Iterator[None]:
+    """Convert exceptions to ``RuntimeError``.
+
+    To unpickle one of vLLM's exceptions, the gateway would have to import vLLM, which takes seconds.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RuntimeError: Something was raised; the message has its type and text.
+    """
+    try:
+        yield
+    except Exception as error:
+        log.exception("the engine failed")
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None

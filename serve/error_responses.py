@@ -1,0 +1,169 @@
+"""Every error of ``/v1``, in OpenAI's form. To find out why a request got a status, look up its ``code`` here.
+
+| status | code | reason | raised in |
+| --- | --- | --- | --- |
+| 400 | invalid_json | The body is not a JSON object. | gateway/completion_handler.py |
+| 400 | null | ``param`` names the field or header that is wrong. | gateway, engine/request_bounds.py, vLLM |
+| 401 | invalid_api_key | The API key is missing, wrong, expired or revoked. | platform/tenancy |
+| 404 | model_not_found | The tenant has no model of this name. | gateway/model_resolver.py |
+| 404, 405 | null | There is no such path or method. | gateway/openai_app.py |
+| 413 | request_too_large | The body is larger than the limit. | gateway/completion_handler.py |
+| 422 | invalid_input | A query parameter is wrong. | platform/api/error_handlers.py |
+| 429 | rate_limit_exceeded | The tenant's rate limit or its concurrent requests are used up. | gateway/rate_limits.py |
+| 500 | engine_failed | The engine raised an error; the gateway's log has it. | gateway/completion_handler.py |
+| 500 | version_revoked | The version was revoked during the stream. | gateway/response_stream.py |
+| 500 | corrupt_adapter, missing_adapter, unservable_adapter | The adapter cannot be loaded. | engine/skill_server.py |
+| 503 | overloaded | The admission queue is full or too slow for the request. | engine/admission.py |
+| 503 | store_unavailable | The object store or the catalog does not respond. | serve/cache, platform |
+| 503 | engine_gone | The replicas that were tried died. | deployment/ray_app.py |
+| 503 | gateway_gone | The gateway died; Ray Serve's proxy responds. | deployment/proxy_errors.py |
+
+The gateway, the skill server and the proxy call the functions below. Errors that are a ``LooperError`` get status and
+code from ``platform/api/error_table.py``. Imports no web framework, torch or vLLM.
+"""
+
+from collections.abc import Mapping
+
+from looper.platform.api.error_table import to_http
+from looper.platform.api.models import ErrorBody, ErrorDetail
+from looper.platform.domain.errors import CorruptAdapter, LooperError, NotFound, Overloaded, StoreUnavailable
+from looper.serve.protocol import FullResponse
+
+_RETRY_SOON = {"retry-after": "1"}
+
+_MAX_QUOTED_CHARACTERS = 256
+
+
+class RequestRefused(Exception):
+    """Ends a request with an error response.
+
+    Args:
+        response: The error response.
+
+    Attributes:
+        response: The same response.
+    """
+
+    def __init__(self, response: FullResponse) -> None:
+        super().__init__(response.body.decode())
+        self.response = response
+
+
+def error_response(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> FullResponse:
+    """Build an error in OpenAI's form.
+
+    Args:
+        status: HTTP status. Below 500 the type is ``invalid_request_error``, otherwise ``server_error``.
+        message: What is wrong and what to do about it.
+        code: Stable name of the error, for programs.
+        param: Field of the request that is wrong.
+        headers: Headers of the response.
+
+    Returns:
+        The response.
+    """
+    error_type = "invalid_request_error" if status < 500 else "server_error"
+    detail = ErrorDetail(message=message, type=error_type, param=param, code=code)
+    return FullResponse(status, ErrorBody(error=detail).model_dump_json().encode(), headers or {})
+
+
+def looper_error_response(error: LooperError) -> FullResponse:
+    """Return the response that the platform's error table has for an error.
+
+    Args:
+        error: The error.
+
+    Returns:
+        The response, with ``retry-after`` for an ``Overloaded``.
+    """
+    http = to_http(error)
+    return FullResponse(http.status, http.body.model_dump_json().encode(), http.headers)
+
+
+def adapter_error_response(digest: str, error: LooperError) -> FullResponse:
+    """Return the response for a version whose adapter cannot be loaded.
+
+    Args:
+        digest: Digest of the version.
+        error: Why it cannot be loaded. Its message may have addresses of the object store, which clients must not see.
+
+    Returns:
+        The response. It names the digest.
+    """
+    match error:
+        case CorruptAdapter():
+            return looper_error_response(CorruptAdapter(f"version {digest} is corrupt in the object store"))
+        case NotFound():
+            # Not a 404: the catalog has the version, so the client did nothing wrong.
+            return error_response(500, f"version {digest} is not in the object store", code="missing_adapter")
+        case StoreUnavailable():
+            return looper_error_response(StoreUnavailable(f"version {digest} cannot be loaded now: try again"))
+        case Overloaded():
+            return looper_error_response(error)
+        case _:
+            return error_response(500, str(error), code="unservable_adapter")
+
+
+def model_not_found(model: str) -> FullResponse:
+    """Return the response for a model name that the tenant cannot use.
+
+    It is the same for a malformed name, an unknown name and another tenant's name, so that it reveals nothing about
+    other tenants.
+
+    Args:
+        model: The name that the client sent.
+
+    Returns:
+        The response.
+    """
+    name = model[:_MAX_QUOTED_CHARACTERS]
+    message = f"The model `{name}` does not exist or you do not have access to it."
+    return error_response(404, message, code="model_not_found")
+
+
+def invalid_json(reason: str) -> FullResponse:
+    """Return the response for a body that is not a JSON object.
+
+    Args:
+        reason: What is wrong with it.
+
+    Returns:
+        The response.
+    """
+    return error_response(400, f"the request body is not a JSON object: {reason}", code="invalid_json")
+
+
+def engine_gone() -> FullResponse:
+    """Return the response for a request whose replicas died before they produced any output."""
+    return error_response(
+        503, "the engine died before it responded: try again", code="engine_gone", headers=_RETRY_SOON
+    )
+
+
+def engine_failed() -> FullResponse:
+    """Return the response for a request on which the engine raised an error. The reason is only logged."""
+    return error_response(500, "the engine failed on this request: try again", code="engine_failed")
+
+
+def version_revoked() -> FullResponse:
+    """Return the error for a stream whose version was revoked while it ran."""
+    return error_response(500, "the stream was stopped: this version was revoked", code="version_revoked")
+
+
+def stream_failed() -> FullResponse:
+    """Return the error for a stream during which the engine failed."""
+    return error_response(500, "the stream was interrupted: the engine failed, try again", code="engine_failed")
+
+
+def gateway_gone() -> FullResponse:
+    """Return the response for a request whose gateway died before it responded."""
+    return error_response(
+        503, "the gateway died before it responded: try again", code="gateway_gone", headers=_RETRY_SOON
+    )

@@ -1,0 +1,194 @@
+"""Handles chat and completion requests: resolves the model, calls the engine and passes the response on.
+
+``openai_app`` calls it after authentication and rate limits. The engine validates everything in the request but
+``model``, and vLLM's response is passed on unchanged, except that ``model`` is again what the client sent.
+"""
+
+import hashlib
+import logging
+from collections.abc import Container
+from math import inf
+
+import orjson
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from looper.platform.api.request_body import read_body
+from looper.serve.error_responses import (
+    RequestRefused,
+    engine_failed,
+    engine_gone,
+    error_response,
+    invalid_json,
+)
+from looper.serve.gateway.adapter_prefetcher import AdapterPrefetcher
+from looper.serve.gateway.metrics import GatewayMetrics
+from looper.serve.gateway.model_resolver import ModelResolver
+from looper.serve.gateway.rate_limits import TokenCharge
+from looper.serve.gateway.request_log import RequestRecord
+from looper.serve.gateway.request_recorder import RequestRecorder, TrafficStats
+from looper.serve.gateway.response_stream import ResponseStream
+from looper.serve.gateway.traffic_split import TrafficSplitter
+from looper.serve.protocol import (
+    Endpoint,
+    EngineClient,
+    EngineRequest,
+    EngineUnavailable,
+    FullResponse,
+    RequestBody,
+    estimate_prompt_tokens,
+)
+
+MAX_BODY_BYTES = 8 * 2**20
+"""Maximum size of a request body, in bytes."""
+
+VERSION_HEADER = "x-looper-version"
+"""Response header with the digest of the version that responded. The base model's responses do not have it."""
+
+ADAPTER_HEADER = "x-looper-adapter"
+"""Response header with the tier in which the adapter was found: "memory", "disk" or "store"."""
+
+MAX_WAIT_HEADER = "x-looper-within-s"
+"""Request header: refuse the request with 503 if its response would begin later than in this many seconds."""
+
+log = logging.getLogger(__name__)
+
+
+class CompletionHandler:
+    """Handles the requests of both completion endpoints.
+
+    Args:
+        resolver: Resolves model names.
+        engine: Engines that generate the responses.
+        metrics: Metrics to update.
+        traffic: Statistics of the versions of skills with a canary.
+        revoked: Contains the digests of revoked versions, at any time.
+        prefetcher: Is told which versions are requested.
+    """
+
+    def __init__(
+        self,
+        resolver: ModelResolver,
+        engine: EngineClient,
+        *,
+        metrics: GatewayMetrics,
+        traffic: TrafficStats,
+        revoked: Container[str | None],
+        prefetcher: AdapterPrefetcher,
+    ) -> None:
+        self._resolver = resolver
+        self._engine = engine
+        self._metrics = metrics
+        self._traffic = traffic
+        self._revoked = revoked
+        self._prefetcher = prefetcher
+        self._splitter = TrafficSplitter()
+
+    async def handle(
+        self, endpoint: Endpoint, request: Request, tenant: str, record: RequestRecord, charge: TokenCharge
+    ) -> Response:
+        """Handle one request.
+
+        Args:
+            endpoint: Endpoint of the request.
+            request: The request. Its body has not been read.
+            tenant: Tenant of the API key.
+            record: The request's line in the log, to fill in.
+            charge: Charge of the request's tokens.
+
+        Returns:
+            The response, streamed if the client asked for a stream.
+
+        Raises:
+            RequestRefused: The request is wrong, or the engine failed before the response started.
+            TooLarge: The body has more than ``MAX_BODY_BYTES``.
+        """
+        content = await read_body(request, MAX_BODY_BYTES, f"the request is larger than {MAX_BODY_BYTES // 2**20} MiB")
+        body = _parse_body(content)
+        model = body.get("model")
+        if not isinstance(model, str) or not model:
+            message = "the request has no model: set model to tenant/instance"
+            raise RequestRefused(error_response(400, message, param="model"))
+        record.model = model[:256]
+        targets = await run_in_threadpool(self._resolver.resolve, tenant, model)
+        target = self._splitter.pick(model, targets) if targets else None
+        if target:
+            self._prefetcher.record_request(target)
+        digest, channel = (target.digest, target.channel or "version") if target else (None, "base")
+        record.version, record.channel = digest, channel
+        charge.estimated_tokens = estimate_prompt_tokens(len(content))
+        engine_request = EngineRequest(
+            endpoint=endpoint,
+            body=body | {"model": digest or self._resolver.base_model, "request_id": record.id},
+            digest=digest,
+            rank=target.rank if target else 0,
+            tenant_hash=_hash_tenant(tenant),
+            estimated_prompt_tokens=charge.estimated_tokens,
+            max_wait_s=_parse_max_wait(request),
+            trace_context=record.trace_context,
+        )
+        stats = self._traffic.stats_of(model, digest) if digest and len(targets) > 1 else None
+        recorder = RequestRecorder(self._metrics, record, channel, stats, charge.update)
+        stream = ResponseStream(self._engine.generate(engine_request), model, digest, recorder, self._revoked)
+        return await _respond(stream, model, digest)
+
+
+async def _respond(stream: ResponseStream, model: str, digest: str | None) -> Response:
+    try:
+        first = await stream.read_first()
+    except EngineUnavailable as error:
+        raise RequestRefused(engine_gone()) from error
+    except Exception as error:
+        log.exception("the engine failed on a request for %s", digest or model)
+        raise RequestRefused(engine_failed()) from error
+    headers = {VERSION_HEADER: digest} if digest else {}
+    if stream.admission and stream.admission.tier:
+        headers[ADAPTER_HEADER] = stream.admission.tier
+    if isinstance(first, FullResponse):
+        return to_http_response(first, headers)
+    return StreamingResponse(stream.stream_events(first), headers=headers, media_type="text/event-stream")
+
+
+def to_http_response(response: FullResponse, headers: dict[str, str] | None = None) -> Response:
+    """Convert a full response to FastAPI's.
+
+    Args:
+        response: The response.
+        headers: Headers to add.
+
+    Returns:
+        A JSON response.
+    """
+    all_headers = {**(headers or {}), **response.headers}
+    return Response(response.body, response.status, all_headers, media_type="application/json")
+
+
+def _parse_body(content: bytes) -> RequestBody:
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise RequestRefused(invalid_json(str(error))) from error
+    if not isinstance(body, dict):
+        raise RequestRefused(invalid_json(f"it is a JSON {type(body).__name__}"))
+    return body
+
+
+def _hash_tenant(tenant: str) -> str:
+    """Return an id of the tenant that does not reveal its name to the engine."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:16]
+
+
+def _parse_max_wait(request: Request) -> float | None:
+    """Return the value of ``MAX_WAIT_HEADER``, in seconds."""
+    value = request.headers.get(MAX_WAIT_HEADER)
+    if value is None:
+        return None
+    try:
+        max_wait_s = float(value)
+    except ValueError:
+        max_wait_s = 0
+    if not 0 < max_wait_s < inf:
+        message = f"{MAX_WAIT_HEADER} is {value[:64]!r}: give a number of seconds above 0"
+        raise RequestRefused(error_response(400, message, param=MAX_WAIT_HEADER))
+    return max_wait_s

@@ -1,0 +1,45 @@
+"""Resolves the model name of a request to versions. Used by ``completion_handler`` and ``model_routes``."""
+
+from looper.platform.catalog import Catalog, RouteTarget
+from looper.platform.domain.errors import InvalidInput, NotFound
+from looper.platform.domain.names import ModelName
+from looper.serve.error_responses import RequestRefused, model_not_found
+
+
+class ModelResolver:
+    """Resolves model names through the catalog. Nothing is cached, so a promotion applies to the next request.
+
+    Args:
+        base_model: Name of the base model. It takes precedence over a tenant's instance of the same name.
+        catalog: The catalog.
+
+    Attributes:
+        base_model: The same name.
+    """
+
+    def __init__(self, base_model: str, catalog: Catalog) -> None:
+        self.base_model = base_model
+        self._catalog = catalog
+
+    def resolve(self, tenant: str, model: str) -> list[RouteTarget]:
+        """Return the versions that a model name stands for. It blocks while the catalog is read.
+
+        Args:
+            tenant: Tenant of the API key.
+            model: Model name that the client sent.
+
+        Returns:
+            The versions that share the requests for it; none for the base model.
+
+        Raises:
+            RequestRefused: The tenant has no such model.
+        """
+        if model == self.base_model:
+            return []
+        try:
+            name = ModelName.parse(model)
+            if name.instance.tenant != tenant:
+                raise NotFound(f"model {model} belongs to another tenant")
+            return self._catalog.resolve_targets(name)
+        except (InvalidInput, NotFound) as error:
+            raise RequestRefused(model_not_found(model)) from error
