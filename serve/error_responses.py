@@ -26,7 +26,7 @@ from collections.abc import Mapping
 
 from looper.platform.api.error_table import to_http
 from looper.platform.api.models import ErrorBody, ErrorDetail
-from looper.platform.domain.errors import CorruptAdapter, LooperError, NotFound, Overloaded, StoreUnavailable
+from looper.platform.domain.errors import CorruptAdapter, LooperError, NotFound, StoreUnavailable
 from looper.serve.protocol import FullResponse
 
 _RETRY_SOON = {"retry-after": "1"}
@@ -105,8 +105,6 @@ def adapter_error_response(digest: str, error: LooperError) -> FullResponse:
             return error_response(500, f"version {digest} is not in the object store", code="missing_adapter")
         case StoreUnavailable():
             return looper_error_response(StoreUnavailable(f"version {digest} cannot be loaded now: try again"))
-        case Overloaded():
-            return looper_error_response(error)
         case _:
             return error_response(500, str(error), code="unservable_adapter")
 

@@ -4,11 +4,10 @@ The control plane and the gateway look up the status and the body of an error he
 response back into the error. To give an error an HTTP status, add a row. Imports no web framework.
 """
 
+import json
 from collections.abc import Mapping
 from math import ceil
 from typing import Final, NamedTuple
-
-from pydantic import ValidationError
 
 from looper.platform.api.models import ErrorBody, ErrorDetail
 from looper.platform.domain.errors import (
@@ -108,13 +107,12 @@ def from_http(status: int, content: bytes, headers: Mapping[str, str]) -> Looper
         a status that fits no error gives a plain ``LooperError``.
     """
     try:
-        detail = ErrorBody.model_validate_json(content).error
-    except ValidationError:
+        detail = json.loads(content)["error"]
+        code, message = detail.get("code"), str(detail["message"])
+    except (ValueError, LookupError, TypeError, AttributeError):  # not OpenAI's form
         quoted = " ".join(content.decode(errors="replace").split())[:MAX_QUOTED_CHARACTERS]
         code, message = None, f"the server answered HTTP status {status}: {quoted or 'no text'}"
-    else:
-        code, message = detail.code, detail.message
-    row = _BY_CODE.get(code or "") or _BY_STATUS.get(status)
+    row = _BY_CODE.get(str(code)) or _BY_STATUS.get(status)
     error = row.error if row else LooperError
     if issubclass(error, Overloaded):
         return error(message, retry_after_s=_retry_after_s(headers))

@@ -22,8 +22,7 @@ from looper.platform.tenancy import issue_key
 from looper.serve.gateway.metrics import GatewayMetrics
 from tests.docs.pages import ROOT, code_blocks
 from tests.platform.test_api import EPISODE, Platform, platform, publish, served
-from tests.serve.gateway.test_app import Served
-from tests.serve.gateway.test_app import served as gateway
+from tests.serve.gateway.test_app import GatewayHarness, gateway
 
 __all__ = ["gateway", "platform"]
 
@@ -40,7 +39,7 @@ def run(code: str, **given: Any) -> dict[str, Any]:
     return names
 
 
-def test_the_readmes_openai_client(gateway: Served) -> None:
+def test_the_readmes_openai_client(gateway: GatewayHarness) -> None:
     (code,) = (code for code in examples("README.md") if "openai" in code)
     with served(gateway.client.app) as url:  # type: ignore[arg-type]
         run(code.replace(URL, url).replace(KEY, gateway.key).replace("acme/helpdesk", "acme/desk"))

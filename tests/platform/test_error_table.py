@@ -48,7 +48,10 @@ def test_an_error_is_the_same_after_http(error: LooperError) -> None:
         (503, b"no healthy upstream", StoreUnavailable),
         (404, b'{"detail": "Not Found"}', errors.NotFound),
         (429, b"", errors.RateLimited),
-        (400, b'{"error": {"message": "m", "type": "t", "code": "a code of tomorrow"}}', errors.InvalidInput),
+        (400, b'{"error": {"message": "m", "type": "t", "code": "unknown", "other": 1}}', errors.InvalidInput),
+        (404, b'{"error": {"message": "m"}}', errors.NotFound),
+        (409, b'{"error": "not an object"}', errors.Conflict),
+        (413, b"[]", errors.TooLarge),
     ],
 )
 def test_a_response_that_is_not_loopers_is_named_by_its_status(

@@ -94,9 +94,7 @@ def test_an_unservable_version_does_not_affect_others(live: LiveServer) -> None:
         "oversized": ("unservable_adapter", oversized),
         "wrong-rank": (
             "unservable_adapter",
-            publish(
-                "wrong-rank", adapter_files(live.base, InstanceName("broken", "wrong-rank"), rank_16.weights, rank=8)
-            ),
+            publish("wrong-rank", adapter_files(live.base, mislabeled, rank_16.weights, rank=8)),
         ),
         "wider": ("unservable_adapter", publish("wider", wider_adapter(live.base, InstanceName("broken", "wider")))),
         "foreign": (

@@ -72,20 +72,13 @@ def run_load(live: LiveServer, tenant: str, kill: Callable[[], int], seconds: fl
 
 def outcome_of(response: httpx.Response) -> str:
     if response.status_code != 200:
-        reason = (
-            response.text
-            if response.headers.get("content-type") != "application/json"
-            else response.json()["error"]["code"]
-        )
+        is_json = response.headers.get("content-type") == "application/json"
+        reason = response.json()["error"]["code"] if is_json else response.text
         return f"{response.status_code} {reason}"
     if response.headers["content-type"].startswith("text/event-stream"):
-        return (
-            "interrupted"
-            if '"error"' in response.text
-            else "streamed"
-            if "[DONE]" in response.text
-            else "no last event"
-        )
+        if '"error"' in response.text:
+            return "interrupted"
+        return "streamed" if "[DONE]" in response.text else "no last event"
     return "complete"
 
 
@@ -107,6 +100,5 @@ def test_no_request_hangs_when_a_node_is_killed_under_load(tmp_path: Path) -> No
     command = [sys.executable, "-m", "tests.serve.two_nodes", str(tmp_path)]
     process = subprocess.run(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True)
     # Ray writes to standard output too.
-    check_outcomes(
-        "node", Counter(json.loads(next(line for line in process.stdout.splitlines() if line.startswith("{"))))
-    )
+    report = next(line for line in process.stdout.splitlines() if line.startswith("{"))
+    check_outcomes("node", Counter(json.loads(report)))

@@ -103,8 +103,8 @@ def send_many(live: LiveServer, key: str, skills: list[Skill], requests: int, cl
 
 
 def test_every_response_comes_from_the_requested_version(live: LiveServer) -> None:
-    skills = publish_skills(live, "distinct_tokens")
-    key = live.tenant("distinct_tokens").api_key
+    skills = publish_skills(live, "marks")
+    key = live.tenant("marks").api_key
     with promote_continuously(live, skills, 0.1) as promotions:
         counts = send_many(live, key, skills, 400, clients=8)
     assert counts.total() == 400

@@ -141,9 +141,10 @@ def to_markdown(report: AblationReport) -> str:
     lines = [
         "# Does synthesis pay?",
         "",
-        f"Skills for `{INSTANCE}` were trained on the same noisy trajectories with the same {RECIPE.max_steps} steps "
+        f"Skills for `{INSTANCE}` were trained on the same noisy trajectories, with the same {RECIPE.max_steps} steps "
         f"of {RECIPE.batch_size} examples. Each worked on {HELD_OUT_TASKS} held-out tasks with greedy decoding. The "
-        "table has the mean ± standard deviation over the seeds. [How it is measured](../synthesis.md#does-it-pay)",
+        "table has the mean ± standard deviation over the seeds. "
+        "[How it is measured](../synthesis.md#does-it-pay)",
         "",
         f"`python -m looper.benchmarks.synthesis.ablation OUT`. Machine: {report.machine}.",
         "",

@@ -75,7 +75,7 @@ class ScriptedEngine:
 
 
 @dataclass
-class Served:
+class GatewayHarness:
     settings: Settings
     catalog: Catalog
     engine: ScriptedEngine
@@ -96,7 +96,7 @@ def publish(base: Path, catalog: Catalog, store: ObjectStore, instance: Instance
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def gateway(tmp_path: Path) -> Iterator[GatewayHarness]:
     (tmp_path / "looper.json").write_text('{"revision": "r"}')
     settings = load_settings(home=tmp_path / "home", base="org/base")
     catalog, store, engine = Catalog.open(settings), ObjectStore.open(settings), ScriptedEngine()
@@ -106,7 +106,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     key = issue_key(catalog, "acme")
     app = build_gateway(settings, catalog, store, engine)
     with TestClient(app, headers={"authorization": f"Bearer {key}"}, raise_server_exceptions=False) as client:
-        yield Served(settings, catalog, engine, client, key, digest)
+        yield GatewayHarness(settings, catalog, engine, client, key, digest)
     catalog.close()
 
 
@@ -120,19 +120,19 @@ def status_and_code(response: Any) -> tuple[int, str | None]:
     "header",
     ["", "Bearer", "Bearer ", "Bearer looper_00_11", "Basic abc", "Bearer nonsense", "Bearer looper_" + "a" * 9999],
 )
-def test_a_request_without_a_valid_key_is_refused(served: Served, header: str) -> None:
+def test_a_request_without_a_valid_key_is_refused(gateway: GatewayHarness, header: str) -> None:
     paths = {"/v1/chat/completions": "POST", "/v1/completions": "POST", "/v1/models": "GET", "/v1/models/x": "GET"}
     for path, method in paths.items():
-        response = served.client.request(method, path, headers={"authorization": header})
+        response = gateway.client.request(method, path, headers={"authorization": header})
         assert status_and_code(response) == (401, "invalid_api_key")
         assert response.headers["www-authenticate"] == "Bearer"
-    assert served.engine.requests == []
+    assert gateway.engine.requests == []
 
 
-def test_a_revoked_key_is_refused_with_the_next_request(served: Served) -> None:
-    assert served.post("acme/desk").status_code == 200
-    served.catalog.revoke_key(served.key.split("_")[1])
-    assert status_and_code(served.post("acme/desk")) == (401, "invalid_api_key")
+def test_a_revoked_key_is_refused_with_the_next_request(gateway: GatewayHarness) -> None:
+    assert gateway.post("acme/desk").status_code == 200
+    gateway.catalog.revoke_key(gateway.key.split("_")[1])
+    assert status_and_code(gateway.post("acme/desk")) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_a_revoked_key_is_refused_with_the_next_request(served: Served) -> None:
         "`acme/desk`",
     ],
 )
-def test_other_tenants_models_look_like_unknown_ones(served: Served, model: str) -> None:
-    unknown = served.post("acme/unknown")
-    response = served.post(model)
+def test_other_tenants_models_look_like_unknown_ones(gateway: GatewayHarness, model: str) -> None:
+    unknown = gateway.post("acme/unknown")
+    response = gateway.post(model)
     assert status_and_code(response) == (404, "model_not_found")
     assert response.json()["error"] == {
         **unknown.json()["error"],
@@ -167,234 +167,234 @@ def test_other_tenants_models_look_like_unknown_ones(served: Served, model: str)
     }
     varying = {"content-length": "", "x-request-id": ""}
     assert dict(response.headers) | varying == dict(unknown.headers) | varying
-    assert served.engine.requests == []
+    assert gateway.engine.requests == []
 
 
-def test_a_digest_of_another_tenant_is_not_found(served: Served) -> None:
-    other_digest = served.catalog.get_channel(InstanceName("other", "desk"), "prod")
-    assert status_and_code(served.post(f"acme/desk@{other_digest}")) == (404, "model_not_found")
+def test_a_digest_of_another_tenant_is_not_found(gateway: GatewayHarness) -> None:
+    other_digest = gateway.catalog.get_channel(InstanceName("other", "desk"), "prod")
+    assert status_and_code(gateway.post(f"acme/desk@{other_digest}")) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("name", ["acme/desk", "acme/desk@prod", "acme/desk@{digest}"])
-def test_a_response_has_the_model_name_of_the_request(served: Served, name: str) -> None:
-    model = name.format(digest=served.digest)
-    response = served.post(model)
+def test_a_response_has_the_model_name_of_the_request(gateway: GatewayHarness, name: str) -> None:
+    model = name.format(digest=gateway.digest)
+    response = gateway.post(model)
     assert response.status_code == 200
     # The text of the model does not change, even where it looks like the field.
-    assert response.json() == {"model": model, "content": f'I wrote "model":"{served.digest}"'}
-    assert response.headers["x-looper-version"] == served.digest
-    [request] = served.engine.requests
-    assert (request.endpoint, request.body["model"], request.digest) == ("chat", served.digest, served.digest)
+    assert response.json() == {"model": model, "content": f'I wrote "model":"{gateway.digest}"'}
+    assert response.headers["x-looper-version"] == gateway.digest
+    [request] = gateway.engine.requests
+    assert (request.endpoint, request.body["model"], request.digest) == ("chat", gateway.digest, gateway.digest)
 
 
-def test_completions_reach_the_engine_too(served: Served) -> None:
-    assert served.post("acme/desk", "/v1/completions", prompt="x").json()["model"] == "acme/desk"
-    assert served.engine.requests[0].endpoint == "completions"
+def test_completions_reach_the_engine_too(gateway: GatewayHarness) -> None:
+    assert gateway.post("acme/desk", "/v1/completions", prompt="x").json()["model"] == "acme/desk"
+    assert gateway.engine.requests[0].endpoint == "completions"
 
 
-def test_the_base_model_responds_under_its_own_name(served: Served) -> None:
-    response = served.post("org/base")
+def test_the_base_model_responds_under_its_own_name(gateway: GatewayHarness) -> None:
+    response = gateway.post("org/base")
     assert response.json()["model"] == "org/base"
     assert "x-looper-version" not in response.headers
-    [request] = served.engine.requests
+    [request] = gateway.engine.requests
     assert (request.body["model"], request.body["messages"], request.digest) == ("org/base", HELLO, None)
 
 
-def test_streamed_events_have_the_model_name_of_the_request(served: Served) -> None:
-    with served.client.stream("POST", "/v1/chat/completions", json={"model": "acme/desk", "stream": True}) as response:
+def test_streamed_events_have_the_model_name_of_the_request(gateway: GatewayHarness) -> None:
+    with gateway.client.stream("POST", "/v1/chat/completions", json={"model": "acme/desk", "stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        assert response.headers["x-looper-version"] == served.digest
+        assert response.headers["x-looper-version"] == gateway.digest
         events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
     assert events.pop() == "[DONE]"
     assert [orjson.loads(event)["model"] for event in events] == ["acme/desk", "acme/desk"]
 
 
-def test_a_promotion_applies_to_the_next_request(served: Served, tmp_path: Path) -> None:
-    store = ObjectStore.open(served.settings)
-    assert served.post("acme/desk").headers["x-looper-version"] == served.digest
-    newer = publish(tmp_path, served.catalog, store, DESK, b"two")
-    assert served.post("acme/desk").headers["x-looper-version"] == newer
-    served.catalog.set_channel(DESK, "prod", served.digest)
-    assert served.post("acme/desk").headers["x-looper-version"] == served.digest
-    served.catalog.set_channel(DESK, "canary", newer)
-    assert served.post("acme/desk@canary").headers["x-looper-version"] == newer
+def test_a_promotion_applies_to_the_next_request(gateway: GatewayHarness, tmp_path: Path) -> None:
+    store = ObjectStore.open(gateway.settings)
+    assert gateway.post("acme/desk").headers["x-looper-version"] == gateway.digest
+    newer = publish(tmp_path, gateway.catalog, store, DESK, b"two")
+    assert gateway.post("acme/desk").headers["x-looper-version"] == newer
+    gateway.catalog.set_channel(DESK, "prod", gateway.digest)
+    assert gateway.post("acme/desk").headers["x-looper-version"] == gateway.digest
+    gateway.catalog.set_channel(DESK, "canary", newer)
+    assert gateway.post("acme/desk@canary").headers["x-looper-version"] == newer
 
 
-def test_models_are_the_base_model_and_the_skills_of_the_tenant(served: Served) -> None:
-    listed = served.client.get("/v1/models").json()
+def test_models_are_the_base_model_and_the_skills_of_the_tenant(gateway: GatewayHarness) -> None:
+    listed = gateway.client.get("/v1/models").json()
     assert [model["id"] for model in listed["data"]] == ["org/base", "acme/desk"]
-    assert served.client.get("/v1/models/acme/desk").json() == listed["data"][1]
-    assert served.client.get("/v1/models/org/base").json() == listed["data"][0]
-    assert status_and_code(served.client.get("/v1/models/other/desk")) == (404, "model_not_found")
+    assert gateway.client.get("/v1/models/acme/desk").json() == listed["data"][1]
+    assert gateway.client.get("/v1/models/org/base").json() == listed["data"][0]
+    assert status_and_code(gateway.client.get("/v1/models/other/desk")) == (404, "model_not_found")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000])
-def test_a_request_that_is_not_a_json_object_is_refused(served: Served, content: bytes) -> None:
-    response = served.client.post("/v1/chat/completions", content=content)
+def test_a_request_that_is_not_a_json_object_is_refused(gateway: GatewayHarness, content: bytes) -> None:
+    response = gateway.client.post("/v1/chat/completions", content=content)
     assert status_and_code(response) == (400, "invalid_json")
 
 
 @pytest.mark.parametrize("model", [None, "", 7, ["acme/desk"], {"a": 1}])
-def test_a_request_must_name_its_model(served: Served, model: object) -> None:
-    response = served.post(model)
+def test_a_request_must_name_its_model(gateway: GatewayHarness, model: object) -> None:
+    response = gateway.post(model)
     assert status_and_code(response) == (400, None)
     assert response.json()["error"]["param"] == "model"
 
 
-def test_a_request_that_is_too_large_is_refused(served: Served) -> None:
-    response = served.client.post("/v1/chat/completions", content=b"x" * (MAX_BODY_BYTES + 1))
+def test_a_request_that_is_too_large_is_refused(gateway: GatewayHarness) -> None:
+    response = gateway.client.post("/v1/chat/completions", content=b"x" * (MAX_BODY_BYTES + 1))
     assert status_and_code(response) == (413, "request_too_large")
 
 
-def test_a_client_cannot_choose_the_request_id(served: Served) -> None:
-    served.post("acme/desk", request_id="chosen by the client")
-    assert served.engine.requests[0].body["request_id"] != "chosen by the client"
+def test_a_client_cannot_choose_the_request_id(gateway: GatewayHarness) -> None:
+    gateway.post("acme/desk", request_id="chosen by the client")
+    assert gateway.engine.requests[0].body["request_id"] != "chosen by the client"
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
 @pytest.mark.parametrize("stream", [False, True])
-def test_errors_of_the_engine_keep_their_status_and_body(served: Served, status: int, stream: bool) -> None:
+def test_errors_of_the_engine_keep_their_status_and_body(gateway: GatewayHarness, status: int, stream: bool) -> None:
     content = b'{"error":{"message":"too long","type":"BadRequestError","param":null,"code":400}}'
-    served.engine.script = [FullResponse(status, content)]
-    response = served.post("acme/desk", stream=stream)
+    gateway.engine.script = [FullResponse(status, content)]
+    response = gateway.post("acme/desk", stream=stream)
     assert (response.status_code, response.content) == (status, content)
 
 
-def test_a_stream_that_starts_with_an_error_becomes_an_error_response(served: Served) -> None:
+def test_a_stream_that_starts_with_an_error_becomes_an_error_response(gateway: GatewayHarness) -> None:
     content = b'{"error": {"message": "too many", "type": "BadRequestError", "param": "logprobs", "code": 400}}'
-    served.engine.script = [f"data: {content.decode()}\n\n", "data: [DONE]\n\n"]
-    response = served.post("acme/desk", stream=True)
+    gateway.engine.script = [f"data: {content.decode()}\n\n", "data: [DONE]\n\n"]
+    response = gateway.post("acme/desk", stream=True)
     assert (response.status_code, response.content) == (400, content)
     assert response.headers["content-type"] == "application/json"
 
 
-def test_an_engine_failure_reveals_no_internals(served: Served) -> None:
-    served.engine.script = [RuntimeError("secret address")]
-    response = served.post("acme/desk")
+def test_an_engine_failure_reveals_no_internals(gateway: GatewayHarness) -> None:
+    gateway.engine.script = [RuntimeError("secret address")]
+    response = gateway.post("acme/desk")
     assert status_and_code(response) == (500, "engine_failed")
     assert "secret" not in response.text
 
 
-def test_an_interrupted_stream_ends_with_an_error_event(served: Served) -> None:
-    served.engine.script = ["data: {}\n\n", RuntimeError("secret address")]
-    response = served.post("acme/desk", stream=True)
+def test_an_interrupted_stream_ends_with_an_error_event(gateway: GatewayHarness) -> None:
+    gateway.engine.script = ["data: {}\n\n", RuntimeError("secret address")]
+    response = gateway.post("acme/desk", stream=True)
     first, error, done = response.text.strip().split("\n\n")
     assert (first, done) == ("data: {}", "data: [DONE]")
     assert orjson.loads(error.removeprefix("data: "))["error"]["code"] == "engine_failed"
     assert "secret" not in response.text
 
 
-def test_an_unknown_path_or_method_gets_an_error_in_openai_form(served: Served) -> None:
-    assert status_and_code(served.client.get("/v1/nothing")) == (404, None)
-    assert status_and_code(served.client.get("/v1/chat/completions")) == (405, None)
+def test_an_unknown_path_or_method_gets_an_error_in_openai_form(gateway: GatewayHarness) -> None:
+    assert status_and_code(gateway.client.get("/v1/nothing")) == (404, None)
+    assert status_and_code(gateway.client.get("/v1/chat/completions")) == (405, None)
 
 
-def test_the_control_plane_is_served_too(served: Served) -> None:
-    assert served.client.get("/api/v1/instances").status_code == 200
-    assert status_and_code(served.client.get("/api/v1/instances", headers={"authorization": ""})) == (
+def test_the_control_plane_is_served_too(gateway: GatewayHarness) -> None:
+    assert gateway.client.get("/api/v1/instances").status_code == 200
+    assert status_and_code(gateway.client.get("/api/v1/instances", headers={"authorization": ""})) == (
         401,
         "invalid_api_key",
     )
-    assert "/api/v1/skills" in served.client.get("/openapi.json").json()["paths"]
+    assert "/api/v1/skills" in gateway.client.get("/openapi.json").json()["paths"]
 
 
-def test_health_and_metrics_need_no_key(served: Served) -> None:
-    served.post("acme/desk")
-    served.post("acme/nothing")
-    served.engine.script = [FullResponse(503, b"{}")]
-    served.post("acme/desk")
-    assert served.client.get("/healthz", headers={"authorization": ""}).status_code == 200
-    text = served.client.get("/metrics", headers={"authorization": ""}).text
+def test_health_and_metrics_need_no_key(gateway: GatewayHarness) -> None:
+    gateway.post("acme/desk")
+    gateway.post("acme/nothing")
+    gateway.engine.script = [FullResponse(503, b"{}")]
+    gateway.post("acme/desk")
+    assert gateway.client.get("/healthz", headers={"authorization": ""}).status_code == 200
+    text = gateway.client.get("/metrics", headers={"authorization": ""}).text
     for outcome in ("ok", "refused", "failed"):
         assert f'looper_requests_total{{endpoint="/chat/completions",outcome="{outcome}"}} 1.0' in text
     assert 'looper_request_seconds_count{endpoint="/chat/completions"} 3.0' in text
 
 
-def test_the_engine_can_tell_tenants_apart_without_their_names(served: Served) -> None:
-    served.post("acme/desk")
-    other = issue_key(served.catalog, "other")
-    served.client.post(
+def test_the_engine_can_tell_tenants_apart_without_their_names(gateway: GatewayHarness) -> None:
+    gateway.post("acme/desk")
+    other = issue_key(gateway.catalog, "other")
+    gateway.client.post(
         "/v1/chat/completions", json={"model": "other/desk"}, headers={"authorization": f"Bearer {other}"}
     )
-    served.post("org/base")
-    first, second, third = (request.tenant_hash for request in served.engine.requests)
+    gateway.post("org/base")
+    first, second, third = (request.tenant_hash for request in gateway.engine.requests)
     assert first == third != second
     assert "acme" not in first
 
 
-def test_an_overloaded_engine_says_when_to_retry(served: Served) -> None:
-    served.engine.script = [looper_error_response(Overloaded("full", retry_after_s=1.2))]
-    response = served.client.post(
+def test_an_overloaded_engine_says_when_to_retry(gateway: GatewayHarness) -> None:
+    gateway.engine.script = [looper_error_response(Overloaded("full", retry_after_s=1.2))]
+    response = gateway.client.post(
         "/v1/chat/completions", json={"model": "acme/desk"}, headers={"x-looper-within-s": "3"}
     )
     assert status_and_code(response) == (503, "overloaded")
     assert response.headers["retry-after"] == "2"
-    assert served.engine.requests[0].max_wait_s == 3
+    assert gateway.engine.requests[0].max_wait_s == 3
 
 
 @pytest.mark.parametrize("max_wait", ["soon", "-1", "0", "nan", "inf"])
-def test_an_invalid_maximum_wait_is_refused(served: Served, max_wait: str) -> None:
-    response = served.client.post(
+def test_an_invalid_maximum_wait_is_refused(gateway: GatewayHarness, max_wait: str) -> None:
+    response = gateway.client.post(
         "/v1/chat/completions", json={"model": "acme/desk"}, headers={"x-looper-within-s": max_wait}
     )
     assert status_and_code(response) == (400, None)
-    assert served.engine.requests == []
+    assert gateway.engine.requests == []
 
 
-def test_a_canary_gets_its_share_and_both_versions_are_compared(served: Served, tmp_path: Path) -> None:
-    newer = publish(tmp_path, served.catalog, ObjectStore.open(served.settings), DESK, b"two")
-    served.catalog.set_channel(DESK, "canary", served.digest, 0.1)
-    served.engine.tokens = TokenCounts(5, 7)
-    versions = [served.post("acme/desk").headers["x-looper-version"] for _ in range(50)]
-    assert (versions.count(served.digest), versions.count(newer)) == (5, 45)
-    served.engine.script = [FullResponse(503, b"{}")]
+def test_a_canary_gets_its_share_and_both_versions_are_compared(gateway: GatewayHarness, tmp_path: Path) -> None:
+    newer = publish(tmp_path, gateway.catalog, ObjectStore.open(gateway.settings), DESK, b"two")
+    gateway.catalog.set_channel(DESK, "canary", gateway.digest, 0.1)
+    gateway.engine.tokens = TokenCounts(5, 7)
+    versions = [gateway.post("acme/desk").headers["x-looper-version"] for _ in range(50)]
+    assert (versions.count(gateway.digest), versions.count(newer)) == (5, 45)
+    gateway.engine.script = [FullResponse(503, b"{}")]
     for _ in range(10):
-        served.post("acme/desk")
-    traffic = served.client.get("/api/v1/skills/desk/traffic").json()
+        gateway.post("acme/desk")
+    traffic = gateway.client.get("/api/v1/skills/desk/traffic").json()
     assert {digest: (stats["requests"], stats["failed"], stats["tokens"]) for digest, stats in traffic.items()} == {
         newer: (54, 9, 45 * 7),
-        served.digest: (6, 1, 5 * 7),
+        gateway.digest: (6, 1, 5 * 7),
     }
     assert traffic[newer]["seconds"]["p50"] <= traffic[newer]["seconds"]["p95"]
-    text = served.client.get("/metrics").text
+    text = gateway.client.get("/metrics").text
     assert 'looper_tokens_total{channel="canary",kind="generated"} 35.0' in text
     assert 'looper_tokens_total{channel="prod",kind="read"} 225.0' in text
-    assert served.client.get("/api/v1/skills/desk/traffic", headers={"authorization": ""}).status_code == 401
+    assert gateway.client.get("/api/v1/skills/desk/traffic", headers={"authorization": ""}).status_code == 401
 
 
-def test_a_revoked_version_stops_streaming_and_is_not_found(served: Served) -> None:
-    served.engine.pause_s = 0.3
-    served.engine.script = ["data: {}\n\n"] * 20
+def test_a_revoked_version_stops_streaming_and_is_not_found(gateway: GatewayHarness) -> None:
+    gateway.engine.pause_s = 0.3
+    gateway.engine.script = ["data: {}\n\n"] * 20
     body = {"model": "acme/desk", "stream": True}
-    with served.client.stream("POST", "/v1/chat/completions", json=body) as response:
+    with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         assert next(lines) == "data: {}"
-        served.catalog.revoke_version(DESK, served.digest)
+        gateway.catalog.revoke_version(DESK, gateway.digest)
         rest = [line for line in lines if line]
     assert len(rest) < 10
     assert orjson.loads(rest[-2].removeprefix("data: "))["error"]["code"] == "version_revoked"
     assert rest[-1] == "data: [DONE]"
-    for name in ("acme/desk", f"acme/desk@{served.digest}"):
-        assert status_and_code(served.post(name)) == (404, "model_not_found")
+    for name in ("acme/desk", f"acme/desk@{gateway.digest}"):
+        assert status_and_code(gateway.post(name)) == (404, "model_not_found")
 
 
-def test_a_tenant_above_its_rate_limit_is_told_when_to_retry_and_others_are_served(served: Served) -> None:
-    served.catalog.set_quota("acme", Quota(requests_per_minute=3))
-    assert [served.post("acme/desk").status_code for _ in range(4)] == [200, 200, 200, 429]
-    refused = served.post("acme/desk")
+def test_a_tenant_above_its_rate_limit_is_told_when_to_retry_and_others_are_served(gateway: GatewayHarness) -> None:
+    gateway.catalog.set_quota("acme", Quota(requests_per_minute=3))
+    assert [gateway.post("acme/desk").status_code for _ in range(4)] == [200, 200, 200, 429]
+    refused = gateway.post("acme/desk")
     assert status_and_code(refused) == (429, "rate_limit_exceeded")
     assert 1 <= int(refused.headers["retry-after"]) <= 20
-    other = {"authorization": f"Bearer {issue_key(served.catalog, 'other')}"}
-    assert served.client.post("/v1/chat/completions", json={"model": "other/desk"}, headers=other).status_code == 200
+    other = {"authorization": f"Bearer {issue_key(gateway.catalog, 'other')}"}
+    assert gateway.client.post("/v1/chat/completions", json={"model": "other/desk"}, headers=other).status_code == 200
 
 
-def test_concurrent_requests_are_limited_until_one_ends(served: Served) -> None:
-    settings = load_settings(home=served.settings.home, base="org/base", serve={"max_concurrent_requests": 2})
-    app = build_gateway(settings, served.catalog, ObjectStore.open(settings), served.engine)
-    served.engine.pause_s = 0.1
+def test_concurrent_requests_are_limited_until_one_ends(gateway: GatewayHarness) -> None:
+    settings = load_settings(home=gateway.settings.home, base="org/base", serve={"max_concurrent_requests": 2})
+    app = build_gateway(settings, gateway.catalog, ObjectStore.open(settings), gateway.engine)
+    gateway.engine.pause_s = 0.1
 
     async def send_together(count: int) -> list[int]:
-        headers = {"authorization": f"Bearer {served.key}"}
+        headers = {"authorization": f"Bearer {gateway.key}"}
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://looper", headers=headers
         ) as client:
@@ -406,33 +406,33 @@ def test_concurrent_requests_are_limited_until_one_ends(served: Served) -> None:
     assert asyncio.run(send_together(2)) == [200, 200]
 
 
-def test_tokens_are_charged_as_the_engine_counts_them(served: Served) -> None:
-    served.catalog.set_quota("acme", Quota(tokens_per_minute=100))
-    served.engine.tokens = TokenCounts(60, 60)
-    assert [served.post("acme/desk").status_code for _ in range(2)] == [200, 429]
+def test_tokens_are_charged_as_the_engine_counts_them(gateway: GatewayHarness) -> None:
+    gateway.catalog.set_quota("acme", Quota(tokens_per_minute=100))
+    gateway.engine.tokens = TokenCounts(60, 60)
+    assert [gateway.post("acme/desk").status_code for _ in range(2)] == [200, 429]
 
 
-def test_models_are_listed_in_pages(served: Served, tmp_path: Path) -> None:
-    store = ObjectStore.open(served.settings)
+def test_models_are_listed_in_pages(gateway: GatewayHarness, tmp_path: Path) -> None:
+    store = ObjectStore.open(gateway.settings)
     for number in range(5):
-        publish(tmp_path, served.catalog, store, InstanceName("acme", f"x{number}"), b"%d" % number)
+        publish(tmp_path, gateway.catalog, store, InstanceName("acme", f"x{number}"), b"%d" % number)
     ids: list[str] = []
     page: dict[str, Any] = {"has_more": True, "last_id": None}
     while page["has_more"]:
         after = {"after": page["last_id"]} if page["last_id"] else {}
-        page = served.client.get("/v1/models", params={"limit": 3, **after}).json()
+        page = gateway.client.get("/v1/models", params={"limit": 3, **after}).json()
         assert len(page["data"]) <= 3
         ids += [model["id"] for model in page["data"]]
     assert ids == ["org/base", "acme/desk", *(f"acme/x{number}" for number in range(5))]
-    assert served.client.get("/v1/models", params={"after": "org/base"}).json()["first_id"] == "acme/desk"
+    assert gateway.client.get("/v1/models", params={"after": "org/base"}).json()["first_id"] == "acme/desk"
     for after in ("other/desk", "nonsense", "../x"):
-        assert status_and_code(served.client.get("/v1/models", params={"after": after})) == (400, None)
+        assert status_and_code(gateway.client.get("/v1/models", params={"after": after})) == (400, None)
 
 
 @pytest.mark.parametrize("events", [0, 1])
-def test_a_dead_engine_is_a_reason_to_retry(served: Served, events: int) -> None:
-    served.engine.script = [*["data: {}\n\n"][:events], EngineUnavailable("3 replicas died")]
-    response = served.post("acme/desk", stream=True)
+def test_a_dead_engine_is_a_reason_to_retry(gateway: GatewayHarness, events: int) -> None:
+    gateway.engine.script = [*["data: {}\n\n"][:events], EngineUnavailable("3 replicas died")]
+    response = gateway.post("acme/desk", stream=True)
     if events:
         assert "try again" in response.text
     else:
@@ -440,39 +440,39 @@ def test_a_dead_engine_is_a_reason_to_retry(served: Served, events: int) -> None
         assert response.headers["retry-after"] == "1"
 
 
-def test_admission_is_measured_and_the_tier_is_in_the_headers(served: Served) -> None:
+def test_admission_is_measured_and_the_tier_is_in_the_headers(gateway: GatewayHarness) -> None:
     admission = AdmissionInfo("store", load_s=0.25, wait_s=0.0, slot_usage=0.5, evicted={"memory": 2, "disk": 0})
-    served.engine.script = [admission, FullResponse(200, b"{}", tokens=TokenCounts(3, 2))]
-    assert served.post("acme/desk").headers["x-looper-adapter"] == "store"
-    served.engine.script = [admission, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
-    streamed = served.post("acme/desk", stream=True)
+    gateway.engine.script = [admission, FullResponse(200, b"{}", tokens=TokenCounts(3, 2))]
+    assert gateway.post("acme/desk").headers["x-looper-adapter"] == "store"
+    gateway.engine.script = [admission, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
+    streamed = gateway.post("acme/desk", stream=True)
     assert (streamed.headers["x-looper-adapter"], streamed.text) == ("store", 'data: {"a":1}\n\ndata: [DONE]\n\n')
-    served.engine.script = [replace(admission, tier=None, evicted={}), FullResponse(200, b"{}")]
-    assert "x-looper-adapter" not in served.post("org/base").headers
-    text = served.client.get("/metrics").text
+    gateway.engine.script = [replace(admission, tier=None, evicted={}), FullResponse(200, b"{}")]
+    assert "x-looper-adapter" not in gateway.post("org/base").headers
+    text = gateway.client.get("/metrics").text
     assert 'looper_adapters_asked_total{tier="store"} 2.0' in text
     assert 'looper_adapter_load_seconds_sum{tier="store"} 0.5' in text
     assert 'looper_adapters_evicted_total{tier="memory"} 4.0' in text
     assert "looper_slots_taken_count 3.0" in text
 
 
-def test_a_promotion_loads_the_adapter_before_the_channel_changes(served: Served) -> None:
+def test_a_promotion_loads_the_adapter_before_the_channel_changes(gateway: GatewayHarness) -> None:
     prefetches: list[tuple[str, dict[str, float]]] = []
-    served.engine.on_prefetch = lambda digest: prefetches.append((digest, served.catalog.get_channel_shares(DESK)))
+    gateway.engine.on_prefetch = lambda digest: prefetches.append((digest, gateway.catalog.get_channel_shares(DESK)))
     path = "/api/v1/skills/desk/channels/canary"
-    response = served.client.put(path, json={"digest": served.digest, "share": 0.25})
+    response = gateway.client.put(path, json={"digest": gateway.digest, "share": 0.25})
     assert response.json()["shares"] == {"canary": 0.25}
     # The prefetcher also loads what the fixture has published, at any time.
-    assert (served.digest, {}) in prefetches
+    assert (gateway.digest, {}) in prefetches
 
 
-def test_each_request_is_logged_once_with_the_id_in_its_response_header(served: Served) -> None:
+def test_each_request_is_logged_once_with_the_id_in_its_response_header(gateway: GatewayHarness) -> None:
     admission = AdmissionInfo("disk", load_s=0.25, wait_s=0.5, slot_usage=0.5, evicted={})
-    served.engine.script = [admission, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
+    gateway.engine.script = [admission, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
     with capture_logs() as lines:
-        response = served.post("acme/desk", stream=True, request_id="mine")
-        served.client.get("/v1/nowhere")
-    (request,) = served.engine.requests
+        response = gateway.post("acme/desk", stream=True, request_id="mine")
+        gateway.client.get("/v1/nowhere")
+    (request,) = gateway.engine.requests
     streamed, missing = lines
     assert streamed["id"] == response.headers["x-request-id"] == request.body["request_id"] != "mine"
     assert streamed | {"seconds": 0} == {
@@ -485,7 +485,7 @@ def test_each_request_is_logged_once_with_the_id_in_its_response_header(served: 
         "outcome": "ok",
         "tenant": "acme",
         "model": "acme/desk",
-        "version": served.digest,
+        "version": gateway.digest,
         "channel": "prod",
         "adapter_from": "disk",
         "load_s": 0.25,
