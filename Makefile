@@ -22,10 +22,12 @@ demo: environment  ## the whole loop: trajectories in, skills trained, gated, se
 test: environment  ## all tests but the long ones
 	$(BIN)/python -m pytest -m "not bench"
 
-lint: environment  ## ruff, mypy --strict, hadolint
+lint: environment  ## ruff, mypy --strict, vulture (dead code), codespell (American spelling), hadolint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/vulture
+	$(BIN)/codespell
 	$(BIN)/hadolint Dockerfile Dockerfile.cuda
 
 format: environment

@@ -14,9 +14,14 @@
 | 500 | version_revoked | The version was revoked during the stream. | gateway/response_stream.py |
 | 500 | corrupt_adapter, missing_adapter, unservable_adapter | The adapter cannot be loaded. | engine/skill_server.py |
 | 503 | overloaded | The admission queue is full or too slow for the request. | engine/admission.py |
-| 503 | store_unavailable | The object store or the catalog does not respond. | serve/cache, platform |
-| 503 | engine_gone | The replicas that were tried died. | deployment/ray_app.py |
+| 503 | store_unavailable | The object store or the catalog does not respond. | platform/objectstore, platform/catalog |
+| 503 | store_unavailable | The disk is full. | cache/disk_cache.py |
+| 503 | store_unavailable | The download process died. | cache/download_process.py |
+| 503 | engine_gone | The replicas that were tried died. | deployment/engine_client.py |
 | 503 | gateway_gone | The gateway died; Ray Serve's proxy responds. | deployment/proxy_errors.py |
+
+The code is in the response body. Details of an engine's or an adapter's failure are in the log of the replica. Paths
+are relative to ``serve/``, except those that begin with ``platform``.
 
 The gateway, the skill server and the proxy call the functions below. Errors that are a ``LooperError`` get status and
 code from ``platform/api/error_table.py``. Imports no web framework, torch or vLLM.

@@ -246,7 +246,7 @@ def test_the_demo_shows_its_plan(installed: Installed) -> None:
         count = len(file.read_text().splitlines())
         assert re.search(rf"{file.parent.name}/{file.stem} +{count}\b", ran.stdout), ran.stdout
     assert re.findall(r"^(\w+(?: model)?)  ", ran.stdout.partition("what it does")[2], re.MULTILINE) == [
-        "base model", "ingest", "ray", "synthesise", "train", "gate", "serve", "ask", "stop"
+        "base model", "ingest", "ray", "synthesize", "train", "gate", "serve", "ask", "stop"
     ]  # fmt: skip
     assert list(installed.work.iterdir()) == []
 

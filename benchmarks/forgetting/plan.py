@@ -61,6 +61,7 @@ class ForgettingRun(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: RunKind = RunKind.SEQUENCE
+    """What the instance is trained on."""
     source: str
     """Name of a workplace of the gym, or of a folder of tenants."""
     sessions: int = SESSION_COUNT

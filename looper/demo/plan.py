@@ -9,14 +9,14 @@ from typing import Literal
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.names import InstanceName
 
-DemoStage = Literal["base model", "ingest", "ray", "synthesise", "train", "gate", "serve", "ask", "stop"]
+DemoStage = Literal["base model", "ingest", "ray", "synthesize", "train", "gate", "serve", "ask", "stop"]
 """Name of a stage, which is its key in ``demo.json``."""
 
 STAGES: dict[DemoStage, str] = {
     "base model": "prepares the base model for training and serving, once for all runs",
     "ingest": "reads the trajectories into the catalog and the object store",
     "ray": "starts a local Ray on this machine",
-    "synthesise": "turns trajectories into training examples, and holds out some tasks",
+    "synthesize": "turns trajectories into training examples, and holds out some tasks",
     "train": "trains one adapter per instance, all in one trainer",
     "gate": "publishes each adapter that does better on the held-out tasks",
     "serve": "serves the base model with all adapters through OpenAI's API",

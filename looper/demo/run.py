@@ -43,8 +43,8 @@ RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, m
 GYM_SEED = 0
 """Seed that ``examples/`` was generated with. The gym draws the same tasks from it again to judge the answers."""
 STAGE_OF_STATE: dict[ConsolidationState, DemoStage] = {
-    ConsolidationState.QUEUED: "synthesise",
-    ConsolidationState.SYNTHESISING: "synthesise",
+    ConsolidationState.QUEUED: "synthesize",
+    ConsolidationState.SYNTHESISING: "synthesize",
     ConsolidationState.TRAINING: "train",
     ConsolidationState.EVALUATING: "gate",
 }

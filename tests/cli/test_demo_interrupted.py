@@ -14,7 +14,7 @@ from looper.gym.generate import record_episodes
 from looper.gym.workplaces import WORKPLACES
 from tests.tiny import tiny_base
 
-STAGES = ["base model", "ingest", "ray", "synthesise", "train", "serve"]
+STAGES = ["base model", "ingest", "ray", "synthesize", "train", "serve"]
 """The test interrupts the demo just after each of these stages, which is in the following stage."""
 
 

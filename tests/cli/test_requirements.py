@@ -45,6 +45,8 @@ def test_a_missing_module_is_reported_with_the_extra_that_installs_it(
     module: str, importer: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")  # no nvidia-smi
+    for name in [name for name in sys.modules if name.startswith(f"{module}.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, importer, raising=False)
     with pytest.raises(ModuleNotFoundError) as caught:

@@ -4,7 +4,8 @@ It runs in every worker of a training run (``training_run``). Rank 0 decides, an
 other rank gets the outcome (``collective``) and computes. Members join and leave between two passes, on all ranks at
 the same point. Their state is in the store, so that another trainer, or the same one after a restart, can resume.
 
-How often checkpoints are written is the setting ``consolidation.checkpoint_interval_s``: see ``_save_checkpoints``.
+How often checkpoints are written is the setting ``consolidation.checkpoint_interval_s``, which ``run_trainer`` compares
+with the time after each pass.
 """
 
 import time

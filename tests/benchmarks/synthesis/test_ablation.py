@@ -55,7 +55,7 @@ def test_the_careless_agent_is_deterministic() -> None:
 def test_the_careless_agent_fails_a_bit_less_than_the_failure_rate() -> None:
     # Some failures count as successes, because only the messages of the episode are judged.
     many = play_careless_agent(DISPATCH, list_task_ids(held_out=False)[:200], seed=0)
-    failed = sum(not each.outcome.success for each in many) / len(many)
+    failed = sum(not episode.outcome.success for episode in many) / len(many)
     assert FAILURE_RATE - 0.2 < failed < FAILURE_RATE
 
 
@@ -82,7 +82,7 @@ def test_the_whole_pipeline_removes_repeated_calls() -> None:
 
 def test_every_stage_can_be_disabled() -> None:
     digests = {variant: digest_examples(build_examples(variant, NOISY)) for variant in DISABLED_STAGES}
-    changed = {variant for variant, found in digests.items() if found != digests[FULL]}
+    changed = {variant for variant, digest in digests.items() if digest != digests[FULL]}
     assert {"full without prune", "full without credit", "full without duplicates", "full without errors"} <= changed
 
 
@@ -98,8 +98,9 @@ def test_a_repeated_call_has_the_same_arguments_and_the_same_answer() -> None:
 
 def test_answers_are_parsed_as_those_of_the_served_skill() -> None:
     call = '<tool_call>\n{"name": "open", "arguments": {"ref": "HD-1"}}\n</tool_call>'
-    (found,) = parse_answer(call, 2)["tool_calls"]
-    assert (found["function"]["name"], json.loads(found["function"]["arguments"])) == ("open", {"ref": "HD-1"})
+    (tool_call,) = parse_answer(call, 2)["tool_calls"]
+    function = tool_call["function"]
+    assert (function["name"], json.loads(function["arguments"])) == ("open", {"ref": "HD-1"})
     assert "tool_calls" not in parse_answer("done", 2)
     assert "tool_calls" not in parse_answer(call.replace("}}", "}"), 2)
 
@@ -131,7 +132,7 @@ def test_a_variant_is_trained_and_evaluated(base: Path) -> None:
 
 def test_batched_tasks_take_as_many_turns_as_each_alone(base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
-    tasks = [DISPATCH.task(id, seed=0) for id in list_task_ids(held_out=True)[:3]]
+    tasks = [DISPATCH.task(task_id, seed=0) for task_id in list_task_ids(held_out=True)[:3]]
     batched = evaluate_live(base, None, tokenizer, tasks)
     assert batched.episodes == 3
     assert batched.turns == sum(evaluate_live(base, None, tokenizer, [task]).turns for task in tasks)

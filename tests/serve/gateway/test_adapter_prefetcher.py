@@ -22,7 +22,7 @@ class RecordingEngine:
         self.prefetched: list[tuple[str, int, bool]] = []
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
-        raise AssertionError("no requests in this test")
+        assert not request, "no requests in this test"
         yield ""
 
     async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:

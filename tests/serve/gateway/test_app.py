@@ -86,10 +86,6 @@ class GatewayHarness:
     def post(self, model: object, path: str = "/v1/chat/completions", **more: object) -> Any:
         return self.client.post(path, json={"model": model, "messages": HELLO, **more})
 
-    def post_within(self, seconds: str) -> Any:
-        body = {"model": "acme/desk", "messages": HELLO}
-        return self.client.post("/v1/chat/completions", json=body, headers={"x-looper-within-s": seconds})
-
 
 def publish(base: Path, catalog: Catalog, store: ObjectStore, instance: InstanceName, weights: bytes) -> str:
     return publish_version(catalog, store, instance, adapter_files(base, instance, weights))
