@@ -76,7 +76,8 @@ def _tables() -> Iterator[str]:
 
 
 def _row(setting: Setting) -> str:
-    cells = (f"`{setting.name}`", _default(setting.field.default), setting.expected, setting.field.description or "")
+    expected = setting.expected.replace("[", "&#91;")  # a pattern's bracket would be read as a link
+    cells = (f"`{setting.name}`", _default(setting.field.default), expected, setting.field.description or "")
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
