@@ -34,12 +34,12 @@ from looper.serve.engine.engine_arguments import Device
 MAX_CONCURRENT_DOWNLOADS = 8
 """Maximum number of concurrent downloads, because an object store may be far away.
 
-The computation for each adapter is serialized. Otherwise several adapters would be ready at the same time, and their
-requests would make one step of the engine long.
+Hashing and packing run for one adapter at a time. Otherwise several adapters would become ready at once, their requests
+would all start in the same engine step, and that step would take long.
 """
 
 NICENESS_INCREMENT = 2
-"""How much nicer this process is than processes on the same core. It leaves them about three fifths of the core."""
+"""Added to the niceness of this process. Other processes on the same core then get about three fifths of it."""
 
 Fetch = Callable[[str], AdapterFiles]
 """Returns the verified files of a digest. It blocks, and several threads call it concurrently."""
@@ -144,7 +144,7 @@ def start_downloader(
 def servable_fetcher(settings: Settings, pool: PoolSettings, model_dir: Path) -> Fetch:
     """Return a function that fetches adapters and rejects those that engines of the pool cannot serve.
 
-    An engine would notice only in its step loop, where all requests are.
+    Without this check, the engine would find out in its step loop, and delay all requests.
 
     Args:
         settings: All settings.
