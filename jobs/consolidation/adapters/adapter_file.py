@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
+from looper.platform.adapters import files
 from looper.platform.domain.errors import InvalidInput
 
 
@@ -59,12 +60,12 @@ def read_adapter_files(weights: bytes, config: bytes) -> dict[str, Factors]:
     """
     try:
         tensors = load(weights)
-        settings = json.loads(config)
-        scale = settings["lora_alpha"] / settings["r"]
+        scale = files.LoraConfig.model_validate_json(config).scaling
         layers = [key.removeprefix(_PREFIX).removesuffix(".lora_A.weight") for key in tensors if ".lora_A." in key]
         lora = {layer: Factors(tensors.pop(_key(layer, "A")), tensors.pop(_key(layer, "B")), scale) for layer in layers}
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise InvalidInput(f"the adapter's files cannot be read: {type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())  # pydantic's messages have several lines
+        raise InvalidInput(f"the adapter's files cannot be read: {type(error).__name__}: {reason}") from error
     if tensors or not lora:
         raise InvalidInput(f"the adapter is not plain LoRA: it holds {next(iter(tensors), 'nothing')}")
     return lora
