@@ -243,8 +243,9 @@ def test_closed_streams_are_charged_until_the_rate_limit_is_reached(live: LiveSe
 def test_a_full_response_is_charged_if_its_client_times_out(live: LiveServer) -> None:
     client, before = live.tenant("gives-up"), read_token_metrics(live)
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=3).completions.create(
-            model="tiny", prompt="hello", max_tokens=1900, extra_body={"ignore_eos": True}
+        # Thousands of tokens: a fast machine generates one sequence of 1900 within seconds.
+        client.with_options(timeout=1).completions.create(
+            model="tiny", prompt="hello", n=4, temperature=1, max_tokens=1900, extra_body={"ignore_eos": True}
         )
     after = read_token_metrics(live)
     assert after[0] > before[0]
