@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from looper.cli.output import Json, emit_json, table
+from looper.cli.output import Json, emit_json, format_time, table
 from looper.cli.watch import exit_if_failed, reason_of
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from looper.platform.domain.scores import Margins
 
 app = typer.Typer(help="Manage consolidations: queued, running and ended ones.", no_args_is_help=True)
@@ -42,7 +40,7 @@ def list_(
         table(
             ["consolidation", "instance", "state", "priority", "submitted", "reason"],
             [
-                (job.id, job.instance, job.state, job.priority, _format_time(job.created_at), reason_of(job))
+                (job.id, job.instance, job.state, job.priority, format_time(job.created_at), reason_of(job))
                 for job in jobs
             ],
             empty="no consolidations yet: looper consolidate TENANT/INSTANCE",
@@ -65,8 +63,8 @@ def show(id: Id, json: Json = False) -> None:
         return
     rows: list[tuple[str, object]] = [(name, getattr(info, name)) for name in ("id", "instance", "state", "reason")]
     rows += [("base", info.base), ("starts from", info.parent), ("batches", info.batches), ("published", info.digest)]
-    rows += [("priority", info.priority), ("submitted", _format_time(info.created_at))]
-    rows += [("started", _format_time(info.started_at)), ("ended", _format_time(info.ended_at))]
+    rows += [("priority", info.priority), ("submitted", format_time(info.created_at))]
+    rows += [("started", format_time(info.started_at)), ("ended", format_time(info.ended_at))]
     rows += [("recipe", ", ".join(f"{name} {value}" for name, value in info.recipe.model_dump().items()))]
     if info.verdict:
         for name, scores in (("candidate", info.verdict.candidate), ("current", info.verdict.current)):
@@ -166,7 +164,3 @@ def cancel(
             typer.echo(f"consolidation {id} is cancelled")
     if errors:
         raise LooperError("; ".join(errors))
-
-
-def _format_time(at: "datetime | None") -> str | None:
-    return f"{at:%F %T}" if at else None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from rich.progress import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -45,6 +47,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         Console(width=None if sys.stdout.isatty() else 200).print(grid)
     else:
         typer.echo(empty)
+
+
+def format_time(at: "datetime | None") -> str | None:
+    """Return the time ``at`` as tables show it, in UTC to the second; None stays None."""
+    return f"{at:%F %T}" if at else None
 
 
 def progress() -> "Progress":

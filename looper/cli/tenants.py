@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from looper.cli.output import Json, emit_json, table
+from looper.cli.output import Json, emit_json, format_time, table
 
 app = typer.Typer(help="Manage tenants, their API keys and their rate limits.", no_args_is_help=True)
 
@@ -49,36 +49,91 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="An existing tenant.")],
+    tenant: Annotated[str, typer.Argument(help="An existing tenant.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name to find the key by: where it is used. Default: its id.")
+    ] = None,
+    scopes: Annotated[
+        str, typer.Option(help="What the key may do: some of infer, submit, admin, operator, with commas between.")
+    ] = "infer,submit",
     days: Annotated[int | None, typer.Option(min=1, help="The key expires after this number of days.")] = None,
     json: Json = False,
 ) -> None:
     """Create another API key for a tenant.
 
-    Example: `looper tenant key acme --days 30`
+    `infer` asks models. `submit` hands in trajectories, submits consolidations and reads. `admin` promotes, rolls back,
+    revokes and drops, and manages keys. `operator` acts across tenants. A key without `--scopes` is one for a deployed
+    agent: it asks models and hands in its trajectories, and cannot change what is served.
+
+    Example: `looper tenant key acme --name ci --scopes submit,admin --days 30`
     """
     from datetime import timedelta
 
     from looper.platform.catalog import Catalog
+    from looper.platform.domain.scopes import parse_scopes
     from looper.platform.settings import load_settings
     from looper.platform.tenancy import issue_key
 
-    lifetime = timedelta(days=days) if days else None
-    _show_key(name, issue_key(Catalog.open(load_settings()), name, lifetime=lifetime), json)
+    lifetime, granted = timedelta(days=days) if days else None, parse_scopes(scopes)
+    catalog = Catalog.open(load_settings())
+    _show_key(tenant, issue_key(catalog, tenant, name=name, scopes=granted, lifetime=lifetime), json)
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help="The key, or the id in its middle.")]) -> None:
+def keys(
+    tenant: Annotated[str, typer.Argument(help="An existing tenant.")],
+    all_: Annotated[bool, typer.Option("--all", help="Also keys that have expired or are revoked.")] = False,
+    json: Json = False,
+) -> None:
+    """List the API keys of a tenant, newest first. Their secrets cannot be shown.
+
+    Example: `looper tenant keys acme`
+    """
+    from looper.platform.api.models import KeyInfo
+    from looper.platform.catalog import Catalog
+    from looper.platform.settings import load_settings
+
+    found = [KeyInfo.from_key(key) for key in Catalog.open(load_settings()).list_keys(tenant)]
+    found = [key for key in found if all_ or key.state == "valid"]
+    if json:
+        emit_json(found)
+    else:
+        table(
+            ["key", "id", "scopes", "created", "last used", "expires", "state"],
+            [
+                (
+                    key.name,
+                    key.id,
+                    ",".join(key.scopes),
+                    format_time(key.created_at),
+                    format_time(key.last_used_at),
+                    format_time(key.expires_at),
+                    key.state,
+                )
+                for key in found
+            ],
+            empty=f"no keys: looper tenant key {tenant}",
+        )
+
+
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(help="TENANT/NAME of the key, its id, or the key itself.")],
+) -> None:
     """Revoke an API key. It stops working immediately.
 
-    Example: `looper tenant revoke 5f1c0a9b2d3e4f60`
+    Example: `looper tenant revoke acme/ci`
     """
     from looper.platform.catalog import Catalog
     from looper.platform.settings import load_settings
 
-    id = key.removeprefix("looper_").partition("_")[0]
-    Catalog.open(load_settings()).revoke_key(id)
-    typer.echo(f"key {id} is revoked")
+    tenant, slash, name = key.partition("/")
+    catalog = Catalog.open(load_settings())
+    if slash:
+        revoked = catalog.revoke_key(name, tenant=tenant)
+    else:
+        revoked = catalog.revoke_key(key.removeprefix("looper_").partition("_")[0])
+    typer.echo(f"key {revoked.tenant}/{revoked.name} with id {revoked.id} is revoked")
 
 
 @app.command()

@@ -1,4 +1,6 @@
-"""Routes that check the API key before they read the body, and the types by which routes get tenant and instance.
+"""Routes that check the API key and its scopes before they read the body, and the types for tenant and instance.
+
+``/v1`` and ``/api/v1`` both use it: this is the only place that decides who may do what.
 
 FastAPI by itself reads and parses the whole body of a request on the event loop first, and resolves dependencies such
 as authentication afterwards. Anybody without a key could keep the event loop busy that way.
@@ -7,38 +9,68 @@ as authentication afterwards. Anybody without a key could keep the event loop bu
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Request, Response, Security, params
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 
 from looper.platform.api.request_body import JsonRequest
 from looper.platform.catalog import Catalog
+from looper.platform.domain.errors import Forbidden
 from looper.platform.domain.names import InstanceName, check_name
+from looper.platform.domain.scopes import Scope, format_scopes
 from looper.platform.tenancy import authenticate
+from looper.platform.tenancy.last_use import LastUseRecorder
 
-_bearer = HTTPBearer(auto_error=False, description="API key of a tenant, from `looper tenant key TENANT`")
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="API key of a tenant, from `looper tenant key TENANT --scopes SCOPES`. "
+    f"The scopes are {format_scopes(Scope)}; each route lists those that it needs.",
+)
+
+
+def needs(scope: Scope) -> params.Security:
+    """Declare which scope a route needs.
+
+    Args:
+        scope: The scope that the API key must have.
+
+    Returns:
+        An entry for ``dependencies=[...]`` of a route, or of a router for all of its routes.
+    """
+    return Security(_bearer, scopes=[scope])
 
 
 def authenticated_route(catalog: Catalog) -> type[APIRoute]:
-    """Return a route class that authenticates each request before anything else.
+    """Return a route class that authenticates each request and checks its scopes before anything else.
+
+    A route without ``needs(...)`` is a mistake, and raises TypeError when it is defined.
 
     Args:
         catalog: Catalog with the API keys.
 
     Returns:
-        A class for ``APIRouter(route_class=...)``. Its requests have the tenant in ``state.tenant``. A request without
-        a valid key ends with ``Unauthorized`` before its body is read.
+        A class for ``APIRouter(route_class=...)``. Its requests have the tenant in ``state.tenant`` and the API key in
+        ``state.key``. A request without a valid key ends with ``Unauthorized``, and one whose key lacks a scope with
+        ``Forbidden``, before its body is read.
     """
+    last_use = LastUseRecorder(catalog)
 
     class AuthenticatedRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handle = super().get_route_handler()
+            handle, needed = super().get_route_handler(), _scopes_of(self)
 
             async def authenticate_and_handle(request: Request) -> Response:
                 bearer = await _bearer(request)
                 key = bearer.credentials if bearer else None
-                request.state.tenant = await run_in_threadpool(authenticate, catalog, key)
+                api_key = await run_in_threadpool(authenticate, catalog, key)
+                last_use.record(api_key.id)
+                if missing := needed - api_key.scopes:
+                    raise Forbidden(
+                        f"the key lacks scope {format_scopes(missing)}, it has {format_scopes(api_key.scopes)}: "
+                        f"looper tenant key TENANT --scopes {format_scopes(needed)}"
+                    )
+                request.state.tenant, request.state.key = api_key.tenant, api_key
                 return await handle(await JsonRequest.from_request(request) if self.body_field else request)
 
             return authenticate_and_handle
@@ -46,9 +78,16 @@ def authenticated_route(catalog: Catalog) -> type[APIRoute]:
     return AuthenticatedRoute
 
 
-async def _tenant(
-    request: Request, _bearer_for_openapi: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> str:
+def _scopes_of(route: APIRoute) -> frozenset[Scope]:
+    """Return the scopes that a route needs, from ``needs`` at itself and at its routers."""
+    declared = [each.scopes or () for each in route.dependencies if isinstance(each, params.Security)]
+    scopes = frozenset(Scope(scope) for scopes in declared for scope in scopes)
+    if not scopes:
+        raise TypeError(f"route {route.path} declares no scope: add dependencies=[needs(Scope....)]")
+    return scopes
+
+
+async def _tenant(request: Request) -> str:
     return str(request.state.tenant)
 
 

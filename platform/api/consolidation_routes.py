@@ -5,13 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, status
 from fastapi.routing import APIRoute
 
-from looper.platform.api.authenticated_route import Tenant
+from looper.platform.api.authenticated_route import Tenant, needs
 from looper.platform.api.models import ConsolidationInfo, ConsolidationRequest, EventInfo
 from looper.platform.api.submission import submit_consolidations
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import NotFound
 from looper.platform.domain.names import InstanceName, check_name
+from looper.platform.domain.scopes import Scope
 from looper.platform.settings import Settings
 
 
@@ -26,7 +27,7 @@ def consolidation_router(settings: Settings, catalog: Catalog, route_class: type
     Returns:
         The router.
     """
-    router = APIRouter(prefix="/consolidations", route_class=route_class)
+    router = APIRouter(prefix="/consolidations", route_class=route_class, dependencies=[needs(Scope.SUBMIT)])
 
     def instance_of(tenant: str, instance: str) -> InstanceName:
         return InstanceName(tenant, check_name(instance, "instance"))

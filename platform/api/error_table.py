@@ -13,6 +13,7 @@ from looper.platform.api.models import ErrorBody, ErrorDetail
 from looper.platform.domain.errors import (
     Conflict,
     CorruptAdapter,
+    Forbidden,
     InvalidInput,
     LooperError,
     NotFound,
@@ -46,6 +47,7 @@ ERROR_TABLE: Final = (
     ErrorMapping(TooLarge, 413, "invalid_request_error", "request_too_large"),
     ErrorMapping(InvalidInput, 400, "invalid_request_error", "invalid_input"),
     ErrorMapping(Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
+    ErrorMapping(Forbidden, 403, "invalid_request_error", "insufficient_scope"),
     ErrorMapping(NotFound, 404, "invalid_request_error", "not_found"),
     ErrorMapping(Conflict, 409, "invalid_request_error", "conflict"),
     ErrorMapping(CorruptAdapter, 500, "server_error", "corrupt_adapter"),

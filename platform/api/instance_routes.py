@@ -6,10 +6,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
-from looper.platform.api.authenticated_route import Instance, Tenant
+from looper.platform.api.authenticated_route import Instance, Tenant, needs
 from looper.platform.api.models import InstanceInfo
 from looper.platform.api.request_body import read_body
 from looper.platform.catalog import Catalog
+from looper.platform.domain.scopes import Scope
 from looper.platform.objectstore import ObjectStore
 from looper.platform.trajectories.ingest import ingest_bytes
 from looper.platform.trajectories.report import IngestReport
@@ -29,7 +30,7 @@ def instance_router(catalog: Catalog, store: ObjectStore, route_class: type[APIR
     Returns:
         The router.
     """
-    router = APIRouter(prefix="/instances", route_class=route_class)
+    router = APIRouter(prefix="/instances", route_class=route_class, dependencies=[needs(Scope.SUBMIT)])
 
     @router.get("", summary="List the tenant's instances")
     def list_instances(tenant: Tenant) -> list[InstanceInfo]:

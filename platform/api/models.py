@@ -4,20 +4,21 @@ They are apart from the domain's types, so that each side may change without the
 module, so it imports no web framework and no database.
 """
 
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from looper.platform.domain.consolidation import MIN_PRIORITY, Consolidation, TrainingProgress
 from looper.platform.domain.names import PROD, InstanceName
 from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.scopes import Scope
 from looper.platform.domain.scores import GateVerdict
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.domain.version import Version
 
 if TYPE_CHECKING:  # the client has these models and no database
-    from looper.platform.catalog import Catalog, Event
+    from looper.platform.catalog import ApiKey, Catalog, Event
 
 
 class _ApiModel(BaseModel):
@@ -207,6 +208,36 @@ class VersionTraffic(_ApiModel):
         description="p50 and p95 of the seconds to the first token of streamed responses"
     )
     seconds: dict[str, float] | None = Field(description="p50 and p95 of the seconds until the response was complete")
+
+
+class KeyInfo(_ApiModel):
+    """One API key of the tenant. Its secret is shown when it is issued, and never again."""
+
+    id: str = Field(description="Public part of the key, in its middle")
+    name: str = Field(description="Name of the key: its id unless it was given one")
+    scopes: list[Scope] = Field(description="What the key may be used for")
+    created_at: datetime = Field(description="When it was issued")
+    last_used_at: datetime | None = Field(description="When it was last used, to a minute or two. Null: never")
+    expires_at: datetime | None = Field(description="From when on it is refused. Null: it does not expire")
+    revoked_at: datetime | None = Field(description="When it was revoked. Null: it is not revoked")
+    state: Literal["valid", "expired", "revoked"] = Field(description="Whether the key is accepted now")
+
+    @classmethod
+    def from_key(cls, key: "ApiKey") -> "KeyInfo":
+        """Return the public view of a key.
+
+        Args:
+            key: The key.
+
+        Returns:
+            Everything but its tenant and its hash.
+        """
+        expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+        return cls(
+            scopes=[scope for scope in Scope if scope in key.scopes],
+            state="revoked" if key.revoked_at else "expired" if expired else "valid",
+            **key.model_dump(exclude={"tenant", "secret_sha256", "scopes"}),
+        )
 
 
 class ErrorDetail(_ApiModel):

@@ -35,7 +35,7 @@ def control_plane_router(
     """
     route_class = authenticated_route(catalog)
     router = APIRouter(
-        prefix="/api/v1", responses={code: {"model": ErrorBody} for code in (400, 401, 404, 409, 413, 503)}
+        prefix="/api/v1", responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 409, 413, 503)}
     )
     router.include_router(instance_router(catalog, store, route_class))
     router.include_router(consolidation_router(settings, catalog, route_class))

@@ -2,6 +2,7 @@
 
 from looper.platform.catalog.consolidations import ConsolidationOperations
 from looper.platform.catalog.instances import InstanceOperations
+from looper.platform.catalog.keys import KeyOperations
 from looper.platform.catalog.leased_work import LeasedWorkOperations
 from looper.platform.catalog.queue import QueueOperations
 from looper.platform.catalog.skills import SkillOperations
@@ -10,6 +11,7 @@ from looper.platform.catalog.tenants import TenantOperations
 
 class Catalog(
     TenantOperations,
+    KeyOperations,
     InstanceOperations,
     ConsolidationOperations,
     QueueOperations,

@@ -2,9 +2,10 @@
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from looper.platform.domain.recipe import TrainerShape
+from looper.platform.domain.scopes import Scope, parse_scopes
 
 
 class _Record(BaseModel):
@@ -31,14 +32,25 @@ class ApiKey(_Record):
     """Public part of the key."""
     tenant: str
     """Tenant that the key belongs to."""
+    name: str
+    """Name of the key, of which the tenant has only one that is not revoked."""
+    scopes: frozenset[Scope]
+    """What the key may be used for."""
     secret_sha256: str
     """SHA-256 of the secret part."""
     created_at: datetime
     """When the key was issued."""
+    last_used_at: datetime | None = None
+    """When the key was last used, to a minute. None: never."""
     expires_at: datetime | None
     """From when on the key is refused. None: it does not expire."""
     revoked_at: datetime | None
     """When the key was revoked. None: it is not revoked."""
+
+    @field_validator("scopes", mode="before")
+    @classmethod
+    def _from_column(cls, value: object) -> object:
+        return parse_scopes(value) if isinstance(value, str) else value
 
 
 class Quota(_Record):

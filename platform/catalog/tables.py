@@ -62,10 +62,21 @@ keys = Table(
     metadata,
     Column("id", ID, primary_key=True),
     Column("tenant", NAME, ForeignKey("tenants.name"), nullable=False, index=True),
+    Column("name", NAME, nullable=False, server_default=""),
+    Column("scopes", Text, nullable=False, server_default="infer,submit,admin"),
     Column("secret_sha256", DIGEST, nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
+    Column("last_used_at", UTCDateTime),
     Column("expires_at", UTCDateTime),
     Column("revoked_at", UTCDateTime),
+    Index(
+        "uq_keys_tenant_name",
+        "tenant",
+        "name",
+        unique=True,
+        sqlite_where=text("revoked_at IS NULL"),
+        postgresql_where=text("revoked_at IS NULL"),
+    ),
 )
 
 instances = Table(
@@ -167,8 +178,10 @@ events = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("at", UTCDateTime, nullable=False),
     Column("tenant", NAME, nullable=False),
-    Column("instance", NAME, nullable=False),
+    Column("instance", NAME, nullable=False),  # empty: it happened to the tenant itself
     Column("consolidation", ID),
+    Column("actor", Text, nullable=False, server_default=""),  # empty: from a release that did not record it
     Column("what", Text, nullable=False),
     Index("ix_events_tenant_instance", "tenant", "instance"),
+    Index("ix_events_tenant_id", "tenant", "id"),
 )

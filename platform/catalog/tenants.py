@@ -1,4 +1,4 @@
-"""Catalog operations on tenants, their rate limits and their API keys."""
+"""Catalog operations on tenants and their rate limits."""
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -6,13 +6,13 @@ from sqlalchemy.exc import IntegrityError
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import ApiKey, Quota
-from looper.platform.domain.errors import Conflict, NotFound
+from looper.platform.catalog.records import Quota
+from looper.platform.domain.errors import Conflict
 from looper.platform.domain.names import check_name
 
 
 class TenantOperations(Database):
-    """Tenants, rate limits and API keys."""
+    """Tenants and rate limits."""
 
     def create_tenant(self, name: str) -> None:
         """Create a tenant.
@@ -63,39 +63,3 @@ class TenantOperations(Database):
             result = sql.execute(update(t.tenants).where(t.tenants.c.name == tenant).values(**quota.model_dump()))
             if result.rowcount == 0:
                 raise rows.tenant_not_found(tenant)
-
-    def add_key(self, key: ApiKey) -> None:
-        """Store ``key``.
-
-        Raises:
-            NotFound: The key's tenant does not exist.
-        """
-        with self._write_transaction() as sql:
-            if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == key.tenant)) is None:
-                raise rows.tenant_not_found(key.tenant)
-            sql.execute(insert(t.keys).values(**key.model_dump()))
-
-    def get_key(self, id: str) -> ApiKey:
-        """Return the key with this ``id``, also if it is expired or revoked.
-
-        Raises:
-            NotFound: There is no such key.
-        """
-        with self._read_transaction() as sql:
-            row = sql.execute(select(t.keys).where(t.keys.c.id == id)).one_or_none()
-        if row is None:
-            raise NotFound(f"key {id} does not exist")
-        return ApiKey(**row._mapping)
-
-    def revoke_key(self, id: str) -> None:
-        """Revoke the key with this ``id``.
-
-        Raises:
-            NotFound: There is no such key, or it is revoked already.
-        """
-        with self._write_transaction() as sql:
-            result = sql.execute(
-                update(t.keys).where(t.keys.c.id == id, t.keys.c.revoked_at.is_(None)).values(revoked_at=rows.utc_now())
-            )
-            if result.rowcount == 0:
-                raise NotFound(f"key {id} does not exist or is revoked already")

@@ -6,6 +6,7 @@
     │   └── TooLarge        the input has more bytes than the limit
     ├── NotFound            the named thing does not exist (for this tenant)
     ├── Unauthorized        the API key is missing, wrong, expired or revoked
+    ├── Forbidden           the API key is good, but lacks the scope that the request needs
     ├── Conflict            another process changed the state first: a failed compare-and-swap
     ├── CorruptAdapter      a published adapter's content does not match its digest
     ├── StoreUnavailable    the object store or the catalog is down, slow or full
@@ -52,6 +53,10 @@ class NotFound(LooperError, LookupError):
 
 class Unauthorized(LooperError):
     """The API key is missing, wrong, expired or revoked."""
+
+
+class Forbidden(LooperError):
+    """The API key lacks the scope that the request needs."""
 
 
 class Conflict(LooperError):

@@ -1,4 +1,4 @@
-"""API keys: bearer tokens that belong to one tenant."""
+"""API keys: bearer tokens that belong to one tenant and have scopes."""
 
 from looper.platform.tenancy.keys import authenticate, issue_key
 

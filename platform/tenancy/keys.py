@@ -7,18 +7,29 @@ A slow password hash protects secrets that can be guessed, and this one cannot.
 import hashlib
 import hmac
 import secrets
+from collections.abc import Set
 from datetime import UTC, datetime, timedelta
 
 from looper.platform.catalog import ApiKey, Catalog
 from looper.platform.domain.errors import NotFound, Unauthorized
+from looper.platform.domain.scopes import DEFAULT_SCOPES, Scope
 
 
-def issue_key(catalog: Catalog, tenant: str, *, lifetime: timedelta | None = None) -> str:
+def issue_key(
+    catalog: Catalog,
+    tenant: str,
+    *,
+    name: str | None = None,
+    scopes: Set[Scope] = DEFAULT_SCOPES,
+    lifetime: timedelta | None = None,
+) -> str:
     """Create an API key.
 
     Args:
         catalog: Catalog to store the key's hash in.
         tenant: Tenant that the key belongs to.
+        name: Name by which the key is found again. None: its id.
+        scopes: What the key may be used for.
         lifetime: Time until the key expires. None: it does not expire.
 
     Returns:
@@ -26,12 +37,16 @@ def issue_key(catalog: Catalog, tenant: str, *, lifetime: timedelta | None = Non
 
     Raises:
         NotFound: The tenant does not exist.
+        InvalidInput: The name is not valid.
+        Conflict: The tenant has another key of this name that is not revoked.
     """
     id, secret, now = secrets.token_hex(8), secrets.token_hex(32), datetime.now(UTC)
     catalog.add_key(
         ApiKey(
             id=id,
             tenant=tenant,
+            name=name if name is not None else id,
+            scopes=frozenset(scopes),
             secret_sha256=_hash(secret),
             created_at=now,
             expires_at=now + lifetime if lifetime else None,
@@ -41,7 +56,7 @@ def issue_key(catalog: Catalog, tenant: str, *, lifetime: timedelta | None = Non
     return f"looper_{id}_{secret}"
 
 
-def authenticate(catalog: Catalog, bearer: str | None) -> str:
+def authenticate(catalog: Catalog, bearer: str | None) -> ApiKey:
     """Check an API key.
 
     Args:
@@ -49,7 +64,7 @@ def authenticate(catalog: Catalog, bearer: str | None) -> str:
         bearer: The key, or None if the request had none.
 
     Returns:
-        The tenant that the key belongs to.
+        What is stored of the key: its tenant, its scopes, its name.
 
     Raises:
         Unauthorized: The key is missing, wrong, expired or revoked. The error does not say which part is wrong.
@@ -68,7 +83,7 @@ def authenticate(catalog: Catalog, bearer: str | None) -> str:
     expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
     if expired or key.revoked_at is not None or not hmac.compare_digest(key.secret_sha256, _hash(secret)):
         raise refusal
-    return key.tenant
+    return key
 
 
 def _hash(secret: str) -> str:

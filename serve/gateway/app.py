@@ -22,10 +22,11 @@ from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from looper.platform.api import control_plane_router
-from looper.platform.api.authenticated_route import Instance, authenticated_route
+from looper.platform.api.authenticated_route import Instance, authenticated_route, needs
 from looper.platform.api.error_handlers import install_error_handlers
 from looper.platform.api.models import VersionTraffic
 from looper.platform.catalog import Catalog, Quota
+from looper.platform.domain.scopes import Scope
 from looper.platform.domain.version import Version
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import ServeSettings, Settings
@@ -99,7 +100,11 @@ def _build_limiter(serve: ServeSettings) -> TenantRateLimiter:
 def _traffic_router(catalog: Catalog, traffic: TrafficStats) -> APIRouter:
     router = APIRouter(prefix="/api/v1/skills", route_class=authenticated_route(catalog))
 
-    @router.get("/{instance}/traffic", summary="Compare the versions of a skill with a canary")
+    @router.get(
+        "/{instance}/traffic",
+        summary="Compare the versions of a skill with a canary",
+        dependencies=[needs(Scope.SUBMIT)],
+    )
     def show_traffic(instance: Instance) -> dict[str, VersionTraffic]:
         return traffic.summarize(str(instance))
 

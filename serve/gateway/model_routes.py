@@ -5,10 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.routing import APIRoute
 
-from looper.platform.api.authenticated_route import Tenant
+from looper.platform.api.authenticated_route import Tenant, needs
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.scopes import Scope
 from looper.serve.error_responses import RequestRefused, error_response
 from looper.serve.gateway.model_resolver import ModelResolver
 
@@ -24,7 +25,7 @@ def model_router(catalog: Catalog, resolver: ModelResolver, route_class: type[AP
     Returns:
         The router.
     """
-    router = APIRouter(route_class=route_class)
+    router = APIRouter(route_class=route_class, dependencies=[needs(Scope.INFER)])
     base_model = resolver.base_model
 
     @router.get("/models")

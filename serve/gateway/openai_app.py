@@ -12,9 +12,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRouter
 from starlette.exceptions import HTTPException
 
-from looper.platform.api.authenticated_route import Tenant, authenticated_route
+from looper.platform.api.authenticated_route import Tenant, authenticated_route, needs
 from looper.platform.api.error_handlers import install_error_handlers
 from looper.platform.catalog import Catalog
+from looper.platform.domain.scopes import Scope
 from looper.serve.error_responses import RequestRefused, error_response
 from looper.serve.gateway.completion_handler import CompletionHandler, to_http_response
 from looper.serve.gateway.model_resolver import ModelResolver
@@ -43,7 +44,8 @@ def openai_app(
     app.add_exception_handler(RequestRefused, _on_refused)
     app.add_exception_handler(HTTPException, _on_http_exception)
     route_class = authenticated_route(catalog)
-    app.include_router(_completion_router(catalog, limiter, completions, APIRouter(route_class=route_class)))
+    router = APIRouter(route_class=route_class, dependencies=[needs(Scope.INFER)])
+    app.include_router(_completion_router(catalog, limiter, completions, router))
     app.include_router(model_router(catalog, resolver, route_class))
     return app
 

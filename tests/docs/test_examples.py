@@ -18,6 +18,7 @@ from looper.gym.workplace import Convention
 from looper.gym.workplaces import DISPATCH
 from looper.platform.client import Client
 from looper.platform.domain.names import InstanceName, check_name
+from looper.platform.domain.scopes import TENANT_SCOPES
 from looper.platform.tenancy import issue_key
 from looper.serve.gateway.metrics import GatewayMetrics
 from tests.docs.pages import ROOT, code_blocks
@@ -68,7 +69,7 @@ def test_the_readmes_client(
 
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("looper.platform.client.client.time.sleep", work)
-        run(code.replace(URL, platform.url).replace(KEY, issue_key(platform.catalog, "acme")))
+        run(code.replace(URL, platform.url).replace(KEY, issue_key(platform.catalog, "acme", scopes=TENANT_SCOPES)))
         after, _ = (version.digest for version in client.skill("helpdesk").versions)
         assert capsys.readouterr().out == f"acme/helpdesk published {after}\n"
         assert client.skill("helpdesk").channels == {"prod": before}

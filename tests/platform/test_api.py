@@ -23,6 +23,7 @@ from looper.platform.domain.errors import (
 )
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.scopes import TENANT_SCOPES, Scope
 from looper.platform.domain.scores import GateVerdict, Scores
 from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore
@@ -66,8 +67,8 @@ class Platform:
     def __init__(self, url: str, catalog: Catalog, store: ObjectStore) -> None:
         self.url, self.catalog, self.store = url, catalog, store
 
-    def client(self, tenant: str) -> Client:
-        return Client(self.url, issue_key(self.catalog, tenant))
+    def client(self, tenant: str, scopes: frozenset[Scope] = TENANT_SCOPES) -> Client:
+        return Client(self.url, issue_key(self.catalog, tenant, scopes=scopes))
 
 
 @pytest.fixture

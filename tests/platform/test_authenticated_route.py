@@ -15,6 +15,7 @@ from looper.platform.api import control_plane_router
 from looper.platform.api.error_handlers import install_error_handlers
 from looper.platform.api.request_body import MAX_JSON_BYTES
 from looper.platform.catalog import Catalog
+from looper.platform.domain.scopes import TENANT_SCOPES
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import load_settings
 from looper.platform.tenancy import issue_key
@@ -33,7 +34,7 @@ class ControlPlane:
         self.app.include_router(control_plane_router(settings, catalog, ObjectStore.open(settings)))
         install_error_handlers(self.app)
         catalog.create_tenant("acme")
-        self.key = issue_key(catalog, "acme")
+        self.key = issue_key(catalog, "acme", scopes=TENANT_SCOPES)
         self.bytes_read = 0
         """Bytes of the last request's body that the application received."""
 

@@ -1,5 +1,6 @@
 """Catalogs of older releases, with rows in them, are migrated when this release opens them."""
 
+import hashlib
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,10 @@ from looper.platform.catalog import Catalog
 from looper.platform.catalog import tables as t
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.scopes import TENANT_SCOPES
 from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.settings import Settings
+from looper.platform.tenancy import authenticate
 
 SUBMITTED, SYNTHESIS_STARTED, UPDATED = (datetime(2025, 1, 1, hour, tzinfo=UTC) for hour in (1, 2, 3))
 
@@ -47,6 +50,13 @@ def test_consolidations_of_the_first_schema_continue(catalog_settings: Settings)
         )
 
 
+def test_keys_of_the_first_schema_may_do_what_they_could(catalog_settings: Settings) -> None:
+    _create_first_schema(catalog_settings.catalog_url)
+    with closing(Catalog.open(catalog_settings)) as catalog:
+        key = authenticate(catalog, "looper_00_11")
+        assert (key.tenant, key.name, key.scopes) == ("acme", "00", TENANT_SCOPES)
+
+
 def _create_first_schema(url: str) -> None:
     engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     alembic = Config()
@@ -55,6 +65,8 @@ def _create_first_schema(url: str) -> None:
         alembic.attributes["connection"] = sql
         command.upgrade(alembic, "0001")
         sql.execute(insert(t.tenants).values(name="acme", created_at=SUBMITTED))
+        hash = hashlib.sha256(b"11").hexdigest()
+        sql.execute(insert(t.keys).values(id="00", tenant="acme", secret_sha256=hash, created_at=SUBMITTED))
         for state, owner, has_started in (
             (ConsolidationState.QUEUED, None, False),
             (ConsolidationState.TRAINING, "dead", True),

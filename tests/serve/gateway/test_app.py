@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from looper.platform.catalog import Catalog, Quota
 from looper.platform.domain.errors import Overloaded
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.scopes import TENANT_SCOPES
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
@@ -99,7 +100,7 @@ def gateway(tmp_path: Path) -> Iterator[GatewayHarness]:
     digest = publish(tmp_path, catalog, store, DESK, b"one")
     publish(tmp_path, catalog, store, InstanceName("other", "desk"), b"theirs")
     catalog.ensure_instance(InstanceName("acme", "new"))
-    key = issue_key(catalog, "acme")
+    key = issue_key(catalog, "acme", scopes=TENANT_SCOPES)
     app = build_gateway(settings, catalog, store, engine)
     with TestClient(app, headers={"authorization": f"Bearer {key}"}, raise_server_exceptions=False) as client:
         yield GatewayHarness(settings, catalog, engine, client, key, digest)
