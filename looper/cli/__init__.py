@@ -14,6 +14,7 @@ from looper.cli import bench, chat, config, consolidate, demo, ingest, instances
 from looper.cli import up as cluster
 from looper.cli.output import fail
 from looper.cli.requirements import PACKAGE, describe_missing_module
+from looper.platform.domain.actor import acting_as, local_user
 from looper.platform.domain.errors import LooperError
 
 app = typer.Typer(
@@ -64,7 +65,8 @@ def _root(
 def main() -> None:
     """Run the command line. A mistake prints one line on standard error and exits with status 1, Ctrl-C with 130."""
     try:
-        app(prog_name="looper")
+        with acting_as(f"cli:{local_user()}"):
+            app(prog_name="looper")
     except LooperError as error:
         fail(str(error))
     except ModuleNotFoundError as error:

@@ -27,6 +27,7 @@ def chat(
     from looper.platform.catalog import Catalog
     from looper.platform.domain.errors import LooperError, NotFound
     from looper.platform.domain.names import ModelName
+    from looper.platform.domain.scopes import Scope
     from looper.platform.settings import load_settings
     from looper.platform.tenancy import issue_key
 
@@ -35,7 +36,7 @@ def chat(
     if state is None or state.url is None:
         raise NotFound("no cluster is running: looper up")
     # A user who can read the catalog may act for every tenant, so a key that expires soon gives away nothing.
-    key = issue_key(Catalog.open(settings), name.instance.tenant, lifetime=timedelta(minutes=10))
+    key = issue_key(Catalog.open(settings), name.instance.tenant, scopes={Scope.INFER}, lifetime=timedelta(minutes=10))
     client = openai.OpenAI(base_url=f"{state.url}/v1", api_key=key, max_retries=0)
     try:
         with client.chat.completions.create(

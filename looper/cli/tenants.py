@@ -178,6 +178,31 @@ def limit(
         )
 
 
+@app.command()
+def audit(
+    tenant: Annotated[str, typer.Argument(help="An existing tenant.")],
+    limit: Annotated[int, typer.Option(min=1, help="Number of changes to show, the newest.")] = 100,
+    json: Json = False,
+) -> None:
+    """Show who changed what of a tenant: its keys, limits, trajectories, consolidations and channels. Newest first.
+
+    Example: `looper tenant audit acme`
+    """
+    from looper.platform.api.models import AuditInfo
+    from looper.platform.catalog import Catalog
+    from looper.platform.settings import load_settings
+
+    events = Catalog.open(load_settings()).list_audit_trail(tenant, limit=limit)
+    if json:
+        emit_json([AuditInfo.from_event(event) for event in events])
+    else:
+        table(
+            ["when", "who", "instance", "what"],
+            [(format_time(event.at), event.actor or None, event.instance, event.what) for event in events],
+            empty="no changes yet",
+        )
+
+
 def _show_key(tenant: str, key: str, json: bool) -> None:
     if json:
         emit_json({"tenant": tenant, "key": key})

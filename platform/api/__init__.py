@@ -4,7 +4,8 @@ router                one router of all routes
 instance_routes       instances and their trajectories
 consolidation_routes  submit, follow and cancel consolidations
 skill_routes          channels and versions
-authenticated_route   checks the API key before it reads the body
+tenant_routes         keys, limits and audit trail of a tenant, and the operator's view of all tenants
+authenticated_route   checks the API key and its scopes before it reads the body
 request_body          reads a body up to a limit
 models                request and response types
 error_table           Looper's errors as HTTP responses, and back

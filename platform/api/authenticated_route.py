@@ -16,6 +16,7 @@ from fastapi.security import HTTPBearer
 
 from looper.platform.api.request_body import JsonRequest
 from looper.platform.catalog import Catalog
+from looper.platform.domain.actor import acting_as
 from looper.platform.domain.errors import Forbidden
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.domain.scopes import Scope, format_scopes
@@ -71,7 +72,8 @@ def authenticated_route(catalog: Catalog) -> type[APIRoute]:
                         f"looper tenant key TENANT --scopes {format_scopes(needed)}"
                     )
                 request.state.tenant, request.state.key = api_key.tenant, api_key
-                return await handle(await JsonRequest.from_request(request) if self.body_field else request)
+                with acting_as(f"key:{api_key.name}/{api_key.id}"):
+                    return await handle(await JsonRequest.from_request(request) if self.body_field else request)
 
             return authenticate_and_handle
 

@@ -240,6 +240,40 @@ class KeyInfo(_ApiModel):
         )
 
 
+class AuditInfo(_ApiModel):
+    """One change, and who made it."""
+
+    id: int = Field(description="Ascending number")
+    at: datetime = Field(description="When it happened")
+    actor: str = Field(
+        description="key:NAME/ID, cli:USER, local:USER or system:queue-worker; empty if it was not recorded"
+    )
+    instance: str | None = Field(description="tenant/instance. Null: it happened to the tenant itself")
+    consolidation: str | None = Field(description="Id of the consolidation that it happened to")
+    what: str = Field(description="What happened, in words")
+
+    @classmethod
+    def from_event(cls, event: "Event") -> "AuditInfo":
+        """Return the public view of an event.
+
+        Args:
+            event: The event.
+
+        Returns:
+            All of it.
+        """
+        return cls(**event.model_dump())
+
+
+class TenantLimits(_ApiModel):
+    """Rate limits of a tenant. Null: the limit of the cluster's settings applies."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=2**31 - 1, description="Maximum requests per minute")
+    tokens_per_minute: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="Maximum prompt and generated tokens per minute"
+    )
+
+
 class ErrorDetail(_ApiModel):
     """One error in OpenAI's form."""
 

@@ -1,4 +1,7 @@
-"""Assembles the routes of ``/api/v1``. Each acts for the tenant of the request's API key and sees that tenant only."""
+"""Assembles the routes of ``/api/v1``.
+
+Each acts for the tenant of the request's API key and sees that tenant only, except those that need scope operator.
+"""
 
 from collections.abc import Callable
 
@@ -9,6 +12,7 @@ from looper.platform.api.consolidation_routes import consolidation_router
 from looper.platform.api.instance_routes import instance_router
 from looper.platform.api.models import ErrorBody
 from looper.platform.api.skill_routes import skill_router
+from looper.platform.api.tenant_routes import tenant_router
 from looper.platform.catalog import Catalog
 from looper.platform.domain.version import Version
 from looper.platform.objectstore import ObjectStore
@@ -40,4 +44,5 @@ def control_plane_router(
     router.include_router(instance_router(catalog, store, route_class))
     router.include_router(consolidation_router(settings, catalog, route_class))
     router.include_router(skill_router(catalog, store, prefetch, route_class))
+    router.include_router(tenant_router(catalog, route_class))
     return router

@@ -1,6 +1,7 @@
 """The catalog class, put together from its groups of operations. Every room of Looper uses it."""
 
 from looper.platform.catalog.consolidations import ConsolidationOperations
+from looper.platform.catalog.events import EventOperations
 from looper.platform.catalog.instances import InstanceOperations
 from looper.platform.catalog.keys import KeyOperations
 from looper.platform.catalog.leased_work import LeasedWorkOperations
@@ -17,6 +18,7 @@ class Catalog(
     QueueOperations,
     LeasedWorkOperations,
     SkillOperations,
+    EventOperations,
 ):
     """The SQL database of tenants, keys, instances, consolidations, versions and channels. Thread-safe.
 

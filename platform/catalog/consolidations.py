@@ -12,7 +12,6 @@ from sqlalchemy import Connection, insert, select, update
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import Event
 from looper.platform.domain.consolidation import MAX_PRIORITY, MIN_PRIORITY, Consolidation
 from looper.platform.domain.errors import Conflict, InvalidInput
 from looper.platform.domain.names import InstanceName
@@ -24,7 +23,7 @@ _UNSUCCESSFUL = (ConsolidationState.REJECTED, ConsolidationState.FAILED, Consoli
 
 
 class ConsolidationOperations(Database):
-    """Consolidations and events, as their submitter sees them."""
+    """Consolidations, as their submitter sees them."""
 
     def submit(self, instance: InstanceName, *, base: str, recipe: Recipe, priority: int = 0) -> Consolidation:
         """Queue a consolidation of all batches that no published or unfinished consolidation contains.
@@ -142,33 +141,6 @@ class ConsolidationOperations(Database):
             if result.rowcount == 0:
                 raise Conflict(f"consolidation {id} is {job.state} already")
             rows.insert_event(sql, job.instance, id, "cancelled")
-
-    def list_events(self, *, consolidation: str | None = None, instance: InstanceName | None = None) -> list[Event]:
-        """List events, oldest first.
-
-        Args:
-            consolidation: Only those of the consolidation with this id.
-            instance: Only those of this instance.
-
-        Returns:
-            The events.
-        """
-        query = select(t.events).order_by(t.events.c.id)
-        if consolidation is not None:
-            query = query.where(t.events.c.consolidation == consolidation)
-        if instance is not None:
-            query = query.where(rows.in_instance(t.events, instance))
-        with self._read_transaction() as sql:
-            return [
-                Event(
-                    id=row.id,
-                    at=row.at,
-                    instance=f"{row.tenant}/{row.instance}",
-                    consolidation=row.consolidation,
-                    what=row.what,
-                )
-                for row in sql.execute(query)
-            ]
 
 
 def _find_new_batches(sql: Connection, instance: InstanceName) -> tuple[list[str], Consolidation | None]:

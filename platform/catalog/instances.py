@@ -20,14 +20,14 @@ class InstanceOperations(Database):
             NotFound: Its tenant does not exist.
         """
         with self._write_transaction() as sql:
-            if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == instance.tenant)) is None:
-                raise rows.tenant_not_found(instance.tenant)
+            rows.require_tenant(sql, instance.tenant)
             if not rows.instance_exists(sql, instance):
                 try:
                     with sql.begin_nested():
                         sql.execute(
                             insert(t.instances).values(**rows.instance_columns(instance), created_at=rows.utc_now())
                         )
+                        rows.insert_event(sql, instance, None, "the instance was created")
                 except IntegrityError:
                     pass  # Another process created it between the SELECT and the INSERT.
 
@@ -80,6 +80,7 @@ class InstanceOperations(Database):
                     )
             except IntegrityError:
                 return False
+            rows.insert_event(sql, instance, None, f"ingested {trajectories} trajectories as batch {batch_id}")
             return True
 
     def list_batches(self, instance: InstanceName) -> list[Batch]:

@@ -30,14 +30,16 @@ class KeyOperations(Database):
         """
         check_name(key.name, "key")
         with self._write_transaction() as sql:
-            if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == key.tenant)) is None:
-                raise rows.tenant_not_found(key.tenant)
+            rows.require_tenant(sql, key.tenant)
             try:
                 sql.execute(insert(t.keys).values(**key.model_dump() | {"scopes": format_scopes(key.scopes)}))
             except IntegrityError as error:
                 raise Conflict(
                     f"tenant {key.tenant} has a key {key.name} already: revoke it first, or choose another name"
                 ) from error
+            expiry = f", expires {key.expires_at:%F %T}" if key.expires_at else ""
+            scopes = format_scopes(key.scopes)
+            rows.insert_tenant_event(sql, key.tenant, f"key {key.name}/{key.id} was issued for {scopes}{expiry}")
 
     def get_key(self, id: str) -> ApiKey:
         """Return the key with this ``id``, also if it is expired or revoked.
@@ -68,8 +70,7 @@ class KeyOperations(Database):
         query = select(t.keys).where(c.tenant == tenant)
         query = query.order_by(c.revoked_at.is_not(None), c.created_at.desc(), c.id).limit(limit)
         with self._read_transaction() as sql:
-            if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == tenant)) is None:
-                raise rows.tenant_not_found(tenant)
+            rows.require_tenant(sql, tenant)
             return [ApiKey(**row._mapping) for row in sql.execute(query)]
 
     def revoke_key(self, key: str, *, tenant: str | None = None) -> ApiKey:
@@ -94,7 +95,9 @@ class KeyOperations(Database):
             now = rows.utc_now()
             if id is None or not sql.execute(update(t.keys).where(c.id == id).values(revoked_at=now)).rowcount:
                 raise NotFound(f"key {key} does not exist or is revoked already: looper tenant keys TENANT")
-            return ApiKey(**sql.execute(select(t.keys).where(c.id == id)).one()._mapping)
+            revoked = ApiKey(**sql.execute(select(t.keys).where(c.id == id)).one()._mapping)
+            rows.insert_tenant_event(sql, revoked.tenant, f"key {revoked.name}/{revoked.id} was revoked")
+            return revoked
 
     def record_key_use(self, id: str) -> None:
         """Write that the key with this ``id`` is in use now, unless that was written in the last minute."""

@@ -13,6 +13,7 @@ from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.claim_order import is_leased_by
 from looper.platform.catalog.database import Database
+from looper.platform.domain.actor import QUEUE_WORKER
 from looper.platform.domain.consolidation import Consolidation, TrainingProgress
 from looper.platform.domain.errors import Conflict
 from looper.platform.domain.names import PROD
@@ -81,7 +82,7 @@ class LeasedWorkOperations(Database):
             Conflict: The consolidation was cancelled, has ended, or was claimed by another worker.
         """
         with self._write_transaction() as sql:
-            rows.insert_event(sql, _update_leased(sql, id, owner).instance, id, what)
+            rows.insert_event(sql, _update_leased(sql, id, owner).instance, id, what, actor=QUEUE_WORKER)
 
     def filter_ended(self, ids: Iterable[str]) -> list[str]:
         """Return those of ``ids`` whose consolidations have ended."""
@@ -101,7 +102,7 @@ class LeasedWorkOperations(Database):
         """
         with self._write_transaction() as sql:
             job = _end(sql, id, owner, state=ConsolidationState.FAILED, reason=reason)
-            rows.insert_event(sql, job.instance, id, f"failed: {reason}")
+            rows.insert_event(sql, job.instance, id, f"failed: {reason}", actor=QUEUE_WORKER)
 
     def reject(self, id: str, owner: str, verdict: GateVerdict) -> None:
         """End a consolidation whose candidate did not pass the gate.
@@ -117,7 +118,7 @@ class LeasedWorkOperations(Database):
         stored = verdict.model_dump(mode="json")
         with self._write_transaction() as sql:
             job = _end(sql, id, owner, state=ConsolidationState.REJECTED, reason=verdict.reason, verdict=stored)
-            rows.insert_event(sql, job.instance, id, f"rejected: {verdict.reason}")
+            rows.insert_event(sql, job.instance, id, f"rejected: {verdict.reason}", actor=QUEUE_WORKER)
 
     def publish(self, id: str, owner: str, *, digest: str, verdict: GateVerdict, base_revision: str) -> bool:
         """End a consolidation as published: record its version and point ``prod`` to it, in one transaction.
@@ -156,12 +157,13 @@ class LeasedWorkOperations(Database):
                     )
                 )
             moved = rows.swap_channel(sql, job.instance, PROD, job.parent, digest)
-            rows.insert_event(sql, job.instance, id, f"published {digest}")
+            rows.insert_event(sql, job.instance, id, f"published {digest}", actor=QUEUE_WORKER)
             rows.insert_event(
                 sql,
                 job.instance,
                 id,
                 f"prod -> {digest}" if moved else "prod was not moved: it was changed during the consolidation",
+                actor=QUEUE_WORKER,
             )
             return moved
 
@@ -170,7 +172,7 @@ class LeasedWorkOperations(Database):
             raise ValueError(f"{state} is not the state of a stage: use fail, reject, publish or cancel")
         with self._write_transaction() as sql:
             job = _update_leased(sql, id, holder, state=state, **values)
-            rows.insert_event(sql, job.instance, id, str(state))
+            rows.insert_event(sql, job.instance, id, str(state), actor=QUEUE_WORKER)
 
 
 def _update_leased(sql: Connection, id: str, holder: str, /, **values: Any) -> Consolidation:

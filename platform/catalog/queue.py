@@ -15,6 +15,7 @@ from looper.platform.catalog import claim_order, rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import TrainingDemand
+from looper.platform.domain.actor import QUEUE_WORKER
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import ConsolidationState, QueueStage
@@ -87,7 +88,9 @@ class QueueOperations(Database):
             claimed = _lease(sql, chosen, owner, stage, now, lease_s)
             for job in claimed.values():
                 if stage is QueueStage.TRAINING and job.attempts > 1:
-                    rows.insert_event(sql, job.instance, job.id, f"its trainer died: attempt {job.attempts}")
+                    rows.insert_event(
+                        sql, job.instance, job.id, f"its trainer died: attempt {job.attempts}", actor=QUEUE_WORKER
+                    )
         return [claimed[id] for id in chosen if id in claimed]
 
     def list_training_demand(self, tenant_limit: int | None = None) -> list[TrainingDemand]:

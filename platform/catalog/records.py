@@ -76,16 +76,18 @@ class RouteTarget(_Record):
 
 
 class Event(_Record):
-    """One line of an instance's event log."""
+    """One line of a tenant's audit trail, and of an instance's event log if it is about one."""
 
     id: int
     """Ascending number."""
     at: datetime
     """When it happened."""
-    instance: str
-    """Instance, as ``tenant/instance``."""
+    actor: str
+    """Who did it, as ``domain/actor.py`` says. Empty for events from before that was recorded."""
+    instance: str | None
+    """Instance, as ``tenant/instance``. None: it happened to the tenant itself."""
     consolidation: str | None
-    """Id of the consolidation it happened to. None: it happened to a channel or a version."""
+    """Id of the consolidation it happened to. None: it did not happen to one."""
     what: str
     """What happened, in one line."""
 

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, and_, insert, sele
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import tables as t
+from looper.platform.domain.actor import current_actor
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import NotFound
 from looper.platform.domain.names import InstanceName
@@ -41,6 +42,20 @@ def consolidation_not_found(id: str) -> NotFound:
 def version_not_found(instance: InstanceName, digest: str) -> NotFound:
     """Return the error to raise when ``digest`` is not a usable version of ``instance``."""
     return NotFound(f"instance {instance} has no version {digest}: looper skills show {instance}")
+
+
+def require_tenant(sql: Connection, tenant: str) -> None:
+    """Raise an error unless a tenant exists.
+
+    Args:
+        sql: Open transaction.
+        tenant: Name of the tenant.
+
+    Raises:
+        NotFound: The tenant does not exist.
+    """
+    if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == tenant)) is None:
+        raise tenant_not_found(tenant)
 
 
 def instance_exists(sql: Connection, instance: InstanceName, *, lock: bool = False) -> bool:
@@ -126,7 +141,9 @@ def swap_channel(
     return True
 
 
-def insert_event(sql: Connection, instance: InstanceName, consolidation: str | None, what: str) -> None:
+def insert_event(
+    sql: Connection, instance: InstanceName, consolidation: str | None, what: str, *, actor: str | None = None
+) -> None:
     """Add one line to the instance's event log.
 
     Args:
@@ -134,10 +151,28 @@ def insert_event(sql: Connection, instance: InstanceName, consolidation: str | N
         instance: Instance that the event is about.
         consolidation: Id of the consolidation that the event is about, or None for an event of a channel or version.
         what: Text of the event, in one line.
+        actor: Who did it. None: who acts now.
     """
     sql.execute(
-        insert(t.events).values(**instance_columns(instance), at=utc_now(), consolidation=consolidation, what=what)
+        insert(t.events).values(
+            **instance_columns(instance),
+            at=utc_now(),
+            consolidation=consolidation,
+            actor=actor or current_actor(),
+            what=what,
+        )
     )
+
+
+def insert_tenant_event(sql: Connection, tenant: str, what: str) -> None:
+    """Add one line that is about the tenant itself to its audit trail.
+
+    Args:
+        sql: Open transaction.
+        tenant: The tenant.
+        what: Text of the event, in one line.
+    """
+    sql.execute(insert(t.events).values(tenant=tenant, instance="", at=utc_now(), actor=current_actor(), what=what))
 
 
 def load_consolidation(sql: Connection, id: str) -> Consolidation:

@@ -30,6 +30,7 @@ class TenantOperations(Database):
                 sql.execute(insert(t.tenants).values(name=name, created_at=rows.utc_now()))
             except IntegrityError as error:
                 raise Conflict(f"tenant {name} exists already: use it, or choose another name") from error
+            rows.insert_tenant_event(sql, name, "the tenant was created")
 
     def list_tenants(self) -> list[str]:
         """Return the names of all tenants, sorted."""
@@ -63,3 +64,5 @@ class TenantOperations(Database):
             result = sql.execute(update(t.tenants).where(t.tenants.c.name == tenant).values(**quota.model_dump()))
             if result.rowcount == 0:
                 raise rows.tenant_not_found(tenant)
+            own = ", ".join(f"{limit} {value}" for limit, value in quota.model_dump(exclude_none=True).items())
+            rows.insert_tenant_event(sql, tenant, f"limits: {own or 'those of the settings'}")

@@ -13,7 +13,16 @@ import httpx
 from pydantic import TypeAdapter
 
 from looper.platform.api.error_table import from_http
-from looper.platform.api.models import ConsolidationInfo, EventInfo, InstanceInfo, SkillInfo, VersionTraffic
+from looper.platform.api.models import (
+    AuditInfo,
+    ConsolidationInfo,
+    EventInfo,
+    InstanceInfo,
+    KeyInfo,
+    SkillInfo,
+    TenantLimits,
+    VersionTraffic,
+)
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.domain.names import PROD, check_name, is_digest
 from looper.platform.domain.recipe import Recipe
@@ -237,6 +246,59 @@ class Client:
             The skill as it is now.
         """
         return self._call("POST", f"{_channel_path(instance, channel)}/rollback", SkillInfo)
+
+    def keys(self) -> list[KeyInfo]:
+        """Return the tenant's API keys, those that are not revoked first."""
+        return self._get("/keys", list[KeyInfo])
+
+    def revoke_key(self, key: str) -> KeyInfo:
+        """Revoke an API key of the tenant.
+
+        Args:
+            key: Its name or its id.
+
+        Returns:
+            The revoked key.
+        """
+        return self._call("POST", f"/keys/{check_name(key, 'key')}/revoke", KeyInfo)
+
+    def limits(self) -> TenantLimits:
+        """Return the tenant's own rate limits."""
+        return self._get("/limits", TenantLimits)
+
+    def audit_trail(self, *, before: int | None = None, limit: int = 100) -> list[AuditInfo]:
+        """Return who changed what, newest first.
+
+        Args:
+            before: Only entries whose id is lower: the last id of the page before.
+            limit: Maximum length of the list, from 1 to 1000.
+
+        Returns:
+            One page of the audit trail.
+        """
+        params = {"limit": limit} | ({} if before is None else {"before": before})
+        return self._call("GET", "/audit", list[AuditInfo], params=params)
+
+    def tenants(self) -> list[str]:
+        """Return the names of all tenants. The key needs scope ``operator``."""
+        return self._get("/tenants", list[str])
+
+    def tenant_limits(self, tenant: str) -> TenantLimits:
+        """Return the own rate limits of a ``tenant``. The key needs scope ``operator``."""
+        return self._get(f"/tenants/{check_name(tenant, 'tenant')}/limits", TenantLimits)
+
+    def set_tenant_limits(self, tenant: str, limits: TenantLimits) -> TenantLimits:
+        """Set the own rate limits of a tenant. The key needs scope ``operator``.
+
+        Args:
+            tenant: Name of the tenant.
+            limits: The new limits, which replace all old ones.
+
+        Returns:
+            The same limits.
+        """
+        path = f"/tenants/{check_name(tenant, 'tenant')}/limits"
+        return self._call("PUT", path, TenantLimits, json=limits.model_dump())
 
     def _get(self, path: str, kind: type[T]) -> T:
         return self._call("GET", path, kind)

@@ -213,4 +213,11 @@ def test_the_openapi_document_has_every_route(platform: Platform) -> None:
         "DELETE /api/v1/skills/{instance}/channels/{channel}",
         "POST /api/v1/skills/{instance}/channels/{channel}/rollback",
         "POST /api/v1/skills/{instance}/versions/{digest}/revoke",
+        "GET /api/v1/keys",
+        "POST /api/v1/keys/{key}/revoke",
+        "GET /api/v1/limits",
+        "GET /api/v1/audit",
+        "GET /api/v1/tenants",
+        "GET /api/v1/tenants/{tenant}/limits",
+        "PUT /api/v1/tenants/{tenant}/limits",
     }

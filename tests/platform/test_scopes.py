@@ -41,6 +41,13 @@ SCOPES = {
     ("DELETE", "/api/v1/skills/desk/channels/canary"): Scope.ADMIN,
     ("POST", "/api/v1/skills/desk/channels/prod/rollback"): Scope.ADMIN,
     ("POST", f"/api/v1/skills/desk/versions/{'0' * 64}/revoke"): Scope.ADMIN,
+    ("GET", "/api/v1/keys"): Scope.ADMIN,
+    ("POST", "/api/v1/keys/0/revoke"): Scope.ADMIN,
+    ("GET", "/api/v1/limits"): Scope.ADMIN,
+    ("GET", "/api/v1/audit"): Scope.ADMIN,
+    ("GET", "/api/v1/tenants"): Scope.OPERATOR,
+    ("GET", "/api/v1/tenants/acme/limits"): Scope.OPERATOR,
+    ("PUT", "/api/v1/tenants/acme/limits"): Scope.OPERATOR,
 }
 """Every route that needs a key, and the one scope that opens it."""
 
@@ -71,7 +78,14 @@ def test_the_table_above_has_every_route_with_a_key(gateway: GatewayHarness) -> 
             elif isinstance(route, APIRoute) and type(route) is not APIRoute:
                 yield from ((method, prefix + route.path) for method in route.methods)
 
-    names = {"{instance}": "desk", "{model:path}": "acme/desk", "{id}": "0", "{digest}": "0" * 64}
+    names = {
+        "{instance}": "desk",
+        "{model:path}": "acme/desk",
+        "{id}": "0",
+        "{key}": "0",
+        "{tenant}": "acme",
+        "{digest}": "0" * 64,
+    }
     found = set()
     for method, path in routes(gateway.client.app):
         for placeholder, value in names.items():
