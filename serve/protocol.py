@@ -51,6 +51,8 @@ class EngineRequest:
     """LoRA rank of the version's adapter, 0 for the base model."""
     tenant_hash: str
     """Identifies the tenant for fair queueing and for the prefix cache. It does not reveal the tenant's name."""
+    num_seqs: int = 1
+    """Number of sequences that the engine generates: prompts times choices or beams."""
     estimated_prompt_tokens: int = 0
     """Estimated number of prompt tokens, for the admission queue."""
     max_wait_s: float | None = None
