@@ -2,13 +2,14 @@
 
 | status | code | reason | raised in |
 | --- | --- | --- | --- |
-| 400 | invalid_json | The body is not a JSON object. | gateway/completion_handler.py |
-| 400 | null | ``param`` names the field or header that is wrong. | gateway, engine/request_bounds.py, vLLM |
+| 400 | invalid_json | The body is not a JSON object. | requests/parser.py |
+| 400 | null | ``param`` names the field or header that is wrong. | requests, gateway, engine/request_bounds.py, vLLM |
 | 401 | invalid_api_key | The API key is missing, wrong, expired or revoked. | platform/tenancy |
 | 403 | insufficient_scope | The API key lacks the scope that the route needs. | platform/api/authenticated_route.py |
 | 404 | model_not_found | The tenant has no model of this name. | gateway/model_resolver.py |
 | 404, 405 | null | There is no such path or method. | gateway/openai_app.py |
 | 413 | request_too_large | The body is larger than the limit. | gateway/completion_handler.py |
+| 415 | null | The body is compressed. | gateway/completion_handler.py |
 | 422 | invalid_input | A query parameter is wrong. | platform/api/error_handlers.py |
 | 429 | rate_limit_exceeded | The tenant's rate limit or its concurrent requests are used up. | gateway/rate_limits.py |
 | 500 | engine_failed | The engine raised an error; the gateway's log has it. | gateway/completion_handler.py |

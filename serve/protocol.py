@@ -12,7 +12,7 @@ Endpoint = Literal["chat", "completions"]
 """The OpenAI endpoint that a request was sent to."""
 
 RequestBody = dict[str, Any]
-"""A request as the client sent it, in OpenAI's JSON. vLLM validates it; Looper reads only ``model``."""
+"""A request in OpenAI's JSON, with the fields of ``serve/requests/fields.py`` only, each within its bounds."""
 
 BYTES_PER_TOKEN = 4
 """Rough number of bytes of a request body per prompt token, for estimates before the prompt is tokenized."""

@@ -1,7 +1,7 @@
 """The skill server: Ray Serve LLM's ``LLMServer`` around one vLLM engine, with Looper's adapter pager.
 
-``skill_replica.SkillReplica`` creates it and calls ``generate`` for each request. Validation, chat templates, tool
-parsing and streaming are vLLM's. The hook that loads adapters is replaced by the pager, and the admission queue stands
+``skill_replica.SkillReplica`` creates it and calls ``generate`` for each request. Chat templates, tool parsing and
+streaming are vLLM's. The hook that loads adapters is replaced by the pager, and the admission queue stands
 before the engine. The engine identifies adapters by digest and knows nothing of tenants.
 
 Imports vLLM, and so is imported only in a replica's own process.
@@ -14,14 +14,11 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import IO, Any, Self
 
-from pydantic import BaseModel, ValidationError
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
-from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 
 from looper.platform.domain.errors import LooperError, Overloaded
@@ -32,14 +29,14 @@ from looper.serve.cache.download_process import start_downloader
 from looper.serve.cache.pager import Pager
 from looper.serve.cache.staging import AdapterStagingClient
 from looper.serve.engine.admission import AdmissionQueue
+from looper.serve.engine.beam_search import inherit_priority, with_priority
 from looper.serve.engine.cache_salt import derive_cache_salt, generate_key
 from looper.serve.engine.engine_arguments import Device, EngineSettings
-from looper.serve.engine.request_bounds import check_bounds, count_sequences
 from looper.serve.engine.token_meter import TokenMeter
-from looper.serve.error_responses import adapter_error_response, error_response, looper_error_response
+from looper.serve.engine.vllm_requests import build_vllm_request
+from looper.serve.error_responses import RequestRefused, adapter_error_response, looper_error_response
 from looper.serve.protocol import (
     AdmissionInfo,
-    Endpoint,
     EngineOutput,
     EngineRequest,
     FullResponse,
@@ -49,8 +46,6 @@ from looper.serve.protocol import (
 from looper.serve.tracing import span
 
 log = logging.getLogger(__name__)
-
-_REQUEST_MODELS: dict[Endpoint, type[BaseModel]] = {"chat": ChatCompletionRequest, "completions": CompletionRequest}
 
 
 class SkillServer(LLMServer):
@@ -62,7 +57,6 @@ class SkillServer(LLMServer):
     _admission_queue: AdmissionQueue
     _token_meter: TokenMeter
     _vocab_size: int
-    _max_num_seqs: int
     _salt_key: bytes
     _folder_lock: IO[bytes]
 
@@ -109,8 +103,8 @@ class SkillServer(LLMServer):
             disk_capacity=cache_sizes.disk_adapters,
             host_memory_capacity=cache_sizes.host_memory_adapters,
         )
-        server._max_num_seqs = settings.serve.max_num_seqs
         server._admission_queue = AdmissionQueue(settings.serve.max_num_seqs, cache_sizes.slots)
+        inherit_priority(client)
         server._token_meter = TokenMeter(client.output_processor)
         server._vocab_size = client.model_config.get_vocab_size()
         server._salt_key = generate_key()
@@ -126,16 +120,9 @@ class SkillServer(LLMServer):
             Outputs in the order that ``EngineOutput`` describes. Errors are a ``FullResponse``.
         """
         try:
-            request: Any = _REQUEST_MODELS[engine_request.endpoint].model_validate(engine_request.body)
-        except ValidationError as error:
-            yield _validation_error_response(error)
-            return
-        except VLLMValidationError as error:  # not a ValueError, so pydantic does not convert it
-            yield error_response(400, str(error), param=error.parameter)
-            return
-        # A request with more sequences than the maximum would wait for admission forever.
-        if refusal := check_bounds(request, self._vocab_size, self._max_num_seqs):
-            yield refusal
+            request: Any = build_vllm_request(engine_request.endpoint, engine_request.body, self._vocab_size)
+        except RequestRefused as error:
+            yield error.response
             return
         tenant, digest = engine_request.tenant_hash, engine_request.digest
         request.cache_salt = derive_cache_salt(self._salt_key, tenant, request.cache_salt)
@@ -152,7 +139,7 @@ class SkillServer(LLMServer):
                         tenant,
                         digest,
                         engine_request.estimated_prompt_tokens,
-                        num_seqs=count_sequences(request),
+                        num_seqs=engine_request.num_seqs,
                         max_wait_s=engine_request.max_wait_s,
                     )
                     queued_request = await stack.enter_async_context(admission)
@@ -161,7 +148,8 @@ class SkillServer(LLMServer):
                 stack.enter_context(span("engine", engine_request.trace_context))
                 request.priority = queued_request.priority
                 endpoint = self.chat if engine_request.endpoint == "chat" else self.completions
-                outputs = await stack.enter_async_context(aclosing(self._token_meter.count(await endpoint(request))))
+                vllm_outputs = with_priority(await endpoint(request), queued_request.priority)
+                outputs = await stack.enter_async_context(aclosing(self._token_meter.count(vllm_outputs)))
                 generated = 0
                 async for output, tokens in outputs:
                     queue.record_generated(queued_request, tokens.generated - generated)
@@ -225,9 +213,3 @@ class _SingleProcessEngine(VLLMEngine):
 def _full_response(output: Any, tokens: TokenCounts) -> FullResponse:
     status = output.error.code if isinstance(output, ErrorResponse) else 200
     return FullResponse(status, output.model_dump_json().encode(), tokens=tokens)
-
-
-def _validation_error_response(error: ValidationError) -> FullResponse:
-    first = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return error_response(400, f"{field}: {first['msg']}" if field else first["msg"], param=field or None)

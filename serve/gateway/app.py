@@ -39,6 +39,7 @@ from looper.serve.gateway.rate_limits import TenantRateLimiter
 from looper.serve.gateway.request_recorder import TrafficStats
 from looper.serve.gateway.revocation import RevocationWatcher
 from looper.serve.protocol import EngineClient
+from looper.serve.requests.checks import RequestLimits
 
 PROMOTION_PREFETCH_TIMEOUT_S = 10.0
 """Maximum time that a promotion waits for its adapter, in seconds. An engine may have to start first."""
@@ -63,7 +64,13 @@ def build_gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engi
     prefetcher = AdapterPrefetcher(catalog, engine, pinned=settings.serve.pinned)
     resolver = ModelResolver(settings.base, catalog)
     completions = CompletionHandler(
-        resolver, engine, metrics=metrics, traffic=traffic, revoked=revoked, prefetcher=prefetcher
+        resolver,
+        engine,
+        metrics=metrics,
+        traffic=traffic,
+        revoked=revoked,
+        prefetcher=prefetcher,
+        limits=RequestLimits(settings.serve.max_num_seqs, settings.serve.max_model_len),
     )
 
     @asynccontextmanager

@@ -1,7 +1,7 @@
 """Handles chat and completion requests: resolves the model, calls the engine and passes the response on.
 
-``openai_app`` calls it after authentication and rate limits. The engine validates everything in the request but
-``model``, and vLLM's response is passed on unchanged, except that ``model`` is again what the client sent.
+``openai_app`` calls it after authentication and rate limits. ``serve/requests`` refuses what is unknown or out of
+bounds, and vLLM's response is passed on unchanged, except that ``model`` is again what the client sent.
 """
 
 import hashlib
@@ -9,7 +9,6 @@ import logging
 from collections.abc import Container
 from math import inf
 
-import orjson
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
@@ -20,7 +19,6 @@ from looper.serve.error_responses import (
     engine_failed,
     engine_gone,
     error_response,
-    invalid_json,
 )
 from looper.serve.gateway.adapter_prefetcher import AdapterPrefetcher
 from looper.serve.gateway.metrics import GatewayMetrics
@@ -36,12 +34,11 @@ from looper.serve.protocol import (
     EngineRequest,
     EngineUnavailable,
     FullResponse,
-    RequestBody,
     estimate_prompt_tokens,
 )
-
-MAX_BODY_BYTES = 8 * 2**20
-"""Maximum size of a request body, in bytes."""
+from looper.serve.requests.checks import RequestLimits
+from looper.serve.requests.fields import MAX_BODY_BYTES
+from looper.serve.requests.parser import parse_request
 
 VERSION_HEADER = "x-looper-version"
 """Response header with the digest of the version that responded. The base model's responses do not have it."""
@@ -51,6 +48,9 @@ ADAPTER_HEADER = "x-looper-adapter"
 
 MAX_WAIT_HEADER = "x-looper-within-s"
 """Request header: refuse the request with 503 if its response would begin later than in this many seconds."""
+
+ENCODING_HEADER = "content-encoding"
+"""Request header with the compression of the body. There must be none."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class CompletionHandler:
         traffic: Statistics of the versions of skills with a canary.
         revoked: Contains the digests of revoked versions, at any time.
         prefetcher: Is told which versions are requested.
+        limits: What the engines can run.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class CompletionHandler:
         traffic: TrafficStats,
         revoked: Container[str | None],
         prefetcher: AdapterPrefetcher,
+        limits: RequestLimits,
     ) -> None:
         self._resolver = resolver
         self._engine = engine
@@ -83,6 +85,7 @@ class CompletionHandler:
         self._traffic = traffic
         self._revoked = revoked
         self._prefetcher = prefetcher
+        self._limits = limits
         self._splitter = TrafficSplitter()
 
     async def handle(
@@ -104,12 +107,10 @@ class CompletionHandler:
             RequestRefused: The request is wrong, or the engine failed before the response started.
             TooLarge: The body has more than ``MAX_BODY_BYTES``.
         """
+        _check_encoding(request)
         content = await read_body(request, MAX_BODY_BYTES, f"the request is larger than {MAX_BODY_BYTES // 2**20} MiB")
-        body = _parse_body(content)
-        model = body.get("model")
-        if not isinstance(model, str) or not model:
-            message = "the request has no model: set model to tenant/instance"
-            raise RequestRefused(error_response(400, message, param="model"))
+        parsed = parse_request(endpoint, content, self._limits)
+        model = parsed.model
         record.model = model[:256]
         targets = await run_in_threadpool(self._resolver.resolve, tenant, model)
         target = self._splitter.pick(model, targets) if targets else None
@@ -120,10 +121,11 @@ class CompletionHandler:
         charge.estimated_tokens = estimate_prompt_tokens(len(content))
         engine_request = EngineRequest(
             endpoint=endpoint,
-            body=body | {"model": digest or self._resolver.base_model, "request_id": record.id},
+            body=parsed.body | {"model": digest or self._resolver.base_model, "request_id": record.id},
             digest=digest,
             rank=target.rank if target else 0,
             tenant_hash=_hash_tenant(tenant),
+            num_seqs=parsed.num_seqs,
             estimated_prompt_tokens=charge.estimated_tokens,
             max_wait_s=_parse_max_wait(request),
             trace_context=record.trace_context,
@@ -164,14 +166,12 @@ def to_http_response(response: FullResponse, headers: dict[str, str] | None = No
     return Response(response.body, response.status, all_headers, media_type="application/json")
 
 
-def _parse_body(content: bytes) -> RequestBody:
-    try:
-        body = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise RequestRefused(invalid_json(str(error))) from error
-    if not isinstance(body, dict):
-        raise RequestRefused(invalid_json(f"it is a JSON {type(body).__name__}"))
-    return body
+def _check_encoding(request: Request) -> None:
+    """Refuse a compressed body: a small one may be huge when it is unpacked."""
+    encoding = request.headers.get(ENCODING_HEADER, "identity")
+    if encoding.strip().lower() not in ("identity", ""):
+        message = f"{ENCODING_HEADER} is {encoding[:64]!r}: send the body as plain JSON, not compressed"
+        raise RequestRefused(error_response(415, message, param=ENCODING_HEADER))
 
 
 def _hash_tenant(tenant: str) -> str:

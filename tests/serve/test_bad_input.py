@@ -188,7 +188,7 @@ def test_loaded_adapters_are_served_while_the_store_is_slow(live: LiveServer) ->
         assert len({request.result() for request in cold}) == 6
 
 
-def test_mistakes_of_the_client_get_vllms_400(live: LiveServer) -> None:
+def test_mistakes_of_the_client_get_a_400(live: LiveServer) -> None:
     client = live.tenant("mistakes")
     live.publish(InstanceName("mistakes", "agent"), 60)
     mistakes: list[dict[str, Any]] = [
@@ -253,7 +253,7 @@ def test_numbers_are_checked_at_their_bounds_before_the_engine_sees_them(live: L
     for bound in (
         *(beams | {"length_penalty": value} for value in (-10, 10)),
         *(text | {"temperature": 1, "seed": value} for value in (-(2**63), 2**63 - 1)),
-        chat | {"temperature": 1, "top_k": 2**63 - 1},
+        chat | {"temperature": 1, "top_k": 2**31 - 1},
     ):
         assert send(bound).status_code == 200, bound
     for field, body in wrong:
@@ -336,7 +336,7 @@ def test_idle_connections_and_huge_bodies_do_not_affect_others(live: LiveServer)
         content = (b"x" * 2**20 for _ in range(100))
         refused = httpx.post(f"{live.url}/v1/chat/completions", content=content, headers=headers, timeout=60)
         assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
-        for path in ("../../etc/passwd", "floods/../agent", "floods/agent@../x", "/", "\x00", "x" * 10_000):
+        for path in ("../../etc/passwd", "floods/../agent", "floods/agent@../x", "/", "\x00", "x" * 1000):
             with pytest.raises(openai.NotFoundError):
                 client.chat.completions.create(model=path, messages=HELLO)
         assert send_chat(client, "floods/agent") == expected

@@ -159,7 +159,8 @@ def test_every_error_has_openais_form(live: LiveServer, client: openai.OpenAI, s
     ]
     with httpx.Client(base_url=live.url, headers=headers, timeout=60) as http:
         for status, path, more in wrong:
-            response = http.post(path, json={"model": MODEL, "messages": HELLO, "stream": stream, **more})
+            content = {"messages": HELLO} if "chat" in path else {"prompt": "hello"}
+            response = http.post(path, json={"model": MODEL, **content, "stream": stream, **more})
             assert response.status_code == status, (more, response.text)
             assert {"message", "type", "param", "code"} <= response.json()["error"].keys(), more
     assert send_chat(client, MODEL)[0]

@@ -85,7 +85,8 @@ class GatewayHarness:
     digest: str
 
     def post(self, model: object, path: str = "/v1/chat/completions", **more: object) -> Any:
-        return self.client.post(path, json={"model": model, "messages": HELLO, **more})
+        content = {"prompt": "hello"} if path == "/v1/completions" else {"messages": HELLO}
+        return self.client.post(path, json={"model": model, **content, **more})
 
 
 def publish(base: Path, catalog: Catalog, store: ObjectStore, instance: InstanceName, weights: bytes) -> str:
@@ -198,7 +199,7 @@ def test_the_base_model_responds_under_its_own_name(gateway: GatewayHarness) -> 
 
 
 def test_streamed_events_have_the_model_name_of_the_request(gateway: GatewayHarness) -> None:
-    with gateway.client.stream("POST", "/v1/chat/completions", json={"model": "acme/desk", "stream": True}) as response:
+    with gateway.client.stream("POST", "/v1/chat/completions", json={"model": "acme/desk", "messages": HELLO, "stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["x-looper-version"] == gateway.digest
         events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
@@ -244,8 +245,10 @@ def test_a_request_that_is_too_large_is_refused(gateway: GatewayHarness) -> None
 
 
 def test_a_client_cannot_choose_the_request_id(gateway: GatewayHarness) -> None:
-    gateway.post("acme/desk", request_id="chosen by the client")
-    assert gateway.engine.requests[0].body["request_id"] != "chosen by the client"
+    response = gateway.post("acme/desk", request_id="chosen by the client")
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "request_id")
+    gateway.post("acme/desk")
+    assert gateway.engine.requests[0].body["request_id"]
 
 
 @pytest.mark.parametrize("status", [400, 500, 503])
@@ -311,7 +314,7 @@ def test_the_engine_can_tell_tenants_apart_without_their_names(gateway: GatewayH
     gateway.post("acme/desk")
     other = issue_key(gateway.catalog, "other")
     gateway.client.post(
-        "/v1/chat/completions", json={"model": "other/desk"}, headers={"authorization": f"Bearer {other}"}
+        "/v1/chat/completions", json={"model": "other/desk", "messages": HELLO}, headers={"authorization": f"Bearer {other}"}
     )
     gateway.post("org/base")
     first, second, third = (request.tenant_hash for request in gateway.engine.requests)
@@ -322,7 +325,7 @@ def test_the_engine_can_tell_tenants_apart_without_their_names(gateway: GatewayH
 def test_an_overloaded_engine_says_when_to_retry(gateway: GatewayHarness) -> None:
     gateway.engine.script = [looper_error_response(Overloaded("full", retry_after_s=1.2))]
     response = gateway.client.post(
-        "/v1/chat/completions", json={"model": "acme/desk"}, headers={"x-looper-within-s": "3"}
+        "/v1/chat/completions", json={"model": "acme/desk", "messages": HELLO}, headers={"x-looper-within-s": "3"}
     )
     assert status_and_code(response) == (503, "overloaded")
     assert response.headers["retry-after"] == "2"
@@ -332,7 +335,7 @@ def test_an_overloaded_engine_says_when_to_retry(gateway: GatewayHarness) -> Non
 @pytest.mark.parametrize("max_wait", ["soon", "-1", "0", "nan", "inf"])
 def test_an_invalid_maximum_wait_is_refused(gateway: GatewayHarness, max_wait: str) -> None:
     response = gateway.client.post(
-        "/v1/chat/completions", json={"model": "acme/desk"}, headers={"x-looper-within-s": max_wait}
+        "/v1/chat/completions", json={"model": "acme/desk", "messages": HELLO}, headers={"x-looper-within-s": max_wait}
     )
     assert status_and_code(response) == (400, None)
     assert gateway.engine.requests == []
@@ -362,7 +365,7 @@ def test_a_canary_gets_its_share_and_both_versions_are_compared(gateway: Gateway
 def test_a_revoked_version_stops_streaming_and_is_not_found(gateway: GatewayHarness) -> None:
     gateway.engine.pause_s = 0.3
     gateway.engine.script = ["data: {}\n\n"] * 20
-    body = {"model": "acme/desk", "stream": True}
+    body = {"model": "acme/desk", "messages": HELLO, "stream": True}
     with gateway.client.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()
         assert next(lines) == "data: {}"
@@ -382,7 +385,7 @@ def test_a_tenant_above_its_rate_limit_is_told_when_to_retry_and_others_are_serv
     assert status_and_code(refused) == (429, "rate_limit_exceeded")
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     other = {"authorization": f"Bearer {issue_key(gateway.catalog, 'other')}"}
-    assert gateway.client.post("/v1/chat/completions", json={"model": "other/desk"}, headers=other).status_code == 200
+    assert gateway.client.post("/v1/chat/completions", json={"model": "other/desk", "messages": HELLO}, headers=other).status_code == 200
 
 
 def test_concurrent_requests_are_limited_until_one_ends(gateway: GatewayHarness) -> None:
@@ -467,11 +470,11 @@ def test_each_request_is_logged_once_with_the_id_in_its_response_header(gateway:
     admission = AdmissionInfo("disk", load_s=0.25, wait_s=0.5, slot_usage=0.5, evicted={})
     gateway.engine.script = [admission, 'data: {"a":1}\n\n', "data: [DONE]\n\n"]
     with capture_logs() as lines:
-        response = gateway.post("acme/desk", stream=True, request_id="mine")
+        response = gateway.post("acme/desk", stream=True)
         gateway.client.get("/v1/nowhere")
     (request,) = gateway.engine.requests
     streamed, missing = lines
-    assert streamed["id"] == response.headers["x-request-id"] == request.body["request_id"] != "mine"
+    assert streamed["id"] == response.headers["x-request-id"] == request.body["request_id"]
     assert streamed | {"seconds": 0} == {
         "event": "request",
         "log_level": "info",
