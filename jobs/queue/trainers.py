@@ -102,7 +102,13 @@ class TrainerPool:
         thread.start()
 
     def _run(self, run: TrainingRun) -> None:
-        """Run a trainer until it ends. If it fails, release its members, which counts as an attempt at each."""
+        """Run a trainer until it ends. If it fails, release its members; those that may be the cause are charged."""
+        try:
+            self._run_to_the_end(run)
+        finally:
+            run.remove_folder()
+
+    def _run_to_the_end(self, run: TrainingRun) -> None:
         try:
             run_training(run)
         except StoreUnavailable as error:
@@ -116,7 +122,7 @@ class TrainerPool:
         else:
             return
         with suppress(StoreUnavailable):
-            self._catalog.release(self._catalog.list_leased(run.owner), run.owner, crashed=True)
+            run.release_after_death(self._catalog)
         time.sleep(RESTART_DELAY_S)
 
     def _fail_waiting(self, run: TrainingRun, reason: str) -> None:

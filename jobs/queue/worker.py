@@ -21,6 +21,7 @@ import ray
 from looper.jobs.consolidation.training.checkpoint import delete_orphaned_checkpoints
 from looper.jobs.failures import describe_unexpected, fail_consolidation, run_isolated
 from looper.jobs.queue.leases import LeaseHolder
+from looper.jobs.queue.progress import ProgressCounter
 from looper.jobs.queue.publication import Publisher
 from looper.jobs.queue.trainers import TrainerPool
 from looper.jobs.synthesis.pipeline.run import synthesize
@@ -150,8 +151,9 @@ class QueueWorker:
         Returns:
             Whether any waited.
         """
-        with self._claimed(QueueStage.SYNTHESIS, MAX_SYNTHESIS_BATCH) as jobs:
-            self._synthesize_or_bisect(self._run_each(jobs, self._accept))
+        progress = ProgressCounter()
+        with self._claimed(QueueStage.SYNTHESIS, MAX_SYNTHESIS_BATCH, progress) as jobs:
+            self._synthesize_or_bisect(self._run_each(jobs, self._accept, progress), progress)
             return bool(jobs)
 
     def start_trainers(self) -> bool:
@@ -169,8 +171,9 @@ class QueueWorker:
         Returns:
             Whether any waited.
         """
-        with self._claimed(QueueStage.CONCLUSION, self._settings.consolidation.cohort_size) as jobs:
-            self._run_each(jobs, self._publisher.conclude)
+        progress = ProgressCounter()
+        with self._claimed(QueueStage.CONCLUSION, self._settings.consolidation.cohort_size, progress) as jobs:
+            self._run_each(jobs, self._publisher.conclude, progress)
             return bool(jobs)
 
     def sweep_checkpoints(self) -> bool:
@@ -183,13 +186,20 @@ class QueueWorker:
         return False
 
     @contextmanager
-    def _claimed(self, stage: QueueStage, limit: int) -> Iterator[list[Consolidation]]:
+    def _claimed(self, stage: QueueStage, limit: int, progress: ProgressCounter) -> Iterator[list[Consolidation]]:
         """Lease consolidations for a stage. At the end, release those that neither moved to another stage nor ended."""
         limits = self._settings.consolidation
         jobs = self._catalog.claim(
             self.owner, stage, limit=limit, lease_s=limits.lease_s, tenant_limit=limits.max_concurrent_per_tenant
         )
-        with LeaseHolder(self._catalog, self.owner, limits.lease_s, [job.id for job in jobs]):
+        with LeaseHolder(
+            self._catalog,
+            self.owner,
+            limits.lease_s,
+            [job.id for job in jobs],
+            progress=progress,
+            progress_timeout_s=limits.progress_timeout_s,
+        ):
             yield jobs
 
     def _accept(self, job: Consolidation) -> None:
@@ -201,17 +211,26 @@ class QueueWorker:
         self._settings.check_recipe(job.recipe)
         self._catalog.advance(job.id, self.owner, ConsolidationState.SYNTHESISING)
 
-    def _synthesize_or_bisect(self, jobs: Sequence[Consolidation]) -> None:
+    def _synthesize_or_bisect(self, jobs: Sequence[Consolidation], progress: ProgressCounter) -> None:
         """Synthesize all ``jobs`` in one run. If that fails, split them in halves until the faulty one is alone."""
         if not jobs:
             return
         settings = self._settings
         try:
             holdout = settings.consolidation.holdout
-            reports = synthesize(jobs, self._store, holdout, settings.synthesis, self._model_dir)
+            reports = synthesize(
+                jobs,
+                self._store,
+                holdout,
+                settings.synthesis,
+                self._model_dir,
+                on_progress=progress.advance,
+                stall_timeout_s=self._settings.consolidation.progress_timeout_s,
+            )
         except StoreUnavailable:
             raise
         except Exception as error:
+            progress.advance()
             if not _is_ray_working():
                 raise
             log.exception("synthesis failed for %s", ", ".join(job.id for job in jobs))
@@ -219,21 +238,24 @@ class QueueWorker:
             if not half:
                 self._fail(jobs[0].id, describe_unexpected(error, PROCESS))
                 return
-            self._synthesize_or_bisect(jobs[:half])
-            self._synthesize_or_bisect(jobs[half:])
+            self._synthesize_or_bisect(jobs[:half], progress)
+            self._synthesize_or_bisect(jobs[half:], progress)
         else:
-            self._run_each(jobs, lambda job: self._enter_training(job, reports[job.id].failure))
+            self._run_each(jobs, lambda job: self._enter_training(job, reports[job.id].failure), progress)
 
     def _enter_training(self, job: Consolidation, failure: str | None) -> None:
         if failure is not None:
             raise InvalidInput(failure)
         self._catalog.hand_over(job.id, self.owner, ConsolidationState.TRAINING)
 
-    def _run_each(self, jobs: Sequence[Consolidation], action: Callable[[Consolidation], None]) -> list[Consolidation]:
+    def _run_each(
+        self, jobs: Sequence[Consolidation], action: Callable[[Consolidation], None], progress: ProgressCounter
+    ) -> list[Consolidation]:
         """Call ``action`` for each of ``jobs``, and fail those that raise an error. Return the others."""
 
         def succeeds(job: Consolidation) -> bool:
             action(job)
+            progress.advance()
             return True
 
         return [

@@ -3,7 +3,9 @@
 ``queue.py`` uses them. The order of claiming is described in docs/consolidation.md.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Subquery, and_, case, exists, func, or_, select
@@ -37,8 +39,8 @@ def claimable(
         shape: Only those that need this trainer shape.
 
     Returns:
-        A subquery with the columns ``id``, ``base``, ``shape``, ``priority``, ``attempts``, ``created_at``,
-        ``fair_share_rank`` and ``in_stage``, the number that the tenant would have leased in this stage.
+        A subquery with the columns ``id``, ``tenant``, ``base``, ``shape``, ``priority``, ``attempts``, ``created_at``,
+        ``updated_at``, ``fair_share_rank``, and ``in_stage``, how many the tenant would have leased in this stage.
     """
     leased = (
         select(
@@ -59,6 +61,8 @@ def claimable(
             c.priority,
             c.attempts,
             c.created_at,
+            c.tenant,
+            c.updated_at,
             (func.coalesce(leased.c.in_all_stages, 0) + position_in_tenant).label("fair_share_rank"),
             (func.coalesce(leased.c.in_stage, 0) + position_in_tenant).label("in_stage"),
         )
@@ -75,8 +79,15 @@ def claimable(
     return select(candidates).where(candidates.c.in_stage <= tenant_limit).subquery()
 
 
+MAX_SHARED_ATTEMPTS = 2
+"""Attempts at a consolidation beside others. After so many dead trainers without a checkpoint it runs alone, until its
+next checkpoint shows that it is not the cause."""
+
+
 def count_claimable_together(waiting_attempts: Sequence[int], leased_attempts: Sequence[int], max_attempts: int) -> int:
-    """Count how many waiting consolidations an owner may claim, so that a last attempt always runs alone.
+    """Count how many waiting consolidations an owner may claim, so that suspects run alone.
+
+    A suspect is a consolidation of which ``MAX_SHARED_ATTEMPTS`` trainers may have died, or which has its last attempt.
 
     Args:
         waiting_attempts: Attempts made at each waiting consolidation, in the order of claiming.
@@ -86,14 +97,63 @@ def count_claimable_together(waiting_attempts: Sequence[int], leased_attempts: S
     Returns:
         Number of consolidations to claim, from the front of ``waiting_attempts``.
     """
-    if any(attempts >= max_attempts for attempts in leased_attempts):
+    alone_from = min(MAX_SHARED_ATTEMPTS + 1, max_attempts)
+    if any(attempts >= alone_from for attempts in leased_attempts):
         return 0
-    first_last_attempt = next(
-        (i for i, attempts in enumerate(waiting_attempts) if attempts + 1 >= max_attempts), len(waiting_attempts)
+    first_suspect = next(
+        (i for i, attempts in enumerate(waiting_attempts) if attempts + 1 >= alone_from), len(waiting_attempts)
     )
-    if first_last_attempt == 0 and waiting_attempts and not leased_attempts:
+    if first_suspect == 0 and waiting_attempts and not leased_attempts:
         return 1
-    return first_last_attempt
+    return first_suspect
+
+
+@dataclass(frozen=True)
+class Place:
+    """A consolidation that has a place in a trainer, or waits for one."""
+
+    id: str
+    """The consolidation."""
+    tenant: str
+    """Its tenant."""
+    priority: int
+    """Its priority."""
+    held_s: float = 0.0
+    """How long it has had its place, in seconds."""
+
+
+def choose_to_pause(waiting: Sequence[Place], held: Sequence[Place], min_held_s: float) -> str | None:
+    """Choose which consolidation gives its place in a full trainer to one that has waited too long.
+
+    It is one of the tenant with the most places. That tenant keeps at least as many places as the other one then has,
+    unless the other one has none: then the two take turns. A place is never given to a lower priority.
+
+    Args:
+        waiting: Consolidations that have waited too long, in the order of claiming.
+        held: Consolidations that have places.
+        min_held_s: Seconds that a consolidation keeps its place at least. Without, many that wait would only take
+            turns and hardly train.
+
+    Returns:
+        The id of one of ``held``, or None if nobody has to give a place.
+    """
+    places = Counter(place.tenant for place in held)
+    for next_one in waiting:
+        own = places[next_one.tenant]
+        most = max((places[place.tenant] for place in held if place.tenant != next_one.tenant), default=0)
+        if most < own + 2 and own > 0:
+            continue
+        may_be_paused = [
+            place
+            for place in held
+            if place.tenant != next_one.tenant
+            and places[place.tenant] == most
+            and place.priority <= next_one.priority
+            and place.held_s >= min_held_s
+        ]
+        if may_be_paused:
+            return max(may_be_paused, key=lambda place: (place.held_s, place.id)).id
+    return None
 
 
 def is_waiting(stage: QueueStage, now: datetime) -> ColumnElement[bool]:

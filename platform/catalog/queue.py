@@ -6,7 +6,7 @@ consolidations. The expressions for the order of claiming are in ``claim_order.p
 lease are in ``leased_work.py``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, case, func, literal, select, text, union_all, update
@@ -57,8 +57,8 @@ class QueueOperations(Database):
             lease_s: Duration of the lease, in seconds.
             tenant_limit: Maximum number of consolidations that one tenant may have leased in this stage.
             max_attempts: Number of attempts after which a consolidation fails. The last attempt runs alone: it is only
-                given to an owner without other leases, and nothing else is claimed with it. If that trainer dies, this
-                consolidation is the cause.
+                given to an owner without other leases, and nothing else is claimed with it. So does each attempt after
+                ``claim_order.MAX_SHARED_ATTEMPTS``. If that trainer dies, this consolidation is the cause.
 
         Returns:
             The claimed consolidations, in the order of claiming. The list is empty if none is waiting.
@@ -92,6 +92,42 @@ class QueueOperations(Database):
                         sql, job.instance, job.id, f"its trainer died: attempt {job.attempts}", actor=QUEUE_WORKER
                     )
         return [claimed[id] for id in chosen if id in claimed]
+
+    def choose_to_pause(
+        self,
+        held_s: Mapping[str, float],
+        *,
+        base: str,
+        shape: TrainerShape,
+        max_wait_s: float,
+        tenant_limit: int | None = None,
+    ) -> str | None:
+        """Choose which consolidation of a full trainer gives its place to one of another tenant.
+
+        Args:
+            held_s: How long each consolidation has had its place in the trainer, in seconds, by id.
+            base: The trainer's base model.
+            shape: The trainer's shape.
+            max_wait_s: Seconds that the one has had its place, and that the other one has waited for training.
+            tenant_limit: Maximum number of consolidations that one tenant may have leased in training.
+
+        Returns:
+            One of the ids of ``held_s``, or None if nobody has to give a place.
+        """
+        now = rows.utc_now()
+        candidates = claim_order.claimable(QueueStage.TRAINING, now, tenant_limit, base, shape).c
+        overdue = (
+            select(candidates.id, candidates.tenant, candidates.priority)
+            .where(candidates.updated_at < now - timedelta(seconds=max_wait_s))
+            .order_by(candidates.priority.desc(), candidates.fair_share_rank, candidates.created_at, candidates.id)
+        )
+        held = select(c.id, c.tenant, c.priority).where(c.id.in_(list(held_s)))
+        with self._read_transaction() as sql:
+            waiting = [claim_order.Place(*row) for row in sql.execute(overdue)]
+            if not waiting:
+                return None
+            places = [claim_order.Place(*row, held_s=held_s[row.id]) for row in sql.execute(held)]
+        return claim_order.choose_to_pause(waiting, places, max_wait_s)
 
     def list_training_demand(self, tenant_limit: int | None = None) -> list[TrainingDemand]:
         """List the kinds of trainers that waiting consolidations need.

@@ -26,6 +26,10 @@ class TrainingProgress(BaseModel):
     """Optimizer steps in total."""
     loss: float | None = None
     """Latest mean loss, in nats per token."""
+    training_s: float = 0.0
+    """Time that the consolidation has held a place in trainers, in seconds."""
+    left_out: int = 0
+    """Number of training examples that are left out, because they cannot be encoded."""
 
 
 class Consolidation(BaseModel):

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from looper.platform.domain.renamed import RENAMED_RECIPE_FIELDS, rename_old_fields
@@ -28,9 +38,12 @@ class TrainerShape(StrEnum):
 
 
 class Recipe(BaseModel):
-    """How an adapter is trained. The recipe is stored with every consolidation and in every manifest."""
+    """How an adapter is trained. The recipe is stored with every consolidation and in every manifest.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Tenants choose it, so each number has bounds at both ends.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     method: Literal["lora", "rslora", "lora+", "dora", "adalora", "qlora"] = Field(
         "lora",
@@ -41,25 +54,30 @@ class Recipe(BaseModel):
         max_length=255,
         description="Strategy against forgetting. Some can be combined: replay(share=1)+ella.",
     )
-    target_modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$")], ...] | None = Field(
+    target_modules: tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,128}$")], ...] | None = Field(
         None,
         min_length=1,
+        max_length=64,
         description="Linear layers of the base to adapt, by the last part of their name. Default: all.",
     )
     rank: int = Field(16, ge=1, le=512, description="LoRA rank, PEFT's r.")
     alpha: float = Field(
         32.0,
         gt=0,
+        le=65_536,
         description="LoRA alpha, PEFT's lora_alpha. The update is scaled by alpha / rank.",
     )
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW.")
-    epochs: int = Field(3, ge=1, description="Passes over the training examples.")
+    epochs: int = Field(3, ge=1, le=1_000, description="Passes over the training examples.")
     max_steps: int | None = Field(
-        None, ge=1, description="Training ends after this many optimizer steps, whatever the epochs."
+        None, ge=1, le=1_000_000, description="Training ends after this many optimizer steps, whatever the epochs."
     )
-    batch_size: int = Field(4, ge=1, description="Sequences per optimizer step.")
+    batch_size: int = Field(4, ge=1, le=512, description="Sequences per optimizer step.")
     max_seq_length: int = Field(
-        1024, ge=32, description="Maximum tokens of a sequence. A longer example is split into several windows."
+        1024,
+        ge=32,
+        le=131_072,
+        description="Maximum tokens of a sequence. A longer example is split into several windows.",
     )
     warmup_ratio: float = Field(
         0.1,
@@ -67,8 +85,10 @@ class Recipe(BaseModel):
         le=1,
         description="Share of the steps in which the learning rate rises linearly.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Maximum gradient norm. Each tenant is clipped on its own.")
+    weight_decay: float = Field(0.0, ge=0, le=100, description="Weight decay of AdamW.")
+    max_grad_norm: float = Field(
+        1.0, gt=0, le=1_000_000, description="Maximum gradient norm. Each tenant is clipped on its own."
+    )
     preference_weight: float = Field(
         0.0,
         ge=0,
@@ -78,6 +98,7 @@ class Recipe(BaseModel):
     seed: int = Field(
         0,
         ge=0,
+        le=2**63 - 1,
         description="Seed of the adapter's initial weights and of the order of examples.",
     )
 
@@ -101,5 +122,22 @@ class Recipe(BaseModel):
         return TrainerShape.NF4 if self.method == "qlora" else TrainerShape.PLAIN
 
 
-StoredRecipe = Annotated[Recipe, BeforeValidator(rename_old_fields)]
-"""A recipe that was read from the catalog or from a manifest. Its fields may have the names of an earlier version."""
+def _read_stored_recipe(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    """Read a recipe that an earlier version of Looper accepted, even if it is above a bound of today."""
+    value = rename_old_fields(value)
+    try:
+        return read(value)
+    except ValidationError as error:
+        if not isinstance(value, dict) or any(each["type"] not in _ABOVE_BOUND for each in error.errors()):
+            raise
+        within = {name: each for name, each in value.items() if name not in {each["loc"][0] for each in error.errors()}}
+        recipe = Recipe.model_validate(within)
+        return recipe.model_copy(update={name: value[name] for name in value.keys() - within.keys()})
+
+
+_ABOVE_BOUND = ("less_than_equal", "too_long")
+"""Pydantic's types of errors of a value above its bound."""
+
+StoredRecipe = Annotated[Recipe, WrapValidator(_read_stored_recipe)]
+"""A recipe that was read from the catalog or from a manifest. Its fields may have the names of an earlier version, and
+values above the bounds; ``Settings.check_recipe`` refuses those when such a consolidation is accepted for work."""

@@ -80,6 +80,10 @@ class CandidateScores(BaseModel):
     """Scores like ``candidate``, of the trained adapter before its conversion to plain LoRA."""
     margins: Margins | None = None
     """Effect of the preference loss. None if the recipe's ``preference_weight`` is 0."""
+    left_out: dict[str, int] | None = None
+    """Number of held-out examples that could not be encoded, by reason. None if there are none."""
+    skipped_steps: int = 0
+    """Number of steps that were not taken, because the loss or a gradient was not a finite number."""
 
 
 class GateVerdict(CandidateScores):

@@ -7,7 +7,16 @@ import os
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_serializer, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
@@ -83,10 +92,47 @@ class ConsolidationSettings(_Section):
         False, description="Whether each worker of a trainer holds only a part of the base model (ZeRO stage 3)."
     )
     lease_s: float = Field(
-        60.0, gt=0, description="Another worker takes over a consolidation whose holder made no progress for this time."
+        60.0,
+        gt=0,
+        description="Another worker takes over a consolidation whose holder did not renew its lease for this time. "
+        "A holder renews it three times as often, while it makes progress.",
+    )
+    progress_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="A holder that advances nothing for this time (no pass over the base model, no example encoded, no "
+        "object written) no longer renews its leases. A trainer is killed and started again.",
+    )
+    start_timeout_s: float = Field(
+        1800.0, gt=0, description="A trainer that has not loaded its base model after this time is killed."
     )
     checkpoint_interval_s: float = Field(
         60.0, ge=0, description="Minimum time between two checkpoints of a training run."
+    )
+    max_steps_per_job: int = Field(
+        100_000,
+        ge=1,
+        description="Maximum optimizer steps of a consolidation. One that needs more is refused or fails.",
+    )
+    max_tokens_per_job: int = Field(
+        1_000_000_000,
+        ge=1,
+        description="Maximum tokens that a consolidation trains on, over all epochs. One that needs more fails.",
+    )
+    max_hours_per_job: float = Field(
+        24.0, gt=0, description="A consolidation that has held a place in trainers for this time fails."
+    )
+    max_tokens_per_step: int = Field(
+        65_536,
+        ge=32,
+        description="Maximum batch_size times max_seq_length of a recipe. The other members of a trainer wait for a "
+        "step of this size.",
+    )
+    max_wait_s: float = Field(
+        600.0,
+        gt=0,
+        description="When all places of a trainer are taken and another tenant's consolidation has waited this long, "
+        "one of the tenant with the most places is paused at a checkpoint and waits in turn.",
     )
     max_attempts: int = Field(
         5, ge=2, description="A consolidation fails after this many trainers died of it without a new checkpoint."
@@ -261,8 +307,26 @@ class Settings(_Section):
             recipe: The recipe.
 
         Raises:
-            InvalidInput: Its rank is above the maximum rank that is served.
+            InvalidInput: Its rank is above the maximum rank that is served, or a value is above its bound.
         """
+        limits = self.consolidation
+        try:
+            Recipe.model_validate(recipe.model_dump())  # one that an earlier version stored may be above a bound
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidInput(f"{first['loc'][0]} of the recipe: {first['msg']}, not {first['input']}") from error
+        if recipe.max_steps is not None and recipe.max_steps > limits.max_steps_per_job:
+            raise InvalidInput(
+                f"max_steps {recipe.max_steps} is above consolidation.max_steps_per_job {limits.max_steps_per_job}: "
+                "lower the recipe's max_steps, or raise LOOPER_CONSOLIDATION__MAX_STEPS_PER_JOB"
+            )
+        tokens = recipe.batch_size * recipe.max_seq_length
+        if tokens > limits.max_tokens_per_step:
+            raise InvalidInput(
+                f"batch_size {recipe.batch_size} times max_seq_length {recipe.max_seq_length} is {tokens}, above "
+                f"consolidation.max_tokens_per_step {limits.max_tokens_per_step}: lower one of the two, or raise "
+                "LOOPER_CONSOLIDATION__MAX_TOKENS_PER_STEP"
+            )
         if recipe.rank > self.serve.max_rank:
             raise InvalidInput(
                 f"rank {recipe.rank} is above serve.max_lora_rank {self.serve.max_rank}, so the adapter could not be "

@@ -6,7 +6,8 @@ itself, so the agent's first token is predicted from exactly the tokens that gen
 it when a member joins.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -58,6 +59,99 @@ class _Exchange:
         return len(self.context) + len(self.target)
 
 
+Encode = Callable[[Example], list[Window]]
+"""Cuts an example into windows: ``encode_example`` with a tokenizer and a length."""
+
+
+class ExampleEncoder:
+    """Encodes examples one by one, and leaves out those that cannot be encoded. One bad example costs that example.
+
+    Attributes:
+        left_out: Number of examples that were left out, by reason. The reasons name no example.
+    """
+
+    def __init__(self, encode: Encode, on_example: Callable[[], object] = lambda: None) -> None:
+        """Make an encoder.
+
+        Args:
+            encode: Encodes one example.
+            on_example: Called after each example, which may take milliseconds and be one of many thousands.
+        """
+        self._encode = encode
+        self._on_example = on_example
+        self.left_out: Counter[str] = Counter()
+
+    def encode(self, example: Example) -> list[Window]:
+        """Encode one example.
+
+        Args:
+            example: The example.
+
+        Returns:
+            Its windows; none if it cannot be encoded, which is counted.
+        """
+        try:
+            return self._encode(example)
+        except MemoryError:  # not a property of the example
+            raise
+        except Unrenderable as error:
+            self.left_out[error.reason] += 1
+        except Exception as error:  # templates are programs: any type may come out of one
+            self.left_out[f"unexpected {type(error).__name__}"] += 1
+        finally:
+            self._on_example()
+        return []
+
+    def encode_all(self, examples: Iterable[Example], what: str) -> list[Window]:
+        """Encode all ``examples``.
+
+        Args:
+            examples: The examples.
+            what: What they are for the error message, such as ``"training examples"``.
+
+        Returns:
+            The windows of all examples that can be encoded.
+
+        Raises:
+            InvalidInput: If none of them can be encoded.
+        """
+        windows = [window for example in examples for window in self.encode(example)]
+        self.require(windows, what)
+        return windows
+
+    def require(self, windows: Sequence[object], what: str) -> None:
+        """Check that something was encoded.
+
+        Args:
+            windows: What was encoded.
+            what: What the examples are for the error message, such as ``"training examples"``.
+
+        Raises:
+            InvalidInput: If ``windows`` is empty. The message has the most frequent reason.
+        """
+        if not windows:
+            reason, _ = max(self.left_out.items(), key=lambda item: item[1], default=("there are none", 0))
+            raise InvalidInput(f"none of the {what} can be encoded: {reason}")
+
+
+class Unrenderable(InvalidInput):
+    """An example that the base model's chat template does not render.
+
+    Attributes:
+        reason: The message without the example, the same for all examples with this problem.
+    """
+
+    def __init__(self, reason: str, example: Example) -> None:
+        """Make the error.
+
+        Args:
+            reason: Why the example cannot be rendered.
+            example: The example.
+        """
+        super().__init__(f"{reason} (example {example.id})")
+        self.reason = reason
+
+
 def encode_example(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> list[Window]:
     """Encode one example as windows.
 
@@ -75,30 +169,34 @@ def encode_example(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq
         At least one window, each of at most ``max_seq_length`` tokens.
 
     Raises:
-        InvalidInput: If there is no chat template, if it refuses the example, if it does not render tool calls, or if
-        it
-            changes earlier turns when a turn is added.
+        Unrenderable: If there is no chat template, if it refuses the example, if it does not render tool calls, or if
+            it changes earlier turns when a turn is added.
     """
     head, exchanges = _exchanges(example, tokenizer)
-    assert exchanges, f"example {example.id} has no turn to learn"
+    if not exchanges:
+        raise Unrenderable("there is no turn of the agent to learn", example)
     if len(head) + sum(map(len, exchanges)) > max_seq_length:
         head = head[: max_seq_length // 4]
         exchanges = [_crop(exchange, max_seq_length - len(head)) for exchange in exchanges]
-    windows: list[Window] = []
+    return list(_windows(head, exchanges, max_seq_length))
+
+
+def _windows(head: list[int], exchanges: Sequence[_Exchange], max_seq_length: int) -> Iterator[Window]:
     packed: list[_Exchange] = []
     for exchange in exchanges:
         if packed and len(head) + sum(map(len, packed)) + len(exchange) > max_seq_length:
-            windows.append(_window(head, packed))
+            yield _window(head, packed)
             packed = []
         packed.append(exchange)
-    return [*windows, _window(head, packed)]
+    yield _window(head, packed)
 
 
 def _exchanges(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[_Exchange]]:
     if not tokenizer.chat_template:
-        raise InvalidInput(
+        raise Unrenderable(
             f"base model {tokenizer.name_or_path!r} has no chat template to render examples with: choose an "
-            "instruction-tuned base, or put a chat_template.jinja into its folder"
+            "instruction-tuned base, or put a chat_template.jinja into its folder",
+            example,
         )
     messages = [_message(turn) for turn in example.turns]
     tools = None if example.tools is None else orjson.loads(example.tools)
@@ -107,15 +205,16 @@ def _exchanges(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[li
         try:
             return str(tokenizer.apply_chat_template(upto, tools=tools, tokenize=False, add_generation_prompt=prompt))
         except TemplateError as error:
-            raise InvalidInput(
-                f"the chat template of base model {tokenizer.name_or_path!r} refuses example {example.id}: {error}"
+            raise Unrenderable(
+                f"the chat template of base model {tokenizer.name_or_path!r} refuses it: {error}", example
             ) from error
 
     def extend(before: str, after: str) -> str:
         if not after.startswith(before):
-            raise InvalidInput(
+            raise Unrenderable(
                 f"the chat template of base model {tokenizer.name_or_path!r} is not prefix-stable: adding a turn "
-                f"changes what was rendered before it (example {example.id}); use a base whose template only appends"
+                "changes what was rendered before it; use a base whose template only appends",
+                example,
             )
         return after[len(before) :]
 
@@ -130,9 +229,10 @@ def _exchanges(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[li
         targets = [extend(prompt, render([*messages[:k], _message(part)])) for part in partly]
         spans = call_spans([_strip_end_of_turn(target, tokenizer) for target in targets])
         if any(start == end for start, end in spans):
-            raise InvalidInput(
-                f"the chat template of base model {tokenizer.name_or_path!r} does not render the agent's tool calls "
-                f"(example {example.id}): give the base a template that does"
+            raise Unrenderable(
+                f"the chat template of base model {tokenizer.name_or_path!r} does not render the agent's tool calls: "
+                "give the base a template that does",
+                example,
             )
         exchanges.append(_exchange(tokenizer, extend(done, prompt), targets[-1], turn.weight, spans))
         done = prompt + targets[-1]

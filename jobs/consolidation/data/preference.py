@@ -8,7 +8,7 @@ at the end.
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -74,7 +74,10 @@ class EncodedPairs:
 
 
 def encode_pairs(
-    pairs: Iterable[PreferencePair], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+    pairs: Iterable[PreferencePair],
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    on_pair: Callable[[], object] = lambda: None,
 ) -> EncodedPairs:
     """Encode pairs as windows. A pair that cannot be encoded is counted, and the others are used.
 
@@ -82,11 +85,15 @@ def encode_pairs(
         pairs: The pairs of a consolidation.
         tokenizer: The base model's tokenizer.
         max_seq_length: Maximum tokens of a window.
+        on_pair: Called after each pair.
 
     Returns:
         The usable pairs, and how many are left out for which reason.
     """
-    found = [_encode_pair(pair, tokenizer, max_seq_length) for pair in pairs]
+    found = []
+    for pair in pairs:
+        found.append(_encode_pair(pair, tokenizer, max_seq_length))
+        on_pair()
     return EncodedPairs(
         [each for each in found if isinstance(each, PairWindows)],
         dict(Counter(each for each in found if isinstance(each, str))),
@@ -100,8 +107,10 @@ def _encode_pair(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, max_s
         return "empty"
     try:
         chosen, rejected = (_window(pair, turn, tokenizer) for turn in turns)
-    except InvalidInput:
-        return "refused by the chat template"
+    except MemoryError:  # not a property of the pair
+        raise
+    except Exception as error:  # templates are programs: any type may come out of one
+        return "refused by the chat template" if isinstance(error, InvalidInput) else "unexpected error of the template"
     if chosen.tokens == rejected.tokens:
         return "identical"
     if max(len(chosen), len(rejected)) > max_seq_length:  # after cropping, the two prefixes would differ

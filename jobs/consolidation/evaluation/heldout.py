@@ -4,7 +4,7 @@ Held-out tasks of other tenants are never used: nothing of a tenant, not even a 
 agents. Gathering again, in any worker, gives the same tasks. The trainer calls ``gather_heldout``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,7 +12,7 @@ from random import Random
 
 import pyarrow.parquet as pq
 
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.encode import Encode, Window
 from looper.jobs.synthesis.output.example_table import read_examples
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
@@ -51,14 +51,11 @@ class HeldOutQuestions:
     """All held-out windows for one candidate."""
 
     new: list[HeldOutWindow]
-    """Of its own session; never empty."""
+    """Of its own session; empty if none of its examples can be encoded."""
     earlier: list[HeldOutWindow]
     """Of the sessions before."""
     control: list[HeldOutWindow]
     """Of the tenant's other instances."""
-
-
-Encode = Callable[[Example], list[Window]]
 
 
 def gather_heldout(job: Consolidation, catalog: Catalog, store: ObjectStore, encode: Encode) -> HeldOutQuestions:
@@ -71,7 +68,7 @@ def gather_heldout(job: Consolidation, catalog: Catalog, store: ObjectStore, enc
         job: The consolidation, already claimed.
         catalog: The catalog, for the lineage and the sibling instances.
         store: The object store with the examples.
-        encode: Encodes one example as windows.
+        encode: Encodes one example as windows. An example without windows is left out.
 
     Returns:
         The held-out windows.
@@ -134,6 +131,8 @@ def _iterate_windows(examples: Sequence[Example], encode: Encode, rng: Random) -
     rest: list[HeldOutWindow] = []
     for example in rng.sample(examples, len(examples)):
         windows = [HeldOutWindow(window, example.tools) for window in encode(example)]
+        if not windows:
+            continue
         yield windows.pop(rng.randrange(len(windows)))
         rest += windows
     rng.shuffle(rest)

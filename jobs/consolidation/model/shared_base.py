@@ -47,6 +47,7 @@ class SharedBase:
         is_sharded: Whether each worker holds only a part of the weights.
         linear_layers: The linear layers of the transformer blocks, by name.
         max_tokens_per_pass: Tokens of one forward and backward pass.
+        on_pass: Called after each forward pass.
         revision: SHA-256 of the weights; the manifest of every adapter names it.
         tokenizer: The base model's tokenizer.
     """
@@ -81,6 +82,7 @@ class SharedBase:
         self.is_sharded = sharded
         self.device = device.torch_device
         self.max_tokens_per_pass = device.max_tokens_per_pass
+        self.on_pass: Callable[[], object] = lambda: None
         self.revision = read_base_revision(folder)
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         model = (load or (_load_sharded if sharded else _load_unsharded))(folder, device)
@@ -133,7 +135,9 @@ class SharedBase:
         def load(_: Path, device: Device) -> PreTrainedModel:
             return nf4.offload_to_host(original, device)
 
-        return SharedBase(self._folder, self._device, load=load), error
+        serving = SharedBase(self._folder, self._device, load=load)
+        serving.on_pass = lambda: self.on_pass()
+        return serving, error
 
     def logits(self, packed: PackedBatch, adapters: Sequence[ActiveAdapter]) -> Tensor:
         """Compute the logits of the target tokens.
@@ -152,6 +156,7 @@ class SharedBase:
             input_ids=packed.tokens, position_ids=packed.positions, use_cache=False, pack=packed
         ).last_hidden_state
         self._active = None
+        self.on_pass()
         logits: Tensor = self._model.get_output_embeddings()(hidden[0].index_select(0, packed.predictors))
         return logits.float()
 

@@ -27,8 +27,10 @@ class AmLora(Progressive):
     Memory: the rank of each block. A step costs one pass over the old b's more.
     """
 
-    weight: float = Field(default=0.01, ge=0, description="of the l1 norm of the gates, in nats for each open block")
-    rate: float = Field(default=20.0, gt=0, description="how far a gate moves for each unit of its parameter")
+    weight: float = Field(
+        default=0.01, ge=0, le=1e12, description="of the l1 norm of the gates, in nats for each open block"
+    )
+    rate: float = Field(default=20.0, gt=0, le=1e6, description="how far a gate moves for each unit of its parameter")
 
     @override
     def begin(self, session: StrategyContext, past: StrategyState) -> None:

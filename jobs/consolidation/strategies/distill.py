@@ -22,9 +22,11 @@ class Distill(Strategy):
     Memory: nothing. A step costs a forward pass of the teacher, and one forward and backward, over those windows.
     """
 
-    weight: float = Field(default=1.0, ge=0, description="of the divergence, against the mean loss")
-    temperature: float = Field(default=2.0, gt=0, description="T")
-    windows_per_step: int = Field(default=2, ge=1, description="windows that the two are compared on at each step")
+    weight: float = Field(default=1.0, ge=0, le=1e12, description="of the divergence, against the mean loss")
+    temperature: float = Field(default=2.0, gt=0, le=1000, description="T")
+    windows_per_step: int = Field(
+        default=2, ge=1, le=16, description="windows that the two are compared on at each step"
+    )
 
     @override
     def begin(self, session: StrategyContext, past: StrategyState) -> None:

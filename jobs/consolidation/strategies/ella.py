@@ -22,7 +22,7 @@ class Ella(Strategy):
     ``rank`` passes over the base model's weights.
     """
 
-    weight: float = Field(default=1e3, ge=0, description="lambda")
+    weight: float = Field(default=1e3, ge=0, le=1e12, description="lambda")
 
     @override
     def begin(self, session: StrategyContext, past: StrategyState) -> None:

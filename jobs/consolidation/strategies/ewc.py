@@ -33,8 +33,8 @@ class Ewc(Strategy):
     Memory: an adapter, and two vectors a layer, for every past session. A step costs small products for each of them.
     """
 
-    weight: float = Field(default=1e4, ge=0, description="lambda")
-    samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
+    weight: float = Field(default=1e4, ge=0, le=1e12, description="lambda")
+    samples: int = Field(default=32, ge=1, le=1024, description="windows that the importance is estimated on")
 
     @override
     def begin(self, session: StrategyContext, past: StrategyState) -> None:
@@ -69,9 +69,9 @@ class OnlineEwc(Strategy):
     Memory: two vectors a layer, whatever the number of sessions.
     """
 
-    weight: float = Field(default=1e4, ge=0, description="lambda")
+    weight: float = Field(default=1e4, ge=0, le=1e12, description="lambda")
     gamma: float = Field(default=0.95, ge=0, le=1, description="share of the importance that lasts to the next session")
-    samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
+    samples: int = Field(default=32, ge=1, le=1024, description="windows that the importance is estimated on")
 
     @override
     def begin(self, session: StrategyContext, past: StrategyState) -> None:
@@ -101,9 +101,9 @@ class OnlineEwcFactors(Strategy):
     Memory: as large as the adapter.
     """
 
-    weight: float = Field(default=1e4, ge=0, description="lambda")
+    weight: float = Field(default=1e4, ge=0, le=1e12, description="lambda")
     gamma: float = Field(default=0.95, ge=0, le=1, description="share of the importance that lasts to the next session")
-    samples: int = Field(default=32, ge=1, description="windows that the importance is estimated on")
+    samples: int = Field(default=32, ge=1, le=1024, description="windows that the importance is estimated on")
 
     @override
     def begin(self, session: StrategyContext, past: StrategyState) -> None:

@@ -44,8 +44,8 @@ class Merge(Strategy):
     """
 
     kind: MergeKind = Field(default="cat", description="PEFT's combination_type")
-    old: float = Field(default=0.5, description="weight of the version before")
-    new: float = Field(default=0.5, description="weight of what was trained")
+    old: float = Field(default=0.5, ge=-10, le=10, description="weight of the version before")
+    new: float = Field(default=0.5, ge=-10, le=10, description="weight of what was trained")
     density: float = Field(default=0.5, gt=0, lt=1, description="share of the entries kept by ties, dare and pruning")
 
     @override

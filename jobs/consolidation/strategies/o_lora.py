@@ -21,7 +21,7 @@ class OLora(Progressive):
     Memory: nothing but the adapter. A step costs one product of the A's more.
     """
 
-    weight: float = Field(default=0.5, ge=0, description="lambda")
+    weight: float = Field(default=0.5, ge=0, le=1e12, description="lambda")
 
     @override
     def penalty(self) -> Tensor | None:

@@ -45,11 +45,13 @@ class OnlineLora(Progressive):
     windows.
     """
 
-    weight: float = Field(default=1e4, ge=0, description="lambda")
-    hard: int = Field(default=4, ge=1, description="windows that the importance is estimated on")
-    length: int = Field(default=5, ge=2, description="steps of the loss that are looked at")
-    mean: float = Field(default=0.5, gt=0, description="highest mean loss of a plateau, in nats per target token")
-    variance: float = Field(default=0.01, gt=0, description="highest variance of the loss on a plateau")
+    weight: float = Field(default=1e4, ge=0, le=1e12, description="lambda")
+    hard: int = Field(default=4, ge=1, le=256, description="windows that the importance is estimated on")
+    length: int = Field(default=5, ge=2, le=1000, description="steps of the loss that are looked at")
+    mean: float = Field(
+        default=0.5, gt=0, le=1e6, description="highest mean loss of a plateau, in nats per target token"
+    )
+    variance: float = Field(default=0.01, gt=0, le=1e6, description="highest variance of the loss on a plateau")
     energy: float = Field(default=0.95, gt=0, le=1, description="share of the new block's squared norm published")
 
     @override

@@ -24,8 +24,10 @@ class Replay(Strategy):
     Memory: ``capacity`` windows. A step costs nothing more; a session has as many more steps as the share says.
     """
 
-    share: float = Field(default=2.0, gt=0, description="old windows for each new one, while the reservoir has as many")
-    capacity: int = Field(default=512, ge=1, description="windows kept")
+    share: float = Field(
+        default=2.0, gt=0, le=100, description="old windows for each new one, while the reservoir has as many"
+    )
+    capacity: int = Field(default=512, ge=1, le=65_536, description="windows kept")
 
     @override
     def begin(self, session: StrategyContext, past: StrategyState) -> None:
@@ -73,8 +75,8 @@ class LossReplay(Replay):
     Costs a forward pass over the pool at the beginning.
     """
 
-    exponent: float = Field(default=0.6, ge=0, description="0 draws uniformly, 1 in proportion to the loss")
-    pool: int = Field(default=2, ge=1, description="candidates for each window needed")
+    exponent: float = Field(default=0.6, ge=0, le=10, description="0 draws uniformly, 1 in proportion to the loss")
+    pool: int = Field(default=2, ge=1, le=16, description="candidates for each window needed")
 
     def _choose(self, count: int) -> list[Window]:
         pool = super()._choose(min(len(self._kept), self.pool * count))

@@ -30,18 +30,22 @@ def finish(member: Member, trainer: TrainerContext) -> None:
         trainer: The trainer.
 
     Raises:
+        InvalidInput: On all ranks, if no held-out example of the consolidation can be encoded.
         LooperError: On all ranks; a Conflict if the consolidation was cancelled or another trainer holds it by now.
         UnexpectedError: On all ranks, if rank 0 failed for another reason.
     """
     lora, conversion_error = member.session.export_adapter(trainer.max_rank)
     member.session.close()
 
-    def read_heldout() -> HeldOutQuestions:
+    def read_heldout() -> tuple[HeldOutQuestions, dict[str, int]]:
         report_progress(member, trainer)
-        return gather_heldout(member.job, trainer.catalog, trainer.store, make_encoder(member.job, trainer))
+        encoder = make_encoder(member.job, trainer)
+        heldout = gather_heldout(member.job, trainer.catalog, trainer.store, encoder.encode)
+        encoder.require(heldout.new, "held-out examples")
+        return heldout, dict(encoder.left_out)
 
-    heldout = run_on_rank0(read_heldout)
-    make_candidate = partial(_make_candidate, member, lora, conversion_error, heldout, trainer.base)
+    heldout, left_out = run_on_rank0(read_heldout)
+    make_candidate = partial(_make_candidate, member, lora, conversion_error, heldout, left_out, trainer.base)
     if trainer.base.is_sharded:  # then all ranks take part in every computation, including that of the strategy
         candidate = make_candidate()
         run_on_rank0(lambda: _hand_over(member.job, candidate, trainer))
@@ -50,12 +54,18 @@ def finish(member: Member, trainer: TrainerContext) -> None:
 
 
 def _make_candidate(
-    member: Member, lora: Lora, conversion_error: float, heldout: HeldOutQuestions, base: SharedBase
+    member: Member,
+    lora: Lora,
+    conversion_error: float,
+    heldout: HeldOutQuestions,
+    left_out: dict[str, int],
+    base: SharedBase,
 ) -> Candidate:
     """Score the exported adapter ``lora``, and collect the strategy's state for the next session."""
     session = member.session
     serving_base, quantization_error = base.serving_base
     scores = evaluate_candidate(serving_base, lora, member.start, heldout, max(conversion_error, quantization_error))
+    scores = scores.model_copy(update={"left_out": left_out or None, "skipped_steps": session.skipped_steps})
     if scores.conversion_error:
         scores = scores.model_copy(update={"trained": score_adapter(base, session.active_adapter, heldout.new)})
     if member.pairs is not None:

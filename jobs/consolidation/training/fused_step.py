@@ -33,12 +33,17 @@ def select_for_one_pass(sessions: Sequence[TrainingSession], max_tokens: int) ->
     selected: list[TrainingSession] = []
     tokens = 0
     for session in sessions:
-        more = packed_size(session.next_batch()) + sum(packed_size(pair.windows) for pair in session.next_pairs())
+        more = tokens_of_step(session)
         if selected and tokens + more > max_tokens:
             break
         selected.append(session)
         tokens += more
     return selected
+
+
+def tokens_of_step(session: TrainingSession) -> int:
+    """Return how many packed tokens the next step of ``session`` has."""
+    return packed_size(session.next_batch()) + sum(packed_size(pair.windows) for pair in session.next_pairs())
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,11 @@ class FusedStep:
 
         Returns:
             For each session: the weighted mean loss over all workers, in nats per target token and without the
-            preference loss; and this worker's gradients of ``trainable``, including those of the preference loss.
+            preference loss; and this worker's gradients of ``trainable``, including those of the preference loss. The
+            loss is NaN on all workers if a gradient is not finite on one of them.
         """
+        for index, gradients in enumerate(self._gradients):  # times 0: 0, or NaN if one is not finite
+            self._losses[index] += torch.stack(torch._foreach_norm(gradients)).sum() * 0
         if dist.get_world_size() > 1:
             dist.all_reduce(self._losses)
         return list(zip(self._losses.tolist(), self._gradients, strict=True))

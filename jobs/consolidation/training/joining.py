@@ -5,6 +5,7 @@ meanwhile or only one rank cannot read an object.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 
 from looper.jobs.consolidation.adapters import adapter_file
 from looper.jobs.consolidation.adapters.lora import Lora
-from looper.jobs.consolidation.data.encode import Window, encode_example
+from looper.jobs.consolidation.data.encode import ExampleEncoder, Window, encode_example
 from looper.jobs.consolidation.data.preference import EncodedPairs, encode_pairs
 from looper.jobs.consolidation.strategies import strategy, strategy_state
 from looper.jobs.consolidation.training import checkpoint
@@ -31,6 +32,9 @@ from looper.platform.domain.states import ConsolidationState
 from looper.platform.objectstore import keys
 
 log = logging.getLogger(__name__)
+
+MAX_REASONS = 5
+"""Maximum number of events about examples that are left out."""
 
 
 def join(job: Consolidation, trainer: TrainerContext) -> Member | None:
@@ -52,26 +56,38 @@ def join(job: Consolidation, trainer: TrainerContext) -> Member | None:
     inputs = run_on_all_ranks(lambda: _read_inputs(job, trainer))
     pairs = inputs.pairs.usable if inputs.pairs else ()
     start = partial(start_session, trainer.base, job.recipe, inputs.windows, inputs.start, inputs.past, pairs)
-    member = Member(job, _start_or_resume(job, trainer, start), inputs.start, inputs.pairs)
+    session = _start_or_resume(job, trainer, start)
+    member = Member(job, session, inputs.start, inputs.pairs, left_out=inputs.left_out.total())
     try:
-        run_on_rank0(lambda: report_progress(member, trainer))
+        trainer.limits.check_size(session)
+        run_on_rank0(partial(_report_joined, member, inputs.left_out, trainer))
     except LooperError:
         member.session.close()
         raise
     return member
 
 
-def make_encoder(job: Consolidation, trainer: TrainerContext) -> Callable[[Example], list[Window]]:
-    """Return the function that cuts an example into windows of at most the recipe's ``max_seq_length`` tokens.
+def _report_joined(member: Member, left_out: Counter[str], trainer: TrainerContext) -> None:
+    """Write the member's progress, and once per consolidation what is left out."""
+    report_progress(member, trainer)
+    if member.job.progress is None:
+        for reason, count in left_out.most_common(MAX_REASONS):
+            what = f"training examples left out: {count}, because they cannot be encoded: {reason}"
+            trainer.catalog.record_event(member.job.id, trainer.owner, what)
+
+
+def make_encoder(job: Consolidation, trainer: TrainerContext) -> ExampleEncoder:
+    """Return an encoder that cuts examples into windows of at most the recipe's ``max_seq_length`` tokens.
 
     Args:
         job: Gives the recipe.
         trainer: Gives the tokenizer.
 
     Returns:
-        The function.
+        The encoder. What it leaves out is counted in it.
     """
-    return partial(encode_example, tokenizer=trainer.base.tokenizer, max_seq_length=job.recipe.max_seq_length)
+    encode = partial(encode_example, tokenizer=trainer.base.tokenizer, max_seq_length=job.recipe.max_seq_length)
+    return ExampleEncoder(encode, on_example=trainer.progress.advance)
 
 
 def _hand_over_candidate(job: Consolidation, trainer: TrainerContext) -> bool:
@@ -89,14 +105,18 @@ class _Inputs:
     start: Lora | None
     past: strategy.StrategyState
     windows: list[Window]
+    left_out: Counter[str]
+    """Number of training examples that cannot be encoded, by reason."""
     pairs: EncodedPairs | None
 
 
 def _read_inputs(job: Consolidation, trainer: TrainerContext) -> _Inputs:
+    encoder = make_encoder(job, trainer)
     return _Inputs(
         start=None if job.parent is None else _read_version(job, job.parent, trainer),
         past=strategy_state.load_strategy_state(trainer.store, job.instance, job.parent),
-        windows=_read_windows(job, trainer),
+        windows=encoder.encode_all(_read_examples(job, trainer), "training examples"),
+        left_out=encoder.left_out,
         pairs=_read_pairs(job, trainer) if job.recipe.preference_weight else None,
     )
 
@@ -148,12 +168,10 @@ def _read_version(job: Consolidation, digest: str, trainer: TrainerContext) -> L
     return {layer: factors.to(trainer.base.device) for layer, factors in lora.items()}
 
 
-def _read_windows(job: Consolidation, trainer: TrainerContext) -> list[Window]:
-    examples = read_examples(trainer.store.get(keys.examples(job.id, "train.parquet")))
-    encode_example = make_encoder(job, trainer)
-    return [window for example in examples for window in encode_example(example)]
+def _read_examples(job: Consolidation, trainer: TrainerContext) -> list[Example]:
+    return read_examples(trainer.store.get(keys.examples(job.id, "train.parquet")))
 
 
 def _read_pairs(job: Consolidation, trainer: TrainerContext) -> EncodedPairs:
     pairs = read_pairs(trainer.store.get(keys.examples(job.id, "pairs.parquet")))
-    return encode_pairs(pairs, trainer.base.tokenizer, job.recipe.max_seq_length)
+    return encode_pairs(pairs, trainer.base.tokenizer, job.recipe.max_seq_length, trainer.progress.advance)

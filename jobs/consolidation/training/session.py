@@ -19,9 +19,13 @@ from looper.jobs.consolidation.data.preference import PairWindows
 from looper.jobs.consolidation.model.deepspeed_engine import initialize_engine
 from looper.jobs.consolidation.strategies.strategy import Strategy, StrategyContext, StrategyState
 from looper.jobs.consolidation.strategies.tensors import add_prefix, select_prefix
+from looper.jobs.consolidation.training.collective import broadcast_from_rank0
 from looper.jobs.consolidation.training.schedule import batch_at, learning_rate, pairs_at, total_steps
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
+
+MAX_SKIPPED_IN_A_ROW = 3
+"""A session fails after so many steps in a row whose loss or gradient is not finite: its adapter is broken."""
 
 
 class TrainingSession:
@@ -32,6 +36,7 @@ class TrainingSession:
         strategy: The strategy against forgetting.
         step: Optimizer steps taken.
         steps: Optimizer steps of the whole session.
+        skipped_steps: Those of them that changed nothing, because the loss or a gradient was not finite.
         loss: Mean cross-entropy of the latest step, in nats per target token; None before the first step.
         trainable: All parameters that are trained, in a fixed order.
     """
@@ -58,11 +63,14 @@ class TrainingSession:
         self.recipe = recipe
         self.strategy = strategy
         self.step: int = 0
+        self.skipped_steps: int = 0
+        self._skipped_in_a_row = 0
         self.loss: float | None = None
         self._context = context
         self._pairs = pairs
         strategy.begin(context, past)
-        self._windows = [*context.windows, *strategy.windows()]
+        # What a strategy replays may depend on losses, which two ranks may round differently.
+        self._windows = [*context.windows, *broadcast_from_rank0(strategy.windows())]
         self.steps = total_steps(len(self._windows), recipe)
         self._parametrization = parametrize(self.steps)
         self._groups = [*self._parametrization.groups, (strategy.parameters(), 1.0)]
@@ -93,6 +101,12 @@ class TrainingSession:
         return self.step >= self.steps
 
     @property
+    def total_tokens(self) -> int:
+        """Tokens of all steps of the session, without those of preference pairs."""
+        steps_per_epoch = math.ceil(len(self._windows) / self.recipe.batch_size)
+        return math.ceil(sum(map(len, self._windows)) * self.steps / steps_per_epoch)
+
+    @property
     def active_adapter(self) -> ActiveAdapter:
         """The adapter to apply in the next step, differentiable in ``trainable``."""
         constant = self.strategy.frozen_lora()
@@ -113,17 +127,18 @@ class TrainingSession:
         """Take the optimizer step for ``next_batch`` and ``next_pairs``.
 
         Args:
-            loss: Mean loss of the batch over all workers, in nats per target token.
+            loss: Mean loss of the batch over all workers, in nats per target token. If it is not finite, the step is
+                skipped: one bad example costs its batch, and not the job.
             gradients: This worker's gradients of ``trainable``. They are summed over the workers here.
 
         Raises:
-            InvalidInput: If the loss is not finite. Then the adapter is unchanged.
+            InvalidInput: If the loss is not finite for ``MAX_SKIPPED_IN_A_ROW`` steps in a row, or for all steps of a
+                session. The adapter is unchanged.
         """
         if not math.isfinite(loss):
-            raise InvalidInput(
-                f"the loss is {loss} at step {self.step + 1} of {self.steps}: lower the recipe's learning_rate "
-                f"({self.recipe.learning_rate}) or look at the training examples"
-            )
+            self._skip_step(loss)
+            return
+        self._skipped_in_a_row = 0
         rate = learning_rate(self.step, self.steps, self.recipe)
         for group, (_, factor) in zip(self._optimizer.param_groups, self._groups, strict=False):
             group["lr"] = rate * factor
@@ -137,6 +152,16 @@ class TrainingSession:
         self.step += 1
         self.loss = loss
         self.strategy.after_step(loss)
+
+    def _skip_step(self, loss: float) -> None:
+        self.step += 1
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW or self.skipped_steps == self.steps:
+            raise InvalidInput(
+                f"the loss is {loss} at step {self.step} of {self.steps}, {self._skipped_in_a_row} times in a row: "
+                f"lower the recipe's learning_rate ({self.recipe.learning_rate}) or look at the training examples"
+            )
 
     def export_adapter(self, max_rank: int) -> tuple[Lora, float]:
         """Convert the trained adapter to plain LoRA that a server accepts.
@@ -167,6 +192,7 @@ class TrainingSession:
                 "parametrisation", self._parametrization.state()
             ),  # stored name: checkpoints must stay readable
         }
+        tensors["skipped"] = torch.tensor([self.skipped_steps, self._skipped_in_a_row])
         for i, parameter in enumerate(self.trainable):
             moments = self._optimizer.state[parameter]
             tensors[f"weight/{i}"] = parameter.detach()
@@ -183,11 +209,13 @@ class TrainingSession:
             state: What ``serialize_state`` returned then.
         """
         tensors = load(state)
+        if "skipped" in tensors:  # checkpoints of earlier versions have none
+            self.skipped_steps, self._skipped_in_a_row = tensors["skipped"].tolist()
         with torch.no_grad():
             for i, parameter in enumerate(self.trainable):
                 parameter.copy_(tensors[f"weight/{i}"])
                 self._optimizer.state[parameter] = {
-                    "step": torch.tensor(float(step), device=parameter.device),
+                    "step": torch.tensor(float(step - self.skipped_steps), device=parameter.device),
                     "exp_avg": tensors[f"exp_avg/{i}"].to(parameter.device),
                     "exp_avg_sq": tensors[f"exp_avg_sq/{i}"].to(parameter.device),
                 }

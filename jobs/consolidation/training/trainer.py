@@ -9,7 +9,7 @@ with the time after each pass.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TypeVar
@@ -42,11 +42,13 @@ IDLE_SLEEP_S = 0.1
 def run_trainer(
     trainer: TrainerContext,
     claim: Callable[[int], list[Consolidation]],
+    choose_to_pause: Callable[[Mapping[str, float]], str | None] = lambda _: None,
     *,
     should_stop: Callable[[], bool],
     max_members: int,
     checkpoint_interval_s: float,
     lease_s: float,
+    progress_timeout_s: float = 600.0,
     idle_timeout_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -61,10 +63,13 @@ def run_trainer(
     Args:
         trainer: Base model, catalog and store.
         claim: Leases at most so many waiting consolidations. Called on rank 0 only.
+        choose_to_pause: Returns the id of the member that gives its place to a consolidation that has waited too long,
+            if any, given how many seconds each member has had its place. Called on rank 0 only, when no place is free.
         should_stop: Whether to save all members and return. Called on rank 0 only.
         max_members: Maximum number of members.
         checkpoint_interval_s: Seconds between two checkpoints of all members.
         lease_s: Duration of a lease in seconds.
+        progress_timeout_s: Seconds without progress after which leases are no longer renewed.
         idle_timeout_s: Seconds without a member after which the trainer returns.
         clock: Returns the time in seconds. Only that of rank 0 counts.
 
@@ -73,15 +78,19 @@ def run_trainer(
     """
     cohort = Cohort(trainer.base)
     last_poll, last_checkpoint, last_active = -float("inf"), clock(), clock()
-    with _hold_leases(trainer, lease_s) as leases:
+    with _hold_leases(trainer, lease_s, progress_timeout_s) as leases:
         while True:
+            trainer.progress.advance()
             # Only rank 0's clock and catalog count, so that all ranks do the same after the same pass.
             if broadcast_from_rank0(clock() - last_poll >= QUEUE_POLL_INTERVAL_S):
                 if run_on_rank0(should_stop):
                     _save_checkpoints(cohort.members, trainer)
                     return
                 cohort.drop(_report_progress(cohort.members, trainer))
+                cohort.drop(_fail_overdue(cohort.members, trainer))
                 free = max_members - len(cohort.members)
+                if not free:
+                    cohort.drop(_pause_one(cohort.members, choose_to_pause, trainer, leases))
                 claimed = run_on_rank0(partial(claim, free)) if free else []
                 if leases is not None:
                     for job in claimed:
@@ -90,13 +99,16 @@ def run_trainer(
                     cohort.add(joined)
                 last_poll = clock()
             if not cohort.in_progress and cohort.waiting:
-                cohort.start_step(len(cohort.waiting))
+                cohort.start_step()
             if not cohort.in_progress:
                 if broadcast_from_rank0(clock() - last_active >= idle_timeout_s):
                     return
                 time.sleep(IDLE_SLEEP_S)
                 continue
-            if not cohort.in_progress[-1].step.run_pass():
+            group = cohort.in_progress[-1]
+            with trainer.suspects.working_on(member.job.id for member in group.remaining):
+                has_more = group.step.run_pass()
+            if not has_more:
                 cohort.waiting += _take_steps(cohort.in_progress.pop(), trainer)
             last_active = clock()
             if broadcast_from_rank0(last_active - last_checkpoint >= checkpoint_interval_s):
@@ -104,9 +116,20 @@ def run_trainer(
                 last_checkpoint = clock()
 
 
-def _hold_leases(trainer: TrainerContext, lease_s: float) -> AbstractContextManager[LeaseHolder | None]:
+def _hold_leases(
+    trainer: TrainerContext, lease_s: float, progress_timeout_s: float
+) -> AbstractContextManager[LeaseHolder | None]:
     """Hold leases on rank 0 only: it saves before it releases them, and another rank would release before that."""
-    return LeaseHolder(trainer.catalog, trainer.owner, lease_s) if trainer.is_rank0 else nullcontext()
+    if not trainer.is_rank0:
+        return nullcontext()
+    return LeaseHolder(
+        trainer.catalog,
+        trainer.owner,
+        lease_s,
+        progress=trainer.progress,
+        progress_timeout_s=progress_timeout_s,
+        find_suspects=trainer.suspects.find_suspects,
+    )
 
 
 def _isolate_failure(job: Consolidation, trainer: TrainerContext, action: Callable[[], T]) -> T | None:
@@ -124,7 +147,10 @@ def _isolate_failure(job: Consolidation, trainer: TrainerContext, action: Callab
     def fail(reason: str) -> None:
         run_on_rank0(lambda: fail_consolidation(trainer.catalog, trainer.store, job.id, trainer.owner, reason))
 
-    return run_isolated(job, action, fail, process="trainer", stops_all=_may_be_worker_or_device)
+    with trainer.suspects.working_on([job.id]):
+        result = run_isolated(job, action, fail, process="trainer", stops_all=_may_be_worker_or_device)
+    trainer.progress.advance()
+    return result
 
 
 def _may_be_worker_or_device(error: Exception) -> bool:
@@ -158,6 +184,37 @@ def _take_step(member: Member, loss: float, gradients: Sequence[Tensor], trainer
     if member.session.is_done:
         finish(member, trainer)
     return not member.session.is_done
+
+
+def _fail_overdue(members: Sequence[Member], trainer: TrainerContext) -> list[Member]:
+    """Fail the members that have held their places for too long. Return them."""
+
+    def check(member: Member) -> bool:
+        run_on_rank0(lambda: trainer.limits.check_time(member.training_s))
+        return True
+
+    limit_s = trainer.limits.max_hours * 3600
+    overdue = broadcast_from_rank0([member.job.id for member in members if member.training_s > limit_s])
+    late = [member for member in members if member.job.id in overdue]
+    return [member for member in late if not _isolate_failure(member.job, trainer, partial(check, member))]
+
+
+def _pause_one(
+    members: Sequence[Member],
+    choose: Callable[[Mapping[str, float]], str | None],
+    trainer: TrainerContext,
+    leases: LeaseHolder | None,
+) -> list[Member]:
+    """Save the member that ``choose`` names, if any, and put it back into the queue. Return it in a list."""
+    now = time.monotonic()
+    paused = run_on_rank0(lambda: choose({member.job.id: now - member.joined_at for member in members}))
+    leaving = [member for member in members if member.job.id == paused]
+    _save_checkpoints(leaving, trainer)
+    for member in leaving:
+        if leases is not None:
+            leases.remove(member.job.id)
+        run_on_rank0(partial(trainer.catalog.release, [member.job.id], trainer.owner))
+    return leaving
 
 
 def _save_checkpoints(members: Sequence[Member], trainer: TrainerContext) -> list[Member]:

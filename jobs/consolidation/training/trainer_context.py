@@ -3,11 +3,14 @@
 ``training_run`` makes one in each worker and passes it to ``trainer.run_trainer``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.distributed as dist
 
 from looper.jobs.consolidation.model.shared_base import SharedBase
+from looper.jobs.consolidation.training.job_limits import JobLimits
+from looper.jobs.consolidation.training.suspects import SuspectFile
+from looper.jobs.queue.progress import ProgressCounter
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 
@@ -26,6 +29,16 @@ class TrainerContext:
     """Holder of the leases."""
     max_rank: int
     """Largest LoRA rank that the servers accept."""
+    limits: JobLimits = field(default_factory=JobLimits)
+    """What one consolidation may take."""
+    progress: ProgressCounter = field(default_factory=ProgressCounter)
+    """Counts what this worker advances; the leases depend on it."""
+    suspects: SuspectFile = field(default_factory=SuspectFile)
+    """Says whose work is in progress, for the case that this process dies of it."""
+
+    def __post_init__(self) -> None:
+        """Count each pass over the base model as progress."""
+        self.base.on_pass = self.progress.advance
 
     @property
     def is_rank0(self) -> bool:

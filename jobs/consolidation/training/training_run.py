@@ -5,7 +5,8 @@ catalog counts these attempts. So a run need not last: after Ray has restarted i
 """
 
 import shutil
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,10 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from looper.jobs.consolidation.training.suspects import SuspectFile, read_suspects
+from looper.jobs.queue.leases import release_after_crash
+from looper.jobs.queue.progress import ProgressCounter
+from looper.jobs.queue.watchdog import StallWatchdog
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import Conflict, StoreUnavailable
@@ -47,6 +52,11 @@ class TrainingRun:
         return self.folder / "permit"
 
     @property
+    def suspects_file(self) -> Path:
+        """File that names the consolidations that the run works on at this moment."""
+        return self.folder / "suspects"
+
+    @property
     def ready_file(self) -> Path:
         """File that exists once a worker has loaded base model, catalog and store."""
         return self.folder / "ready"
@@ -54,6 +64,22 @@ class TrainingRun:
     def stop(self) -> None:
         """Tell the trainer to save its members, release them and end."""
         self.run_file.unlink(missing_ok=True)
+
+    def release_after_death(self, catalog: Catalog) -> None:
+        """Release what a dead worker of this run had leased. Only those that it worked on are charged an attempt.
+
+        Args:
+            catalog: The catalog.
+
+        Raises:
+            StoreUnavailable: If the catalog is down.
+        """
+        if leased := catalog.list_leased(self.owner):
+            release_after_crash(catalog, self.owner, leased, read_suspects(self.suspects_file, leased))
+
+    def remove_folder(self) -> None:
+        """Delete Ray's own files of this run; Looper's are in store and catalog."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -72,7 +98,8 @@ class CannotStart(Exception):
 def run_training(run: TrainingRun) -> None:
     """Run a trainer on the current Ray cluster until it is stopped or has been idle for ``idle_timeout_s``.
 
-    Must not run in the main thread, because there Ray Train would take over Ctrl-C permanently.
+    The caller removes the folder of the run afterwards. Must not run in the main thread, because there Ray Train would
+    take over Ctrl-C permanently.
 
     Args:
         run: The run.
@@ -93,8 +120,6 @@ def run_training(run: TrainingRun) -> None:
         if run.ready_file.exists():
             raise
         raise CannotStart(f"no trainer could start: {type(cause).__name__}: {cause}".splitlines()[0]) from error
-    finally:
-        shutil.rmtree(run.folder, ignore_errors=True)  # Ray's own files; Looper's are in store and catalog
 
 
 def _find_cause(error: WorkerGroupError) -> BaseException:
@@ -151,11 +176,33 @@ def claim_for_training(run: TrainingRun, catalog: Catalog, limit: int) -> list[C
     return [job for job in claimed if job.attempts <= settings.max_attempts]
 
 
+def choose_to_pause(run: TrainingRun, catalog: Catalog, held_s: Mapping[str, float]) -> str | None:
+    """Return which member of a full training run gives its place to a consolidation that has waited too long.
+
+    Args:
+        run: The run.
+        catalog: The catalog.
+        held_s: How long each member has had its place, in seconds, by id.
+
+    Returns:
+        Its id, or None if no place has to be given.
+    """
+    settings = run.settings.consolidation
+    return catalog.choose_to_pause(
+        held_s,
+        base=run.settings.base,
+        shape=run.shape,
+        max_wait_s=settings.max_wait_s,
+        tenant_limit=settings.max_concurrent_per_tenant,
+    )
+
+
 def _run_worker(config: dict[str, Any]) -> None:
     """Run in each worker. The heavy imports are inside, so that only workers pay for them."""
     from looper.jobs.consolidation.model import nf4
     from looper.jobs.consolidation.model.device import pick_device, set_thread_count
     from looper.jobs.consolidation.model.shared_base import SharedBase
+    from looper.jobs.consolidation.training.job_limits import JobLimits
     from looper.jobs.consolidation.training.trainer import run_trainer
     from looper.jobs.consolidation.training.trainer_context import TrainerContext
     from looper.platform.objectstore import ObjectStore
@@ -165,30 +212,35 @@ def _run_worker(config: dict[str, Any]) -> None:
     load = nf4.load_quantized if run.shape is TrainerShape.NF4 else None
     set_thread_count(settings.max_trainers * ray.train.get_context().get_local_world_size())
     catalog = Catalog.open(run.settings)
+    is_rank0 = ray.train.get_context().get_world_rank() == 0
+    progress = ProgressCounter()
+    watchdog = StallWatchdog(progress, start_timeout_s=settings.start_timeout_s, timeout_s=settings.progress_timeout_s)
 
-    try:
-        if ray.train.get_context().get_world_rank() == 0:
-            # An earlier worker of this run may have died with leases.
-            catalog.release(catalog.list_leased(run.owner), run.owner, crashed=True)
+    with closing(catalog), watchdog if is_rank0 else nullcontext():
+        if is_rank0:
+            run.release_after_death(catalog)  # an earlier worker of this run may have died with leases
         trainer = TrainerContext(
             base=SharedBase(run.model_dir, pick_device(), sharded=settings.sharded, load=load),
             catalog=catalog,
             store=ObjectStore.open(run.settings),
             owner=run.owner,
             max_rank=run.settings.serve.max_rank,
+            limits=JobLimits.of(settings),
+            progress=progress,
+            suspects=SuspectFile(run.suspects_file if is_rank0 else None),
         )
         run.ready_file.touch()
         run_trainer(
             trainer,
             partial(claim_for_training, run, catalog),
+            partial(choose_to_pause, run, catalog),
             should_stop=lambda: not run.run_file.exists(),
             max_members=settings.cohort_size,
             checkpoint_interval_s=settings.checkpoint_interval_s,
             lease_s=settings.lease_s,
+            progress_timeout_s=settings.progress_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
         )
-    finally:
-        catalog.close()
 
 
 def _has_gpu() -> bool:

@@ -5,7 +5,7 @@ not wait for it.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 from pathlib import Path
 from threading import Lock
@@ -14,7 +14,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from looper.jobs.synthesis.output.example_table import read_example_sample
-from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
 from looper.platform.domain.renamed import rename_old_fields
 
@@ -82,24 +81,25 @@ def measure_packing(content: bytes, model_dir: Path, max_seq_length: int) -> Pac
 
 def _measure(examples: Sequence[Example], model_dir: Path, max_seq_length: int) -> PackingStatistics | None:
     from looper.jobs.consolidation.data.encode import (  # takes seconds, which only jobs with a base need
-        Window,
+        ExampleEncoder,
         encode_example,
     )
 
     tokenizer = _load_tokenizer(model_dir)
-    whole: list[Window] = []
-    divided: list[list[Window]] = []
-    try:
-        for example in examples:
-            whole += encode_example(example, tokenizer, _UNBOUNDED)
-            divided.append(encode_example(example, tokenizer, max_seq_length))
-    except InvalidInput:
+    encoders = [
+        ExampleEncoder(partial(encode_example, tokenizer=tokenizer, max_seq_length=length))
+        for length in (_UNBOUNDED, max_seq_length)
+    ]
+    encoded = [[encoder.encode(example) for encoder in encoders] for example in examples]
+    whole = [window for windows, _ in encoded for window in windows]
+    divided = [windows for _, windows in encoded if windows]
+    if not whole:
         return None
     lengths = sorted(map(len, whole))
     windows = [window for example_windows in divided for window in example_windows]
     num_tokens = sum(map(len, windows))
     return PackingStatistics(
-        examples=len(examples),
+        examples=len(whole),
         max_seq_length=max_seq_length,
         p50=_quantile(lengths, 0.5),
         p95=_quantile(lengths, 0.95),

@@ -6,7 +6,7 @@ written when it is done and the report last, so that a killed job continues wher
 bytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,14 @@ MAX_IN_PROCESS_BYTES = 2**18
 Ray's workers would take as long to start.
 """
 
+
+class SynthesisStalled(Exception):
+    """Ray's workers made no progress for too long."""
+
+
+POLL_INTERVAL_S = 1.0
+"""Seconds between two signs of life while stages call a language model."""
+
 MAX_TASKS_PER_CPU = 4
 """Maximum number of Ray tasks of one step for each CPU.
 
@@ -55,6 +63,9 @@ def synthesize(
     settings: SynthesisSettings = SynthesisSettings(),  # noqa: B008 (frozen)
     model_dir: Path | None = None,
     max_in_process_bytes: int = MAX_IN_PROCESS_BYTES,
+    *,
+    on_progress: Callable[[], object] = lambda: None,
+    stall_timeout_s: float | None = None,
 ) -> dict[str, SynthesisReport]:
     """Turn the trajectories of some consolidations into examples, and write these and the reports to the store.
 
@@ -68,12 +79,16 @@ def synthesize(
         model_dir: Folder of the base model, for stages that need a language model if the settings name no endpoint.
             Without it, the report has no token counts.
         max_in_process_bytes: Maximum bytes of Parquet that are processed in this process instead of Ray's workers.
+        on_progress: Called after each consolidation that was processed in this process, or each block of Ray Data's.
+        stall_timeout_s: Seconds without such progress after which Ray's workers are killed. None: never. Stages that
+            call a language model may take longer for a block, so with them only their own deadlines count.
 
     Returns:
         The report of each consolidation, by its id.
 
     Raises:
         StoreUnavailable: The object store does not answer.
+        SynthesisStalled: Ray's workers made no progress for ``stall_timeout_s``. They are killed.
     """
     missing = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
     publisher = ExamplePublisher(store, model_dir, {job.id: job.recipe.max_seq_length for job in missing})
@@ -81,11 +96,32 @@ def synthesize(
     if batches is not None:
         for job in missing:
             _run_in_process(job, batches, publisher, holdout, settings)
+            on_progress()
     elif missing:
-        _run_with_ray(missing, publisher, holdout, settings)
+        steps = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)(_run_with_ray).remote(
+            missing, publisher, holdout, settings
+        )
+        _follow(steps, on_progress, None if settings.model.stages else stall_timeout_s)
     return {
         job.id: SynthesisReport.model_validate_json(store.get(keys.examples(job.id, "report.json"))) for job in cohort
     }
+
+
+def _follow(steps: Any, on_progress: Callable[[], object], stall_timeout_s: float | None) -> None:
+    """Wait for the end of ``_run_with_ray``, which runs in a worker of Ray so that it can be killed if it hangs."""
+    while True:
+        ready, _ = ray.wait([steps], timeout=stall_timeout_s or POLL_INTERVAL_S, fetch_local=False)
+        if not ready:
+            if stall_timeout_s is None:
+                on_progress()
+                continue
+            ray.cancel(steps, force=True, recursive=True)
+            raise SynthesisStalled(f"synthesis made no progress for {stall_timeout_s:g} s")
+        try:
+            ray.get(next(steps))
+        except StopIteration:
+            return
+        on_progress()
 
 
 def _read_small_batches(
@@ -138,7 +174,8 @@ def _run_in_process(
 
 def _run_with_ray(
     cohort: Sequence[Consolidation], publisher: ExamplePublisher, holdout: float, settings: SynthesisSettings
-) -> None:
+) -> Iterator[None]:
+    """Process ``cohort`` with Ray Data. Yield after each block."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     sources = [
         {"consolidation": job.id, "key": keys.trajectories(job.instance, batch)}
@@ -153,8 +190,10 @@ def _run_with_ray(
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
         drafts = LLMStages(settings.model, publisher.model_dir, publisher.store, tenants, holdout).run(drafts)
-    drafts = drafts.materialize()
-    blocks = drafts.to_arrow_refs()
+    blocks = []
+    for bundle in drafts.iter_internal_ref_bundles():  # unlike ``materialize``, it says when a block is done
+        blocks += [block.ref for block in bundle.blocks]
+        yield
     block_refs = ray.put(blocks)
     summaries = _summarize_blocks([job.id for job in cohort], len(blocks), block_refs)
     summaries_ref = ray.put(summaries)
@@ -166,11 +205,18 @@ def _run_with_ray(
         holdout=holdout,
         disabled_stages=settings.disabled_stages,
     )
-    _dataset([{"partitions": partitions} for partitions in plan_partitions(summaries)]).map(write).materialize()
+    yield from _run_to_the_end(
+        _dataset([{"partitions": partitions} for partitions in plan_partitions(summaries)]).map(write)
+    )
     partitioned = [{"consolidation": id} for id, summary in summaries.items() if summary.num_partitions > 1]
     if partitioned:
         merge = partial(merge_partitions, publisher=publisher, summaries=summaries_ref, holdout=holdout)
-        _dataset(partitioned).map(merge).materialize()
+        yield from _run_to_the_end(_dataset(partitioned).map(merge))
+
+
+def _run_to_the_end(dataset: ray.data.Dataset) -> Iterator[None]:
+    for _ in dataset.iter_internal_ref_bundles():
+        yield
 
 
 def _summarize_blocks(consolidations: Sequence[str], num_blocks: int, block_refs: Any) -> dict[str, InstanceSummary]:
