@@ -13,6 +13,7 @@ import ray
 
 from looper.cluster.processes import kill_remaining
 from looper.platform.domain.errors import LooperError
+from looper.serve.deployment.loopback import use_loopback_node
 from looper.serve.deployment.ray_environment import set_ray_environment
 
 _NUM_CPUS = 1 + max(2, os.cpu_count() or 1)
@@ -45,6 +46,7 @@ def local_ray() -> Iterator[None]:
 
 def _start_ray() -> None:
     set_ray_environment()
+    use_loopback_node()
     try:
         ray.init(
             address="local",

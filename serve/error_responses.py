@@ -19,7 +19,9 @@
 | 503 | store_unavailable | The object store or the catalog does not respond. | platform/objectstore, platform/catalog |
 | 503 | store_unavailable | The disk is full. | cache/disk_cache.py |
 | 503 | store_unavailable | The download process died. | cache/download_process.py |
-| 503 | engine_gone | The replicas that were tried died. | deployment/engine_client.py |
+| 422 | engine_killer | Engines died at this request. | deployment/engine_client.py |
+| 503 | engine_gone | No engine runs, or the two that were tried died. | deployment/engine_client.py |
+| 503 | engine_died | The engine died while it began with this request. | deployment/engine_client.py |
 | 503 | gateway_gone | The gateway died; Ray Serve's proxy responds. | deployment/proxy_errors.py |
 
 The code is in the response body. Details of an engine's or an adapter's failure are in the log of the replica. Paths
@@ -30,6 +32,7 @@ code from ``platform/api/error_table.py``. Imports no web framework, torch or vL
 """
 
 from collections.abc import Mapping
+from math import ceil
 
 from looper.platform.api.error_table import to_http
 from looper.platform.api.models import ErrorBody, ErrorDetail
@@ -145,11 +148,37 @@ def invalid_json(reason: str) -> FullResponse:
     return error_response(400, f"the request body is not a JSON object: {reason}", code="invalid_json")
 
 
-def engine_gone() -> FullResponse:
-    """Return the response for a request whose replicas died before they produced any output."""
-    return error_response(
-        503, "the engine died before it responded: try again", code="engine_gone", headers=_RETRY_SOON
+def engine_gone(retry_after_s: float) -> FullResponse:
+    """Return the response for a request that no engine can run now.
+
+    Args:
+        retry_after_s: Estimated time until an engine runs again, in seconds.
+    """
+    message = "the engine died and is started again: try again"
+    return error_response(503, message, code="engine_gone", headers=_retry_after(retry_after_s))
+
+
+def engine_died(retry_after_s: float) -> FullResponse:
+    """Return the response for a request that may have killed its engine.
+
+    Args:
+        retry_after_s: Estimated time until an engine runs again, in seconds.
+    """
+    message = "the engine died when it began with this request: try again"
+    return error_response(503, message, code="engine_died", headers=_retry_after(retry_after_s))
+
+
+def engine_killer(refused_for_s: float) -> FullResponse:
+    """Return the response for a request at which engines have died.
+
+    Args:
+        refused_for_s: Time for which the request is refused, in seconds.
+    """
+    message = (
+        f"engines died at this request, so it is refused for {refused_for_s / 60:.0f} minutes: change it, or ask the "
+        "operator, who has a record of it"
     )
+    return error_response(422, message, code="engine_killer")
 
 
 def engine_failed() -> FullResponse:
@@ -172,3 +201,7 @@ def gateway_gone() -> FullResponse:
     return error_response(
         503, "the gateway died before it responded: try again", code="gateway_gone", headers=_RETRY_SOON
     )
+
+
+def _retry_after(seconds: float) -> dict[str, str]:
+    return {"retry-after": str(max(1, ceil(seconds)))}

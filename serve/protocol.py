@@ -31,10 +31,18 @@ def estimate_prompt_tokens(body_bytes: int) -> int:
 
 
 class EngineUnavailable(Exception):
-    """The replica died before it produced any output, and so did those that were tried after it.
+    """No engine can run the request now, or the engine died while it ran the request.
 
-    The client can retry.
+    Args:
+        response: The response for a client that has heard nothing yet.
+
+    Attributes:
+        response: The same response.
     """
+
+    def __init__(self, response: "FullResponse") -> None:
+        super().__init__(response.body.decode())
+        self.response = response
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,16 @@ A stream that fails ends with a ``FullResponse`` too.
 """
 
 
+@dataclass(frozen=True)
+class EngineDied:
+    """The last thing that a replica says of a request if its engine is dead. Gateways never pass it on."""
+
+    replica: str
+    """Id of the replica, which starts the engine again."""
+    retry_after_s: float
+    """Estimated time until the engine runs again, in seconds."""
+
+
 class EngineClient(Protocol):
     """What the gateway needs from the engines. ``serve/deployment`` implements it with Ray Serve handles."""
 
@@ -134,7 +152,7 @@ class EngineClient(Protocol):
             Outputs in the order that ``EngineOutput`` describes.
 
         Raises:
-            EngineUnavailable: The replicas died before they produced any output.
+            EngineUnavailable: No engine can run the request now, or its engine died.
         """
         ...
 

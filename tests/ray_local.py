@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import ray
 
+from looper.serve.deployment.loopback import use_loopback_node
 from looper.serve.deployment.ray_environment import set_ray_environment
 
 
@@ -12,6 +13,7 @@ from looper.serve.deployment.ray_environment import set_ray_environment
 def ray_local() -> Iterator[None]:
     """More CPUs than there are: a server, a trainer and Ray Data's tasks live beside each other in a session."""
     set_ray_environment()
+    use_loopback_node()
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

@@ -59,11 +59,24 @@ class Pager(Generic[T]):
             host_memory_capacity: Maximum number of adapters in host memory.
         """
         self.disk = PinnedLRUCache(disk.load, disk.evict, disk_capacity)
-        self._host_memory = host_memory
-        self.host_memory = PinnedLRUCache(
-            self._load_from_disk, host_memory.evict, host_memory_capacity, prerequisite=self.disk.pin
-        )
+        self._host_memory_capacity = host_memory_capacity
         self._reported_evictions = (0, 0)
+        self.replace_host_memory(host_memory)
+
+    def replace_host_memory(self, host_memory: HostMemory[T]) -> None:
+        """Begin with an empty host memory tier, because the engine has new workers. The disk tier stays as it is.
+
+        Args:
+            host_memory: Loads and evicts in the new workers' host memory.
+        """
+
+        async def load(digest: str) -> T:
+            return await host_memory.load(digest, await self.disk.get(digest))
+
+        self.host_memory = PinnedLRUCache(
+            load, host_memory.evict, self._host_memory_capacity, prerequisite=self.disk.pin
+        )
+        self._reported_evictions = (0, self._reported_evictions[1])
 
     def find_tier(self, digest: str) -> Tier:
         """Return the fastest tier that has an adapter.
@@ -100,6 +113,3 @@ class Pager(Generic[T]):
         reported_memory, reported_disk = self._reported_evictions
         self._reported_evictions = (memory, disk)
         return {"memory": memory - reported_memory, "disk": disk - reported_disk}
-
-    async def _load_from_disk(self, digest: str) -> T:
-        return await self._host_memory.load(digest, await self.disk.get(digest))

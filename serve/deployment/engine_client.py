@@ -1,18 +1,34 @@
 """The gateway's ``EngineClient`` on Ray Serve: sends requests to the skill replicas of all pools."""
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError
 from ray.serve.handle import DeploymentHandle
 
-from looper.serve.protocol import AdmissionInfo, EngineOutput, EngineRequest, EngineUnavailable, FullResponse
+from looper.serve.deployment.crash_suspects import CrashSuspects
+from looper.serve.error_responses import engine_died, engine_gone
+from looper.serve.protocol import (
+    AdmissionInfo,
+    EngineDied,
+    EngineOutput,
+    EngineRequest,
+    EngineUnavailable,
+    FullResponse,
+)
+from looper.serve.routing.replica_router import avoid_replica, count_replicas
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
-"""Number of replicas that a request is sent to, one after another, if they die before they produce any output."""
+MAX_ATTEMPTS = 2
+"""Number of replicas that a request is sent to, one after another."""
+
+AVOID_S = 0.5
+"""Time for which a replica whose engine is dead gets no requests, in seconds. The next one finds out again."""
+
+REPLICA_START_S = 10.0
+"""What a client is told to wait for a replica that Ray Serve starts anew, in seconds. That takes longer or shorter."""
 
 
 class PooledEngineClient:
@@ -20,10 +36,14 @@ class PooledEngineClient:
 
     Args:
         pools: Handles of the pools, by the maximum rank that each serves.
+        from_zero: Maximum ranks of the pools that have no replica while there are no requests. Their requests wait for
+            one.
     """
 
-    def __init__(self, pools: Mapping[int, DeploymentHandle[Any]]) -> None:
+    def __init__(self, pools: Mapping[int, DeploymentHandle[Any]], from_zero: Collection[int] = ()) -> None:
         self._pools = [(max_rank, pools[max_rank]) for max_rank in sorted(pools)]
+        self._from_zero = {pools[max_rank].deployment_name for max_rank in from_zero}
+        self._suspects = CrashSuspects()
 
     def _pool_for(self, rank: int) -> DeploymentHandle[Any]:
         """Return the pool with the smallest sufficient rank. The largest pool refuses ranks that it cannot serve."""
@@ -32,19 +52,29 @@ class PooledEngineClient:
     async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
         """Load an adapter on the replica that receives its requests. A failure is logged and not raised.
 
+        Starts no replica: if the pool has none, nothing happens.
+
         Args:
             digest: Digest of the version.
             rank: LoRA rank of its adapter.
             hold_s: Minimum time for which the adapter stays in memory, in seconds.
         """
-        pool = self._pool_for(rank).options(method_name="prefetch", multiplexed_model_id=digest)
+        pool = self._pool_for(rank)
+        replicas = count_replicas(pool.deployment_name)
+        if replicas == 0 or (replicas is None and pool.deployment_name in self._from_zero):
+            return
+        pool = pool.options(method_name="prefetch", multiplexed_model_id=digest)
         try:
             await pool.remote(digest, hold_s)
         except RayError as error:
             log.warning("version %s was not prefetched; its next request loads it: %s", digest, error)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
-        """Run a request on a replica, and on another one if the first dies before it produces any output.
+        """Run a request on a replica, and if its engine dies, perhaps on another one.
+
+        A request goes to another replica at most once, and only if the client has heard nothing and the engine died
+        before it received the request, or after it had generated tokens. A request that the engine had just received
+        may be what killed it.
 
         Args:
             request: The request.
@@ -53,27 +83,49 @@ class PooledEngineClient:
             Outputs in the order that ``EngineOutput`` describes.
 
         Raises:
-            EngineUnavailable: ``MAX_ATTEMPTS`` replicas died before they produced any output.
-            RayActorError: The replica died after that.
+            EngineUnavailable: No engine runs, the engine died, or engines died at this request before.
         """
-        pool = self._pool_for(request.rank).options(method_name="generate", stream=True)
-        is_admitted = has_output = False
-        for _ in range(MAX_ATTEMPTS):
-            outputs: Any = pool.options(multiplexed_model_id=request.digest or "").remote(request)
-            try:
-                async for output in outputs:
-                    if isinstance(output, AdmissionInfo):
-                        if is_admitted:
-                            continue  # a replica that died has reported it already
-                        is_admitted = True
-                    elif isinstance(output, FullResponse) or output.text:
-                        has_output = True
-                    yield output
-                return
-            except RayActorError:
-                if has_output:
-                    raise
-            finally:
-                # Stop the engine's work if the client went away. This has no effect on a request that has ended.
-                outputs.cancel()
-        raise EngineUnavailable(f"{MAX_ATTEMPTS} replicas died before they produced any output")
+        async with self._suspects.watch(request) as trial:
+            pool = self._pool_for(request.rank)
+            replicas = pool.options(method_name="generate", stream=True, multiplexed_model_id=request.digest or "")
+            has_reported_admission = has_output = False
+            retry_after_s = REPLICA_START_S
+            for _ in range(MAX_ATTEMPTS):
+                if count_replicas(pool.deployment_name) == 0 and pool.deployment_name not in self._from_zero:
+                    break
+                is_admitted = has_generated = False
+                outputs: Any = replicas.remote(request)
+                try:
+                    async for output in outputs:
+                        if isinstance(output, EngineDied):
+                            retry_after_s = output.retry_after_s
+                            avoid_replica(output.replica, AVOID_S)
+                            break
+                        if isinstance(output, AdmissionInfo):
+                            is_admitted = True
+                            if has_reported_admission:
+                                continue
+                            has_reported_admission = True
+                        elif isinstance(output, FullResponse):
+                            has_output = True
+                            trial.record_end()  # now, because the gateway asks for nothing after a full response
+                        else:
+                            has_output |= bool(output.text)
+                            if output.tokens.generated:
+                                has_generated = True
+                                trial.end_turn()
+                        yield output
+                    else:
+                        trial.record_end()
+                        return
+                except RayActorError:
+                    retry_after_s = REPLICA_START_S
+                finally:
+                    # Stop the engine's work if the client went away. This has no effect on a request that has ended.
+                    outputs.cancel()
+                if is_admitted:
+                    log.error("the engine died at request %s", request.body.get("request_id"))
+                    trial.record_death()
+                if has_output or (is_admitted and not has_generated):
+                    raise EngineUnavailable(engine_died(retry_after_s))
+            raise EngineUnavailable(engine_gone(retry_after_s))

@@ -21,6 +21,7 @@ from looper.platform.domain.errors import LooperError
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.deployment.engine_client import PooledEngineClient
+from looper.serve.deployment.loopback import bind_replica_to_node
 from looper.serve.deployment.skill_replica import SkillReplica
 from looper.serve.engine.engine_arguments import Device
 from looper.serve.gateway.app import build_gateway
@@ -44,8 +45,10 @@ class GatewayReplica:
     """
 
     def __init__(self, settings: Settings, pools: Mapping[int, DeploymentHandle[Any]]) -> None:
+        bind_replica_to_node()
         self._settings = settings
-        self._engine = PooledEngineClient(pools)
+        from_zero = [pool.max_lora_rank for pool in settings.serve.all_pools if pool.replicas == 0]
+        self._engine = PooledEngineClient(pools, from_zero)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         configure_json_logging()

@@ -10,17 +10,20 @@ from contextlib import aclosing, contextmanager
 from logging.handlers import MemoryHandler
 from pathlib import Path
 
+from ray import serve
+
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import lora_target_modules, plan_cache_sizes
+from looper.serve.deployment.loopback import bind_replica_to_node
 from looper.serve.engine.engine_arguments import Device, build_engine_settings
-from looper.serve.protocol import EngineOutput, EngineRequest
+from looper.serve.protocol import EngineDied, EngineOutput, EngineRequest
 from looper.serve.tracing import configure_tracing
 
 log = logging.getLogger(__name__)
 
 
 class SkillReplica:
-    """Runs a ``SkillServer``.
+    """Runs an ``EngineHost``.
 
     Args:
         settings: Settings of the cluster.
@@ -32,6 +35,7 @@ class SkillReplica:
     async def __init__(  # type: ignore[misc]
         self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device
     ) -> None:
+        bind_replica_to_node()
         cache_sizes = plan_cache_sizes(settings.serve, pool, model_dir)
         cores = os.sched_getaffinity(0)
         engine = build_engine_settings(
@@ -40,24 +44,25 @@ class SkillReplica:
         os.environ.update(engine.environment)
         configure_tracing("looper-engine")
         with preserve_ray_serve_log():
-            from looper.serve.engine.skill_server import SkillServer
+            from looper.serve.engine.engine_host import EngineHost
 
-        self._server = await SkillServer.open(settings, pool, cache_sizes, model_dir, device, engine)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._engine = await EngineHost.open(settings, pool, cache_sizes, model_dir, device, engine, replica)
 
-    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput | EngineDied, None]:
         """Run a request on the engine.
 
         Args:
             request: The request.
 
         Yields:
-            Outputs in the order that ``EngineOutput`` describes.
+            Outputs in the order that ``EngineOutput`` describes. Last an ``EngineDied``, if the engine is dead.
 
         Raises:
-            RuntimeError: The engine failed.
+            RuntimeError: The engine failed on the request.
         """
         with convert_to_builtin_errors():
-            async with aclosing(self._server.generate(request)) as outputs:
+            async with aclosing(self._engine.generate(request)) as outputs:
                 async for output in outputs:
                     yield output
 
@@ -69,15 +74,15 @@ class SkillReplica:
             hold_s: Minimum time for which the adapter stays in memory, in seconds.
         """
         with convert_to_builtin_errors():
-            await self._server.prefetch(digest, hold_s)
+            await self._engine.prefetch(digest, hold_s)
 
     async def check_health(self) -> None:
-        """Raise if the engine is dead. Ray Serve calls it periodically."""
-        await self._server.check_health()
+        """Raise if the engine is broken. Ray Serve calls it periodically."""
+        await self._engine.check_health()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the numbers that ``routing/autoscaling.py`` needs. Ray Serve calls it periodically."""
-        return await self._server.record_autoscaling_stats()
+        return await self._engine.record_autoscaling_stats()
 
 
 @contextmanager

@@ -69,6 +69,7 @@ class SkillServer(LLMServer):
         model_dir: Path,
         device: Device,
         engine: EngineSettings,
+        predecessor: Self | None = None,
     ) -> Self:
         """Start an engine. This takes as long as vLLM takes to start.
 
@@ -79,6 +80,7 @@ class SkillServer(LLMServer):
             model_dir: Folder of the base model.
             device: Where the engine computes.
             engine: Arguments for vLLM. The environment must be set already.
+            predecessor: A server of this process whose engine died. Its adapters on disk are taken over.
 
         Returns:
             The running server.
@@ -93,22 +95,33 @@ class SkillServer(LLMServer):
         )
         server = cls.sync_init(config, engine_cls=_SingleProcessEngine if device == "cpu" else VLLMEngine)
         assert isinstance(server, cls)
-        # The server holds the lock for its lifetime: another replica on this machine claims another folder.
-        folder, server._folder_lock = claim_folder(settings.home / "adapters")
+        if predecessor is None:
+            # The server holds the lock for its lifetime: another replica on this machine claims another folder.
+            folder, server._folder_lock = claim_folder(settings.home / "adapters")
         await server.start()  # type: ignore[no-untyped-call]
-        client = server.engine._engine_client
-        server._pager = Pager(
-            DiskCache(start_downloader(settings, pool, model_dir, device, folder, engine.other_cores), folder),
-            await AdapterStagingClient.connect(client, server.engine._oai_models.lora_requests),
-            disk_capacity=cache_sizes.disk_adapters,
-            host_memory_capacity=cache_sizes.host_memory_adapters,
-        )
+        client = server.client
+        host_memory = await AdapterStagingClient.connect(client, server.engine._oai_models.lora_requests)
+        if predecessor is None:
+            server._pager = Pager(
+                DiskCache(start_downloader(settings, pool, model_dir, device, folder, engine.other_cores), folder),
+                host_memory,
+                disk_capacity=cache_sizes.disk_adapters,
+                host_memory_capacity=cache_sizes.host_memory_adapters,
+            )
+        else:
+            server._folder_lock, server._pager = predecessor._folder_lock, predecessor._pager
+            server._pager.replace_host_memory(host_memory)
         server._admission_queue = AdmissionQueue(settings.serve.max_num_seqs, cache_sizes.slots)
         inherit_priority(client)
         server._token_meter = TokenMeter(client.output_processor)
         server._vocab_size = client.model_config.get_vocab_size()
         server._salt_key = generate_key()
         return server
+
+    @property
+    def client(self) -> Any:
+        """vLLM's asynchronous engine client."""
+        return self.engine._engine_client
 
     async def generate(self, engine_request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         """Run a request: validate it, load its adapter, wait for admission, and stream the engine's output.

@@ -17,7 +17,6 @@ from looper.platform.api.request_body import read_body
 from looper.serve.error_responses import (
     RequestRefused,
     engine_failed,
-    engine_gone,
     error_response,
 )
 from looper.serve.gateway.adapter_prefetcher import AdapterPrefetcher
@@ -140,7 +139,7 @@ async def _respond(stream: ResponseStream, model: str, digest: str | None) -> Re
     try:
         first = await stream.read_first()
     except EngineUnavailable as error:
-        raise RequestRefused(engine_gone()) from error
+        raise RequestRefused(error.response) from error
     except Exception as error:
         log.exception("the engine failed on a request for %s", digest or model)
         raise RequestRefused(engine_failed()) from error

@@ -1,0 +1,29 @@
+"""Ports of Ray's processes listen on the address of their node, not on all addresses of the machine.
+
+The node of a private Ray has the address 127.0.0.1: ``cluster.local_ray`` sees to that. So nobody else reaches it.
+"""
+
+import ray
+from ray._private import ray_constants
+from ray.serve._private import replica
+
+
+def use_loopback_node() -> None:
+    """Give the node of the Ray that this process starts the address 127.0.0.1. Call it before ``ray.init``.
+
+    It is what Ray does on systems where it has no clusters of several machines. There is no argument for it.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def bind_replica_to_node() -> None:
+    """Let this process's replica listen on the address of its node. Call it in the constructor of a deployment.
+
+    Ray Serve binds the port over which replicas call each other to all addresses, and has no setting for it.
+    """
+    add_port = replica.add_port_to_grpc_server
+
+    def add_port_of_node(server: object, address: str) -> int:
+        return int(add_port(server, address.replace("[::]", ray.util.get_node_ip_address())))
+
+    replica.add_port_to_grpc_server = add_port_of_node

@@ -1,0 +1,193 @@
+"""Keeps an engine running in a replica: when the engine's core dies, it starts another one in the same process.
+
+Everything that a new replica would do first is done already: the process has imported vLLM, and so has its fork server;
+the adapters on disk stay. Until the new core runs, and for the requests that the old one took with it, ``generate``
+yields ``EngineDied``, and the gateway decides what becomes of the request.
+
+``skill_replica.SkillReplica`` creates it. Imports vLLM, and so is imported only in a replica's own process.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from pathlib import Path
+
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from looper.platform.settings import PoolSettings, Settings
+from looper.serve.cache.cache_sizes import CacheSizes
+from looper.serve.engine.core_process import fork_cores, watch_core
+from looper.serve.engine.crash_record import RunningRequest, write_crash_record
+from looper.serve.engine.engine_arguments import Device, EngineSettings
+from looper.serve.engine.skill_server import SkillServer
+from looper.serve.protocol import AdmissionInfo, EngineDied, EngineOutput, EngineRequest, FullResponse, StreamChunk
+
+MAX_RETRY_AFTER_S = 10.0
+"""Longest time that a client is told to wait, in seconds. The first start takes longer than those after a death."""
+
+log = logging.getLogger(__name__)
+
+
+class EngineHost:
+    """A skill server, and another one when its engine has died. Create it with ``open``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: PoolSettings,
+        cache_sizes: CacheSizes,
+        model_dir: Path,
+        device: Device,
+        engine: EngineSettings,
+        replica: str,
+    ) -> None:
+        """Store what is needed for each start of the engine. ``open`` starts the first one.
+
+        Args:
+            settings: All settings.
+            pool: Settings of the engine's pool.
+            cache_sizes: Number of adapters in each tier.
+            model_dir: Folder of the base model.
+            device: Where the engine computes.
+            engine: Arguments for vLLM. The environment must be set already.
+            replica: Id of the replica.
+        """
+        self._arguments = (settings, pool, cache_sizes, model_dir, device, engine)
+        self._crashes = settings.home / "crashes"
+        self._replica = replica
+        self._server: SkillServer | None = None  # None while the engine is started again
+        self._last_server: SkillServer
+        self._running: dict[int, RunningRequest] = {}
+        self._start_s = 0.0  # how long the last start took
+        self._died_at = 0.0
+        self._restart: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Settings,
+        pool: PoolSettings,
+        cache_sizes: CacheSizes,
+        model_dir: Path,
+        device: Device,
+        engine: EngineSettings,
+        replica: str,
+    ) -> "EngineHost":
+        """Start an engine. This takes as long as vLLM takes to start.
+
+        Args:
+            settings: All settings.
+            pool: Settings of the engine's pool.
+            cache_sizes: Number of adapters in each tier.
+            model_dir: Folder of the base model.
+            device: Where the engine computes.
+            engine: Arguments for vLLM. The environment must be set already.
+            replica: Id of the replica.
+
+        Returns:
+            The host with its running engine.
+        """
+        fork_cores()
+        host = cls(settings, pool, cache_sizes, model_dir, device, engine, replica)
+        await host._start(None)
+        return host
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput | EngineDied, None]:
+        """Run a request on the engine.
+
+        Args:
+            request: The request.
+
+        Yields:
+            Outputs in the order that ``EngineOutput`` describes. Last an ``EngineDied``, if the engine is dead.
+        """
+        server = self._server
+        if server is None:
+            yield self._died()
+            return
+        running = RunningRequest(request)
+        self._running[id(running)] = running
+        try:
+            async with aclosing(server.generate(request)) as outputs:
+                async for output in outputs:
+                    is_result = isinstance(output, FullResponse) and output.status < 500
+                    if not is_result and server.client.errored:
+                        break
+                    if isinstance(output, AdmissionInfo):
+                        running.is_admitted = True
+                    elif output.tokens:
+                        running.tokens = output.tokens
+                    yield output
+                else:
+                    return
+            self._replace(server)
+        except Exception:
+            if not server.client.errored:
+                raise
+            self._replace(server)
+        finally:
+            del self._running[id(running)]
+        yield self._died()
+
+    async def prefetch(self, digest: str, hold_s: float) -> None:
+        """Load an adapter into host memory. A failure is logged and not raised.
+
+        Args:
+            digest: Digest of the adapter.
+            hold_s: Minimum time for which it stays there, in seconds.
+        """
+        if (server := self._server) is None:
+            return
+        try:
+            await server.prefetch(digest, hold_s)
+        except Exception:
+            if not server.client.errored:
+                raise
+
+    async def check_health(self) -> None:
+        """Raise if the engine is broken but its core has not ended. The host replaces a core that has ended."""
+        if self._server is not None:
+            await self._server.check_health()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the load for ``routing.autoscaling``, also while the engine is started again."""
+        return await self._last_server.record_autoscaling_stats()
+
+    def _died(self) -> EngineDied:
+        elapsed_s = time.monotonic() - self._died_at
+        return EngineDied(self._replica, min(MAX_RETRY_AFTER_S, max(1.0, self._start_s - elapsed_s)))
+
+    async def _start(self, predecessor: SkillServer | None) -> None:
+        started_s = time.monotonic()
+        server = await SkillServer.open(*self._arguments, predecessor=predecessor)
+        self._start_s = time.monotonic() - started_s
+        self._server = self._last_server = server
+        watch_core(server.client, lambda: self._replace(server))
+
+    def _replace(self, dead: SkillServer) -> None:
+        """Start another engine instead of a dead one. Do nothing if that has been done: several may notice a death."""
+        if self._server is not dead:
+            return
+        self._died_at, self._server = time.monotonic(), None
+        # vLLM does this too, unless it is shut down before it gets to it.
+        dead.client.output_processor.propagate_error(EngineDeadError())
+        suspects = [running for running in self._running.values() if running.is_admitted]
+        self._restart = asyncio.create_task(self._start_again(dead, suspects))
+
+    async def _start_again(self, dead: SkillServer, suspects: list[RunningRequest]) -> None:
+        try:
+            record = await asyncio.to_thread(write_crash_record, self._crashes, self._replica, suspects)
+            log.error("the engine died while it worked on %d requests, which are in %s", len(suspects), record)
+        except OSError:
+            log.exception("the engine died while it worked on %d requests, which cannot be written down", len(suspects))
+        with suppress(Exception):  # most of it is gone
+            await asyncio.to_thread(dead.client.shutdown)
+        try:
+            await self._start(dead)
+        except Exception:
+            log.exception("the engine could not be started again: this replica ends, and Ray Serve starts another")
+            os._exit(1)  # at once, whatever the engine has left behind
+        log.warning("the engine runs again, %.1f s after its death", time.monotonic() - self._died_at)
