@@ -22,6 +22,9 @@ SUPPORTED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 CPU_MAX_BATCHED_TOKENS = 64
 """Maximum number of tokens in a step on a CPU. Longer steps gain little there, and running requests wait for them."""
 
+TOOL_PARSER = "looper_hermes"
+"""vLLM's name of the parser for tool calls, which ``tool_parsers`` registers."""
+
 
 def has_amx_bfloat16() -> bool:
     """Tell whether this machine's CPU has matrix units for bfloat16 (AMX). Emulated, bfloat16 is three times slower.
@@ -93,7 +96,7 @@ def build_engine_settings(
         # Usage reports how much of a prompt was found in the prefix cache.
         "enable_prompt_tokens_details": True,
         "enable_auto_tool_choice": True,
-        "tool_call_parser": "hermes",
+        "tool_call_parser": TOOL_PARSER,
         # By default, vLLM validates each request for a backend chosen for it, and then runs all requests on the first
         # request's backend. guidance does not support required tools.
         "structured_outputs_config": {"backend": "xgrammar"},

@@ -31,7 +31,17 @@ from looper.serve.cache.staging import AdapterStagingClient
 from looper.serve.engine.admission import AdmissionQueue
 from looper.serve.engine.beam_search import inherit_priority, with_priority
 from looper.serve.engine.cache_salt import derive_cache_salt, generate_key
+from looper.serve.engine.deadline import Deadline
 from looper.serve.engine.engine_arguments import Device, EngineSettings
+=======
+from looper.serve.engine.grammars import (
+    GrammarChecker,
+    find_constraint,
+    refuse_during_generation,
+    tool_adjuster,
+)
+from looper.serve.engine.request_bounds import check_bounds, count_sequences
+>>>>>>> 90f9647 (Grammars are tried in a process of their own, and streamed tool calls are what the whole text says)
 from looper.serve.engine.token_meter import TokenMeter
 from looper.serve.engine.vllm_requests import build_vllm_request
 from looper.serve.error_responses import RequestRefused, adapter_error_response, looper_error_response
@@ -55,6 +65,7 @@ class SkillServer(LLMServer):
     """Ray Serve LLM's wrapper of vLLM's engine."""
     _pager: Pager[LoRARequest]
     _admission_queue: AdmissionQueue
+    _grammars: GrammarChecker
     _token_meter: TokenMeter
     _vocab_size: int
     _salt_key: bytes
@@ -98,8 +109,12 @@ class SkillServer(LLMServer):
         if predecessor is None:
             # The server holds the lock for its lifetime: another replica on this machine claims another folder.
             folder, server._folder_lock = claim_folder(settings.home / "adapters")
+            server._grammars = await GrammarChecker.start(model_dir, engine.other_cores)
+        else:
+            server._grammars = predecessor._grammars
         await server.start()  # type: ignore[no-untyped-call]
         client = server.client
+        server._grammars.attach(client.engine_core)
         host_memory = await AdapterStagingClient.connect(client, server.engine._oai_models.lora_requests)
         if predecessor is None:
             server._pager = Pager(
@@ -132,6 +147,7 @@ class SkillServer(LLMServer):
         Yields:
             Outputs in the order that ``EngineOutput`` describes. Errors are a ``FullResponse``.
         """
+        deadline = Deadline(engine_request.max_wait_s)
         try:
             request: Any = build_vllm_request(engine_request.endpoint, engine_request.body, self._vocab_size)
         except RequestRefused as error:
@@ -140,20 +156,23 @@ class SkillServer(LLMServer):
         tenant, digest = engine_request.tenant_hash, engine_request.digest
         request.cache_salt = derive_cache_salt(self._salt_key, tenant, request.cache_salt)
         pager, queue = self._pager, self._admission_queue
-        tier, started_s = pager.find_tier(digest) if digest else None, time.perf_counter()
         try:
+            constraint = find_constraint(request, tool_adjuster(self.engine._oai_serving_chat))
             async with AsyncExitStack() as stack:
+                await deadline.enter(stack, self._grammars.ready(constraint, tenant), "compiling the grammar")
+                tier, started_s = pager.find_tier(digest) if digest else None, time.perf_counter()
                 with span("adapter", engine_request.trace_context, tier=tier):
                     if digest:
-                        await stack.enter_async_context(pager.host_memory.pin(digest))
+                        await deadline.enter(stack, pager.host_memory.pin(digest), "loading the adapter")
                 loaded_s = time.perf_counter()
                 with span("queue", engine_request.trace_context):
                     admission = queue.admit(
                         tenant,
                         digest,
                         engine_request.estimated_prompt_tokens,
+<<<<<<< HEAD
                         num_seqs=engine_request.num_seqs,
-                        max_wait_s=engine_request.max_wait_s,
+                        max_wait_s=deadline.remaining_s,
                     )
                     queued_request = await stack.enter_async_context(admission)
                 wait_s = time.perf_counter() - loaded_s
@@ -169,7 +188,12 @@ class SkillServer(LLMServer):
                     generated = tokens.generated
                     # A stream comes in batches: lists of events, or a list of the one error.
                     for item in output if isinstance(output, list) else [output]:
+                        if refusal := refuse_during_generation(constraint, item):
+                            yield refusal
+                            return
                         yield StreamChunk(item, tokens) if isinstance(item, str) else _full_response(item, tokens)
+        except RequestRefused as refused:
+            yield refused.response
         except Overloaded as error:
             yield looper_error_response(error)
         except LooperError as error:

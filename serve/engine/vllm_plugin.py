@@ -10,11 +10,12 @@ import torch
 
 
 def register() -> None:
-    """Install Looper's LoRA kernel and adapter staging, and three fixes that vLLM needs."""
+    """Install Looper's LoRA kernel, adapter staging and compilation of grammars, and three fixes that vLLM needs."""
     from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.worker import lora_model_runner_mixin
 
     from looper.serve.cache.staging import StagingLoRAManager
+    from looper.serve.engine import grammar_plugin, tool_parsers
 
     CpuPlatform.get_punica_wrapper = classmethod(lambda _: "looper.serve.cpu.lora_layers.TiledPunicaWrapper")
     lora_model_runner_mixin.LRUCacheWorkerLoRAManager = StagingLoRAManager
@@ -23,6 +24,8 @@ def register() -> None:
     # oneDNN requests it only when a matrix product is large enough for AMX.
     torch.cpu._init_amx()
 
+    grammar_plugin.install()
+    tool_parsers.register()
     _keep_nan_out_of_kv_cache()
     _reject_unknown_token_ids()
     _sample_after_prefill_only()
