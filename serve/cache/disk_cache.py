@@ -18,6 +18,13 @@ from looper.serve.cache import direct_io
 Download = Callable[[str], Awaitable[None]]
 """Downloads the adapter of a digest into the folder of a ``DiskCache``, with ``write_adapter`` in any process."""
 
+MAX_CONCURRENT_DOWNLOADS = 8
+"""Maximum number of concurrent downloads, because an object store may be far away.
+
+Hashing and packing run for one adapter at a time. Otherwise several adapters would become ready at once, their requests
+would all start in the same engine step, and that step would take long.
+"""
+
 
 class DiskCache:
     """Loads and evicts adapters in a folder, for a ``PinnedLRUCache``.

@@ -27,16 +27,9 @@ from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavai
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import lora_params_per_rank
-from looper.serve.cache.disk_cache import write_adapter
+from looper.serve.cache.disk_cache import MAX_CONCURRENT_DOWNLOADS, write_adapter
 from looper.serve.cpu.kernel_layout import PACKED_FILE, pack_adapter
 from looper.serve.engine.engine_arguments import Device
-
-MAX_CONCURRENT_DOWNLOADS = 8
-"""Maximum number of concurrent downloads, because an object store may be far away.
-
-Hashing and packing run for one adapter at a time. Otherwise several adapters would become ready at once, their requests
-would all start in the same engine step, and that step would take long.
-"""
 
 NICENESS_INCREMENT = 2
 """Added to the niceness of this process. Other processes on the same core then get about three fifths of it."""

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from looper.serve.cache.disk_cache import DiskCache
-from looper.serve.cache.pinned_lru_cache import PinnedLRUCache
+from looper.serve.cache.disk_cache import MAX_CONCURRENT_DOWNLOADS, DiskCache
+from looper.serve.cache.pinned_lru_cache import PREFETCHES, PinnedLRUCache
 from looper.serve.protocol import Tier
 
 T = TypeVar("T")
+
+MAX_PREFETCHES = 16
+"""Maximum number of adapters that are prefetched at once, those that wait included."""
 
 
 class HostMemory(Protocol[T]):
@@ -58,8 +61,9 @@ class Pager(Generic[T]):
             disk_capacity: Maximum number of adapters on disk.
             host_memory_capacity: Maximum number of adapters in host memory.
         """
-        self.disk = PinnedLRUCache(disk.load, disk.evict, disk_capacity)
+        self.disk = PinnedLRUCache(disk.load, disk.evict, disk_capacity, max_loads=MAX_CONCURRENT_DOWNLOADS)
         self._host_memory_capacity = host_memory_capacity
+        self._prefetches = 0
         self._reported_evictions = (0, 0)
         self.replace_host_memory(host_memory)
 
@@ -71,9 +75,9 @@ class Pager(Generic[T]):
         """
 
         async def load(digest: str) -> T:
-            return await host_memory.load(digest, await self.disk.get(digest))
+            return await host_memory.load(digest, await self.disk.get(digest, tier.owner(digest)))
 
-        self.host_memory = PinnedLRUCache(
+        tier = self.host_memory = PinnedLRUCache(
             load, host_memory.evict, self._host_memory_capacity, prerequisite=self.disk.pin
         )
         self._reported_evictions = (0, self._reported_evictions[1])
@@ -90,7 +94,9 @@ class Pager(Generic[T]):
         return "memory" if digest in self.host_memory else "disk" if digest in self.disk else "store"
 
     async def prefetch(self, digest: str, hold_s: float) -> None:
-        """Load an adapter into host memory and keep it there.
+        """Load an adapter into host memory and keep it there. Requests come first.
+
+        With ``MAX_PREFETCHES`` under way, nothing happens: the adapter's first request loads it.
 
         Args:
             digest: Digest of the adapter.
@@ -99,9 +105,15 @@ class Pager(Generic[T]):
         Raises:
             LooperError: The adapter cannot be loaded.
         """
+        if self._prefetches >= MAX_PREFETCHES:
+            return
         if hold_s:
             self.host_memory.hold(digest, hold_s)
-        await self.host_memory.get(digest)
+        self._prefetches += 1
+        try:
+            await self.host_memory.get(digest, PREFETCHES)
+        finally:
+            self._prefetches -= 1
 
     def take_eviction_counts(self) -> Mapping[Tier, int]:
         """Return the number of evictions since the last call.

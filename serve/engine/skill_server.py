@@ -163,7 +163,7 @@ class SkillServer(LLMServer):
                 tier, started_s = pager.find_tier(digest) if digest else None, time.perf_counter()
                 with span("adapter", engine_request.trace_context, tier=tier):
                     if digest:
-                        await deadline.enter(stack, pager.host_memory.pin(digest), "loading the adapter")
+                        await deadline.enter(stack, pager.host_memory.pin(digest, tenant), "loading the adapter")
                 loaded_s = time.perf_counter()
                 with span("queue", engine_request.trace_context):
                     admission = queue.admit(

@@ -28,6 +28,9 @@ REFRESH_INTERVAL_S = 10.0
 They are repeated because an adapter may have been evicted, or its requests may go to another replica by now.
 """
 
+MAX_PROMOTED = 64
+"""Maximum number of versions that one poll prefetches. Of more, those that get requests are loaded for them."""
+
 POPULARITY_DECAY = 0.8
 """Factor by which an adapter's request count decays per refresh. An adapter that falls to 1 is no longer prefetched."""
 
@@ -76,8 +79,9 @@ class AdapterPrefetcher:
             yield
 
     async def prefetch_promoted(self) -> None:
-        """Prefetch the versions that channels have been pointed to since the last call."""
-        await self._prefetch(await self._promotions.poll(), hold_s=0)
+        """Prefetch the versions that channels have been pointed to since the last call, but only so many."""
+        promoted = list(await self._promotions.poll())
+        await self._prefetch(promoted[:MAX_PROMOTED], hold_s=0)
 
     async def prefetch_popular(self) -> None:
         """Prefetch and hold the pinned versions, then prefetch the most popular ones."""

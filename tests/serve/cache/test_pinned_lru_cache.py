@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from looper.platform.domain.errors import CorruptAdapter, LooperError, NotFound, StoreUnavailable
-from looper.serve.cache.pinned_lru_cache import PinnedLRUCache
+from looper.serve.cache.pinned_lru_cache import PREFETCHES, PinnedLRUCache
 from tests.serve.cache.lru_caches import run, until
 
 
@@ -195,5 +195,114 @@ def test_at_most_half_of_the_places_can_be_held() -> None:
         for digest in "abc":
             await cache.get(digest)
         assert source.loaded == {"a", "c"}
+
+    run(test)
+
+
+def test_places_go_to_tenants_in_rotation() -> None:
+    async def test() -> None:
+        source = Source()
+        cache = source.make_cache(2)
+        order: list[str] = []
+
+        async def use(digest: str, tenant: str) -> None:
+            async with cache.pin(digest, tenant):
+                order.append(tenant)
+                await asyncio.sleep(0.001)
+
+        many = [asyncio.create_task(use(f"many {number}", "many")) for number in range(64)]
+        await until(lambda: len(order) >= 2)
+        before = len(order)
+        await use("one", "one")
+        assert order.index("one") <= before + 4
+        await asyncio.gather(*many)
+
+    run(test)
+
+
+def test_a_tenant_that_pins_all_it_can_leaves_a_place_to_others() -> None:
+    async def test() -> None:
+        source = Source()
+        cache = source.make_cache(4)
+        release = asyncio.Event()
+        order: list[str] = []
+
+        async def use(digest: str) -> None:
+            async with cache.pin(digest, "many"):
+                order.append(digest)
+                await release.wait()
+
+        many = [asyncio.create_task(use(f"many {number}")) for number in range(8)]
+        await until(lambda: len(order) == 3)
+        async with cache.pin("one", "one"):
+            assert len(order) == 3
+        release.set()
+        await asyncio.gather(*many)
+
+    run(test)
+
+
+def test_a_tenant_with_more_than_its_share_evicts_its_own_entries() -> None:
+    async def test() -> None:
+        source = Source()
+        cache = source.make_cache(4)
+        for digest in ("a", "b"):
+            await cache.get(digest, "few")
+        for number in range(20):
+            await cache.get(f"many {number}", "many")
+        assert source.loaded == {"a", "b", "many 18", "many 19"}
+        await cache.get("c", "third")
+        assert {"c"} < source.loaded
+        assert source.load_counts["a"] == 1
+
+    run(test)
+
+
+def test_the_share_of_others_is_free_for_a_tenant_that_is_alone() -> None:
+    async def test() -> None:
+        source = Source()
+        cache = source.make_cache(4)
+        for number in range(8):
+            await cache.get(f"many {number}", "many")
+        assert source.loaded == {f"many {number}" for number in range(4, 8)}
+
+    run(test)
+
+
+def test_prefetches_come_after_requests_and_are_loaded_a_few_at_once() -> None:
+    async def test() -> None:
+        source = Source()
+        source.gate.clear()
+        cache = PinnedLRUCache(source.load, source.evict, 100, max_loads=4)
+        tasks = [asyncio.create_task(cache.get(f"p{number}", PREFETCHES)) for number in range(20)]
+        await until(lambda: source.concurrent_loads == 2)
+        tasks += [asyncio.create_task(cache.get(f"r{number}", "tenant")) for number in range(8)]
+        tasks.append(asyncio.create_task(cache.get("p19", "tenant")))  # a request for what waits to be prefetched
+        await until(lambda: source.concurrent_loads == 4)
+        assert source.load_counts.keys() == {"p0", "p1", "r0", "p19"}
+        source.gate.set()
+        await asyncio.gather(*tasks)
+        order = list(source.load_counts)
+        assert order.index("r7") < order.index("p5")
+
+    run(test)
+
+
+def test_nothing_is_loaded_for_callers_that_gave_up() -> None:
+    async def test() -> None:
+        source = Source()
+        cache = source.make_cache(1)
+        async with cache.pin("a", "tenant"):
+            waiting = [asyncio.create_task(cache.get("b", "tenant")) for _ in range(2)]
+            await asyncio.sleep(0)
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+            # Another one, in the moment in which the load for the others is canceled.
+            again = asyncio.create_task(cache.get("c", "tenant"))
+            await asyncio.sleep(0)
+        assert await again == "the c"
+        assert source.load_counts == {"a": 1, "c": 1}
+        assert await cache.get("b", "tenant") == "the b"
 
     run(test)

@@ -199,9 +199,7 @@ def test_the_base_model_responds_under_its_own_name(gateway: GatewayHarness) -> 
 
 
 def test_streamed_events_have_the_model_name_of_the_request(gateway: GatewayHarness) -> None:
-    with gateway.client.stream(
-        "POST", "/v1/chat/completions", json={"model": "acme/desk", "messages": HELLO, "stream": True}
-    ) as response:
+    with gateway.client.stream("POST", "/v1/chat/completions", json={"model": "acme/desk", "messages": HELLO, "stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["x-looper-version"] == gateway.digest
         events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
@@ -316,9 +314,7 @@ def test_the_engine_can_tell_tenants_apart_without_their_names(gateway: GatewayH
     gateway.post("acme/desk")
     other = issue_key(gateway.catalog, "other")
     gateway.client.post(
-        "/v1/chat/completions",
-        json={"model": "other/desk", "messages": HELLO},
-        headers={"authorization": f"Bearer {other}"},
+        "/v1/chat/completions", json={"model": "other/desk", "messages": HELLO}, headers={"authorization": f"Bearer {other}"}
     )
     gateway.post("org/base")
     first, second, third = (request.tenant_hash for request in gateway.engine.requests)
@@ -389,12 +385,7 @@ def test_a_tenant_above_its_rate_limit_is_told_when_to_retry_and_others_are_serv
     assert status_and_code(refused) == (429, "rate_limit_exceeded")
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     other = {"authorization": f"Bearer {issue_key(gateway.catalog, 'other')}"}
-    assert (
-        gateway.client.post(
-            "/v1/chat/completions", json={"model": "other/desk", "messages": HELLO}, headers=other
-        ).status_code
-        == 200
-    )
+    assert gateway.client.post("/v1/chat/completions", json={"model": "other/desk", "messages": HELLO}, headers=other).status_code == 200
 
 
 def test_concurrent_requests_are_limited_until_one_ends(gateway: GatewayHarness) -> None:

@@ -1,6 +1,6 @@
 """Turns for work that only so many may do at once, given out fairly: each tenant gets the next turn in rotation.
 
-The adapter cache and the grammar compiler use it. Pure asyncio.
+``grammars`` uses it. Pure asyncio.
 """
 
 import asyncio
