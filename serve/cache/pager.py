@@ -5,6 +5,7 @@ it schedules the request.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -75,9 +76,9 @@ class Pager(Generic[T]):
         """
 
         async def load(digest: str) -> T:
-            return await host_memory.load(digest, await self.disk.get(digest, tier.owner(digest)))
+            return await host_memory.load(digest, await self.disk.get(digest, self.disk.owner(digest)))
 
-        tier = self.host_memory = PinnedLRUCache(
+        self.host_memory = PinnedLRUCache(
             load, host_memory.evict, self._host_memory_capacity, prerequisite=self.disk.pin
         )
         self._reported_evictions = (0, self._reported_evictions[1])
@@ -92,6 +93,19 @@ class Pager(Generic[T]):
             The tier. Slots count as memory.
         """
         return "memory" if digest in self.host_memory else "disk" if digest in self.disk else "store"
+
+    def pin(self, digest: str, tenant: str) -> AbstractAsyncContextManager[T]:
+        """Load an adapter into host memory if necessary, and do not evict it inside the context.
+
+        Args:
+            digest: Digest of the adapter.
+            tenant: Tenant of the request.
+
+        Returns:
+            The context. It yields the engine's handle, or raises LooperError if the adapter cannot be loaded.
+        """
+        self.disk.claim(digest, tenant)
+        return self.host_memory.pin(digest, tenant)
 
     async def prefetch(self, digest: str, hold_s: float) -> None:
         """Load an adapter into host memory and keep it there. Requests come first.

@@ -109,6 +109,20 @@ class PinnedLRUCache(Generic[T]):
         """
         return self._owners[digest]
 
+    def claim(self, digest: str, tenant: str) -> None:
+        """Let an entry that waits as a prefetch wait as a tenant's instead. Nothing happens to other entries.
+
+        Args:
+            digest: Digest of the entry.
+            tenant: The tenant.
+        """
+        waiter = next((waiter for waiter in self._waiting.get(PREFETCHES, ()) if waiter.digest == digest), None)
+        if waiter is not None:
+            self._owners[digest] = tenant
+            self._stop_waiting(waiter)
+            self._waiting.setdefault(tenant, deque()).append(waiter)
+            self._give_places()
+
     def hold(self, digest: str, seconds: float) -> None:
         """Do not evict an entry for some time, whether it is loaded already or later.
 
@@ -161,7 +175,7 @@ class PinnedLRUCache(Generic[T]):
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._loading[digest] = task
         elif tenant != PREFETCHES:
-            self._move_up(digest, tenant)
+            self.claim(digest, tenant)
         self._callers[digest] += 1
         try:
             # A caller that is canceled does not cancel the task for the others.
@@ -279,7 +293,9 @@ class PinnedLRUCache(Generic[T]):
     def _may_keep_more(self, tenant: str) -> bool:
         """Tell whether a tenant leaves at least one place to others if another entry of it is pinned."""
         kept = sum(
-            self._owners[digest] == tenant for digest in self._pins if digest in self._entries or digest in self._has_place
+            self._owners[digest] == tenant
+            for digest in self._pins
+            if digest in self._entries or digest in self._has_place
         )
         return self._capacity < MIN_SHARED_CAPACITY or kept < self._capacity - 1
 
@@ -297,14 +313,6 @@ class PinnedLRUCache(Generic[T]):
             if own is not None:
                 return own
         return next((digest for digest in evictable if places[self._owners[digest]] > share), evictable[0])
-
-    def _move_up(self, digest: str, tenant: str) -> None:
-        """Let an entry that waits as a prefetch wait as the tenant's instead."""
-        waiter = next((waiter for waiter in self._waiting.get(PREFETCHES, ()) if waiter.digest == digest), None)
-        if waiter is not None:
-            self._stop_waiting(waiter)
-            self._waiting.setdefault(tenant, deque()).append(waiter)
-            self._give_places()
 
     def _stop_waiting(self, waiter: "_Waiter") -> None:
         for tenant, queue in list(self._waiting.items()):

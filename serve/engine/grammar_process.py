@@ -147,7 +147,7 @@ class _Trials:
             os.close(reader)
             self._run_in_child(kind, spec, writer)
         os.close(writer)
-        with open(reader, "rb", closefd=True) as answers:
+        with os.fdopen(reader, "rb") as answers:
             if not select.select([answers], [], [], MAX_WALL_S)[0]:
                 os.kill(child, signal.SIGKILL)
             line = answers.readline()

@@ -29,10 +29,10 @@ from vllm.v1.structured_output import backend_xgrammar
 from vllm.v1.structured_output.request import get_structured_output_key
 
 from looper.platform.domain.errors import Overloaded
-from looper.serve.engine.grammar_plugin import CORE_METHOD, GRAMMAR_CACHE_BYTES
-from looper.serve.engine.grammar_process import DEAD_END, TOO_AMBIGUOUS, GrammarVerdict
-from looper.serve.error_responses import RequestRefused, error_response
 from looper.serve.engine.fair_turns import FairTurns
+from looper.serve.engine.grammar_plugin import CORE_METHOD, GRAMMAR_CACHE_BYTES
+from looper.serve.engine.grammar_process import DEAD_END, MAX_WALL_S, TOO_AMBIGUOUS, GrammarVerdict
+from looper.serve.error_responses import RequestRefused, error_response
 from looper.serve.protocol import FullResponse
 
 MAX_SPEC_BYTES = 2**18
@@ -211,13 +211,13 @@ class GrammarChecker:
         return checker
 
     def attach(self, core_client: Any) -> None:
-        """Make vLLM's front end in this process refuse grammars that were not compiled here.
+        """Make vLLM's front end in this process refuse grammars that were not compiled in this engine.
 
         Args:
             core_client: vLLM's client of the engine's process, which compiles them.
         """
         self._core_client = core_client
-        self._verdicts.clear()  # another engine has compiled nothing yet
+        self._verdicts.clear()
         self._verdict_bytes = 0
         vllm_protocol.validate_structural_tag_payload = _leave_to_checker
         backend_xgrammar.validate_xgrammar_grammar = self._validate
@@ -271,13 +271,18 @@ class GrammarChecker:
         """Try a grammar in the process, and then compile it in the engine."""
         verdict = await self._ask({"kind": constraint.kind, "spec": constraint.spec})
         if not verdict.problem:
-            await self._core_client.call_utility_async(CORE_METHOD, constraint.kind, constraint.spec)
+            try:
+                async with asyncio.timeout(MAX_WALL_S):  # an engine that died may never answer
+                    await self._core_client.call_utility_async(CORE_METHOD, constraint.kind, constraint.spec)
+            except TimeoutError as error:
+                raise Overloaded("the engine is too busy to compile the grammar", retry_after_s=1.0) from error
         return verdict
 
     async def _ask(self, request: dict[str, str]) -> GrammarVerdict:
         for _ in range(2):
             process = self._process or await self._start_process()
-            assert process.stdin and process.stdout
+            assert process.stdin
+            assert process.stdout
             with contextlib.suppress(ConnectionError):
                 process.stdin.write(json.dumps(request).encode() + b"\n")
                 await process.stdin.drain()

@@ -33,15 +33,12 @@ from looper.serve.engine.beam_search import inherit_priority, with_priority
 from looper.serve.engine.cache_salt import derive_cache_salt, generate_key
 from looper.serve.engine.deadline import Deadline
 from looper.serve.engine.engine_arguments import Device, EngineSettings
-=======
 from looper.serve.engine.grammars import (
     GrammarChecker,
     find_constraint,
     refuse_during_generation,
     tool_adjuster,
 )
-from looper.serve.engine.request_bounds import check_bounds, count_sequences
->>>>>>> 90f9647 (Grammars are tried in a process of their own, and streamed tool calls are what the whole text says)
 from looper.serve.engine.token_meter import TokenMeter
 from looper.serve.engine.vllm_requests import build_vllm_request
 from looper.serve.error_responses import RequestRefused, adapter_error_response, looper_error_response
@@ -110,11 +107,8 @@ class SkillServer(LLMServer):
             # The server holds the lock for its lifetime: another replica on this machine claims another folder.
             folder, server._folder_lock = claim_folder(settings.home / "adapters")
             server._grammars = await GrammarChecker.start(model_dir, engine.other_cores)
-        else:
-            server._grammars = predecessor._grammars
         await server.start()  # type: ignore[no-untyped-call]
         client = server.client
-        server._grammars.attach(client.engine_core)
         host_memory = await AdapterStagingClient.connect(client, server.engine._oai_models.lora_requests)
         if predecessor is None:
             server._pager = Pager(
@@ -126,6 +120,8 @@ class SkillServer(LLMServer):
         else:
             server._folder_lock, server._pager = predecessor._folder_lock, predecessor._pager
             server._pager.replace_host_memory(host_memory)
+            server._grammars = predecessor._grammars
+        server._grammars.attach(client.engine_core)
         server._admission_queue = AdmissionQueue(settings.serve.max_num_seqs, cache_sizes.slots)
         inherit_priority(client)
         server._token_meter = TokenMeter(client.output_processor)
@@ -135,7 +131,7 @@ class SkillServer(LLMServer):
 
     @property
     def client(self) -> Any:
-        """vLLM's asynchronous engine client."""
+        """VLLM's asynchronous engine client."""
         return self.engine._engine_client
 
     async def generate(self, engine_request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
@@ -163,14 +159,13 @@ class SkillServer(LLMServer):
                 tier, started_s = pager.find_tier(digest) if digest else None, time.perf_counter()
                 with span("adapter", engine_request.trace_context, tier=tier):
                     if digest:
-                        await deadline.enter(stack, pager.host_memory.pin(digest, tenant), "loading the adapter")
+                        await deadline.enter(stack, pager.pin(digest, tenant), "loading the adapter")
                 loaded_s = time.perf_counter()
                 with span("queue", engine_request.trace_context):
                     admission = queue.admit(
                         tenant,
                         digest,
                         engine_request.estimated_prompt_tokens,
-<<<<<<< HEAD
                         num_seqs=engine_request.num_seqs,
                         max_wait_s=deadline.remaining_s,
                     )

@@ -16,9 +16,8 @@ def test_one_request_does_not_wait_for_all_adapters_of_another_tenant(live: Live
         live.publish(InstanceName("many-adapters", f"agent-{number}"), number)
     live.publish(InstanceName("one-adapter", "agent"), ADAPTERS)
     with ThreadPoolExecutor(ADAPTERS) as threads:
-        answers = [
-            threads.submit(send_chat, many, f"many-adapters/agent-{number}", max_tokens=48) for number in range(ADAPTERS)
-        ]
+        names = [f"many-adapters/agent-{number}" for number in range(ADAPTERS)]
+        answers = [threads.submit(send_chat, many, name, max_tokens=48) for name in names]
         next(as_completed(answers)).result()  # all have arrived by now, and more than the engine has places for wait
         before = sum(answer.done() for answer in answers)
         send_chat(one, "one-adapter/agent")
