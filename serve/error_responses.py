@@ -3,7 +3,7 @@
 | status | code | reason | raised in |
 | --- | --- | --- | --- |
 | 400 | invalid_json | The body is not a JSON object. | requests/parser.py |
-| 400 | null | ``param`` names the field or header that is wrong. | requests, gateway, engine/request_bounds.py, vLLM |
+| 400 | null | ``param`` names the field or header that is wrong. | requests, gateway, engine/request_bounds.py, engine/grammars.py, vLLM |
 | 401 | invalid_api_key | The API key is missing, wrong, expired or revoked. | platform/tenancy |
 | 403 | insufficient_scope | The API key lacks the scope that the route needs. | platform/api/authenticated_route.py |
 | 404 | model_not_found | The tenant has no model of this name. | gateway/model_resolver.py |
@@ -16,6 +16,8 @@
 | 500 | version_revoked | The version was revoked during the stream. | gateway/response_stream.py |
 | 500 | corrupt_adapter, missing_adapter, unservable_adapter | The adapter cannot be loaded. | engine/skill_server.py |
 | 503 | overloaded | The admission queue is full or too slow for the request. | engine/admission.py |
+| 503 | overloaded | The adapter or the grammar takes longer than the request allows. | engine/deadline.py |
+| 503 | overloaded | Too many requests of the tenant wait for their grammars. | engine/fair_turns.py |
 | 503 | store_unavailable | The object store or the catalog does not respond. | platform/objectstore, platform/catalog |
 | 503 | store_unavailable | The disk is full. | cache/disk_cache.py |
 | 503 | store_unavailable | The download process died. | cache/download_process.py |

@@ -17,7 +17,7 @@ import os
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -189,6 +189,7 @@ class GrammarChecker:
         self._command = [sys.executable, "-m", "looper.serve.engine.grammar_process", str(model_dir)]
         self._cores = cores
         self._core_client: Any = None
+        self._trial: asyncio.Task[GrammarVerdict] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._turns = FairTurns("their grammars", concurrent=1, max_waiting=MAX_WAITING)
         self._verdicts: OrderedDict[bytes, GrammarVerdict] = OrderedDict()  # least recently used first
@@ -252,31 +253,31 @@ class GrammarChecker:
                 del self._in_use[constraint.digest]
 
     async def _check(self, constraint: Constraint, tenant: str) -> GrammarVerdict:
-        digest = constraint.digest
-        if not (verdict := self._recall(digest)):
-            async with self._turns.turn(tenant):
-                if not (verdict := self._recall(digest)):  # somebody before may have had the same grammar
-                    # A caller that is canceled must not leave an answer for the next one to read.
-                    trial = asyncio.ensure_future(self._try(constraint))
-                    try:
-                        verdict = await asyncio.shield(trial)
-                    except asyncio.CancelledError:
-                        with contextlib.suppress(Exception):
-                            self._remember(digest, await trial)
-                        raise
-                    self._remember(digest, verdict)
-        return verdict
+        if verdict := self._recall(constraint.digest):
+            return verdict
+        async with AsyncExitStack() as turn:
+            await turn.enter_async_context(self._turns.turn(tenant))
+            if verdict := self._recall(constraint.digest):
+                return verdict  # somebody before had the same grammar
+            # A caller that is canceled leaves at once. The trial ends by itself, and keeps the turn until then.
+            self._trial = asyncio.create_task(self._try(constraint, turn.pop_all()))
+            self._trial.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return await asyncio.shield(self._trial)
 
-    async def _try(self, constraint: Constraint) -> GrammarVerdict:
+    async def _try(self, constraint: Constraint, turn: AsyncExitStack) -> GrammarVerdict:
         """Try a grammar in the process, and then compile it in the engine."""
-        verdict = await self._ask({"kind": constraint.kind, "spec": constraint.spec})
-        if not verdict.problem:
-            try:
-                async with asyncio.timeout(MAX_WALL_S):  # an engine that died may never answer
-                    await self._core_client.call_utility_async(CORE_METHOD, constraint.kind, constraint.spec)
-            except TimeoutError as error:
-                raise Overloaded("the engine is too busy to compile the grammar", retry_after_s=1.0) from error
-        return verdict
+        async with turn:
+            verdict = await self._ask({"kind": constraint.kind, "spec": constraint.spec})
+            if not verdict.problem:
+                try:
+                    async with asyncio.timeout(MAX_WALL_S):  # an engine that died may never answer
+                        await self._core_client.call_utility_async(CORE_METHOD, constraint.kind, constraint.spec)
+                except TimeoutError as error:
+                    raise Overloaded(
+                        "the engine is too busy to compile the grammar: try again", retry_after_s=1.0
+                    ) from error
+            self._remember(constraint.digest, verdict)
+            return verdict
 
     async def _ask(self, request: dict[str, str]) -> GrammarVerdict:
         for _ in range(2):
