@@ -8,7 +8,8 @@
 | 403 | insufficient_scope | The API key lacks the scope that the route needs. | platform/api/authenticated_route.py |
 | 404 | model_not_found | The tenant has no model of this name. | gateway/model_resolver.py |
 | 404, 405 | null | There is no such path or method. | gateway/openai_app.py |
-| 413 | request_too_large | The body is larger than the limit. | gateway/completion_handler.py |
+| 408 | request_too_slow | The body arrives too slowly. | deployment/proxy_bodies.py |
+| 413 | request_too_large | The body is larger than the limit. | gateway, deployment/proxy_bodies.py |
 | 415 | null | The body is compressed. | gateway/completion_handler.py |
 | 422 | invalid_input | A query parameter is wrong. | platform/api/error_handlers.py |
 | 429 | rate_limit_exceeded | The tenant's rate limit or its concurrent requests are used up. | gateway/rate_limits.py |
@@ -24,6 +25,7 @@
 | 422 | engine_killer | Engines died at this request. | deployment/engine_client.py |
 | 503 | engine_gone | No engine runs, or the two that were tried died. | deployment/engine_client.py |
 | 503 | engine_died | The engine died while it began with this request. | deployment/engine_client.py |
+| 503 | overloaded | The bodies of all requests are too large together. | deployment/proxy_bodies.py |
 | 503 | gateway_gone | The gateway died; Ray Serve's proxy responds. | deployment/proxy_errors.py |
 
 The code is in the response body. Details of an engine's or an adapter's failure are in the log of the replica. Paths
@@ -203,6 +205,27 @@ def gateway_gone() -> FullResponse:
     return error_response(
         503, "the gateway died before it responded: try again", code="gateway_gone", headers=_RETRY_SOON
     )
+
+
+def body_too_large(max_bytes: int) -> FullResponse:
+    """Return the response for a body above the limit of its path.
+
+    Args:
+        max_bytes: The limit, in bytes.
+    """
+    message = f"the request is larger than {max_bytes // 2**20} MiB: send less at once"
+    return error_response(413, message, code="request_too_large")
+
+
+def body_too_slow() -> FullResponse:
+    """Return the response for a body that does not arrive."""
+    return error_response(408, "the request's body did not arrive in time: send it again", code="request_too_slow")
+
+
+def too_many_bodies() -> FullResponse:
+    """Return the response for a body for which there is no memory now."""
+    message = "too much data is being sent to this server: try again later"
+    return error_response(503, message, code="overloaded", headers=_RETRY_SOON)
 
 
 def _retry_after(seconds: float) -> dict[str, str]:

@@ -17,7 +17,7 @@ from looper.serve.protocol import (
     EngineUnavailable,
     FullResponse,
 )
-from looper.serve.routing.replica_router import avoid_replica, count_replicas
+from looper.serve.routing.known_replicas import avoid_replica, count_replicas
 
 log = logging.getLogger(__name__)
 

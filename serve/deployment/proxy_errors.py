@@ -8,6 +8,7 @@ import logging
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from looper.serve.deployment.proxy_bodies import BodyLimitMiddleware, send_response
 from looper.serve.error_responses import gateway_gone
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class ProxyErrorMiddleware:
                 content_type = dict(message.get("headers", ())).get(b"content-type", b"")
                 is_replaced = message["status"] >= 500 and not content_type.startswith(b"application/json")
                 if is_replaced:
-                    await self._send_gateway_gone(send)
+                    await send_response(send, gateway_gone())
             if not is_replaced:
                 await send(message)
 
@@ -54,21 +55,10 @@ class ProxyErrorMiddleware:
                 raise
             log.exception("a gateway failed before it responded")
         if not has_started and scope["type"] == "http":
-            await self._send_gateway_gone(send)
-
-    @staticmethod
-    async def _send_gateway_gone(send: Send) -> None:
-        response = gateway_gone()
-        headers = {
-            "content-type": "application/json",
-            "content-length": str(len(response.body)),
-            **response.headers,
-        }
-        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": response.status, "headers": encoded})
-        await send({"type": "http.response.body", "body": response.body})
+            await send_response(send, gateway_gone())
 
 
 def proxy_middlewares() -> list[Middleware]:
     """Return the middlewares that Ray Serve adds to its HTTP proxy."""
-    return [Middleware(ProxyErrorMiddleware)]
+    # The body's limits are inside, so that an application that fails because of a refusal adds nothing to it.
+    return [Middleware(ProxyErrorMiddleware), Middleware(BodyLimitMiddleware)]

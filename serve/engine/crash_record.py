@@ -26,13 +26,18 @@ class RunningRequest:
     """The request."""
     is_admitted: bool = False
     """Whether the engine has received it too."""
-    tokens: TokenCounts = TokenCounts(0, 0)
-    """Tokens so far."""
+    tokens: TokenCounts | None = None
+    """Tokens so far, None if the engine has not started on it."""
 
     @property
     def request_id(self) -> str:
         """Id of the request in the gateway's log."""
         return str(self.request.body.get("request_id"))
+
+    @property
+    def generated(self) -> int:
+        """Number of generated tokens so far."""
+        return self.tokens.generated if self.tokens else 0
 
 
 def write_crash_record(folder: Path, replica: str, suspects: Iterable[RunningRequest]) -> Path:
@@ -56,12 +61,12 @@ def write_crash_record(folder: Path, replica: str, suspects: Iterable[RunningReq
                 "tenant_hash": running.request.tenant_hash,
                 "version": running.request.digest,
                 "endpoint": running.request.endpoint,
-                "prompt_tokens": running.tokens.prompt,
-                "generated_tokens": running.tokens.generated,
+                "prompt_tokens": running.tokens.prompt if running.tokens else 0,
+                "generated_tokens": running.generated,
                 "body": running.request.body,
             }
             # Those that the engine had just begun with are the first to be looked at.
-            for running in sorted(suspects, key=lambda running: running.tokens.generated)
+            for running in sorted(suspects, key=lambda running: running.generated)
         ],
     }
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from looper.serve.engine.core_process import fork_cores, watch_core
 from looper.serve.engine.crash_record import RunningRequest, write_crash_record
 from looper.serve.engine.engine_arguments import Device, EngineSettings
 from looper.serve.engine.skill_server import SkillServer
-from looper.serve.protocol import AdmissionInfo, EngineDied, EngineOutput, EngineRequest, FullResponse, StreamChunk
+from looper.serve.protocol import AdmissionInfo, EngineDied, EngineOutput, EngineRequest, FullResponse
 
 MAX_RETRY_AFTER_S = 10.0
 """Longest time that a client is told to wait, in seconds. The first start takes longer than those after a death."""

@@ -131,7 +131,7 @@ class SkillServer(LLMServer):
 
     @property
     def client(self) -> Any:
-        """VLLM's asynchronous engine client."""
+        """The asynchronous engine client of vLLM."""
         return self.engine._engine_client
 
     async def generate(self, engine_request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:

@@ -91,9 +91,7 @@ NAME = _text(128, 1, r"^[a-zA-Z0-9_.:-]+\Z")
 FREE_OBJECT = dict[str, Any]
 """Nested freely. ``checks`` bounds its depth."""
 
-JSON_SCHEMA = _object(
-    "JsonSchema", ("name", _text(128, 1)), description=_text(4096), schema=FREE_OBJECT, strict=bool
-)
+JSON_SCHEMA = _object("JsonSchema", ("name", _text(128, 1)), description=_text(4096), schema=FREE_OBJECT, strict=bool)
 RESPONSE_FORMAT = _object(
     "ResponseFormat",
     ("type", Literal["text", "json_object", "json_schema", "structural_tag"]),
@@ -207,7 +205,9 @@ CHAT_FIELDS: dict[str, RequestField] = {
     "include_reasoning": RequestField(bool),
     "add_generation_prompt": RequestField(bool),
     "continue_final_message": RequestField(bool),
-    "documents": RequestField(_items(Annotated[dict[_text(64), str], Meta(min_length=1, max_length=16)], 256), MAX_BODY_BYTES),
+    "documents": RequestField(
+        _items(Annotated[dict[_text(64), str], Meta(min_length=1, max_length=16)], 256), MAX_BODY_BYTES
+    ),
     "chat_template_kwargs": RequestField(
         _entries(_text(64, 1, r"^[a-zA-Z_][a-zA-Z0-9_]*\Z"), _TEMPLATE_VALUE, 32), 64 * KIB
     ),

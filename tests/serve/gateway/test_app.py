@@ -19,7 +19,7 @@ from looper.platform.domain.scopes import TENANT_SCOPES
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
-from looper.serve.error_responses import looper_error_response
+from looper.serve.error_responses import engine_gone, looper_error_response
 from looper.serve.gateway.app import build_gateway
 from looper.serve.gateway.completion_handler import MAX_BODY_BYTES
 from looper.serve.protocol import (
@@ -199,7 +199,9 @@ def test_the_base_model_responds_under_its_own_name(gateway: GatewayHarness) -> 
 
 
 def test_streamed_events_have_the_model_name_of_the_request(gateway: GatewayHarness) -> None:
-    with gateway.client.stream("POST", "/v1/chat/completions", json={"model": "acme/desk", "messages": HELLO, "stream": True}) as response:
+    with gateway.client.stream(
+        "POST", "/v1/chat/completions", json={"model": "acme/desk", "messages": HELLO, "stream": True}
+    ) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["x-looper-version"] == gateway.digest
         events = [line.removeprefix("data: ") for line in response.iter_lines() if line]
@@ -314,7 +316,9 @@ def test_the_engine_can_tell_tenants_apart_without_their_names(gateway: GatewayH
     gateway.post("acme/desk")
     other = issue_key(gateway.catalog, "other")
     gateway.client.post(
-        "/v1/chat/completions", json={"model": "other/desk", "messages": HELLO}, headers={"authorization": f"Bearer {other}"}
+        "/v1/chat/completions",
+        json={"model": "other/desk", "messages": HELLO},
+        headers={"authorization": f"Bearer {other}"},
     )
     gateway.post("org/base")
     first, second, third = (request.tenant_hash for request in gateway.engine.requests)
@@ -385,7 +389,12 @@ def test_a_tenant_above_its_rate_limit_is_told_when_to_retry_and_others_are_serv
     assert status_and_code(refused) == (429, "rate_limit_exceeded")
     assert 1 <= int(refused.headers["retry-after"]) <= 20
     other = {"authorization": f"Bearer {issue_key(gateway.catalog, 'other')}"}
-    assert gateway.client.post("/v1/chat/completions", json={"model": "other/desk", "messages": HELLO}, headers=other).status_code == 200
+    assert (
+        gateway.client.post(
+            "/v1/chat/completions", json={"model": "other/desk", "messages": HELLO}, headers=other
+        ).status_code
+        == 200
+    )
 
 
 def test_concurrent_requests_are_limited_until_one_ends(gateway: GatewayHarness) -> None:
@@ -431,13 +440,13 @@ def test_models_are_listed_in_pages(gateway: GatewayHarness, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("events", [0, 1])
 def test_a_dead_engine_is_a_reason_to_retry(gateway: GatewayHarness, events: int) -> None:
-    gateway.engine.script = [*["data: {}\n\n"][:events], EngineUnavailable("3 replicas died")]
+    gateway.engine.script = [*["data: {}\n\n"][:events], EngineUnavailable(engine_gone(2.5))]
     response = gateway.post("acme/desk", stream=True)
     if events:
         assert "try again" in response.text
     else:
         assert status_and_code(response) == (503, "engine_gone")
-        assert response.headers["retry-after"] == "1"
+        assert response.headers["retry-after"] == "3"
 
 
 def test_admission_is_measured_and_the_tier_is_in_the_headers(gateway: GatewayHarness) -> None:

@@ -1,0 +1,185 @@
+"""What becomes of a request whose engine dies: real replicas of Ray Serve, with a script instead of an engine."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
+
+from looper.serve.deployment.engine_client import PooledEngineClient
+from looper.serve.protocol import (
+    AdmissionInfo,
+    EngineDied,
+    EngineRequest,
+    EngineUnavailable,
+    FullResponse,
+    StreamChunk,
+    TokenCounts,
+)
+
+APP = "scripted-engines"
+
+
+def record_attempt(file: Path, replica: str) -> int:
+    """Add a line; return the number of earlier attempts."""
+    earlier = file.read_text() if file.exists() else ""
+    file.write_text(f"{earlier}{replica}\n")
+    return len(earlier.splitlines())
+
+
+class ScriptedReplica:
+    """Runs the script in a request's body: one list of steps for each replica that the request is sent to."""
+
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[Any, None]:
+        body, replica = request.body, serve.get_replica_context().replica_id.unique_id
+        number = record_attempt(Path(body["attempts"]), replica)
+        for step in body["script"][number]:
+            match step:
+                case "admit":
+                    yield AdmissionInfo("memory", 0, 0, 0, {})
+                case "count":
+                    yield StreamChunk("", TokenCounts(5, 16))
+                case "say":
+                    yield StreamChunk("data: {}\n\n", TokenCounts(5, 17))
+                case "respond":
+                    yield FullResponse(200, b"{}", tokens=TokenCounts(5, 20))
+                case "engine dies":
+                    yield EngineDied(replica, retry_after_s=7.2)
+                case "process dies":
+                    os._exit(1)
+
+
+@pytest.fixture(scope="module")
+def replicas(ray_local: None) -> Iterator[DeploymentHandle[Any]]:
+    deployment = serve.deployment(
+        name="scripted",
+        num_replicas=2,
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=100,
+        request_router_config=RequestRouterConfig(
+            request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]
+            request_router_kwargs={"max_num_seqs": 4},
+        ),
+    )(ScriptedReplica)
+    yield serve.run(deployment.bind(), name=APP, route_prefix=None)
+    serve.delete(APP)
+
+
+class Scripted:
+    """A gateway's client, and what the replicas received from it."""
+
+    def __init__(self, handle: DeploymentHandle[Any], folder: Path, loop: asyncio.Runner) -> None:
+        self._loop = loop
+        self._client = PooledEngineClient({8: handle})
+        self._folder = folder
+        self.heard: list[Any] = []
+
+    def request(self, *script: list[str], name: str = "request") -> EngineRequest:
+        body = {"attempts": str(self._folder / name), "script": script, "request_id": os.urandom(4).hex()}
+        return EngineRequest("completions", body, digest="d" * 64, rank=8, tenant_hash="t")
+
+    def attempts(self, name: str = "request") -> list[str]:
+        """Return the replicas that received the request."""
+        path = self._folder / name
+        return path.read_text().split() if path.exists() else []
+
+    def send(self, request: EngineRequest) -> None:
+        """Send a request and collect what its client would hear."""
+
+        async def collect() -> None:
+            async for output in self._client.generate(request):
+                if isinstance(output, FullResponse) or (isinstance(output, StreamChunk) and output.text):
+                    self.heard.append(output)
+
+        self.heard = []
+        self._loop.run(asyncio.wait_for(collect(), 60))
+
+    def refusal(self, request: EngineRequest) -> FullResponse:
+        with pytest.raises(EngineUnavailable) as raised:
+            self.send(request)
+        return raised.value.response
+
+
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.Runner]:
+    """The event loop in which Ray Serve's router lives."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def scripted(replicas: DeploymentHandle[Any], tmp_path: Path, loop: asyncio.Runner) -> Scripted:
+    return Scripted(replicas, tmp_path, loop)
+
+
+@pytest.mark.parametrize(
+    "death",
+    [
+        ["engine dies"],
+        ["admit", "count", "engine dies"],
+    ],
+    ids=["queued", "generating"],
+)
+def test_a_request_that_has_heard_nothing_goes_elsewhere_once(scripted: Scripted, death: list[str]) -> None:
+    scripted.send(scripted.request(death, ["admit", "count", "respond"]))
+    assert [output.status for output in scripted.heard] == [200]
+    first, second = scripted.attempts()
+    assert first != second
+
+
+def test_it_does_not_go_elsewhere_twice(scripted: Scripted) -> None:
+    response = scripted.refusal(scripted.request(["engine dies"], ["engine dies"], ["respond"]))
+    assert (response.status, response.headers["retry-after"]) == (503, "8")
+    assert b'"engine_gone"' in response.body
+    assert len(scripted.attempts()) == 2
+
+
+def test_a_request_that_an_engine_had_just_received_is_not_tried_on_another(scripted: Scripted) -> None:
+    response = scripted.refusal(scripted.request(["admit", "engine dies"], ["respond"]))
+    assert (response.status, response.headers["retry-after"]) == (503, "8")
+    assert b'"engine_died"' in response.body
+    assert len(scripted.attempts()) == 1
+
+
+def test_a_request_that_has_been_heard_is_not_tried_on_another(scripted: Scripted) -> None:
+    scripted.refusal(scripted.request(["admit", "say", "engine dies"], ["respond"]))
+    assert len(scripted.heard) == len(scripted.attempts()) == 1
+
+
+def test_a_request_at_which_engines_die_is_refused_and_others_are_not(scripted: Scripted) -> None:
+    script = [["admit", "engine dies"]] * 3
+    assert (scripted.refusal(scripted.request(*script))).status == 503
+    assert (scripted.refusal(scripted.request(*script))).status == 503  # an engine died in its turn
+    response = scripted.refusal(scripted.request(*script))
+    assert (response.status, len(scripted.attempts())) == (422, 2)
+    assert b'"engine_killer"' in response.body
+    scripted.send(scripted.request(["respond"], name="other"))
+    assert len(scripted.heard) == 1
+
+
+def test_a_replica_whose_engine_is_dead_leaves_the_rotation(scripted: Scripted) -> None:
+    scripted.send(scripted.request(["engine dies"], ["respond"]))
+    dead, alive = scripted.attempts()
+    requests = [scripted.request(["respond"], name=str(number)) for number in range(8)]
+    for request in requests:
+        scripted.send(request)
+    assert {replica for number in range(8) for replica in scripted.attempts(str(number))} == {alive}
+    assert dead != alive
+
+
+# The last tests, because replicas that end are replaced only after a while.
+def test_a_request_that_kills_its_replica_kills_no_second_one(scripted: Scripted) -> None:
+    response = scripted.refusal(scripted.request(*[["admit", "process dies"]] * 3))
+    assert response.status == 503
+    assert len(scripted.attempts()) == 1
+
+
+def test_nobody_waits_for_a_replica_that_is_started(scripted: Scripted) -> None:
+    response = scripted.refusal(scripted.request(*[["process dies"]] * 3))
+    assert response.status == 503
+    assert len(scripted.attempts()) <= 2
