@@ -30,7 +30,7 @@ class _ForkedCore(context.ForkServerProcess):
 
 
 class _CoreContext(context.ForkServerContext):
-    Process = _ForkedCore  # type: ignore[assignment]  # typeshed has no subclasses of the process in mind
+    Process = _ForkedCore
 
 
 def fork_cores() -> None:
@@ -64,3 +64,19 @@ def watch_core(engine: Any, on_death: Callable[[], None]) -> None:
 
     for sentinel in sentinels:
         loop.add_reader(sentinel, end)
+
+
+def end_waiting(engine: Any) -> None:
+    """Let all requests and calls to the core of a dead engine fail.
+
+    vLLM does so with requests, unless it is shut down first, but never with calls.
+
+    Args:
+        engine: vLLM's asynchronous engine client.
+    """
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    engine.output_processor.propagate_error(EngineDeadError())
+    for result in engine.engine_core.utility_results.values():
+        if not result.done():
+            result.set_exception(EngineDeadError())

@@ -15,11 +15,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from pathlib import Path
 
-from vllm.v1.engine.exceptions import EngineDeadError
-
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import CacheSizes
-from looper.serve.engine.core_process import fork_cores, watch_core
+from looper.serve.engine.core_process import end_waiting, fork_cores, watch_core
 from looper.serve.engine.crash_record import RunningRequest, write_crash_record
 from looper.serve.engine.engine_arguments import Device, EngineSettings
 from looper.serve.engine.skill_server import SkillServer
@@ -172,8 +170,7 @@ class EngineHost:
         if self._server is not dead:
             return
         self._died_at, self._server = time.monotonic(), None
-        # vLLM does this too, unless it is shut down before it gets to it.
-        dead.client.output_processor.propagate_error(EngineDeadError())
+        end_waiting(dead.client)
         suspects = [running for running in self._running.values() if running.is_admitted]
         self._restart = asyncio.create_task(self._start_again(dead, suspects))
 

@@ -20,7 +20,7 @@ ALLOWED_OUTCOMES = {
     "streamed",
     "interrupted",
     "503 engine_gone",
-    "500 engine_failed",
+    "503 engine_died",
     "503 gateway_gone",
     "connection lost",
 }

@@ -136,5 +136,5 @@ def test_ten_thousand_responses_under_evictions_promotions_and_restarts(live: Li
     print(f"{dict(counts)}, {dict(promotions)}, {dict(killed)}")
     succeeded = counts["memory"] + counts["disk"] + counts["store"]
     assert counts.total() == 10_000
-    assert succeeded + counts["engine_gone"] + counts["engine_failed"] == 10_000
+    assert succeeded + counts["engine_gone"] + counts["engine_died"] == 10_000
     assert killed["engines"] > 0
