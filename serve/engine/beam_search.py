@@ -1,7 +1,8 @@
 """Gives the requests that beam search sends to the engine the priority of the client's request.
 
 vLLM's beam search sends a request for each token of each beam, without a priority. They would count as normal ones,
-whatever the admission queue has decided. ``SkillServer`` wraps the engine once and each response with ``with_priority``.
+whatever the admission queue has decided. ``SkillServer`` wraps the engine once, and each response in
+``with_priority``.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterable

@@ -17,11 +17,11 @@ Problem: TypeAlias = tuple[str, str]
 """A field, and what is wrong with it."""
 
 TEMPLATE_PARAMETERS = frozenset(
-    (
-        "conversation conversations messages tools documents chat_template add_generation_prompt "
-        "continue_final_message tokenize sanitize_control_tokens padding truncation max_length return_tensors "
-        "return_dict return_assistant_tokens_mask tokenizer_kwargs self"
-    ).split()
+    {
+        *("self", "conversation", "conversations", "messages", "tools", "documents", "chat_template", "tokenize"),
+        *("add_generation_prompt", "continue_final_message", "sanitize_control_tokens", "padding", "truncation"),
+        *("max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+    }
 )
 """Parameters of the tokenizer's ``apply_chat_template``, which ``chat_template_kwargs`` must not set a second time."""
 

@@ -8,7 +8,8 @@ A field that is null is the same as a field that is absent.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Optional
+from types import NoneType
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, defstruct
 
@@ -82,7 +83,7 @@ def _entries(key: Any, value: Any, most: int) -> Any:
 
 
 def _object(title: str, /, *required: tuple[str, Any], **optional: Any) -> Any:
-    fields: list[Any] = [*required, *((field, Optional[type], None) for field, type in optional.items())]
+    fields: list[Any] = [*required, *((field, type | None, None) for field, type in optional.items())]
     return defstruct(title, fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=True)
 
 
@@ -183,8 +184,8 @@ _MESSAGE = _object(
     # A client that sends an earlier response back sends these too. They have no effect.
     refusal=str,
     annotations=_items(str, 0),
-    audio=None,
-    function_call=None,
+    audio=NoneType,
+    function_call=NoneType,
 )
 _TEMPLATE_VALUE = bool | _integer(-(2**31), 2**31 - 1) | float | _text(4 * KIB) | _items(_text(256), 64) | None
 
@@ -233,7 +234,7 @@ COMPLETION_FIELDS: dict[str, RequestField] = {
     "max_tokens": RequestField(_integer(0, MAX_TOKENS)),
     "logprobs": RequestField(_integer(0, 20)),
     "best_of": RequestField(Literal[1], is_passed_on=False),
-    "suffix": RequestField(None, is_passed_on=False),
+    "suffix": RequestField(NoneType, is_passed_on=False),
 }
 """Fields of ``/v1/completions``."""
 
@@ -263,4 +264,4 @@ REFUSED = {
     "prompt_embeds": "send text or token ids as prompt",
     "request_id": "the gateway sets it",
 }
-"""Why some fields are refused, and what to use instead. All others that are in no table are refused without a reason."""
+"""Why some fields are refused, and what to use instead. Others that are in no table are refused without a reason."""

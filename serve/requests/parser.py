@@ -7,7 +7,7 @@ decoded. msgspec stops at the first mistake, so that a wrong body costs no more 
 
 import re
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import msgspec
 
@@ -65,8 +65,7 @@ class _Decoders:
 
 def _decoder(fields: dict[str, RequestField]) -> msgspec.json.Decoder[Any]:
     struct_fields: list[Any] = [
-        (name, field.type) if field.is_required else (name, Optional[field.type], None)  # noqa: UP045: of a value
-        for name, field in fields.items()
+        (name, field.type) if field.is_required else (name, field.type | None, None) for name, field in fields.items()
     ]
     return msgspec.json.Decoder(
         msgspec.defstruct("Request", struct_fields, kw_only=True, forbid_unknown_fields=True, omit_defaults=True)

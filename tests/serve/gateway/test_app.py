@@ -1,6 +1,7 @@
 """The gateway over HTTP, on a real catalog, with a scripted engine."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -244,6 +245,21 @@ def test_a_request_must_name_its_model(gateway: GatewayHarness, model: object) -
 def test_a_request_that_is_too_large_is_refused(gateway: GatewayHarness) -> None:
     response = gateway.client.post("/v1/chat/completions", content=b"x" * (MAX_BODY_BYTES + 1))
     assert status_and_code(response) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip"])
+def test_a_compressed_request_is_refused(gateway: GatewayHarness, encoding: str) -> None:
+    content = gzip.compress(orjson.dumps({"model": "acme/desk", "messages": HELLO}))
+    headers = {"content-encoding": encoding}
+    response = gateway.client.post("/v1/chat/completions", content=content, headers=headers)
+    assert status_and_code(response) == (415, None)
+    assert encoding in response.json()["error"]["message"]
+
+
+def test_the_engine_learns_how_many_sequences_a_request_needs(gateway: GatewayHarness) -> None:
+    gateway.post("acme/desk", "/v1/completions", prompt=["a", "b"], n=3)
+    gateway.post("acme/desk", n=2, use_beam_search=True)
+    assert [request.num_seqs for request in gateway.engine.requests] == [6, 2]
 
 
 def test_a_client_cannot_choose_the_request_id(gateway: GatewayHarness) -> None:
