@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from looper.serve.protocol import RequestBody
-from looper.serve.requests.fields import MAX_ARGUMENT_BYTES, MAX_DEPTH, MAX_VALUES
+from looper.serve.requests.fields import MAX_ARGUMENT_BYTES, MAX_DEPTH, MAX_MESSAGES, MAX_VALUES
 from looper.serve.requests.schemas import find_reference_problem
 
 Problem: TypeAlias = tuple[str, str]
@@ -87,6 +87,13 @@ def _check_counts(body: RequestBody, limits: RequestLimits) -> Iterator[Problem]
     for field in ("max_tokens", "max_completion_tokens", "min_tokens"):
         if body.get(field, 0) > limits.max_tokens:
             yield field, f"{body[field]} is more than the model's context of {limits.max_tokens} tokens"
+    parts = sum(
+        len(message.get("tool_calls", ()))
+        + (len(content) if isinstance(content := message.get("content"), list) else 0)
+        for message in body.get("messages", ())
+    )
+    if len(body.get("messages", ())) + parts > MAX_MESSAGES:
+        yield "messages", f"has more than {MAX_MESSAGES} messages, parts and tool calls"
     prompt = body.get("prompt")
     if isinstance(prompt, list) and not isinstance(prompt[0], str):
         longest = max(map(len, [prompt] if isinstance(prompt[0], int) else prompt))

@@ -22,6 +22,7 @@ one tenant disturb another.
 - A field that is `null` is the same as a field that is absent.
 - If a key comes twice, the last one counts.
 - A body has at most {tables.MAX_BODY_BYTES // 2**20} MiB and {tables.MAX_STRINGS} strings, and must not be compressed.
+- Messages, their parts and their tool calls are at most {tables.MAX_MESSAGES} together.
 - A JSON schema is at most {tables.MAX_DEPTH} deep. All free JSON of a field together has at most {tables.MAX_VALUES}
   objects and arrays.
 - A `$ref` must begin with `#`, lead to a schema, and not lead back to itself without a value in between.

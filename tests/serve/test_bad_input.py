@@ -7,6 +7,7 @@
 | an object store that is slow, down or full | here, test_pager, test_disk; test_objectstore of the platform |
 | prompts beyond the context, invalid values | here |
 | token ids outside the vocabulary, numbers at their bounds | here |
+| every field at its bounds, mistakes that vLLM does not expect | requests |
 | more sequences than an engine runs | here, test_admission |
 | bodies of 100 MB, or not JSON | here, gateway/test_app |
 | thousands of idle connections | here |

@@ -61,6 +61,7 @@ def tool_call(arguments: str) -> dict[str, Any]:
     return CHAT | {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]}
 
 
+PART = {"type": "text", "text": "a"}
 IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/secret.png"}}
 
 
@@ -71,6 +72,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/secret.pn
         ("messages", {"model": "m"}),
         ("messages", CHAT | {"messages": []}),
         ("messages", CHAT | {"messages": CHAT["messages"] * (MAX_MESSAGES + 1)}),
+        ("messages", CHAT | {"messages": [{"role": "user", "content": [PART] * (MAX_MESSAGES // 2)}] * 2}),
         ("messages[0].role", CHAT | {"messages": [{}]}),
         ("messages[0].content[0].type", CHAT | {"messages": [{"role": "user", "content": [IMAGE]}]}),
         ("messages[0].audio", CHAT | {"messages": [{"role": "user", "audio": {"id": "1"}}]}),
@@ -123,6 +125,7 @@ def test_a_mistake_is_refused_and_named(field: str, body: dict[str, Any]) -> Non
 def test_values_at_the_bounds_are_accepted() -> None:
     for body in (
         CHAT | {"messages": CHAT["messages"] * MAX_MESSAGES},
+        CHAT | {"messages": [{"role": "user", "content": [PART] * (MAX_MESSAGES - 1)}]},
         schema(nested(MAX_DEPTH)),
         schema({"type": "object", "properties": {"child": {"$ref": "#"}}}),
         schema({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}),
