@@ -22,10 +22,8 @@ from tests.serve.requests.boundary_bodies import boundary_bodies
 
 PATHS: dict[Endpoint, str] = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
-SAMPLE_EVERY = 47
-"""The sample in ``make test`` has one in so many bodies: 150 of 7,100."""
-
-QUIET_REQUESTS = 300
+SAMPLE_EVERY = 97
+"""The sample in ``make test`` has one in so many bodies: 74 of 7,128."""
 
 MAX_P99_RATIO = 3.0
 
@@ -50,7 +48,6 @@ class Traffic:
         self._http = httpx.Client(base_url=live.url, timeout=120)
         self._keys = {name: self._key(name) for name in ("boundaries", "bystander")}
         self.statuses: Counter[int] = Counter()
-        self.waits_s: list[float] = []
         self._expected = self._ask()
 
     def _key(self, name: str) -> str:
@@ -72,11 +69,11 @@ class Traffic:
         for error in re.findall(r'data: (\{"error".*)', response.text):
             assert int(json.loads(error)["error"]["code"]) < 500, what
 
-    def ask_as_another_tenant(self) -> None:
-        """Ask as the other tenant, check the answer, and measure the time."""
+    def ask_as_another_tenant(self) -> float:
+        """Ask as the other tenant, check the answer, and return how long it took, in seconds."""
         started_s = time.perf_counter()
         assert self._ask() == self._expected
-        self.waits_s.append(time.perf_counter() - started_s)
+        return time.perf_counter() - started_s
 
     def _ask(self) -> str:
         body = {"model": "tiny", "messages": HELLO, "max_tokens": 2, "temperature": 0}
@@ -101,7 +98,7 @@ def test_a_sample_of_bodies_at_the_bounds_hurts_nobody(live: LiveServer) -> None
         traffic.send(endpoint, field, body)
         traffic.ask_as_another_tenant()
     assert traffic.statuses[200] > 5
-    assert traffic.statuses[400] > 50
+    assert traffic.statuses[400] > 30
     assert engine_pids() == engines
 
 
@@ -109,22 +106,20 @@ def test_a_sample_of_bodies_at_the_bounds_hurts_nobody(live: LiveServer) -> None
 @pytest.mark.timeout(3600)
 def test_all_bodies_at_the_bounds_hurt_nobody(live: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
     traffic, engines = Traffic(live), engine_pids()
-    for _ in range(QUIET_REQUESTS):
-        traffic.ask_as_another_tenant()
-    quiet_s = p99_s(traffic.waits_s)
-    traffic.waits_s.clear()
-    failures = []
+    failures, waits_s, quiet_s = [], [], []
     for endpoint, field, body in all_bodies(live):
         try:
             traffic.send(endpoint, field, body)
         except AssertionError as error:
             failures.append(str(error)[:700])
-        traffic.ask_as_another_tenant()
-    ratio = p99_s(traffic.waits_s) / quiet_s
+        waits_s.append(traffic.ask_as_another_tenant())
+        # The question after that is the quiet one to compare with. The machine is as busy as a moment ago.
+        quiet_s.append(traffic.ask_as_another_tenant())
+    ratio = p99_s(waits_s) / p99_s(quiet_s)
     with capsys.disabled():
         print(
-            f"\n{len(traffic.waits_s)} requests, by status {dict(traffic.statuses)}; the other tenant's p99 is "
-            f"{quiet_s * 1000:.0f} ms when quiet, and {ratio:.2f} times that after each of them"
+            f"\n{len(waits_s)} requests, by status {dict(traffic.statuses)}; the other tenant's p99 is "
+            f"{p99_s(quiet_s) * 1000:.0f} ms when quiet, and {ratio:.2f} times that after each of them"
         )
     assert failures == []
     assert engine_pids() == engines
