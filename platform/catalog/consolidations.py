@@ -11,6 +11,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
+from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
 from looper.platform.domain.consolidation import MAX_PRIORITY, MIN_PRIORITY, Consolidation
 from looper.platform.domain.errors import Conflict, InvalidInput
@@ -57,9 +58,9 @@ class ConsolidationOperations(Database):
                     f"instance {instance} has no new trajectories to consolidate: "
                     f"looper ingest PATH --instance {instance}"
                 )
-            created_at = rows.utc_now()
+            created_at = read_clock(sql)
             if unfinished is not None:
-                # The queue orders an instance's consolidations by creation time. The clocks of two machines may differ.
+                # The queue orders an instance's consolidations by creation time. A clock may be set back.
                 created_at = max(created_at, unfinished.created_at + timedelta(microseconds=1))
             return _insert_consolidation(sql, instance, base, recipe, new_batches, priority, created_at)
 
@@ -123,8 +124,9 @@ class ConsolidationOperations(Database):
             NotFound: There is no such consolidation.
             Conflict: The consolidation has ended already.
         """
-        c, now = t.consolidations.c, rows.utc_now()
+        c = t.consolidations.c
         with self._write_transaction() as sql:
+            now = read_clock(sql)
             job = rows.load_consolidation(sql, id)
             result = sql.execute(
                 update(t.consolidations)
@@ -168,7 +170,7 @@ def _set_priority(sql: Connection, job: Consolidation, priority: int) -> Consoli
         sql.execute(
             update(t.consolidations)
             .where(t.consolidations.c.id == job.id)
-            .values(priority=priority, updated_at=rows.utc_now())
+            .values(priority=priority, updated_at=read_clock(sql))
         )
         rows.insert_event(sql, job.instance, job.id, f"priority {priority}")
     return rows.load_consolidation(sql, job.id)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Self
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.engine import connect
 from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.settings import Settings
@@ -41,6 +43,11 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+    def now(self) -> datetime:
+        """Return the current time in UTC by the catalog's clock, which all times in the catalog are of."""
+        with self._read_transaction() as sql:
+            return read_clock(sql)
 
     @contextmanager
     def _write_transaction(self) -> Iterator[Connection]:

@@ -5,6 +5,7 @@ from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
+from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import Batch
 from looper.platform.domain.names import InstanceName
@@ -25,7 +26,7 @@ class InstanceOperations(Database):
                 try:
                     with sql.begin_nested():
                         sql.execute(
-                            insert(t.instances).values(**rows.instance_columns(instance), created_at=rows.utc_now())
+                            insert(t.instances).values(**rows.instance_columns(instance), created_at=read_clock(sql))
                         )
                         rows.insert_event(sql, instance, None, "the instance was created")
                 except IntegrityError:
@@ -75,7 +76,7 @@ class InstanceOperations(Database):
                             id=batch_id,
                             source=source,
                             trajectories=trajectories,
-                            created_at=rows.utc_now(),
+                            created_at=read_clock(sql),
                         )
                     )
             except IntegrityError:

@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
+from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import ApiKey
 from looper.platform.domain.errors import Conflict, NotFound
@@ -92,7 +93,7 @@ class KeyOperations(Database):
             # A key whose id was asked for goes before one that was given the other's id as its name.
             query = select(c.id).where(named, c.revoked_at.is_(None)).order_by(c.id != key).limit(1)
             id = sql.scalar(query)
-            now = rows.utc_now()
+            now = read_clock(sql)
             if id is None or not sql.execute(update(t.keys).where(c.id == id).values(revoked_at=now)).rowcount:
                 raise NotFound(f"key {key} does not exist or is revoked already: looper tenant keys TENANT")
             revoked = ApiKey(**sql.execute(select(t.keys).where(c.id == id)).one()._mapping)
@@ -101,7 +102,8 @@ class KeyOperations(Database):
 
     def record_key_use(self, id: str) -> None:
         """Write that the key with this ``id`` is in use now, unless that was written in the last minute."""
-        now, c = rows.utc_now(), t.keys.c
-        is_due = or_(c.last_used_at.is_(None), c.last_used_at < now - timedelta(seconds=LAST_USE_INTERVAL_S))
+        c = t.keys.c
         with self._write_transaction() as sql:
+            now = read_clock(sql)
+            is_due = or_(c.last_used_at.is_(None), c.last_used_at < now - timedelta(seconds=LAST_USE_INTERVAL_S))
             sql.execute(update(t.keys).where(c.id == id, is_due).values(last_used_at=now))

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, insert, select, update
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.claim_order import is_leased_by
+from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
 from looper.platform.domain.actor import QUEUE_WORKER
 from looper.platform.domain.consolidation import Consolidation, TrainingProgress
@@ -153,7 +154,7 @@ class LeasedWorkOperations(Database):
                         parent=job.parent,
                         consolidation=id,
                         verdict=stored,
-                        created_at=rows.utc_now(),
+                        created_at=read_clock(sql),
                     )
                 )
             moved = rows.swap_channel(sql, job.instance, PROD, job.parent, digest)
@@ -180,7 +181,7 @@ def _update_leased(sql: Connection, id: str, holder: str, /, **values: Any) -> C
     row = sql.execute(
         update(t.consolidations)
         .where(c.id == id, is_leased_by(holder))
-        .values(**{"updated_at": rows.utc_now()} | values)
+        .values(**{"updated_at": read_clock(sql)} | values)
         .returning(t.consolidations)
     ).one_or_none()
     if row is None:
@@ -189,5 +190,5 @@ def _update_leased(sql: Connection, id: str, holder: str, /, **values: Any) -> C
 
 
 def _end(sql: Connection, id: str, holder: str, /, **values: Any) -> Consolidation:
-    now = rows.utc_now()
+    now = read_clock(sql)
     return _update_leased(sql, id, holder, owner=None, lease_until=None, ended_at=now, updated_at=now, **values)

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, case, func, literal, select, text, union_all,
 
 from looper.platform.catalog import claim_order, rows
 from looper.platform.catalog import tables as t
+from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import TrainingDemand
 from looper.platform.domain.actor import QUEUE_WORKER
@@ -63,12 +64,12 @@ class QueueOperations(Database):
         Returns:
             The claimed consolidations, in the order of claiming. The list is empty if none is waiting.
         """
-        now = rows.utc_now()
         with self._read_transaction() as sql:  # Workers poll an empty queue often. That must not take a lock.
-            if sql.scalar(select(c.id).where(claim_order.is_waiting(stage, now)).limit(1)) is None:
+            if sql.scalar(select(c.id).where(claim_order.is_waiting(stage, read_clock(sql))).limit(1)) is None:
                 return []
         with self._write_transaction() as sql:
             _lock_claims(sql)
+            now = read_clock(sql)
             candidates = claim_order.claimable(stage, now, tenant_limit, base, shape)
             waiting = sql.execute(
                 select(candidates.c.id, candidates.c.attempts)
@@ -114,7 +115,7 @@ class QueueOperations(Database):
         Returns:
             One of the ids of ``held_s``, or None if nobody has to give a place.
         """
-        now = rows.utc_now()
+        now = self.now()
         candidates = claim_order.claimable(QueueStage.TRAINING, now, tenant_limit, base, shape).c
         overdue = (
             select(candidates.id, candidates.tenant, candidates.priority)
@@ -142,7 +143,7 @@ class QueueOperations(Database):
         Returns:
             One entry for each base model and trainer shape, the most urgent first.
         """
-        candidates = claim_order.claimable(QueueStage.TRAINING, rows.utc_now(), tenant_limit)
+        candidates = claim_order.claimable(QueueStage.TRAINING, self.now(), tenant_limit)
         ready = select(candidates.c.base, candidates.c.shape, candidates.c.priority, candidates.c.created_at)
         upcoming = select(c.base, c.shape, c.priority, c.created_at).where(
             c.state.in_(QueueStage.SYNTHESIS.states), ~claim_order.has_unfinished_predecessor()
@@ -167,8 +168,8 @@ class QueueOperations(Database):
         Returns:
             The ids whose lease was renewed. Consolidations that were cancelled, or claimed by others, are missing.
         """
-        lease_until = rows.utc_now() + timedelta(seconds=lease_s)
         with self._write_transaction() as sql:
+            lease_until = read_clock(sql) + timedelta(seconds=lease_s)
             renewed = sql.scalars(
                 update(t.consolidations)
                 .where(c.id.in_(list(ids)), claim_order.is_leased_by(owner))
@@ -197,7 +198,7 @@ class QueueOperations(Database):
             sql.execute(
                 update(t.consolidations)
                 .where(c.id.in_(list(ids)), claim_order.is_leased_by(owner))
-                .values(owner=None, lease_until=None, attempts=attempts, updated_at=rows.utc_now())
+                .values(owner=None, lease_until=None, attempts=attempts, updated_at=read_clock(sql))
             )
 
 

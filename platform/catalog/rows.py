@@ -1,22 +1,17 @@
 """Helpers of the catalog's operations: conditions, rows converted to domain types, and writes that several share."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import tables as t
+from looper.platform.catalog.clock import read_clock
 from looper.platform.domain.actor import current_actor
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import NotFound
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.version import Version
-
-
-def utc_now() -> datetime:
-    """Return the current time in UTC."""
-    return datetime.now(UTC)
 
 
 def instance_columns(instance: InstanceName) -> dict[str, str]:
@@ -126,14 +121,14 @@ def swap_channel(
         result = sql.execute(
             update(t.channels)
             .where(in_instance(t.channels, instance), c.name == channel, c.digest == expected)
-            .values(digest=digest, share=share, updated_at=utc_now())
+            .values(digest=digest, share=share, updated_at=read_clock(sql))
         )
         return result.rowcount == 1
     try:
         with sql.begin_nested():
             sql.execute(
                 insert(t.channels).values(
-                    **instance_columns(instance), name=channel, digest=digest, share=share, updated_at=utc_now()
+                    **instance_columns(instance), name=channel, digest=digest, share=share, updated_at=read_clock(sql)
                 )
             )
     except IntegrityError:
@@ -156,7 +151,7 @@ def insert_event(
     sql.execute(
         insert(t.events).values(
             **instance_columns(instance),
-            at=utc_now(),
+            at=read_clock(sql),
             consolidation=consolidation,
             actor=actor or current_actor(),
             what=what,
@@ -172,7 +167,9 @@ def insert_tenant_event(sql: Connection, tenant: str, what: str) -> None:
         tenant: The tenant.
         what: Text of the event, in one line.
     """
-    sql.execute(insert(t.events).values(tenant=tenant, instance="", at=utc_now(), actor=current_actor(), what=what))
+    sql.execute(
+        insert(t.events).values(tenant=tenant, instance="", at=read_clock(sql), actor=current_actor(), what=what)
+    )
 
 
 def load_consolidation(sql: Connection, id: str) -> Consolidation:

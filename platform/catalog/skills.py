@@ -9,6 +9,7 @@ from sqlalchemy import Connection, delete, func, literal, select, update
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
+from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import RouteTarget
 from looper.platform.domain.errors import Conflict, InvalidInput, NotFound
@@ -206,7 +207,7 @@ class SkillOperations(Database):
         moved: dict[str, str | None] = {}
         with self._write_transaction() as sql:
             rows.require_instance(sql, instance, lock=True)
-            sql.execute(update(t.versions).where(t.versions.c.digest == digest).values(revoked_at=rows.utc_now()))
+            sql.execute(update(t.versions).where(t.versions.c.digest == digest).values(revoked_at=read_clock(sql)))
             rows.insert_event(sql, instance, None, f"revoked {digest}")
             c = t.channels.c
             query = select(c.name).where(rows.in_instance(t.channels, instance), c.digest == digest)

@@ -5,6 +5,7 @@ from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
+from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import Quota
 from looper.platform.domain.errors import Conflict
@@ -27,7 +28,7 @@ class TenantOperations(Database):
         check_name(name, "tenant")
         with self._write_transaction() as sql:
             try:
-                sql.execute(insert(t.tenants).values(name=name, created_at=rows.utc_now()))
+                sql.execute(insert(t.tenants).values(name=name, created_at=read_clock(sql)))
             except IntegrityError as error:
                 raise Conflict(f"tenant {name} exists already: use it, or choose another name") from error
             rows.insert_tenant_event(sql, name, "the tenant was created")

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Set
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from looper.platform.catalog import ApiKey, Catalog
 from looper.platform.domain.errors import NotFound, Unauthorized
@@ -40,7 +40,7 @@ def issue_key(
         InvalidInput: The name is not valid.
         Conflict: The tenant has another key of this name that is not revoked.
     """
-    id, secret, now = secrets.token_hex(8), secrets.token_hex(32), datetime.now(UTC)
+    id, secret, now = secrets.token_hex(8), secrets.token_hex(32), catalog.now()
     catalog.add_key(
         ApiKey(
             id=id,
@@ -80,7 +80,7 @@ def authenticate(catalog: Catalog, bearer: str | None) -> ApiKey:
         key = catalog.get_key(id)
     except NotFound as error:
         raise refusal from error
-    expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
+    expired = key.expires_at is not None and key.expires_at <= catalog.now()
     if expired or key.revoked_at is not None or not hmac.compare_digest(key.secret_sha256, _hash(secret)):
         raise refusal
     return key

@@ -29,7 +29,7 @@ from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import load_settings
 from looper.platform.tenancy import issue_key
-from tests.platform.conftest import free_port
+from tests.platform.postgresql import free_port
 from tests.platform.test_adapters import MANIFEST
 
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
