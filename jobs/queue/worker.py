@@ -30,6 +30,7 @@ from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore
+from looper.platform.objectstore.store import PARTIAL_LIFETIME_S
 from looper.platform.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def work_queue(
         worker.start_trainers: POLL_INTERVAL_S,
         worker.conclude: POLL_INTERVAL_S,
         worker.sweep_checkpoints: SWEEP_INTERVAL_S,
+        worker.sweep_partials: PARTIAL_LIFETIME_S,
     }
     for action, interval_s in intervals.items():
         threading.Thread(
@@ -95,7 +97,7 @@ def _poll(
         try:
             is_idle = not action()
         except StoreUnavailable as error:
-            log.warning("%s waits: %s", action.__name__, error)
+            log.warning("%s waits: %s", action.__name__, error.detail)
             is_idle = True
         except Exception:
             log.exception("%s failed; its consolidations are released", action.__name__)  # for instance, Ray is gone
@@ -107,7 +109,7 @@ def _poll(
 class QueueWorker:
     """Works on the queue.
 
-    ``synthesize``, ``start_trainers``, ``conclude`` and ``sweep_checkpoints`` look at the queue once each, and return
+    ``synthesize``, ``start_trainers``, ``conclude`` and the sweeps look at the queue or the store once each, and return
     whether they found work.
 
     Attributes:
@@ -175,6 +177,15 @@ class QueueWorker:
         with self._claimed(QueueStage.CONCLUSION, self._settings.consolidation.cohort_size, progress) as jobs:
             self._run_each(jobs, self._publisher.conclude, progress)
             return bool(jobs)
+
+    def sweep_partials(self) -> bool:
+        """Delete unfinished files of writers that were killed.
+
+        Returns:
+            False, since one call deletes all of them.
+        """
+        self._store.sweep_partials()
+        return False
 
     def sweep_checkpoints(self) -> bool:
         """Delete checkpoints of consolidations that have ended.

@@ -68,7 +68,7 @@ def main() -> None:
         with acting_as(f"cli:{local_user()}"):
             app(prog_name="looper")
     except LooperError as error:
-        fail(str(error))
+        fail(error.detail)
     except ModuleNotFoundError as error:
         message = describe_missing_module(error)
         if message is None:

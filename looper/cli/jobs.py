@@ -159,7 +159,7 @@ def cancel(
         try:
             catalog.cancel(id)
         except (Conflict, NotFound) as error:
-            errors.append(str(error))
+            errors.append(error.detail)
         else:
             typer.echo(f"consolidation {id} is cancelled")
     if errors:

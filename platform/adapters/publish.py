@@ -53,7 +53,7 @@ def fetch(store: ObjectStore, tenant: str, digest: str, *, max_bytes: int | None
     try:
         contents = store.get_all([keys.adapter(tenant, digest, name) for name in FILE_NAMES], read_limit)
     except NotFound as error:
-        raise NotFound(f"adapter {digest} of tenant {tenant} is incomplete in the store {store.url}") from error
+        raise NotFound(f"adapter {digest} of tenant {tenant} is incomplete in the object store") from error
     content_by_name = dict(zip(FILE_NAMES, contents, strict=True))
     for name, content in content_by_name.items():
         if len(content) == read_limit:
@@ -61,7 +61,7 @@ def fetch(store: ObjectStore, tenant: str, digest: str, *, max_bytes: int | None
     files = AdapterFiles.from_dict(content_by_name)
     if files.digest != digest:
         raise CorruptAdapter(
-            f"adapter {digest} of tenant {tenant} is corrupt in the store {store.url}: its content's digest is "
+            f"adapter {digest} of tenant {tenant} is corrupt in the object store: its content's digest is "
             f"{files.digest}; point the channel to another version (looper skills rollback) or consolidate again"
         )
     return files

@@ -6,16 +6,17 @@ from datetime import datetime
 from typing import Self
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from looper.platform.catalog.clock import read_clock
-from looper.platform.catalog.engine import connect
-from looper.platform.domain.errors import StoreUnavailable
+from looper.platform.catalog.engine import connect, create
+from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.settings import Settings
 
 
 class Database:
-    """Connection to the catalog's database. Thread-safe.
+    """Connection to the catalog's database. Thread-safe, and bounded: no call waits for the database without end.
 
     Args:
         engine: SQLAlchemy engine whose schema is up to date.
@@ -38,7 +39,18 @@ class Database:
             InvalidInput: The URL is not a database URL.
             StoreUnavailable: The database cannot be opened.
         """
-        return cls(connect(settings.catalog_url))
+        return cls(connect(settings.catalog_url, settings.catalog.timeout_s))
+
+    def with_timeout(self, timeout_s: float) -> Self:
+        """Return the same catalog over connections of its own.
+
+        Args:
+            timeout_s: Timeout of a connection, of a statement and of the wait for a lock, in seconds.
+
+        Returns:
+            A catalog to be closed separately.
+        """
+        return type(self)(create(self._engine.url, timeout_s))
 
     def close(self) -> None:
         """Close all connections."""
@@ -63,5 +75,12 @@ class Database:
         try:
             with self._engine.begin() as sql:
                 yield sql
-        except DBAPIError as error:
-            raise StoreUnavailable(f"catalog {self._engine.url!r} failed: {error.orig}") from error
+        except (DataError, UnicodeEncodeError) as error:
+            raise InvalidInput(
+                "a value has a character or a size that the catalog cannot store: correct the request"
+            ) from error
+        except (DBAPIError, PoolTimeout) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise StoreUnavailable(
+                "the catalog does not respond: try again", detail=f"catalog {self._engine.url!r} failed: {cause}"
+            ) from error

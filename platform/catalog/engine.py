@@ -1,6 +1,7 @@
 """Open the database: configure SQLite and PostgreSQL to behave alike, and migrate the schema.
 
-``database.py`` calls it for every process that opens the catalog.
+``database.py`` calls it for every process that opens the catalog. All waits for the database have a timeout, so that a
+database that hangs stops nobody for longer.
 """
 
 from importlib.resources import files
@@ -12,7 +13,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
@@ -21,12 +22,19 @@ from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 _MIGRATION_LOCK_ID = 0x6C6F6F70
 """Name of PostgreSQL's advisory lock for migrations. Any fixed number will do."""
 
+_MIGRATION_TIMEOUT_S = 600.0
+"""Maximum time that a process waits for a migration, its own or that of another process, in seconds."""
 
-def connect(url: str) -> Engine:
+_IDLE_TRANSACTION_TIMEOUT_S = 60.0
+"""A process that stops within a transaction for this time, in seconds, loses the transaction and its locks."""
+
+
+def connect(url: str, timeout_s: float) -> Engine:
     """Open a database and migrate its schema to the newest version.
 
     Args:
         url: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
+        timeout_s: Timeout of a connection, of a statement and of the wait for a lock, in seconds.
 
     Returns:
         An SQLAlchemy engine.
@@ -37,28 +45,45 @@ def connect(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-        if parsed.get_backend_name() == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        is_sqlite = parsed.get_backend_name() == "sqlite"
-        engine = _create_sqlite_engine(parsed) if is_sqlite else create_engine(parsed, pool_pre_ping=True)
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise InvalidInput(f"catalog.url {url!r} is not a database URL: {error}") from error
+        engine = create(parsed, timeout_s)
+    except (ArgumentError, NoSuchModuleError) as error:  # without the URL, which may have a password
+        raise InvalidInput(f"catalog.url is not a database URL: {error}") from error
     try:
         _migrate(engine)
     except (DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
-        raise StoreUnavailable(f"catalog {parsed!r} cannot be opened: {str(cause).strip().splitlines()[0]}") from error
+        raise StoreUnavailable(
+            "the catalog cannot be opened: try again",
+            detail=f"catalog {parsed!r} cannot be opened: {str(cause).strip().splitlines()[0]}",
+        ) from error
     return engine
 
 
-def _create_sqlite_engine(url: Any) -> Engine:
+def create(url: URL, timeout_s: float) -> Engine:
+    """Create an engine for a database whose schema is up to date.
+
+    Args:
+        url: URL of the database.
+        timeout_s: Timeout of a connection, of a statement and of the wait for a lock, in seconds.
+
+    Returns:
+        An SQLAlchemy engine. It has not connected yet.
+    """
+    if url.get_backend_name() == "sqlite":
+        return _create_sqlite_engine(url, timeout_s)
+    if url.get_backend_name() == "postgresql":
+        return _create_postgresql_engine(url.set(drivername="postgresql+psycopg"), timeout_s)
+    return create_engine(url, pool_pre_ping=True, pool_timeout=timeout_s)
+
+
+def _create_sqlite_engine(url: URL, timeout_s: float) -> Engine:
     """Create an engine whose driver starts no transactions by itself (``isolation_level=None``).
 
     Write transactions start with BEGIN IMMEDIATE instead.
     """
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 30, "isolation_level": None})
+    engine = create_engine(url, connect_args={"timeout": timeout_s, "isolation_level": None}, pool_timeout=timeout_s)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
@@ -68,25 +93,76 @@ def _create_sqlite_engine(url: Any) -> Engine:
     return engine
 
 
+def _create_postgresql_engine(url: URL, timeout_s: float) -> Engine:
+    """Create an engine with timeouts in the server, in TCP, and in this process, which the server cannot miss."""
+    from looper.platform.catalog.bounded_connection import connect_bounded  # SQLite needs no driver of PostgreSQL
+
+    milliseconds = round(timeout_s * 1000)
+    bounds = {
+        "statement_timeout": milliseconds,
+        "lock_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": round(_IDLE_TRANSACTION_TIMEOUT_S * 1000),
+    }
+    own_options = str(url.query.get("options", ""))
+    arguments = {
+        "connect_timeout": max(1, round(timeout_s)),
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": milliseconds,
+        "options": " ".join([*(f"-c {name}={value}" for name, value in bounds.items()), own_options]).strip(),
+    }
+    engine = create_engine(
+        url.difference_update_query(["options"]),
+        connect_args=arguments,
+        pool_pre_ping=True,
+        pool_timeout=timeout_s,
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, args: Any, parameters: Any) -> Any:
+        return connect_bounded(timeout_s, *args, **parameters)
+
+    return engine
+
+
 def _migrate(engine: Engine) -> None:
     if engine.dialect.name == "sqlite" and engine.url.database:
         # The switch to WAL is stored in the file. It fails at once if another connection is active, because SQLite does
         # not wait for locks here.
-        with FileLock(f"{engine.url.database}.lock"):
+        with FileLock(f"{engine.url.database}.lock", timeout=_MIGRATION_TIMEOUT_S):
             with engine.connect() as sql:
                 sql.exec_driver_sql("PRAGMA journal_mode=WAL")
             with engine.begin() as sql:
-                _upgrade(sql)
+                if not _is_newest(sql):
+                    _upgrade(sql)
         return
+    with engine.connect() as sql:
+        if _is_newest(sql):
+            return
     with engine.begin() as sql:
+        connection: Any = sql.connection.driver_connection
+        normal_timeout_s, connection.timeout_s = connection.timeout_s, _MIGRATION_TIMEOUT_S
+        for name in ("statement_timeout", "lock_timeout"):
+            sql.exec_driver_sql(f"SET LOCAL {name} = {round(_MIGRATION_TIMEOUT_S * 1000)}")
         sql.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _MIGRATION_LOCK_ID})
-        _upgrade(sql)
+        if not _is_newest(sql):
+            _upgrade(sql)
+        connection.timeout_s = normal_timeout_s
+
+
+def _migration_script() -> Config:
+    script = Config()
+    script.set_main_option("script_location", str(files("looper.platform.catalog") / "migrations"))
+    return script
+
+
+def _is_newest(sql: Connection) -> bool:
+    newest = ScriptDirectory.from_config(_migration_script()).get_current_head()
+    return MigrationContext.configure(sql).get_current_revision() == newest
 
 
 def _upgrade(sql: Connection) -> None:
-    script = Config()
-    script.set_main_option("script_location", str(files("looper.platform.catalog") / "migrations"))
-    newest = ScriptDirectory.from_config(script).get_current_head()
-    if MigrationContext.configure(sql).get_current_revision() != newest:
-        script.attributes["connection"] = sql
-        command.upgrade(script, "head")
+    script = _migration_script()
+    script.attributes["connection"] = sql
+    command.upgrade(script, "head")

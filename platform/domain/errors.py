@@ -14,13 +14,18 @@
     └── Overloaded          the server cannot take the request now
         └── RateLimited     the tenant has reached its rate limit
 
-Every message is one line and names the thing, the value and the way out. Any other exception that reaches the user is a
-bug.
+Every message is one line and names the thing, the value and the way out. Clients get the message. Logs and the command
+line show ``detail``, which may name addresses, paths and users. Any other exception that reaches the user is a bug.
 """
 
 
 class LooperError(Exception):
     """Base class of all errors that Looper raises on purpose."""
+
+    @property
+    def detail(self) -> str:
+        """The error as the operator sees it, in logs and on the command line."""
+        return str(self)
 
 
 class InvalidInput(LooperError, ValueError):
@@ -68,7 +73,21 @@ class CorruptAdapter(LooperError):
 
 
 class StoreUnavailable(LooperError):
-    """The object store or the catalog is down, too slow or full."""
+    """The object store or the catalog is down, too slow or full.
+
+    Args:
+        message: Text for clients. It names no address, path or user of the object store or the catalog.
+        detail: Text for the operator, with the address and the cause. None: the message says everything.
+    """
+
+    def __init__(self, message: str, *, detail: str | None = None) -> None:
+        super().__init__(message)
+        self._detail = detail
+
+    @property
+    def detail(self) -> str:
+        """The error as the operator sees it, in logs and on the command line."""
+        return self._detail or str(self)
 
 
 class StoreFull(StoreUnavailable):

@@ -7,8 +7,10 @@ rename in a folder and one request on S3.
 import errno
 import os
 import posixpath
+import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,12 @@ from looper.platform.domain.errors import NotFound, StoreFull, StoreUnavailable
 from looper.platform.settings import Settings
 
 T = TypeVar("T")
+
+PARTIAL_LIFETIME_S = 86400.0
+"""Age at which an unfinished file in a folder store is deleted, in seconds since its last write."""
+
+_PARTIAL_SUFFIX = ".partial"
+"""End of the names of unfinished files."""
 
 _FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 _FULL_S3_CODES = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"}
@@ -130,7 +138,7 @@ class ObjectStore:
             StoreUnavailable: The object store failed.
         """
         found = self._guard(prefix, lambda: self._fs.find(self._path(prefix)))
-        return sorted(path[len(self._root) + 1 :] for path in found if not path.endswith(".partial"))
+        return sorted(path[len(self._root) + 1 :] for path in found if not path.endswith(_PARTIAL_SUFFIX))
 
     def delete(self, prefix: str) -> None:
         """Delete the object or folder ``prefix``, if it exists.
@@ -147,43 +155,86 @@ class ObjectStore:
 
         self._guard(prefix, remove)
 
+    def sweep_partials(self) -> None:
+        """Delete what killed writers have left behind, once it is older than ``PARTIAL_LIFETIME_S``.
+
+        Only a folder has such files. On S3, the bucket's lifecycle rule for incomplete uploads does the same.
+
+        Raises:
+            StoreUnavailable: The object store failed.
+        """
+
+        def sweep() -> None:
+            oldest = time.time() - PARTIAL_LIFETIME_S
+            for path in Path(self._root).rglob(f"*{_PARTIAL_SUFFIX}"):
+                with suppress(FileNotFoundError):  # its writer has just finished
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+
+        if isinstance(self._fs, LocalFileSystem):
+            self._guard("", sweep)
+
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
     def _put(self, path: str, content: bytes) -> None:
-        if self._fs.exists(path):
-            return
         if not isinstance(self._fs, LocalFileSystem):
-            self._fs.pipe_file(path, content)
+            if not self._fs.exists(path):
+                self._fs.pipe_file(path, content)
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(f"{path}.{uuid.uuid4().hex}.partial")
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        target = Path(path)
+        if not target.exists():
+            _write_file(target, content)
+        # Also for an object that exists: its writer may have been killed before it came here. The new names of the file
+        # and of its folders are on the disk only once the folders that hold them are.
+        for folder in target.parents:
+            _sync_folder(folder)
+            if folder == Path(self._root):
+                break
 
     def _guard(self, key: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except FileNotFoundError as error:
-            raise NotFound(f"object {key} is not in the store {self.url}") from error
+            raise NotFound(f"object {key} is not in the object store") from error
         except Exception as error:
             # For the same failure, fsspec back ends raise OSError, asyncio's TimeoutError or botocore's own exceptions.
             # Callers get one exception type, with the original as its cause.
             if _is_full(error):
                 raise StoreFull(
-                    f"object store {self.url} is full: {key} was not written ({error}); free some space, then run the "
-                    "command again"
+                    f"the object store is full: {key} was not written; try again when there is space",
+                    detail=f"object store {self.url} is full: {key} was not written ({error}); free some space, then "
+                    "run the command again",
                 ) from error
             raise StoreUnavailable(
-                f"object store {self.url} failed on {key}: {type(error).__name__}: {error}; "
-                "check that it is reachable and writable, then run the command again"
+                f"the object store failed on {key}: try again",
+                detail=f"object store {self.url} failed on {key}: {type(error).__name__}: {error}; "
+                "check that it is reachable and writable, then run the command again",
             ) from error
+
+
+def _write_file(target: Path, content: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(f"{target}.{uuid.uuid4().hex}{_PARTIAL_SUFFIX}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a network file system that has no such operation
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _is_full(error: BaseException | None) -> bool:

@@ -47,6 +47,15 @@ class CatalogSettings(_Section):
     url: str | None = Field(
         None, description="SQLAlchemy URL of SQLite or PostgreSQL. Default: the file catalog.sqlite in home."
     )
+    timeout_s: float = Field(
+        10.0, gt=0, description="Timeout of a connection, of a statement and of the wait for a lock."
+    )
+    outage_s: float = Field(
+        60.0,
+        gt=0,
+        description="While the database is away, known keys and skills are served for this time. A revocation takes "
+        "effect within this time, whatever happens.",
+    )
 
 
 class GateSettings(_Section):

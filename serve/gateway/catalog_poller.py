@@ -62,7 +62,7 @@ async def run_periodically(interval_s: float, action: Callable[[], Awaitable[Non
             try:
                 await action()
             except StoreUnavailable as error:
-                log.warning("a background task of the gateway is repeated in %g s: %s", interval_s, error)
+                log.warning("a background task of the gateway is repeated in %g s: %s", interval_s, error.detail)
             except Exception:
                 log.exception("a background task of the gateway failed; it is repeated in %g s", interval_s)
             await asyncio.sleep(interval_s)

@@ -40,7 +40,7 @@ def publish_version(catalog: Catalog, batch: str, digest: str) -> bool:
 
 
 def test_migrations_create_the_tables(catalog_settings: Settings) -> None:
-    engine = connect(catalog_settings.catalog_url)
+    engine = connect(catalog_settings.catalog_url, 10)
     with engine.connect() as sql:
         assert compare_metadata(MigrationContext.configure(sql), metadata) == []
     engine.dispose()
