@@ -14,11 +14,12 @@
 | 422 | invalid_input | A query parameter is wrong. | platform/api/error_handlers.py |
 | 429 | rate_limit_exceeded | The tenant's rate limit or its concurrent requests are used up. | gateway/rate_limits.py |
 | 500 | engine_failed | The engine raised an error; the gateway's log has it. | gateway/completion_handler.py |
-| 500 | version_revoked | The version was revoked during the stream. | gateway/response_stream.py |
 | 500 | corrupt_adapter, missing_adapter, unservable_adapter | The adapter cannot be loaded. | engine/skill_server.py |
 | 503 | overloaded | The admission queue is full or too slow for the request. | engine/admission.py |
 | 503 | overloaded | The adapter or the grammar takes longer than the request allows. | engine/deadline.py |
 | 503 | overloaded | Too many requests of the tenant wait for their grammars. | engine/fair_turns.py |
+| 503 | version_revoked | The version was revoked during the response. | gateway/revocation.py |
+| 503 | version_unconfirmed | The catalog is away for too long to know what is revoked. | gateway/revocation.py |
 | 503 | store_unavailable | The object store or the catalog does not respond. | platform/objectstore, platform/catalog |
 | 503 | store_unavailable | The disk is full. | cache/disk_cache.py |
 | 503 | store_unavailable | The download process died. | cache/download_process.py |
@@ -191,8 +192,17 @@ def engine_failed() -> FullResponse:
 
 
 def version_revoked() -> FullResponse:
-    """Return the error for a stream whose version was revoked while it ran."""
-    return error_response(500, "the stream was stopped: this version was revoked", code="version_revoked")
+    """Return the error for a response whose version was revoked while it was generated."""
+    return error_response(
+        503, "the response was stopped: this version was revoked", code="version_revoked", headers=_RETRY_SOON
+    )
+
+
+def version_unconfirmed() -> FullResponse:
+    """Return the error for a response while nobody can tell whether its version or its key is revoked."""
+    return error_response(
+        503, "the catalog does not respond: try again", code="version_unconfirmed", headers=_RETRY_SOON
+    )
 
 
 def stream_failed() -> FullResponse:

@@ -18,6 +18,10 @@ app = typer.Typer(help="Manage what is served: channels and the versions that th
 Instance = Annotated[str, typer.Argument(metavar="TENANT/INSTANCE", help="Instance of the skill.")]
 Digest = Annotated[str, typer.Argument(help="Digest of the version, or its first characters.")]
 Channel = Annotated[str, typer.Option(help="Channel to point to another version.")]
+Expected = Annotated[
+    str | None,
+    typer.Option(help="Change nothing unless the channel points to this version: its digest, or its first characters."),
+]
 
 
 @app.command("list")
@@ -134,6 +138,7 @@ def promote(
             min=0, max=1, help="Canary share: fraction of the requests for the plain name that this channel answers."
         ),
     ] = 0.0,
+    expected: Expected = None,
 ) -> None:
     """Point a channel to a version, from the next request on.
 
@@ -151,12 +156,20 @@ def promote(
     settings, name = load_settings(), InstanceName.parse(instance)
     catalog = Catalog.open(settings)
     full_digest = _full_digest(catalog, name, digest)
-    adapters.promote(catalog, ObjectStore.open(settings), name, channel, full_digest, share)
+    adapters.promote(
+        catalog,
+        ObjectStore.open(settings),
+        name,
+        channel,
+        full_digest,
+        share,
+        expected=_full_digest(catalog, name, expected) if expected else None,
+    )
     typer.echo(f"{name}@{channel} -> {full_digest}" + (f" for {share:.0%}" if share else ""))
 
 
 @app.command()
-def rollback(instance: Instance, channel: Channel = "prod") -> None:
+def rollback(instance: Instance, channel: Channel = "prod", expected: Expected = None) -> None:
     """Point a channel to the version before the one it points to.
 
     Example: `looper skills rollback acme/helpdesk`
@@ -168,12 +181,23 @@ def rollback(instance: Instance, channel: Channel = "prod") -> None:
     from looper.platform.settings import load_settings
 
     settings, name = load_settings(), InstanceName.parse(instance)
-    digest = adapters.rollback(Catalog.open(settings), ObjectStore.open(settings), name, channel)
+    catalog = Catalog.open(settings)
+    digest = adapters.rollback(
+        catalog,
+        ObjectStore.open(settings),
+        name,
+        channel,
+        expected=_full_digest(catalog, name, expected) if expected else None,
+    )
     typer.echo(f"{name}@{channel} -> {digest}")
 
 
 @app.command()
-def drop(instance: Instance, channel: Annotated[str, typer.Argument(help="Channel to drop, such as canary.")]) -> None:
+def drop(
+    instance: Instance,
+    channel: Annotated[str, typer.Argument(help="Channel to drop, such as canary.")],
+    expected: Expected = None,
+) -> None:
     """Drop a channel. Channel prod answers its share of the requests again.
 
     Example: `looper skills drop acme/helpdesk canary`
@@ -182,8 +206,8 @@ def drop(instance: Instance, channel: Annotated[str, typer.Argument(help="Channe
     from looper.platform.domain.names import InstanceName
     from looper.platform.settings import load_settings
 
-    name = InstanceName.parse(instance)
-    Catalog.open(load_settings()).delete_channel(name, channel)
+    name, catalog = InstanceName.parse(instance), Catalog.open(load_settings())
+    catalog.delete_channel(name, channel, expected=_full_digest(catalog, name, expected) if expected else None)
     typer.echo(f"{name}@{channel} was dropped")
 
 
@@ -195,13 +219,16 @@ def revoke(instance: Instance, digest: Digest) -> None:
 
     Example: `looper skills revoke acme/helpdesk 4be1d2`
     """
+    from looper.platform import revocation
     from looper.platform.catalog import Catalog
     from looper.platform.domain.names import InstanceName
+    from looper.platform.objectstore import ObjectStore
     from looper.platform.settings import load_settings
 
-    name, catalog = InstanceName.parse(instance), Catalog.open(load_settings())
+    settings, name = load_settings(), InstanceName.parse(instance)
+    catalog = Catalog.open(settings)
     full_digest = _full_digest(catalog, name, digest)
-    moved = catalog.revoke_version(name, full_digest)
+    moved = revocation.revoke_version(catalog, ObjectStore.open(settings), name, full_digest)
     typer.echo(f"{full_digest} is revoked")
     for channel, now in moved.items():
         typer.echo(f"{name}@{channel} -> {now or 'nothing: it is not served until you promote a version'}")

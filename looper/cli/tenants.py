@@ -124,15 +124,18 @@ def revoke(
 
     Example: `looper tenant revoke acme/ci`
     """
+    from looper.platform import revocation
     from looper.platform.catalog import Catalog
+    from looper.platform.objectstore import ObjectStore
     from looper.platform.settings import load_settings
 
+    settings = load_settings()
+    catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     tenant, slash, name = key.partition("/")
-    catalog = Catalog.open(load_settings())
     if slash:
-        revoked = catalog.revoke_key(name, tenant=tenant)
+        revoked = revocation.revoke_key(catalog, store, name, tenant=tenant)
     else:
-        revoked = catalog.revoke_key(key.removeprefix("looper_").partition("_")[0])
+        revoked = revocation.revoke_key(catalog, store, key.removeprefix("looper_").partition("_")[0])
     typer.echo(f"key {revoked.tenant}/{revoked.name} with id {revoked.id} is revoked")
 
 

@@ -6,6 +6,7 @@ Queue workers publish. Serving, promotion and the command line fetch.
 from looper.platform.adapters.files import FILE_NAMES, AdapterFiles
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput, NotFound
 from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.revocation import is_marked
 
 
 def publish(store: ObjectStore, tenant: str, files: AdapterFiles) -> str:
@@ -21,9 +22,12 @@ def publish(store: ObjectStore, tenant: str, files: AdapterFiles) -> str:
 
     Raises:
         CorruptAdapter: The store returned other bytes than were written.
+        InvalidInput: The same adapter was published before, and was revoked.
         StoreUnavailable: The object store failed.
     """
     digest = files.digest
+    if is_marked(store, digest):
+        raise InvalidInput(f"version {digest} was revoked and is not published again: change the data or the recipe")
     for name, content in files.to_dict().items():
         store.put(keys.adapter(tenant, digest, name), content)
     fetch(store, tenant, digest)

@@ -15,12 +15,11 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from looper.platform.api.request_body import JsonRequest
-from looper.platform.catalog import Catalog
 from looper.platform.domain.actor import acting_as
 from looper.platform.domain.errors import Forbidden
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.domain.scopes import Scope, format_scopes
-from looper.platform.tenancy import authenticate
+from looper.platform.tenancy import KeyReader, authenticate
 from looper.platform.tenancy.last_use import LastUseRecorder
 
 _bearer = HTTPBearer(
@@ -42,7 +41,7 @@ def needs(scope: Scope) -> params.Security:
     return Security(_bearer, scopes=[scope])
 
 
-def authenticated_route(catalog: Catalog) -> type[APIRoute]:
+def authenticated_route(catalog: KeyReader) -> type[APIRoute]:
     """Return a route class that authenticates each request and checks its scopes before anything else.
 
     A route without ``needs(...)`` is a mistake, and raises TypeError when it is defined.

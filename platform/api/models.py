@@ -196,6 +196,9 @@ class ChannelPointer(_ApiModel):
         le=1,
         description="Canary share: the fraction of the requests for the plain name that the channel answers",
     )
+    expected: str | None = Field(
+        None, max_length=64, description="Digest that the channel must point to now. Otherwise 409"
+    )
 
 
 class VersionTraffic(_ApiModel):

@@ -44,5 +44,5 @@ def control_plane_router(
     router.include_router(instance_router(catalog, store, route_class))
     router.include_router(consolidation_router(settings, catalog, route_class))
     router.include_router(skill_router(catalog, store, prefetch, route_class))
-    router.include_router(tenant_router(catalog, route_class))
+    router.include_router(tenant_router(catalog, store, route_class))
     return router

@@ -1,17 +1,24 @@
 """Routes of skills: list, show, promote, drop, roll back and revoke."""
 
 from collections.abc import Callable
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.routing import APIRoute
 
-from looper.platform import adapters
+from looper.platform import adapters, revocation
 from looper.platform.api.authenticated_route import Instance, Tenant, needs
 from looper.platform.api.models import ChannelPointer, SkillInfo
 from looper.platform.catalog import Catalog
 from looper.platform.domain.scopes import Scope
 from looper.platform.domain.version import Version
 from looper.platform.objectstore import ObjectStore
+
+Expected = Annotated[
+    str | None,
+    Query(max_length=64, description="Digest that the channel must point to now. Otherwise 409"),
+]
+"""Parameter type: the version that the client has seen."""
 
 
 def skill_router(
@@ -42,20 +49,22 @@ def skill_router(
 
     @router.put("/{instance}/channels/{channel}", summary="Promote: point a channel to a version", dependencies=changes)
     def promote(instance: Instance, channel: str, pointer: ChannelPointer) -> SkillInfo:
-        adapters.promote(catalog, store, instance, channel, pointer.digest, pointer.share, prefetch)
+        adapters.promote(
+            catalog, store, instance, channel, pointer.digest, pointer.share, prefetch, expected=pointer.expected
+        )
         return SkillInfo.from_catalog(catalog, instance)
 
     @router.delete("/{instance}/channels/{channel}", summary="Drop a channel", dependencies=changes)
-    def drop(instance: Instance, channel: str) -> SkillInfo:
+    def drop(instance: Instance, channel: str, expected: Expected = None) -> SkillInfo:
         """Channel `prod` answers its share of the requests again. A skill without `prod` is not served."""
-        catalog.delete_channel(instance, channel)
+        catalog.delete_channel(instance, channel, expected=expected)
         return SkillInfo.from_catalog(catalog, instance)
 
     @router.post(
         "/{instance}/channels/{channel}/rollback", summary="Point a channel to the version before", dependencies=changes
     )
-    def rollback(instance: Instance, channel: str) -> SkillInfo:
-        adapters.rollback(catalog, store, instance, channel, prefetch)
+    def rollback(instance: Instance, channel: str, expected: Expected = None) -> SkillInfo:
+        adapters.rollback(catalog, store, instance, channel, prefetch, expected=expected)
         return SkillInfo.from_catalog(catalog, instance)
 
     @router.post(
@@ -65,7 +74,7 @@ def skill_router(
     )
     def revoke(instance: Instance, digest: str) -> SkillInfo:
         """Running streams of the version stop. `prod` falls back to the version before; other channels are dropped."""
-        catalog.revoke_version(instance, digest)
+        revocation.revoke_version(catalog, store, instance, digest)
         return SkillInfo.from_catalog(catalog, instance)
 
     return router

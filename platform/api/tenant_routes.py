@@ -5,17 +5,20 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.routing import APIRoute
 
+from looper.platform import revocation
 from looper.platform.api.authenticated_route import Tenant, needs
 from looper.platform.api.models import AuditInfo, KeyInfo, TenantLimits
 from looper.platform.catalog import Catalog, Quota
 from looper.platform.domain.scopes import Scope
+from looper.platform.objectstore import ObjectStore
 
 
-def tenant_router(catalog: Catalog, route_class: type[APIRoute]) -> APIRouter:
+def tenant_router(catalog: Catalog, store: ObjectStore, route_class: type[APIRoute]) -> APIRouter:
     """Return the routes under ``/keys``, ``/limits``, ``/audit`` and ``/tenants``.
 
     Args:
         catalog: Catalog of the cluster.
+        store: Object store of the cluster; revocations are marked there.
         route_class: Class of the routes, which authenticates requests.
 
     Returns:
@@ -30,7 +33,7 @@ def tenant_router(catalog: Catalog, route_class: type[APIRoute]) -> APIRouter:
 
     @router.post("/keys/{key}/revoke", summary="Revoke an API key by its name or its id", dependencies=admin)
     def revoke_key(tenant: Tenant, key: str) -> KeyInfo:
-        return KeyInfo.from_key(catalog.revoke_key(key, tenant=tenant))
+        return KeyInfo.from_key(revocation.revoke_key(catalog, store, key, tenant=tenant))
 
     @router.get("/limits", summary="Show the tenant's own rate limits", dependencies=admin)
     def show_limits(tenant: Tenant) -> TenantLimits:

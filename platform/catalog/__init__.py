@@ -4,6 +4,25 @@
 """
 
 from looper.platform.catalog.catalog import Catalog
-from looper.platform.catalog.records import ApiKey, Batch, Event, Quota, RouteTarget, TrainingDemand
+from looper.platform.catalog.records import (
+    ApiKey,
+    Batch,
+    Changes,
+    Event,
+    Quota,
+    Revocation,
+    RouteTarget,
+    TrainingDemand,
+)
 
-__all__ = ["ApiKey", "Batch", "Catalog", "Event", "Quota", "RouteTarget", "TrainingDemand"]
+__all__ = [
+    "ApiKey",
+    "Batch",
+    "Catalog",
+    "Changes",
+    "Event",
+    "Quota",
+    "Revocation",
+    "RouteTarget",
+    "TrainingDemand",
+]

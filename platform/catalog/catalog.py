@@ -6,6 +6,7 @@ from looper.platform.catalog.instances import InstanceOperations
 from looper.platform.catalog.keys import KeyOperations
 from looper.platform.catalog.leased_work import LeasedWorkOperations
 from looper.platform.catalog.queue import QueueOperations
+from looper.platform.catalog.revocations import RevocationOperations
 from looper.platform.catalog.skills import SkillOperations
 from looper.platform.catalog.tenants import TenantOperations
 
@@ -18,6 +19,7 @@ class Catalog(
     QueueOperations,
     LeasedWorkOperations,
     SkillOperations,
+    RevocationOperations,
     EventOperations,
 ):
     """The SQL database of tenants, keys, instances, consolidations, versions and channels. Thread-safe.

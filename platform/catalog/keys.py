@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import Connection, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import rows
@@ -74,6 +74,22 @@ class KeyOperations(Database):
             rows.require_tenant(sql, tenant)
             return [ApiKey(**row._mapping) for row in sql.execute(query)]
 
+    def find_valid_key(self, key: str, *, tenant: str | None = None) -> ApiKey:
+        """Find a key that is not revoked.
+
+        Args:
+            key: Id of the key or, where ``tenant`` is given, also its name.
+            tenant: Only a key of this tenant. None: of any.
+
+        Returns:
+            The key.
+
+        Raises:
+            NotFound: There is no such key, or it is revoked.
+        """
+        with self._read_transaction() as sql:
+            return _find_valid_key(sql, key, tenant)
+
     def revoke_key(self, key: str, *, tenant: str | None = None) -> ApiKey:
         """Revoke a key. It is refused from the next request on.
 
@@ -88,14 +104,9 @@ class KeyOperations(Database):
             NotFound: There is no such key, or it is revoked already.
         """
         c = t.keys.c
-        named = c.id == key if tenant is None else (c.tenant == tenant) & or_(c.id == key, c.name == key)
         with self._write_transaction() as sql:
-            # A key whose id was asked for goes before one that was given the other's id as its name.
-            query = select(c.id).where(named, c.revoked_at.is_(None)).order_by(c.id != key).limit(1)
-            id = sql.scalar(query)
-            now = read_clock(sql)
-            if id is None or not sql.execute(update(t.keys).where(c.id == id).values(revoked_at=now)).rowcount:
-                raise NotFound(f"key {key} does not exist or is revoked already: looper tenant keys TENANT")
+            id = _find_valid_key(sql, key, tenant).id
+            sql.execute(update(t.keys).where(c.id == id).values(revoked_at=read_clock(sql)))
             revoked = ApiKey(**sql.execute(select(t.keys).where(c.id == id)).one()._mapping)
             rows.insert_tenant_event(sql, revoked.tenant, f"key {revoked.name}/{revoked.id} was revoked")
             return revoked
@@ -107,3 +118,14 @@ class KeyOperations(Database):
             now = read_clock(sql)
             is_due = or_(c.last_used_at.is_(None), c.last_used_at < now - timedelta(seconds=LAST_USE_INTERVAL_S))
             sql.execute(update(t.keys).where(c.id == id, is_due).values(last_used_at=now))
+
+
+def _find_valid_key(sql: Connection, key: str, tenant: str | None) -> ApiKey:
+    c = t.keys.c
+    named = c.id == key if tenant is None else (c.tenant == tenant) & or_(c.id == key, c.name == key)
+    # A key whose id was asked for goes before one that was given the other's id as its name.
+    query = select(t.keys).where(named, c.revoked_at.is_(None)).order_by(c.id != key).limit(1)
+    row = sql.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(f"key {key} does not exist or is revoked already: looper tenant keys TENANT")
+    return ApiKey(**row._mapping)

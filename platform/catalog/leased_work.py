@@ -124,8 +124,8 @@ class LeasedWorkOperations(Database):
     def publish(self, id: str, owner: str, *, digest: str, verdict: GateVerdict, base_revision: str) -> bool:
         """End a consolidation as published: record its version and point ``prod`` to it, in one transaction.
 
-        ``prod`` moves only if it still points to the version that the consolidation started from. A promotion or a
-        rollback that was made in the meantime is kept.
+        ``prod`` moves only if it still points to the version that the consolidation started from, and never to a
+        version that is revoked already. A promotion or a rollback that was made in the meantime is kept.
 
         Args:
             id: The consolidation.
@@ -142,8 +142,12 @@ class LeasedWorkOperations(Database):
         """
         stored = verdict.model_dump(mode="json")
         with self._write_transaction() as sql:
+            # Whoever moves a channel holds this lock. It comes first, as in ``submit``, so that nobody deadlocks.
+            rows.require_instance(sql, rows.load_consolidation(sql, id).instance, lock=True)
             job = _end(sql, id, owner, state=ConsolidationState.PUBLISHED, digest=digest, verdict=stored)
-            if sql.scalar(select(t.versions.c.digest).where(t.versions.c.digest == digest)) is None:
+            v = t.versions.c
+            recorded = sql.execute(select(v.digest, v.revoked_at).where(v.digest == digest)).one_or_none()
+            if recorded is None:
                 sql.execute(
                     insert(t.versions).values(
                         digest=digest,
@@ -157,13 +161,15 @@ class LeasedWorkOperations(Database):
                         created_at=read_clock(sql),
                     )
                 )
-            moved = rows.swap_channel(sql, job.instance, PROD, job.parent, digest)
+            is_revoked = recorded is not None and recorded.revoked_at is not None
+            moved = not is_revoked and rows.swap_channel(sql, job.instance, PROD, job.parent, digest)
+            reason = "the version is revoked" if is_revoked else "it was changed during the consolidation"
             rows.insert_event(sql, job.instance, id, f"published {digest}", actor=QUEUE_WORKER)
             rows.insert_event(
                 sql,
                 job.instance,
                 id,
-                f"prod -> {digest}" if moved else "prod was not moved: it was changed during the consolidation",
+                f"prod -> {digest}" if moved else f"prod was not moved: {reason}",
                 actor=QUEUE_WORKER,
             )
             return moved

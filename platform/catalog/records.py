@@ -1,11 +1,34 @@
 """Records that the catalog returns and that are not domain types of their own."""
 
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.scopes import Scope, parse_scopes
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Changes(Generic[Row]):
+    """What has changed in the catalog, and when that was read."""
+
+    at: datetime
+    """Time of the reading, by the catalog's clock."""
+    rows: frozenset[Row]
+    """What has changed."""
+
+
+class Revocation(NamedTuple):
+    """A version or a key that is revoked."""
+
+    kind: Literal["version", "key"]
+    """What is revoked."""
+    id: str
+    """Digest of the version, or id of the key."""
 
 
 class _Record(BaseModel):

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.clock import read_clock
 from looper.platform.domain.actor import current_actor
 from looper.platform.domain.consolidation import Consolidation
-from looper.platform.domain.errors import NotFound
+from looper.platform.domain.errors import Conflict, NotFound
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.version import Version
 
@@ -136,6 +136,40 @@ def swap_channel(
     return True
 
 
+def delete_channel(sql: Connection, instance: InstanceName, channel: str) -> bool:
+    """Delete a channel.
+
+    Args:
+        sql: Open transaction.
+        instance: Instance of the channel.
+        channel: Name of the channel.
+
+    Returns:
+        Whether there was such a channel.
+    """
+    condition = in_instance(t.channels, instance) & (t.channels.c.name == channel)
+    return sql.execute(delete(t.channels).where(condition)).rowcount == 1
+
+
+def check_expected(instance: InstanceName, channel: str, expected: str | None, current: str | None) -> None:
+    """Raise an error if a channel is not what the caller expects.
+
+    Args:
+        instance: Instance of the channel.
+        channel: Name of the channel.
+        expected: Digest that the caller has seen. None: the caller expects nothing.
+        current: Digest that the channel points to. None: the channel does not exist.
+
+    Raises:
+        Conflict: The channel points elsewhere.
+    """
+    if expected is not None and expected != current:
+        raise Conflict(
+            f"channel {instance}@{channel} points to {current or 'nothing'} now, not to {expected}: look at the new "
+            f"version (looper skills show {instance}), then run the command again"
+        )
+
+
 def insert_event(
     sql: Connection, instance: InstanceName, consolidation: str | None, what: str, *, actor: str | None = None
 ) -> None:
@@ -198,6 +232,24 @@ def to_consolidation(row: Row[Any]) -> Consolidation:
     for column in ("lease_until", "shape"):  # only the queue uses these
         values.pop(column)
     return Consolidation(instance=instance, **values)
+
+
+def load_lineage(sql: Connection, digest: str) -> list[Version]:
+    """Load a version, its parent, the parent's parent and so on.
+
+    Args:
+        sql: Open transaction.
+        digest: Digest of the first version.
+
+    Returns:
+        The versions, none if there is no such version.
+    """
+    v = t.versions.c
+    ancestors = select(v.digest, v.parent, literal(0).label("depth")).where(v.digest == digest).cte(recursive=True)
+    parents = select(v.digest, v.parent, ancestors.c.depth + 1).where(v.digest == ancestors.c.parent)
+    ancestors = ancestors.union_all(parents)
+    found = sql.execute(select(t.versions).join(ancestors, ancestors.c.digest == v.digest).order_by(ancestors.c.depth))
+    return [to_version(row) for row in found]
 
 
 def to_version(row: Row[Any]) -> Version:

@@ -5,14 +5,14 @@ The gateway resolves model names here. The API and the command line move channel
 
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, func, literal, select, update
+from sqlalchemy import Connection, func, select
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import RouteTarget
-from looper.platform.domain.errors import Conflict, InvalidInput, NotFound
+from looper.platform.catalog.records import Changes, RouteTarget
+from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import PROD, InstanceName, ModelName, check_name, is_digest
 from looper.platform.domain.version import Version
 
@@ -52,15 +52,8 @@ class SkillOperations(Database):
 
         The list is empty if there is no such version.
         """
-        v = t.versions.c
-        ancestors = select(v.digest, v.parent, literal(0).label("depth")).where(v.digest == digest).cte(recursive=True)
-        parents = select(v.digest, v.parent, ancestors.c.depth + 1).where(v.digest == ancestors.c.parent)
-        ancestors = ancestors.union_all(parents)
         with self._read_transaction() as sql:
-            found = sql.execute(
-                select(t.versions).join(ancestors, ancestors.c.digest == v.digest).order_by(ancestors.c.depth)
-            )
-            return [rows.to_version(row) for row in found]
+            return rows.load_lineage(sql, digest)
 
     def list_sibling_versions(
         self, instance: InstanceName, *, base: str, before: datetime, limit: int
@@ -137,7 +130,9 @@ class SkillOperations(Database):
         with self._read_transaction() as sql:
             return rows.channel_digest(sql, instance, name)
 
-    def set_channel(self, instance: InstanceName, channel: str, digest: str, share: float = 0.0) -> None:
+    def set_channel(
+        self, instance: InstanceName, channel: str, digest: str, share: float = 0.0, *, expected: str | None = None
+    ) -> None:
         """Create a channel or point it to another version.
 
         Args:
@@ -145,11 +140,12 @@ class SkillOperations(Database):
             channel: Name of the channel.
             digest: Version of the same instance.
             share: Canary share: the share of the requests for the instance's plain name that this channel answers.
+            expected: Digest that the channel must point to now. None: it may point anywhere, or not exist.
 
         Raises:
             InvalidInput: The channel's name is not valid, or all shares together exceed 1.
             NotFound: The digest is not a version of the instance, or it is revoked.
-            Conflict: Another process moved the channel at the same time.
+            Conflict: The channel does not point to ``expected``.
         """
         check_name(channel, "channel")
         with self._write_transaction() as sql:
@@ -163,76 +159,46 @@ class SkillOperations(Database):
             if found is None:
                 raise rows.version_not_found(instance, digest)
             _check_share(sql, instance, channel, share)
-            if not rows.swap_channel(
-                sql, instance, channel, rows.channel_digest(sql, instance, channel), digest, share
-            ):
-                raise Conflict(f"channel {instance}@{channel} was moved at the same time: run the command again")
+            current = rows.channel_digest(sql, instance, channel)
+            rows.check_expected(instance, channel, expected, current)
+            rows.swap_channel(sql, instance, channel, current, digest, share)
             rows.insert_event(sql, instance, None, f"{channel} -> {digest}" + (f" for {share:.0%}" if share else ""))
 
-    def delete_channel(self, instance: InstanceName, channel: str) -> None:
+    def delete_channel(self, instance: InstanceName, channel: str, *, expected: str | None = None) -> None:
         """Delete a channel. Its version stays.
 
         Args:
             instance: Instance of the channel.
             channel: Name of the channel.
+            expected: Digest that the channel must point to now. None: it may point anywhere.
 
         Raises:
-            NotFound: The channel does not exist.
+            NotFound: The instance or the channel does not exist.
+            Conflict: The channel does not point to ``expected``.
         """
         with self._write_transaction() as sql:
-            if not _delete_channel(sql, instance, channel):
+            rows.require_instance(sql, instance, lock=True)
+            current = rows.channel_digest(sql, instance, channel)
+            if current is not None:
+                rows.check_expected(instance, channel, expected, current)
+            if not rows.delete_channel(sql, instance, channel):
                 raise NotFound(f"instance {instance} has no channel {channel}: looper skills show {instance}")
             rows.insert_event(sql, instance, None, f"{channel} is deleted")
 
-    def revoke_version(self, instance: InstanceName, digest: str) -> dict[str, str | None]:
-        """Revoke a version, so that it is no longer served.
+    def list_updated_channels(self, since: datetime | None) -> Changes[RouteTarget]:
+        """Return what the channels of all instances point to, for those channels that changed after ``since``.
 
-        ``prod`` falls back to the newest ancestor that is not revoked. All other channels that point to the version are
-        deleted.
-
-        Args:
-            instance: Instance of the version.
-            digest: Version to revoke.
-
-        Returns:
-            The new digest of each channel that pointed to the version, by channel name. None: the channel was deleted.
-
-        Raises:
-            NotFound: The digest is not a version of the instance, or it is revoked already.
+        Times are of the catalog's clock. None: only the present time.
         """
-        valid = [version for version in self.get_lineage(digest) if version.revoked_at is None]
-        if not valid or valid[0].digest != digest or valid[0].instance != instance:
-            raise rows.version_not_found(instance, digest)
-        fallback = valid[1].digest if len(valid) > 1 else None
-        moved: dict[str, str | None] = {}
-        with self._write_transaction() as sql:
-            rows.require_instance(sql, instance, lock=True)
-            sql.execute(update(t.versions).where(t.versions.c.digest == digest).values(revoked_at=read_clock(sql)))
-            rows.insert_event(sql, instance, None, f"revoked {digest}")
-            c = t.channels.c
-            query = select(c.name).where(rows.in_instance(t.channels, instance), c.digest == digest)
-            for channel in sql.scalars(query).all():
-                if channel == PROD and fallback is not None:
-                    rows.swap_channel(sql, instance, channel, digest, fallback)
-                    moved[channel] = fallback
-                else:
-                    _delete_channel(sql, instance, channel)
-                    moved[channel] = None
-                rows.insert_event(sql, instance, None, f"{channel} -> {moved[channel] or 'nothing'}")
-        return moved
-
-    def list_updated_channels(self, since: datetime) -> list[RouteTarget]:
-        """Return what the channels of all instances point to, for those channels that changed after ``since``."""
         v, c = t.versions.c, t.channels.c
         query = select(c.name, c.share, v.digest, v.rank).join(t.versions, v.digest == c.digest)
         with self._read_transaction() as sql:
-            found = sql.execute(query.where(c.updated_at > since))
-            return [RouteTarget(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found]
-
-    def list_revoked_digests(self, since: datetime) -> list[str]:
-        """Return the digests of all versions that were revoked after ``since``."""
-        with self._read_transaction() as sql:
-            return list(sql.scalars(select(t.versions.c.digest).where(t.versions.c.revoked_at > since)))
+            now = read_clock(sql)
+            found = sql.execute(query.where(c.updated_at > (since or now)))
+            targets = [
+                RouteTarget(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found
+            ]
+        return Changes(now, frozenset(targets))
 
     def resolve(self, model: ModelName) -> str:
         """Return the digest of the version that ``model`` names now.
@@ -287,11 +253,6 @@ def _check_share(sql: Connection, instance: InstanceName, channel: str, share: f
         raise InvalidInput(
             f"share {share:g} of channel {channel} is too large: other channels have {other_shares:g} already"
         )
-
-
-def _delete_channel(sql: Connection, instance: InstanceName, channel: str) -> bool:
-    condition = rows.in_instance(t.channels, instance) & (t.channels.c.name == channel)
-    return sql.execute(delete(t.channels).where(condition)).rowcount == 1
 
 
 def _give_prod_the_rest(targets: list[RouteTarget]) -> list[RouteTarget]:

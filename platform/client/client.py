@@ -181,7 +181,9 @@ class Client:
         """
         return self._get(f"/skills/{check_name(instance, 'instance')}", SkillInfo)
 
-    def promote(self, instance: str, digest: str, *, channel: str = PROD, share: float = 0.0) -> SkillInfo:
+    def promote(
+        self, instance: str, digest: str, *, channel: str = PROD, share: float = 0.0, expected: str | None = None
+    ) -> SkillInfo:
         """Point a channel to a version.
 
         Args:
@@ -189,23 +191,32 @@ class Client:
             digest: Digest of the version.
             channel: Channel to point; a new one is created.
             share: Canary share: the fraction, from 0 to 1, of the requests for the plain name that the channel answers.
+            expected: Digest that the channel must point to now. None: it may point anywhere, or not exist.
 
         Returns:
             The skill as it is now.
-        """
-        return self._call("PUT", _channel_path(instance, channel), SkillInfo, json={"digest": digest, "share": share})
 
-    def drop(self, instance: str, channel: str) -> SkillInfo:
+        Raises:
+            Conflict: The channel does not point to ``expected``.
+        """
+        body = {"digest": digest, "share": share} | _expected(expected)
+        return self._call("PUT", _channel_path(instance, channel), SkillInfo, json=body)
+
+    def drop(self, instance: str, channel: str, *, expected: str | None = None) -> SkillInfo:
         """Drop a channel. ``prod`` answers its share of the requests again.
 
         Args:
             instance: Instance of the skill.
             channel: Channel to drop.
+            expected: Digest that the channel must point to now. None: it may point anywhere.
 
         Returns:
             The skill as it is now.
+
+        Raises:
+            Conflict: The channel does not point to ``expected``.
         """
-        return self._call("DELETE", _channel_path(instance, channel), SkillInfo)
+        return self._call("DELETE", _channel_path(instance, channel), SkillInfo, params=_expected(expected))
 
     def revoke(self, instance: str, digest: str) -> SkillInfo:
         """Revoke a version: it is never served again, and its running streams stop.
@@ -235,17 +246,22 @@ class Client:
         """
         return self._get(f"/skills/{check_name(instance, 'instance')}/traffic", dict[str, VersionTraffic])
 
-    def rollback(self, instance: str, *, channel: str = PROD) -> SkillInfo:
+    def rollback(self, instance: str, *, channel: str = PROD, expected: str | None = None) -> SkillInfo:
         """Point a channel to the version before the one it points to.
 
         Args:
             instance: Instance of the skill.
             channel: Channel to roll back.
+            expected: Version to roll back from. None: the one that the channel points to.
 
         Returns:
             The skill as it is now.
+
+        Raises:
+            Conflict: The channel does not point to ``expected``, or was moved meanwhile.
         """
-        return self._call("POST", f"{_channel_path(instance, channel)}/rollback", SkillInfo)
+        path = f"{_channel_path(instance, channel)}/rollback"
+        return self._call("POST", path, SkillInfo, params=_expected(expected))
 
     def keys(self) -> list[KeyInfo]:
         """Return the tenant's API keys, those that are not revoked first."""
@@ -311,6 +327,10 @@ class Client:
         if not response.is_success:
             raise from_http(response.status_code, response.content, response.headers)
         return TypeAdapter(kind).validate_json(response.content)
+
+
+def _expected(digest: str | None) -> dict[str, str]:
+    return {} if digest is None else {"expected": digest}
 
 
 def _channel_path(instance: str, channel: str) -> str:

@@ -6,6 +6,9 @@ because existing stores have it.
 
 from looper.platform.domain.names import InstanceName
 
+REVOCATIONS = "revoked"
+"""Folder of the markers of all revocations."""
+
 CHECKPOINTS = "checkpoints"
 """Folder of all checkpoints."""
 
@@ -43,6 +46,19 @@ def strategy_state(instance: InstanceName, version: str) -> str:
 def checkpoints(consolidation: str) -> str:
     """Return the folder of the checkpoints of the consolidation with the id ``consolidation``."""
     return f"{CHECKPOINTS}/{consolidation}"
+
+
+def revocation(kind: str, id: str) -> str:
+    """Return the key of the marker of a revocation.
+
+    Args:
+        kind: ``version`` or ``key``.
+        id: Digest of the version, or id of the key.
+
+    Returns:
+        The key.
+    """
+    return f"{REVOCATIONS}/{kind}/{id}"
 
 
 def llm_response(tenant: str, digest: str) -> str:

@@ -1,5 +1,5 @@
 """API keys: bearer tokens that belong to one tenant and have scopes."""
 
-from looper.platform.tenancy.keys import authenticate, issue_key
+from looper.platform.tenancy.keys import KeyReader, authenticate, issue_key
 
-__all__ = ["authenticate", "issue_key"]
+__all__ = ["KeyReader", "authenticate", "issue_key"]

@@ -8,11 +8,25 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Set
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Protocol
 
 from looper.platform.catalog import ApiKey, Catalog
 from looper.platform.domain.errors import NotFound, Unauthorized
 from looper.platform.domain.scopes import DEFAULT_SCOPES, Scope
+
+
+class KeyReader(Protocol):
+    """What checking a key needs of the catalog."""
+
+    def get_key(self, id: str) -> ApiKey:
+        """Return the key with this ``id``. Raises NotFound if there is none."""
+
+    def now(self) -> datetime:
+        """Return the current time by the catalog's clock."""
+
+    def record_key_use(self, id: str) -> None:
+        """Write that the key with this ``id`` is in use now."""
 
 
 def issue_key(
@@ -56,11 +70,11 @@ def issue_key(
     return f"looper_{id}_{secret}"
 
 
-def authenticate(catalog: Catalog, bearer: str | None) -> ApiKey:
+def authenticate(catalog: KeyReader, bearer: str | None) -> ApiKey:
     """Check an API key.
 
     Args:
-        catalog: Catalog that the key was issued in.
+        catalog: Catalog that the key was issued in, or what is known of it.
         bearer: The key, or None if the request had none.
 
     Returns:

@@ -4,9 +4,9 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from looper.platform.catalog import Catalog
 from looper.platform.catalog.keys import LAST_USE_INTERVAL_S
 from looper.platform.domain.errors import StoreUnavailable
+from looper.platform.tenancy.keys import KeyReader
 
 MAX_REMEMBERED_KEYS = 10_000
 """Above this number of keys, those that were used more than an interval ago are forgotten."""
@@ -21,7 +21,7 @@ class LastUseRecorder:
         catalog: Catalog with the keys.
     """
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: KeyReader) -> None:
         self._catalog = catalog
         self._recorded: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="last-use")  # starts with the first key
@@ -40,4 +40,4 @@ class LastUseRecorder:
         try:
             self._catalog.record_key_use(id)
         except StoreUnavailable as error:
-            log.warning("the last use of key %s was not recorded: %s", id, error)
+            log.warning("the last use of key %s was not recorded: %s", id, error.detail)

@@ -19,8 +19,8 @@ from looper.serve.protocol import EngineClient
 POLL_INTERVAL_S = 1.0
 """Time between two polls of the catalog for promoted versions, in seconds."""
 
-CLOCK_SKEW = timedelta(seconds=2)
-"""Difference between the clocks of several machines. A promotion that it hides only loses its prefetch."""
+OVERLAP = timedelta(seconds=2)
+"""Time between a promotion's reading of the clock and its commit. A longer one only loses its prefetch."""
 
 REFRESH_INTERVAL_S = 10.0
 """Time between two prefetches of popular and pinned adapters, in seconds.
@@ -55,7 +55,7 @@ class AdapterPrefetcher:
         self._max_popular = max_popular
         self._pinned = [ModelName.parse(name) for name in pinned]
         self._popularity: Counter[RouteTarget] = Counter()
-        self._promotions = CatalogPoller(catalog.list_updated_channels, CLOCK_SKEW)
+        self._promotions = CatalogPoller(catalog.list_updated_channels, OVERLAP)
 
     def record_request(self, target: RouteTarget) -> None:
         """Count a request toward the popularity of its version.
@@ -80,7 +80,7 @@ class AdapterPrefetcher:
 
     async def prefetch_promoted(self) -> None:
         """Prefetch the versions that channels have been pointed to since the last call, but only so many."""
-        promoted = list(await self._promotions.poll())
+        promoted = list((await self._promotions.poll()).rows)
         await self._prefetch(promoted[:MAX_PROMOTED], hold_s=0)
 
     async def prefetch_popular(self) -> None:

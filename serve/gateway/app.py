@@ -8,6 +8,7 @@ openai_app            the routes of ``/v1``, API keys, ``rate_limits``
 completion_handler    ``model_resolver``, ``traffic_split``, ``request_recorder``, then the engine
 response_stream       the response on its way back; ``revocation`` stops it
 model_routes          the model list
+known_catalog         what they read from the catalog, and while it is away
 adapter_prefetcher    loads adapters before requests wait for them
 
 The errors are listed in ``serve/error_responses.py``. ``deployment/ray_app.py`` runs the gateway in Ray Serve.
@@ -32,6 +33,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import ServeSettings, Settings
 from looper.serve.gateway.adapter_prefetcher import AdapterPrefetcher
 from looper.serve.gateway.completion_handler import CompletionHandler
+from looper.serve.gateway.known_catalog import REQUEST_TIMEOUT_S, KnownCatalog
 from looper.serve.gateway.metrics import GatewayMetrics, MetricsMiddleware
 from looper.serve.gateway.model_resolver import ModelResolver
 from looper.serve.gateway.openai_app import openai_app
@@ -60,9 +62,13 @@ def build_gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engi
     Returns:
         The application. Its background tasks run during its lifespan.
     """
-    metrics, traffic, revoked = GatewayMetrics(), TrafficStats(), RevocationWatcher(catalog)
+    metrics, traffic, outage_s = GatewayMetrics(), TrafficStats(), settings.catalog.outage_s
+    # Connections of their own, so that neither the control plane nor a catalog that hangs takes them from inference.
+    bounded = catalog.with_timeout(min(REQUEST_TIMEOUT_S, settings.catalog.timeout_s))
+    revoked = RevocationWatcher(bounded, store, outage_s)
+    known = KnownCatalog(bounded, revoked, outage_s)
     prefetcher = AdapterPrefetcher(catalog, engine, pinned=settings.serve.pinned)
-    resolver = ModelResolver(settings.base, catalog)
+    resolver = ModelResolver(settings.base, known)
     completions = CompletionHandler(
         resolver,
         engine,
@@ -77,6 +83,7 @@ def build_gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engi
     async def run_background_tasks(_: FastAPI) -> AsyncIterator[None]:
         async with revoked.running(), prefetcher.running():
             yield
+        bounded.close()
 
     async def prefetch(version: Version) -> None:
         with anyio.move_on_after(PROMOTION_PREFETCH_TIMEOUT_S):
@@ -92,8 +99,8 @@ def build_gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engi
     install_error_handlers(app)
     app.include_router(control_plane_router(settings, catalog, store, prefetch_from_thread))
     app.include_router(_traffic_router(catalog, traffic))
-    app.include_router(_monitoring_router(metrics))
-    openai = openai_app(catalog, _build_limiter(settings.serve), resolver, completions)
+    app.include_router(_monitoring_router(metrics, known))
+    openai = openai_app(known, _build_limiter(settings.serve), resolver, completions)
     app.mount("/v1", MetricsMiddleware(openai, metrics))
     return app
 
@@ -118,13 +125,16 @@ def _traffic_router(catalog: Catalog, traffic: TrafficStats) -> APIRouter:
     return router
 
 
-def _monitoring_router(metrics: GatewayMetrics) -> APIRouter:
+def _monitoring_router(metrics: GatewayMetrics, catalog: KnownCatalog) -> APIRouter:
     """Return the routes for health checks and for Prometheus. They need no API key."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/healthz")
-    async def check_health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def check_health(response: Response) -> dict[str, str]:
+        """Tell whether inference is served: ok; degraded while the catalog is away; unavailable, with 503."""
+        if catalog.health == "unavailable":
+            response.status_code = 503
+        return {"status": catalog.health}
 
     @router.get("/metrics")
     async def export_metrics() -> Response:

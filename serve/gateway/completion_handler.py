@@ -6,7 +6,7 @@ bounds, and vLLM's response is passed on unchanged, except that ``model`` is aga
 
 import hashlib
 import logging
-from collections.abc import Container
+from functools import partial
 from math import inf
 
 from fastapi import Request, Response
@@ -26,6 +26,7 @@ from looper.serve.gateway.rate_limits import TokenCharge
 from looper.serve.gateway.request_log import RequestRecord
 from looper.serve.gateway.request_recorder import RequestRecorder, TrafficStats
 from looper.serve.gateway.response_stream import ResponseStream
+from looper.serve.gateway.revocation import RevocationWatcher
 from looper.serve.gateway.traffic_split import TrafficSplitter
 from looper.serve.protocol import (
     Endpoint,
@@ -62,7 +63,7 @@ class CompletionHandler:
         engine: Engines that generate the responses.
         metrics: Metrics to update.
         traffic: Statistics of the versions of skills with a canary.
-        revoked: Contains the digests of revoked versions, at any time.
+        revoked: Knows which versions and keys are revoked, at any time.
         prefetcher: Is told which versions are requested.
         limits: What the engines can run.
     """
@@ -74,7 +75,7 @@ class CompletionHandler:
         *,
         metrics: GatewayMetrics,
         traffic: TrafficStats,
-        revoked: Container[str | None],
+        revoked: RevocationWatcher,
         prefetcher: AdapterPrefetcher,
         limits: RequestLimits,
     ) -> None:
@@ -131,7 +132,8 @@ class CompletionHandler:
         )
         stats = self._traffic.stats_of(model, digest) if digest and len(targets) > 1 else None
         recorder = RequestRecorder(self._metrics, record, channel, stats, charge.update)
-        stream = ResponseStream(self._engine.generate(engine_request), model, digest, recorder, self._revoked)
+        check = partial(self._revoked.find_reason_to_stop, digest, request.state.key.id)
+        stream = ResponseStream(self._engine.generate(engine_request), model, digest, recorder, check)
         return await _respond(stream, model, digest)
 
 

@@ -1,13 +1,14 @@
 """Resolves the model name of a request to versions. Used by ``completion_handler`` and ``model_routes``."""
 
-from looper.platform.catalog import Catalog, RouteTarget
+from looper.platform.catalog import RouteTarget
 from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import ModelName
 from looper.serve.error_responses import RequestRefused, model_not_found
+from looper.serve.gateway.known_catalog import KnownCatalog
 
 
 class ModelResolver:
-    """Resolves model names through the catalog. Nothing is cached, so a promotion applies to the next request.
+    """Resolves model names through the catalog. While it responds, a promotion applies to the next request.
 
     Args:
         base_model: Name of the base model. It takes precedence over a tenant's instance of the same name.
@@ -17,7 +18,7 @@ class ModelResolver:
         base_model: The same name.
     """
 
-    def __init__(self, base_model: str, catalog: Catalog) -> None:
+    def __init__(self, base_model: str, catalog: KnownCatalog) -> None:
         self.base_model = base_model
         self._catalog = catalog
 

@@ -6,15 +6,15 @@ from fastapi import APIRouter, Query
 from fastapi.routing import APIRoute
 
 from looper.platform.api.authenticated_route import Tenant, needs
-from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.scopes import Scope
 from looper.serve.error_responses import RequestRefused, error_response
+from looper.serve.gateway.known_catalog import KnownCatalog
 from looper.serve.gateway.model_resolver import ModelResolver
 
 
-def model_router(catalog: Catalog, resolver: ModelResolver, route_class: type[APIRoute]) -> APIRouter:
+def model_router(catalog: KnownCatalog, resolver: ModelResolver, route_class: type[APIRoute]) -> APIRouter:
     """Return the routes under ``/models``.
 
     Args:

@@ -14,17 +14,17 @@ from starlette.exceptions import HTTPException
 
 from looper.platform.api.authenticated_route import Tenant, authenticated_route, needs
 from looper.platform.api.error_handlers import install_error_handlers
-from looper.platform.catalog import Catalog
 from looper.platform.domain.scopes import Scope
 from looper.serve.error_responses import RequestRefused, error_response
 from looper.serve.gateway.completion_handler import CompletionHandler, to_http_response
+from looper.serve.gateway.known_catalog import KnownCatalog
 from looper.serve.gateway.model_resolver import ModelResolver
 from looper.serve.gateway.model_routes import model_router
 from looper.serve.gateway.rate_limits import TenantRateLimiter, TokenCharge
 
 
 def openai_app(
-    catalog: Catalog, limiter: TenantRateLimiter, resolver: ModelResolver, completions: CompletionHandler
+    catalog: KnownCatalog, limiter: TenantRateLimiter, resolver: ModelResolver, completions: CompletionHandler
 ) -> FastAPI:
     """Return the application.
 
@@ -51,7 +51,7 @@ def openai_app(
 
 
 def _completion_router(
-    catalog: Catalog, limiter: TenantRateLimiter, completions: CompletionHandler, router: APIRouter
+    catalog: KnownCatalog, limiter: TenantRateLimiter, completions: CompletionHandler, router: APIRouter
 ) -> APIRouter:
     async def admit(request: Request, tenant: Tenant) -> AsyncIterator[TokenCharge]:
         """Apply the tenant's rate limits. The request counts as concurrent until its response has ended."""

@@ -1,17 +1,17 @@
 """Passes a response from the engine to the client. Used by ``completion_handler``.
 
-On the way it puts the client's model name in place of the digest, records the response, and stops a stream whose
-version has been revoked.
+On the way it puts the client's model name in place of the digest, records the response, and stops it if its version or
+its key has been revoked.
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Container
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
 import orjson
 
-from looper.serve.error_responses import stream_failed, version_revoked
+from looper.serve.error_responses import stream_failed
 from looper.serve.gateway.request_recorder import RequestRecorder
 from looper.serve.protocol import AdmissionInfo, EngineOutput, FullResponse
 
@@ -26,7 +26,7 @@ class ResponseStream:
         model: Model name that the client sent.
         digest: Digest of the version, None for the base model.
         recorder: Recorder of this response.
-        revoked: Contains the digests of revoked versions, at any time.
+        find_reason_to_stop: Called before anything is sent. It returns the error to send instead, if there is a reason.
 
     Attributes:
         admission: How the replica prepared the request. None before ``read_first``, and if the request was refused
@@ -39,13 +39,13 @@ class ResponseStream:
         model: str,
         digest: str | None,
         recorder: RequestRecorder,
-        revoked: Container[str | None],
+        find_reason_to_stop: Callable[[], FullResponse | None],
     ) -> None:
         self._outputs = outputs
         self._model = model
         self._digest = digest
         self._recorder = recorder
-        self._revoked = revoked
+        self._find_reason_to_stop = find_reason_to_stop
         self.admission: AdmissionInfo | None = None
 
     async def read_first(self) -> FullResponse | str:
@@ -59,6 +59,8 @@ class ResponseStream:
         """
         try:
             while not isinstance(output := await anext(self._outputs), FullResponse):
+                if self._find_reason_to_stop():
+                    break
                 if isinstance(output, AdmissionInfo):
                     self.admission = output
                     self._recorder.record_admission(output)
@@ -69,6 +71,11 @@ class ResponseStream:
         except Exception:
             self._recorder.record_failure()
             raise
+        if reason := self._find_reason_to_stop():
+            self._recorder.record_failure()
+            await self._outputs.aclose()
+            return reason
+        assert not isinstance(output, AdmissionInfo)
         first = output if isinstance(output, FullResponse) else _error_in(output.text) or output.text
         if isinstance(first, str):
             self._recorder.record_events()
@@ -91,9 +98,9 @@ class ResponseStream:
         try:
             async with aclosing(self._outputs):
                 async for output in self._outputs:
-                    if self._digest in self._revoked:
+                    if reason := self._find_reason_to_stop():
                         self._recorder.record_failure()
-                        yield _last_events(version_revoked())
+                        yield _last_events(reason)
                         return
                     assert not isinstance(output, AdmissionInfo)
                     if output.tokens:

@@ -22,10 +22,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _find_programs() -> Path:
+def find_programs() -> Path:
+    """Return the folder of PostgreSQL's programs. Without one, the test is skipped."""
     found = shutil.which("initdb")
     if found:
-        return Path(found).parent
+        return Path(found).resolve().parent
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not versions:
         pytest.skip("PostgreSQL is not installed: the catalog is not tested on it (Debian: apt-get install postgresql)")
@@ -36,7 +37,7 @@ class PostgresqlServer:
     """A server on a port of its own. Its data are in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        self._programs = _find_programs()
+        self._programs = find_programs()
         # PostgreSQL refuses to run as root, but containers and CI often are root. Then it runs as the user postgres.
         self._user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         self._folder = folder

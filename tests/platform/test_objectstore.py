@@ -176,4 +176,5 @@ def test_a_timeout_raises_one_clear_error(tmp_path: Path, monkeypatch: pytest.Mo
         start = time.monotonic()
         with pytest.raises(StoreUnavailable, match="the object store failed on key") as raised:
             ObjectStore.open(settings).get("key")
+        assert re.search(r"object store s3://bucket/x failed on key: .*[Tt]ime", raised.value.detail)
         assert time.monotonic() - start < 20

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from looper.platform.catalog import Catalog
+from looper.platform.catalog import Catalog, Revocation
 from looper.platform.catalog.engine import connect
 from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import InstanceName, ModelName
@@ -153,11 +153,12 @@ def test_shares_add_up_to_at_most_one(catalog: Catalog, channel: str, share: flo
 def test_a_revoked_version_cannot_be_resolved_and_its_channels_fall_back(catalog: Catalog) -> None:
     first, second, third = (publish_version(catalog, n * 64) for n in "123")
     catalog.set_channel(DESK, "canary", second, 0.1)
-    start = datetime.now(UTC)
+    start = catalog.list_revocations(None)
+    assert start.rows == frozenset()
     assert catalog.revoke_version(DESK, second) == {"canary": None}
     assert catalog.revoke_version(DESK, third) == {"prod": first}
     assert route_shares(catalog) == [("prod", first, 1)]
-    assert sorted(catalog.list_revoked_digests(start)) == [second, third]
+    assert catalog.list_revocations(start.at).rows == {Revocation("version", second), Revocation("version", third)}
     for revoked in (second, third):
         with pytest.raises(NotFound):
             catalog.resolve_targets(ModelName(DESK, revoked))
@@ -170,7 +171,7 @@ def test_a_revoked_version_cannot_be_resolved_and_its_channels_fall_back(catalog
     assert catalog.revoke_version(DESK, first) == {"prod": None}
     with pytest.raises(NotFound):
         catalog.resolve_targets(ModelName(DESK))
-    assert catalog.list_revoked_digests(datetime.now(UTC)) == []
+    assert catalog.list_revocations(None).rows == frozenset()
 
 
 def test_a_version_of_another_instance_cannot_be_revoked(catalog: Catalog) -> None:

@@ -53,6 +53,7 @@ def test_a_promoted_version_is_prefetched_once(published: tuple[Catalog, dict[In
         engine = RecordingEngine()
         prefetcher = AdapterPrefetcher(catalog, engine, max_popular=4)
         await prefetcher.prefetch_promoted()
+        await prefetcher.prefetch_promoted()
         engine.take_prefetched()
         await prefetcher.prefetch_promoted()
         assert engine.take_prefetched() == []

@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,14 @@ def gateway(tmp_path: Path) -> Iterator[GatewayHarness]:
     with TestClient(app, headers={"authorization": f"Bearer {key}"}, raise_server_exceptions=False) as client:
         yield GatewayHarness(settings, catalog, engine, client, key, digest)
     catalog.close()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+    """Wait for what other threads or processes do."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def status_and_code(response: Any) -> tuple[int, str | None]:
@@ -396,6 +406,23 @@ def test_a_revoked_version_stops_streaming_and_is_not_found(gateway: GatewayHarn
     assert rest[-1] == "data: [DONE]"
     for name in ("acme/desk", f"acme/desk@{gateway.digest}"):
         assert status_and_code(gateway.post(name)) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("revoked", ["version", "key"])
+def test_a_complete_response_is_withheld_if_it_was_revoked_meanwhile(gateway: GatewayHarness, revoked: str) -> None:
+    gateway.engine.pause_s = 0.05
+    gateway.engine.script = [*(StreamChunk("", TokenCounts(1, n)) for n in range(1200)), FullResponse(200, b"{}")]
+    with ThreadPoolExecutor(1) as pool:
+        response = pool.submit(gateway.post, "acme/desk")
+        wait_until(lambda: bool(gateway.engine.requests))
+        if revoked == "version":
+            gateway.catalog.revoke_version(DESK, gateway.digest)
+            expected = (503, "version_revoked")
+        else:
+            gateway.catalog.revoke_key(gateway.key.split("_")[1])
+            expected = (401, "invalid_api_key")
+        assert status_and_code(response.result(60)) == expected
+    wait_until(lambda: gateway.engine.finished == 1)
 
 
 def test_a_tenant_above_its_rate_limit_is_told_when_to_retry_and_others_are_served(gateway: GatewayHarness) -> None:
