@@ -57,9 +57,10 @@ class ResponseStream:
         Raises:
             Exception: Whatever the engine raises.
         """
+        reason = None
         try:
             while not isinstance(output := await anext(self._outputs), FullResponse):
-                if self._find_reason_to_stop():
+                if reason := self._find_reason_to_stop():
                     break
                 if isinstance(output, AdmissionInfo):
                     self.admission = output
@@ -71,7 +72,9 @@ class ResponseStream:
         except Exception:
             self._recorder.record_failure()
             raise
-        if reason := self._find_reason_to_stop():
+        if reason := reason or self._find_reason_to_stop():
+            if not isinstance(output, AdmissionInfo) and output.tokens:
+                self._recorder.record_tokens(output.tokens)  # they were generated, and are charged
             self._recorder.record_failure()
             await self._outputs.aclose()
             return reason
