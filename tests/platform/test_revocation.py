@@ -122,6 +122,5 @@ def test_a_backup_of_catalog_and_store_is_restored_together(catalog_settings: Se
         assert adapters.fetch(store, "acme", kept).digest == kept
         with pytest.raises(NotFound):
             restored.get_version(later)
-        # The lost version is published again from the same data, with the same digest.
         assert publish_version(restored, later) == later
         assert restored.get_channels(DESK) == {"prod": later}
