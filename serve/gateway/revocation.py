@@ -15,7 +15,7 @@ import anyio
 
 from looper.platform import revocation
 from looper.platform.catalog import Catalog, Revocation
-from looper.platform.domain.errors import LooperError, Unauthorized
+from looper.platform.domain.errors import Unauthorized
 from looper.platform.objectstore import ObjectStore
 from looper.serve.error_responses import looper_error_response, version_revoked, version_unconfirmed
 from looper.serve.gateway.catalog_poller import CatalogPoller, run_periodically
@@ -117,8 +117,8 @@ class RevocationWatcher:
             for read in (self._poll, self._reconcile):
                 try:
                     await read()
-                except LooperError as error:
-                    log.warning("revocations are not known yet: %s", error.detail)
+                except Exception as error:  # it is repeated below
+                    log.warning("revocations are not known yet: %s", getattr(error, "detail", error))
         interval_s = min(MAX_RECONCILE_INTERVAL_S, self._outage_s / 2)
         async with run_periodically(POLL_INTERVAL_S, self._poll), run_periodically(interval_s, self._reconcile):
             yield

@@ -10,26 +10,21 @@ from moto.server import ThreadedMotoServer
 
 from looper.platform.catalog import Catalog
 from looper.platform.settings import Settings, load_settings
-from tests.platform.postgresql import free_port, run_postgresql
+from tests.platform.postgresql import PostgresqlServer, free_port, run_postgresql
 from tests.platform.queue_harness import QueueHarness
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """URL of a real, empty PostgreSQL server that runs as long as the tests."""
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A real PostgreSQL server that runs as long as the tests."""
     with run_postgresql() as server:
-        yield server.url
+        yield server
 
 
 @pytest.fixture
-def postgresql_settings(postgresql: str, tmp_path: Path) -> Settings:
+def postgresql_settings(postgresql: PostgresqlServer, tmp_path: Path) -> Settings:
     """Settings with an empty catalog on PostgreSQL."""
-    import psycopg
-
-    name = f"looper_{os.urandom(6).hex()}"
-    with psycopg.connect(postgresql, autocommit=True) as sql:
-        sql.execute(f"CREATE DATABASE {name}".encode())
-    return load_settings(home=tmp_path, catalog={"url": postgresql.rpartition("/")[0] + f"/{name}"})
+    return load_settings(home=tmp_path, catalog={"url": postgresql.create_database()})
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

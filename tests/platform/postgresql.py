@@ -56,6 +56,15 @@ class PostgresqlServer:
         options = f"-p {self.port} -h 127.0.0.1 -k {self._folder} -c fsync=off"
         self._run("pg_ctl", "-D", f"{self.data}", "-w", "-l", f"{self._folder}/log", "-o", options, "start")
 
+    def create_database(self) -> str:
+        """Create an empty database and return its URL."""
+        import psycopg
+
+        name = f"looper_{os.urandom(6).hex()}"
+        with psycopg.connect(self.url, autocommit=True) as sql:
+            sql.execute(f"CREATE DATABASE {name}".encode())
+        return self.url.rpartition("/")[0] + f"/{name}"
+
     def stop(self, mode: str = "immediate") -> None:
         """Stop the server, which must run. ``immediate`` does it as a power cut would, ``fast`` writes all data."""
         self._run("pg_ctl", "-D", f"{self.data}", "-m", mode, "stop")

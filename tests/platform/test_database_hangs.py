@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -11,20 +10,17 @@ from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput, NotFound, StoreUnavailable
 from looper.platform.domain.names import InstanceName
 from looper.platform.settings import Settings, load_settings
-from tests.platform.postgresql import PostgresqlServer, run_postgresql
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresqlServer]:
-    with run_postgresql() as server:
-        yield server
+from tests.platform.postgresql import PostgresqlServer
 
 
 @pytest.fixture
-def catalog(server: PostgresqlServer, tmp_path: Path) -> Iterator[Catalog]:
-    settings = load_settings(home=tmp_path, catalog={"url": server.url, "timeout_s": 0.5})
-    with closing(Catalog.open(settings)) as catalog:
+def catalog(postgresql_settings: Settings) -> Iterator[Catalog]:
+    with closing(Catalog.open(with_short_timeout(postgresql_settings))) as catalog:
         yield catalog
+
+
+def with_short_timeout(settings: Settings) -> Settings:
+    return load_settings(home=settings.home, catalog={"url": settings.catalog_url, "timeout_s": 0.5})
 
 
 def fail(call: Callable[[], object]) -> StoreUnavailable:
@@ -35,14 +31,15 @@ def fail(call: Callable[[], object]) -> StoreUnavailable:
     return raised.value
 
 
-def test_no_call_waits_for_a_server_that_hangs(server: PostgresqlServer, catalog: Catalog, tmp_path: Path) -> None:
+def test_no_call_waits_for_a_server_that_hangs(
+    postgresql: PostgresqlServer, catalog: Catalog, postgresql_settings: Settings
+) -> None:
     tenants = catalog.list_tenants()
-    with server.hanging():
+    with postgresql.hanging():
         error = fail(catalog.list_tenants)
         assert str(error) == "the catalog does not respond: try again"
-        assert str(server.port) in error.detail
-        settings = load_settings(home=tmp_path, catalog={"url": server.url, "timeout_s": 0.5})
-        assert "cannot be opened" in fail(lambda: Catalog.open(settings)).detail
+        assert str(postgresql.port) in error.detail
+        assert "cannot be opened" in fail(lambda: Catalog.open(with_short_timeout(postgresql_settings))).detail
     assert catalog.list_tenants() == tenants
 
 

@@ -25,12 +25,14 @@ OUTAGE_S = 5.0
 
 
 class GatewayOnPostgresql:
-    """A gateway whose catalog is on a PostgreSQL server of its own."""
+    """A gateway whose catalog is on PostgreSQL."""
 
     def __init__(self, folder: Path, server: PostgresqlServer, stack: ExitStack) -> None:
         self.folder, self.server, self._stack = folder, server, stack
         self.settings: Settings = load_settings(
-            home=folder / "home", base="org/base", catalog={"url": server.url, "timeout_s": 1, "outage_s": OUTAGE_S}
+            home=folder / "home",
+            base="org/base",
+            catalog={"url": server.create_database(), "timeout_s": 1, "outage_s": OUTAGE_S},
         )
         self.catalog, self.store = Catalog.open(self.settings), ObjectStore.open(self.settings)
         self.engine = ScriptedEngine()
@@ -56,9 +58,15 @@ class GatewayOnPostgresql:
         return response.status_code, response.json()["status"]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresqlServer]:
+    with run_postgresql() as server:
+        yield server
+
+
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[GatewayOnPostgresql]:
-    with run_postgresql() as server, ExitStack() as stack:
+def gateway(server: PostgresqlServer, tmp_path: Path) -> Iterator[GatewayOnPostgresql]:
+    with ExitStack() as stack:
         yield GatewayOnPostgresql(tmp_path, server, stack)
 
 
