@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from looper.platform.catalog import TrainingDemand
+from looper.platform.catalog.claim_order import Place, choose_to_pause, count_claimable_together
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import Conflict
 from looper.platform.domain.recipe import Recipe, TrainerShape
@@ -214,3 +215,58 @@ def test_a_tenant_with_many_consolidations_does_not_block_others(queue: QueueHar
             if job.owner == "me":
                 queue.catalog.fail(job.id, "me", "done")
     assert max(order.index(name) for name in small) <= 2 * len(small)
+
+
+def test_a_tenant_with_all_places_gives_one_to_a_tenant_that_waits(queue: QueueHarness) -> None:
+    queue.submit("acme/a1", "acme/a2", "acme/a3")
+    queue.claim()
+    queue.hand_over(ConsolidationState.TRAINING)
+    held = queue.catalog.claim("trainer", QueueStage.TRAINING, limit=9, lease_s=60)
+    held_s = {job.id: 10.0 + number for number, job in enumerate(held)}
+
+    def choose(max_wait_s: float) -> str | None:
+        return queue.catalog.choose_to_pause(held_s, base="b", shape=TrainerShape.PLAIN, max_wait_s=max_wait_s)
+
+    assert choose(0) is None, "nobody waits"
+    queue.submit("acme/a4")
+    queue.claim()
+    queue.hand_over(ConsolidationState.TRAINING)
+    assert choose(0) is None, "only the same tenant waits"
+    queue.submit("umbrella/u1")
+    queue.claim()
+    queue.hand_over(ConsolidationState.TRAINING)
+    assert choose(5) is None, "it has not waited long enough"
+    assert choose(0) == held[-1].id, "the one that has had its place longest"
+    queue.catalog.release([held[-1].id], "trainer")
+    assert queue.claim("trainer", QueueStage.TRAINING, limit=1) == ["umbrella/u1"]
+
+
+def test_places_are_balanced_between_tenants_and_change_no_more_often_than_needed() -> None:
+    def place(name: str, priority: int = 0, held_s: float = 60) -> Place:
+        return Place(name, name[0], priority, held_s)
+
+    a, b, c = place("a"), place("b"), place("c")
+    many = [place("a1"), place("a2", held_s=90), place("b1", held_s=99)]
+    assert choose_to_pause([c], many, 60) == "a2"
+    assert choose_to_pause([b], many, 60) is None, "with one more each, b would have the most"
+    assert choose_to_pause([b], [*many, place("a3")], 60) == "a2"
+    assert choose_to_pause([c], [a, b], 60) in ("a", "b"), "with fewer places than tenants, they take turns"
+    assert choose_to_pause([c], [a, b], 61) is None, "each keeps its place for some time"
+    assert choose_to_pause([c], [place("a", priority=1)], 60) is None, "not to a lower priority"
+    assert choose_to_pause([place("a9")], [a, place("a2")], 60) is None
+
+
+@pytest.mark.parametrize(
+    ("waiting", "leased", "max_attempts", "count"),
+    [
+        ([0, 0, 1, 0], [1], 5, 4),
+        ([0, 2, 0], [1], 5, 1),
+        ([2, 0], [], 5, 1),
+        ([2, 0], [1], 5, 0),
+        ([0], [3], 5, 0),
+        ([0, 1], [], 2, 1),
+    ],
+)
+def test_suspects_run_alone(waiting: list[int], leased: list[int], max_attempts: int, count: int) -> None:
+    """After two trainers that died without a checkpoint, and at the last attempt at the latest."""
+    assert count_claimable_together(waiting, leased, max_attempts) == count

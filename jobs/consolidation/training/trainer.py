@@ -88,9 +88,9 @@ def run_trainer(
                     return
                 cohort.drop(_report_progress(cohort.members, trainer))
                 cohort.drop(_fail_overdue(cohort.members, trainer))
-                free = max_members - len(cohort.members)
-                if not free:
+                if len(cohort.members) >= max_members:
                     cohort.drop(_pause_one(cohort.members, choose_to_pause, trainer, leases))
+                free = max_members - len(cohort.members)
                 claimed = run_on_rank0(partial(claim, free)) if free else []
                 if leases is not None:
                     for job in claimed:

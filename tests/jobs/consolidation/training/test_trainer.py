@@ -66,7 +66,7 @@ def submit_job(
 
 def claim(trainer: TrainerContext) -> list[Consolidation]:
     """Claim what is queued for training, with its examples written as synthesis writes them."""
-    cohort = trainer.catalog.claim(trainer.owner, QueueStage.SYNTHESIS, limit=8, lease_s=600)
+    cohort = trainer.catalog.claim(trainer.owner, QueueStage.SYNTHESIS, limit=99, lease_s=600)
     for job in cohort:
         trainer.catalog.advance(job.id, trainer.owner, ConsolidationState.TRAINING)
         (batch,) = job.batches
@@ -81,6 +81,7 @@ def train_jobs(
     trainer: TrainerContext,
     checkpoint_interval_s: float = 600,
     clock: Callable[[], float] = time.monotonic,
+    max_members: int = 8,
 ) -> None:
     """Train the jobs of ``cohort``, which are claimed, and no others."""
     unclaimed = list(cohort)
@@ -90,7 +91,7 @@ def train_jobs(
         return claimed
 
     limits = {
-        "max_members": 8,
+        "max_members": max_members,
         "checkpoint_interval_s": checkpoint_interval_s,
         "lease_s": 600,
         "idle_timeout_s": 0.0,
@@ -293,7 +294,7 @@ def test_progress_is_in_the_catalog(trainer: TrainerContext) -> None:
 
 def publish(trainer: TrainerContext, revision: str) -> None:
     """Publish the trained candidates as the queue worker does, for the base ``revision``."""
-    for job in trainer.catalog.claim(trainer.owner, QueueStage.CONCLUSION, limit=8, lease_s=600):
+    for job in trainer.catalog.claim(trainer.owner, QueueStage.CONCLUSION, limit=99, lease_s=600):
         candidate = checkpoint.load_candidate(trainer.store, job.id)
         verdict = judge_candidate(candidate.scores, GateSettings(min_gain=0))
         manifest = Manifest(
@@ -309,6 +310,7 @@ def publish(trainer: TrainerContext, revision: str) -> None:
         )
         files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
         digest = adapters.publish(trainer.store, job.instance.tenant, files)
+        trainer.store.put(keys.strategy_state(job.instance, digest), candidate.strategy_state)
         trainer.catalog.publish(job.id, trainer.owner, digest=digest, verdict=verdict, base_revision=revision)
 
 

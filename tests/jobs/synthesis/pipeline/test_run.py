@@ -16,7 +16,7 @@ import pytest
 
 from looper.benchmarks.synthesis.planted_defects.trajectories import plant_defects
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
-from looper.jobs.synthesis.pipeline.run import MAX_IN_PROCESS_BYTES, synthesize
+from looper.jobs.synthesis.pipeline.run import MAX_IN_PROCESS_BYTES, SynthesisStalled, synthesize
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.names import InstanceName
@@ -153,3 +153,22 @@ def test_a_killed_job_continues_where_it_was(
     assert files(store, job.id) == files(store, twin.id)
     repeated = sum(judge.requests.values()) - 225
     assert repeated <= 64, "more is repeated than the batch that was in flight"
+
+
+def test_a_stage_that_hangs_is_given_up_and_the_next_run_works(
+    ray_local: None, catalog: Catalog, settings: Settings
+) -> None:
+    store = ObjectStore.open(settings)
+    good, hanging = (queue(catalog, store, name, [[episode(1), episode(2)]]) for name in ("acme/a", "acme/b"))
+    path = settings.home / "store" / keys.trajectories(hanging.instance, hanging.batches[0])
+    content = path.read_bytes()
+    path.unlink()
+    os.mkfifo(path)  # a reader waits forever
+    with pytest.raises(SynthesisStalled, match="made no progress for 15 s"):
+        synthesize([good, hanging], store, 0.2, max_in_process_bytes=0, stall_timeout_s=15)
+    path.unlink()
+    path.write_bytes(content)
+    advances: list[None] = []
+    reports = synthesize([good, hanging], store, 0.2, max_in_process_bytes=0, on_progress=lambda: advances.append(None))
+    assert {report.failure for report in reports.values()} == {None}
+    assert len(advances) >= 2, "each block is progress"
