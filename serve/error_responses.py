@@ -20,9 +20,11 @@
 | 503 | overloaded | Too many requests of the tenant wait for their grammars. | engine/fair_turns.py |
 | 503 | version_revoked | The version was revoked during the response. | gateway/revocation.py |
 | 503 | version_unconfirmed | The catalog is away for too long to know what is revoked. | gateway/revocation.py |
+| 503 | overloaded | No engine began within the time that the client allows. | gateway/deadlines.py |
 | 503 | store_unavailable | The object store or the catalog does not respond. | platform/objectstore, platform/catalog |
 | 503 | store_unavailable | The disk is full. | cache/disk_cache.py |
 | 503 | store_unavailable | The download process died. | cache/download_process.py |
+| 503 | request_timeout | The request took longer than serve.request_timeout_s. | gateway/deadlines.py |
 | 422 | engine_killer | Engines died at this request. | deployment/engine_client.py |
 | 503 | engine_gone | No engine runs, or the two that were tried died. | deployment/engine_client.py |
 | 503 | engine_died | The engine died while it began with this request. | deployment/engine_client.py |
@@ -189,6 +191,19 @@ def engine_killer(refused_for_s: float) -> FullResponse:
 def engine_failed() -> FullResponse:
     """Return the response for a request on which the engine raised an error. The reason is only logged."""
     return error_response(500, "the engine failed on this request: try again", code="engine_failed")
+
+
+def request_timed_out(timeout_s: float) -> FullResponse:
+    """Return the response for a request that was cut because it took too long.
+
+    Args:
+        timeout_s: How long it may take, in seconds.
+
+    Returns:
+        The response.
+    """
+    message = f"the request took longer than {timeout_s:g} s: ask for fewer tokens, or try again later"
+    return error_response(503, message, code="request_timeout", headers=_RETRY_SOON)
 
 
 def version_revoked() -> FullResponse:

@@ -120,7 +120,7 @@ async def measure_warm_beside_cold(context: ExperimentContext) -> ExperimentMetr
 
 
 async def measure_canary_share(context: ExperimentContext) -> ExperimentMetrics:
-    """Measure which share of 1,000 requests a canary of 10 % answers.
+    """Measure which share of 1,000 conversations a canary of 10 % answers. The standard deviation is 0.95 %.
 
     Args:
         context: The running Looper.
@@ -134,8 +134,8 @@ async def measure_canary_share(context: ExperimentContext) -> ExperimentMetrics:
     counts: Counter[str] = Counter()
     async with context.create_client() as client:
 
-        async def send(_: int) -> None:
-            counts[(await _complete(client, str(name), 1)).headers["x-looper-version"]] += 1
+        async def send(number: int) -> None:
+            counts[(await _complete(client, str(name), 1, user=str(number))).headers["x-looper-version"]] += 1
 
         await _run_concurrently(send, 1000, 16)
     await asyncio.to_thread(context.catalog.delete_channel, name, "canary")
@@ -258,8 +258,9 @@ def _evenly_spaced(rate: float, seconds: float, *, adapters: int) -> list[Worklo
     ]
 
 
-async def _complete(client: httpx.AsyncClient, model: str, tokens: int) -> httpx.Response:
+async def _complete(client: httpx.AsyncClient, model: str, tokens: int, user: str = "one") -> httpx.Response:
     body = {"model": model, "prompt": [1, 2, 3], "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    body["user"] = user
     return await client.post("/v1/completions", json=body)
 
 

@@ -1,5 +1,6 @@
 """The catalog class, put together from its groups of operations. Every room of Looper uses it."""
 
+from looper.platform.catalog.budgets import BudgetOperations
 from looper.platform.catalog.consolidations import ConsolidationOperations
 from looper.platform.catalog.events import EventOperations
 from looper.platform.catalog.instances import InstanceOperations
@@ -21,6 +22,7 @@ class Catalog(
     SkillOperations,
     RevocationOperations,
     EventOperations,
+    BudgetOperations,
 ):
     """The SQL database of tenants, keys, instances, consolidations, versions and channels. Thread-safe.
 

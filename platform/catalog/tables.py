@@ -185,3 +185,12 @@ events = Table(
     Index("ix_events_tenant_instance", "tenant", "instance"),
     Index("ix_events_tenant_id", "tenant", "id"),
 )
+
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("tenant", NAME, ForeignKey("tenants.name"), primary_key=True),
+    Column("unit", String(16), primary_key=True),
+    Column("level", Float, nullable=False),
+    Column("updated_at", UTCDateTime, nullable=False),
+)

@@ -246,7 +246,14 @@ class ServeSettings(PoolSettings):
     max_concurrent_requests: int | None = Field(
         None,
         ge=1,
-        description="Maximum requests of one tenant that wait or run. Default: four for each sequence of a batch.",
+        description="Maximum requests of one tenant that wait or run. A request counts once for each of its sequences "
+        "(prompts times choices). Default: four for each sequence of a batch.",
+    )
+    request_timeout_s: float = Field(
+        600.0, gt=0, description="Maximum time from the arrival of a request to the last byte of its response."
+    )
+    gateways: int = Field(
+        1, ge=1, le=64, description="Number of gateways. They share limits and canaries through the catalog."
     )
     kv_cache_gib: float = Field(
         1.0, gt=0, description="KV cache of a CPU engine. A GPU engine uses the memory that is free."

@@ -12,24 +12,32 @@ from typing import Any
 import httpx
 import ray
 from fastapi import FastAPI
+from prometheus_client.metrics_core import Metric
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import LooperError
+from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.deployment.engine_client import PooledEngineClient
+from looper.serve.deployment.gateway_peers import RayGatewayPeers
 from looper.serve.deployment.loopback import bind_replica_to_node
 from looper.serve.deployment.skill_replica import SkillReplica
 from looper.serve.engine.engine_arguments import Device
 from looper.serve.gateway.app import build_gateway
+from looper.serve.gateway.gateway_counts import GatewayCounts
 from looper.serve.gateway.request_log import configure_json_logging
+from looper.serve.gateway.request_recorder import VersionStats
 from looper.serve.tracing import configure_tracing
 
 APP_NAME = "looper"
 """Name of the Ray Serve application."""
+
+GATEWAY_NAME = "gateway"
+"""Name of the gateways' deployment."""
 
 MAX_ONGOING_REQUESTS = 4096
 """Number of requests that Ray Serve sends to one replica at a time. The engine's own admission queue orders them."""
@@ -49,12 +57,22 @@ class GatewayReplica:
         self._settings = settings
         from_zero = [pool.max_lora_rank for pool in settings.serve.all_pools if pool.replicas == 0]
         self._engine = PooledEngineClient(pools, from_zero)
+        self._counts = GatewayCounts()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         configure_json_logging()
         configure_tracing("looper-gateway")
         catalog, store = Catalog.open(self._settings), ObjectStore.open(self._settings)
-        return build_gateway(self._settings, catalog, store, self._engine)
+        peers = RayGatewayPeers(APP_NAME, GATEWAY_NAME) if self._settings.serve.gateways > 1 else None
+        return build_gateway(self._settings, catalog, store, self._engine, counts=self._counts, peers=peers)
+
+    async def collect_metrics(self) -> tuple[str, list[Metric]]:
+        """Return this gateway's id and metrics. ``RayGatewayPeers`` calls it."""
+        return self._counts.collect_metrics()
+
+    async def collect_traffic(self, instance: InstanceName) -> Mapping[str, VersionStats]:
+        """Return this gateway's statistics of the versions of ``instance``. ``RayGatewayPeers`` calls it."""
+        return self._counts.collect_traffic(instance)
 
 
 def pick_device() -> Device:
@@ -76,7 +94,10 @@ def build_app(settings: Settings, model_dir: Path, device: Device) -> serve.Appl
     """
     pools = {pool.max_lora_rank: _build_pool(settings, pool, model_dir, device) for pool in settings.serve.all_pools}
     gateway = serve.deployment(
-        name="gateway", max_ongoing_requests=MAX_ONGOING_REQUESTS, ray_actor_options={"num_cpus": 0}
+        name=GATEWAY_NAME,
+        num_replicas=settings.serve.gateways,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        ray_actor_options={"num_cpus": 0},
     )
     return gateway(GatewayReplica).bind(settings, pools)
 

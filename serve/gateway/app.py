@@ -15,12 +15,12 @@ The errors are listed in ``serve/error_responses.py``. ``deployment/ray_app.py``
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import anyio.from_thread
 from fastapi import APIRouter, FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from looper.platform.api import control_plane_router
 from looper.platform.api.authenticated_route import Instance, authenticated_route, needs
@@ -32,13 +32,14 @@ from looper.platform.domain.version import Version
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import ServeSettings, Settings
 from looper.serve.gateway.adapter_prefetcher import AdapterPrefetcher
+from looper.serve.gateway.budgets import BudgetSource, LeasedBudgets, MemoryBudgets
 from looper.serve.gateway.completion_handler import CompletionHandler
+from looper.serve.gateway.gateway_counts import GatewayCounts, GatewayPeers, export_metrics, summarize_traffic
 from looper.serve.gateway.known_catalog import REQUEST_TIMEOUT_S, KnownCatalog
-from looper.serve.gateway.metrics import GatewayMetrics, MetricsMiddleware
+from looper.serve.gateway.metrics import MetricsMiddleware
 from looper.serve.gateway.model_resolver import ModelResolver
 from looper.serve.gateway.openai_app import openai_app
 from looper.serve.gateway.rate_limits import TenantRateLimiter
-from looper.serve.gateway.request_recorder import TrafficStats
 from looper.serve.gateway.revocation import RevocationWatcher
 from looper.serve.protocol import EngineClient
 from looper.serve.requests.checks import RequestLimits
@@ -46,11 +47,19 @@ from looper.serve.requests.checks import RequestLimits
 PROMOTION_PREFETCH_TIMEOUT_S = 10.0
 """Maximum time that a promotion waits for its adapter, in seconds. An engine may have to start first."""
 
-DEFAULT_REQUESTS_PER_SEQUENCE = 4
-"""Default limit of a tenant's concurrent requests, as a multiple of the sequences that all engines run at a time."""
+DEFAULT_CONCURRENT_PER_SEQUENCE = 4
+"""Default limit of a tenant's concurrent sequences, as a multiple of the sequences that all engines run at a time."""
 
 
-def build_gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engine: EngineClient) -> FastAPI:
+def build_gateway(
+    settings: Settings,
+    catalog: Catalog,
+    store: ObjectStore,
+    engine: EngineClient,
+    *,
+    counts: GatewayCounts | None = None,
+    peers: GatewayPeers | None = None,
+) -> FastAPI:
     """Build the HTTP application with ``/v1`` (OpenAI's API), ``/api/v1``, ``/healthz`` and ``/metrics``.
 
     Args:
@@ -58,11 +67,13 @@ def build_gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engi
         catalog: Catalog of the cluster.
         store: Object store of the cluster.
         engine: Engines that generate the responses.
+        counts: What this gateway counts. Default: new counts.
+        peers: All gateways, to ask them for their counts. None: there is only this one.
 
     Returns:
         The application. Its background tasks run during its lifespan.
     """
-    metrics, traffic, outage_s = GatewayMetrics(), TrafficStats(), settings.catalog.outage_s
+    counts, outage_s = counts or GatewayCounts(), settings.catalog.outage_s
     # Connections of their own, so that neither the control plane nor a catalog that hangs takes them from inference.
     bounded = catalog.with_timeout(min(REQUEST_TIMEOUT_S, settings.catalog.timeout_s))
     revoked = RevocationWatcher(bounded, store, outage_s)
@@ -72,16 +83,23 @@ def build_gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engi
     completions = CompletionHandler(
         resolver,
         engine,
-        metrics=metrics,
-        traffic=traffic,
+        metrics=counts.metrics,
+        traffic=counts.traffic,
         revoked=revoked,
         prefetcher=prefetcher,
         limits=RequestLimits(settings.serve.max_num_seqs, settings.serve.max_model_len),
+        timeout_s=settings.serve.request_timeout_s,
     )
+    gateways = settings.serve.gateways
+    shared_budgets = LeasedBudgets(bounded, gateways) if gateways > 1 else None
 
     @asynccontextmanager
     async def run_background_tasks(_: FastAPI) -> AsyncIterator[None]:
-        async with revoked.running(), prefetcher.running():
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(revoked.running())
+            await stack.enter_async_context(prefetcher.running())
+            if shared_budgets:
+                await stack.enter_async_context(shared_budgets.running())
             yield
         bounded.close()
 
@@ -98,20 +116,22 @@ def build_gateway(settings: Settings, catalog: Catalog, store: ObjectStore, engi
     )
     install_error_handlers(app)
     app.include_router(control_plane_router(settings, catalog, store, prefetch_from_thread))
-    app.include_router(_traffic_router(catalog, traffic))
-    app.include_router(_monitoring_router(metrics, known))
-    openai = openai_app(known, _build_limiter(settings.serve), resolver, completions)
-    app.mount("/v1", MetricsMiddleware(openai, metrics))
+    app.include_router(_traffic_router(catalog, counts, peers))
+    app.include_router(_monitoring_router(counts, peers, known))
+    limiter = _build_limiter(settings.serve, shared_budgets or MemoryBudgets())
+    openai = openai_app(known, limiter, resolver, completions)
+    app.mount("/v1", MetricsMiddleware(openai, counts.metrics))
     return app
 
 
-def _build_limiter(serve: ServeSettings) -> TenantRateLimiter:
+def _build_limiter(serve: ServeSettings, budgets: BudgetSource) -> TenantRateLimiter:
     default = Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute)
     max_running = serve.max_num_seqs * serve.max_engines
-    return TenantRateLimiter(default, serve.max_concurrent_requests or DEFAULT_REQUESTS_PER_SEQUENCE * max_running)
+    max_concurrent = serve.max_concurrent_requests or DEFAULT_CONCURRENT_PER_SEQUENCE * max_running
+    return TenantRateLimiter(default, max(1, max_concurrent // serve.gateways), budgets)
 
 
-def _traffic_router(catalog: Catalog, traffic: TrafficStats) -> APIRouter:
+def _traffic_router(catalog: Catalog, counts: GatewayCounts, peers: GatewayPeers | None) -> APIRouter:
     router = APIRouter(prefix="/api/v1/skills", route_class=authenticated_route(catalog))
 
     @router.get(
@@ -119,13 +139,13 @@ def _traffic_router(catalog: Catalog, traffic: TrafficStats) -> APIRouter:
         summary="Compare the versions of a skill with a canary",
         dependencies=[needs(Scope.SUBMIT)],
     )
-    def show_traffic(instance: Instance) -> dict[str, VersionTraffic]:
-        return traffic.summarize(str(instance))
+    async def show_traffic(instance: Instance) -> dict[str, VersionTraffic]:
+        return await summarize_traffic(counts, peers, instance)
 
     return router
 
 
-def _monitoring_router(metrics: GatewayMetrics, catalog: KnownCatalog) -> APIRouter:
+def _monitoring_router(counts: GatewayCounts, peers: GatewayPeers | None, catalog: KnownCatalog) -> APIRouter:
     """Return the routes for health checks and for Prometheus. They need no API key."""
     router = APIRouter(include_in_schema=False)
 
@@ -137,7 +157,7 @@ def _monitoring_router(metrics: GatewayMetrics, catalog: KnownCatalog) -> APIRou
         return {"status": catalog.health}
 
     @router.get("/metrics")
-    async def export_metrics() -> Response:
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    async def show_metrics() -> Response:
+        return Response(await export_metrics(counts, peers), media_type=CONTENT_TYPE_LATEST)
 
     return router

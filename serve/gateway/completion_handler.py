@@ -6,28 +6,30 @@ bounds, and vLLM's response is passed on unchanged, except that ``model`` is aga
 
 import hashlib
 import logging
+import time
 from functools import partial
-from math import inf
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from looper.platform.api.request_body import read_body
+from looper.platform.domain.names import ModelName
 from looper.serve.error_responses import (
     RequestRefused,
     engine_failed,
     error_response,
 )
 from looper.serve.gateway.adapter_prefetcher import AdapterPrefetcher
+from looper.serve.gateway.deadlines import RequestDeadline, parse_max_wait
 from looper.serve.gateway.metrics import GatewayMetrics
 from looper.serve.gateway.model_resolver import ModelResolver
-from looper.serve.gateway.rate_limits import TokenCharge
+from looper.serve.gateway.rate_limits import RequestCharge
 from looper.serve.gateway.request_log import RequestRecord
 from looper.serve.gateway.request_recorder import RequestRecorder, TrafficStats
 from looper.serve.gateway.response_stream import ResponseStream
 from looper.serve.gateway.revocation import RevocationWatcher
-from looper.serve.gateway.traffic_split import TrafficSplitter
+from looper.serve.gateway.traffic_split import conversation_key, pick_target
 from looper.serve.protocol import (
     Endpoint,
     EngineClient,
@@ -46,9 +48,6 @@ VERSION_HEADER = "x-looper-version"
 ADAPTER_HEADER = "x-looper-adapter"
 """Response header with the tier in which the adapter was found: "memory", "disk" or "store"."""
 
-MAX_WAIT_HEADER = "x-looper-within-s"
-"""Request header: refuse the request with 503 if its response would begin later than in this many seconds."""
-
 ENCODING_HEADER = "content-encoding"
 """Request header with the compression of the body. There must be none."""
 
@@ -66,6 +65,7 @@ class CompletionHandler:
         revoked: Knows which versions and keys are revoked, at any time.
         prefetcher: Is told which versions are requested.
         limits: What the engines can run.
+        timeout_s: Maximum time from the arrival of a request to the last byte of its response, in seconds.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class CompletionHandler:
         revoked: RevocationWatcher,
         prefetcher: AdapterPrefetcher,
         limits: RequestLimits,
+        timeout_s: float,
     ) -> None:
         self._resolver = resolver
         self._engine = engine
@@ -86,10 +87,10 @@ class CompletionHandler:
         self._revoked = revoked
         self._prefetcher = prefetcher
         self._limits = limits
-        self._splitter = TrafficSplitter()
+        self._timeout_s = timeout_s
 
     async def handle(
-        self, endpoint: Endpoint, request: Request, tenant: str, record: RequestRecord, charge: TokenCharge
+        self, endpoint: Endpoint, request: Request, tenant: str, record: RequestRecord, charge: RequestCharge
     ) -> Response:
         """Handle one request.
 
@@ -104,16 +105,32 @@ class CompletionHandler:
             The response, streamed if the client asked for a stream.
 
         Raises:
-            RequestRefused: The request is wrong, or the engine failed before the response started.
+            RequestRefused: The request is wrong or took too long, or the engine failed before the response started.
+            RateLimited: The tenant's limits do not allow so many sequences.
             TooLarge: The body has more than ``MAX_BODY_BYTES``.
         """
         _check_encoding(request)
+        deadline = RequestDeadline(record.started_at, parse_max_wait(request), self._timeout_s)
+        async with deadline.enforced():
+            return await self._handle(endpoint, request, tenant, record, charge, deadline)
+
+    async def _handle(
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        tenant: str,
+        record: RequestRecord,
+        charge: RequestCharge,
+        deadline: RequestDeadline,
+    ) -> Response:
         content = await read_body(request, MAX_BODY_BYTES, f"the request is larger than {MAX_BODY_BYTES // 2**20} MiB")
         parsed = parse_request(endpoint, content, self._limits)
         model = parsed.model
         record.model = model[:256]
+        await charge.add_sequences(parsed.num_seqs, time.monotonic())
         targets = await run_in_threadpool(self._resolver.resolve, tenant, model)
-        target = self._splitter.pick(model, targets) if targets else None
+        instance = ModelName.parse(model).instance if targets else None
+        target = pick_target(instance, conversation_key(parsed.user, parsed.body), targets) if instance else None
         if target:
             self._prefetcher.record_request(target)
         digest, channel = (target.digest, target.channel or "version") if target else (None, "base")
@@ -127,13 +144,13 @@ class CompletionHandler:
             tenant_hash=_hash_tenant(tenant),
             num_seqs=parsed.num_seqs,
             estimated_prompt_tokens=charge.estimated_tokens,
-            max_wait_s=_parse_max_wait(request),
+            max_wait_s=deadline.remaining_wait_s,
             trace_context=record.trace_context,
         )
-        stats = self._traffic.stats_of(model, digest) if digest and len(targets) > 1 else None
+        stats = self._traffic.stats_of(instance, digest) if instance and digest and len(targets) > 1 else None
         recorder = RequestRecorder(self._metrics, record, channel, stats, charge.update)
         check = partial(self._revoked.find_reason_to_stop, digest, request.state.key.id)
-        stream = ResponseStream(self._engine.generate(engine_request), model, digest, recorder, check)
+        stream = ResponseStream(self._engine.generate(engine_request), model, digest, recorder, check, deadline)
         return await _respond(stream, model, digest)
 
 
@@ -178,18 +195,3 @@ def _check_encoding(request: Request) -> None:
 def _hash_tenant(tenant: str) -> str:
     """Return an id of the tenant that does not reveal its name to the engine."""
     return hashlib.sha256(tenant.encode()).hexdigest()[:16]
-
-
-def _parse_max_wait(request: Request) -> float | None:
-    """Return the value of ``MAX_WAIT_HEADER``, in seconds."""
-    value = request.headers.get(MAX_WAIT_HEADER)
-    if value is None:
-        return None
-    try:
-        max_wait_s = float(value)
-    except ValueError:
-        max_wait_s = 0
-    if not 0 < max_wait_s < inf:
-        message = f"{MAX_WAIT_HEADER} is {value[:64]!r}: give a number of seconds above 0"
-        raise RequestRefused(error_response(400, message, param=MAX_WAIT_HEADER))
-    return max_wait_s

@@ -20,7 +20,7 @@ from looper.serve.gateway.completion_handler import CompletionHandler, to_http_r
 from looper.serve.gateway.known_catalog import KnownCatalog
 from looper.serve.gateway.model_resolver import ModelResolver
 from looper.serve.gateway.model_routes import model_router
-from looper.serve.gateway.rate_limits import TenantRateLimiter, TokenCharge
+from looper.serve.gateway.rate_limits import RequestCharge, TenantRateLimiter
 
 
 def openai_app(
@@ -53,22 +53,22 @@ def openai_app(
 def _completion_router(
     catalog: KnownCatalog, limiter: TenantRateLimiter, completions: CompletionHandler, router: APIRouter
 ) -> APIRouter:
-    async def admit(request: Request, tenant: Tenant) -> AsyncIterator[TokenCharge]:
+    async def admit(request: Request, tenant: Tenant) -> AsyncIterator[RequestCharge]:
         """Apply the tenant's rate limits. The request counts as concurrent until its response has ended."""
         request.state.record.tenant = tenant
         with limiter.track_request(tenant) as charge:
-            limiter.admit(tenant, await run_in_threadpool(catalog.get_quota, tenant), time.monotonic())
+            await limiter.admit(tenant, await run_in_threadpool(catalog.get_quota, tenant), time.monotonic())
             yield charge
 
     @router.post("/chat/completions")
     async def create_chat_completion(
-        request: Request, tenant: Tenant, charge: Annotated[TokenCharge, Depends(admit)]
+        request: Request, tenant: Tenant, charge: Annotated[RequestCharge, Depends(admit)]
     ) -> Response:
         return await completions.handle("chat", request, tenant, request.state.record, charge)
 
     @router.post("/completions")
     async def create_completion(
-        request: Request, tenant: Tenant, charge: Annotated[TokenCharge, Depends(admit)]
+        request: Request, tenant: Tenant, charge: Annotated[RequestCharge, Depends(admit)]
     ) -> Response:
         return await completions.handle("completions", request, tenant, request.state.record, charge)
 

@@ -5,11 +5,12 @@
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import quantiles
 
 from looper.platform.api.models import VersionTraffic
+from looper.platform.domain.names import InstanceName
 from looper.serve.gateway.metrics import CHANNELS, GatewayMetrics
 from looper.serve.gateway.request_log import RequestRecord
 from looper.serve.protocol import AdmissionInfo, FullResponse, TokenCounts
@@ -36,6 +37,19 @@ class VersionStats:
     seconds: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
     """Seconds until the latest responses were complete."""
 
+    def add(self, other: "VersionStats") -> None:
+        """Add what another gateway has counted of the same version.
+
+        Args:
+            other: Counts of the other gateway.
+        """
+        self.requests += other.requests
+        self.failed += other.failed
+        self.tokens += other.tokens
+        # As many of each gateway's times as there are, not the latest MAX_SAMPLES of all.
+        self.first_token_s = deque([*self.first_token_s, *other.first_token_s])
+        self.seconds = deque([*self.seconds, *other.seconds])
+
     def summarize(self) -> VersionTraffic:
         """Return the counts, and the median and the 95th percentile of the times in seconds."""
         return VersionTraffic(
@@ -51,13 +65,13 @@ class TrafficStats:
     """Compares the versions of skills whose requests are split. The numbers are in this gateway's memory."""
 
     def __init__(self) -> None:
-        self._stats: OrderedDict[str, dict[str, VersionStats]] = OrderedDict()
+        self._stats: OrderedDict[InstanceName, dict[str, VersionStats]] = OrderedDict()
 
-    def stats_of(self, skill: str, digest: str) -> VersionStats:
+    def stats_of(self, skill: InstanceName, digest: str) -> VersionStats:
         """Return the statistics of a version, to be updated.
 
         Args:
-            skill: Model name in the requests.
+            skill: The skill.
             digest: Digest of the version.
 
         Returns:
@@ -69,16 +83,16 @@ class TrafficStats:
             self._stats.popitem(last=False)
         return versions.setdefault(digest, VersionStats())
 
-    def summarize(self, skill: str) -> dict[str, VersionTraffic]:
-        """Return the summaries of a skill's versions.
+    def versions_of(self, skill: InstanceName) -> Mapping[str, VersionStats]:
+        """Return the statistics of a skill's versions.
 
         Args:
-            skill: Model name in the requests.
+            skill: The skill.
 
         Returns:
-            Summaries by digest. Empty if no request of the skill was split since this gateway started.
+            Statistics by digest. Empty if no request of the skill was split since this gateway started.
         """
-        return {digest: stats.summarize() for digest, stats in self._stats.get(skill, {}).items()}
+        return self._stats.get(skill, {})
 
 
 class RequestRecorder:

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import orjson
 
-from looper.serve.error_responses import stream_failed
+from looper.serve.error_responses import RequestRefused, stream_failed
+from looper.serve.gateway.deadlines import RequestDeadline
 from looper.serve.gateway.request_recorder import RequestRecorder
 from looper.serve.protocol import AdmissionInfo, EngineOutput, FullResponse
 
@@ -27,6 +28,7 @@ class ResponseStream:
         digest: Digest of the version, None for the base model.
         recorder: Recorder of this response.
         find_reason_to_stop: Called before anything is sent. It returns the error to send instead, if there is a reason.
+        deadline: Deadline of the request. A stream that has started is cut here.
 
     Attributes:
         admission: How the replica prepared the request. None before ``read_first``, and if the request was refused
@@ -40,12 +42,14 @@ class ResponseStream:
         digest: str | None,
         recorder: RequestRecorder,
         find_reason_to_stop: Callable[[], FullResponse | None],
+        deadline: RequestDeadline,
     ) -> None:
         self._outputs = outputs
         self._model = model
         self._digest = digest
         self._recorder = recorder
         self._find_reason_to_stop = find_reason_to_stop
+        self._deadline = deadline
         self.admission: AdmissionInfo | None = None
 
     async def read_first(self) -> FullResponse | str:
@@ -64,6 +68,7 @@ class ResponseStream:
                     break
                 if isinstance(output, AdmissionInfo):
                     self.admission = output
+                    self._deadline.begin()
                     self._recorder.record_admission(output)
                     continue
                 self._recorder.record_tokens(output.tokens)
@@ -100,7 +105,7 @@ class ResponseStream:
         yield first
         try:
             async with aclosing(self._outputs):
-                async for output in self._outputs:
+                while (output := await self._next_output()) is not None:
                     if reason := self._find_reason_to_stop():
                         self._recorder.record_failure()
                         yield _last_events(reason)
@@ -113,10 +118,18 @@ class ResponseStream:
                         self._recorder.record_events()
                         yield self._rename_model(text)
             self._recorder.record_success()
+        except RequestRefused as refused:
+            self._recorder.record_failure()
+            yield _last_events(refused.response)
         except Exception:
             log.exception("the engine failed during a streamed response of %s", self._digest or self._model)
             self._recorder.record_failure()
             yield _last_events(stream_failed())
+
+    async def _next_output(self) -> EngineOutput | None:
+        """Return the engine's next output, None at the end."""
+        async with self._deadline.enforced():
+            return await anext(self._outputs, None)
 
     def _rename_model(self, text: str) -> str:
         """Put the client's model name in place of the digest in vLLM's compact JSON.

@@ -1,45 +1,71 @@
-"""Splits the requests for a skill between its ``prod`` version and its canaries. Used by ``completion_handler``."""
+"""Splits the conversations with a skill between its ``prod`` version and its canaries. Used by ``completion_handler``.
 
-from collections import OrderedDict
-from collections.abc import Sequence
+A conversation keeps its version: the choice depends only on the skill and on how the conversation begins, which is the
+same in each of its turns. So all gateways choose alike, without asking each other, also after a restart. The decision
+record ``docs/decisions/0023-canaries-by-conversation.md`` says what this costs.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from looper.platform.catalog import RouteTarget
-
-MAX_SKILLS = 10_000
-"""Number of skills whose split is remembered. The one that was requested least recently is forgotten first."""
+from looper.platform.domain.names import InstanceName
 
 
-class TrafficSplitter:
-    """Gives each target its share of a model name's requests, exact to one request at any time.
+def conversation_key(user: str | None, body: Mapping[str, Any]) -> bytes:
+    """Return what tells a conversation from others, from any of its turns.
 
-    It uses smooth weighted round-robin, as nginx does: each request raises the current weight of every target by its
-    share, the target with the highest weight gets the request, and its weight falls by 1. The state is in this
-    gateway's memory, so each of several gateways is exact for its own requests.
+    Args:
+        user: The request's field ``user``.
+        body: OpenAI's request. A chat is told by ``user`` and the messages up to the first of the user. A completion is
+            told by ``user``, or by the prompt if there is none, because a prompt does not say where it began.
+
+    Returns:
+        Bytes, equal for all turns of a conversation.
     """
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        beginning = [text for message in _until_user(messages) for text in _texts(message.get("content"))]
+    else:
+        beginning = [] if user is not None else [repr(body.get("prompt"))]
+    return repr([str(user), *beginning]).encode(errors="surrogatepass")
 
-    def __init__(self) -> None:
-        self._weights: OrderedDict[str, dict[RouteTarget, float]] = OrderedDict()
 
-    def pick(self, name: str, targets: Sequence[RouteTarget]) -> RouteTarget:
-        """Choose the target of the next request.
+def pick_target(instance: InstanceName, conversation: bytes, targets: Sequence[RouteTarget]) -> RouteTarget:
+    """Choose the version of a conversation.
 
-        Args:
-            name: Model name in the request.
-            targets: The versions that share its requests, at least one. Their shares sum up to 1.
+    A larger share of a canary moves conversations from ``prod`` to the canary, and none from the canary to ``prod``.
 
-        Returns:
-            One of the targets.
-        """
-        if len(targets) == 1:
-            return targets[0]
-        weights = self._weights.pop(name, {})
-        if weights.keys() != set(targets):  # a version or a share has changed, so counting starts again
-            weights = dict.fromkeys(targets, 0.0)
-        for target in weights:
-            weights[target] += target.share
-        chosen = max(weights, key=weights.__getitem__)
-        weights[chosen] -= 1
-        self._weights[name] = weights
-        if len(self._weights) > MAX_SKILLS:
-            self._weights.popitem(last=False)
-        return chosen
+    Args:
+        instance: The skill.
+        conversation: The conversation, from ``conversation_key``.
+        targets: The versions that share the conversations, ``prod`` first. Their shares sum up to 1.
+
+    Returns:
+        One of the targets.
+    """
+    digest = hashlib.blake2b(conversation, digest_size=8, key=hashlib.sha256(str(instance).encode()).digest()).digest()
+    point = int.from_bytes(digest) / 2**64
+    prod, *canaries = targets
+    for canary in canaries:
+        if point < canary.share:
+            return canary
+        point -= canary.share
+    return prod
+
+
+def _until_user(messages: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the messages up to the first of the user."""
+    for message in messages:
+        if isinstance(message, Mapping):
+            yield message
+            if message.get("role") == "user":
+                return
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Yield the text of a message, which is a string or a list of parts."""
+    for part in content if isinstance(content, list) else [{"text": content}]:
+        if isinstance(part, Mapping) and isinstance(text := part.get("text"), str):
+            yield text

@@ -47,6 +47,8 @@ class ParsedRequest:
     """What the engine gets: the fields that are set and have an effect."""
     num_seqs: int
     """Number of sequences that the engine generates: prompts times choices or beams."""
+    user: str | None = None
+    """The client's own user, who tells conversations apart that begin alike. The engine does not get it."""
 
 
 class _Decoders:
@@ -104,12 +106,13 @@ def parse_request(endpoint: Endpoint, content: bytes, limits: RequestLimits) -> 
             raise _refused(name, f"has more than {MAX_VALUES} objects and arrays")
     request = _decode(_choose_decoder(decoders, bytes(sizes.get("prompt", b"")), limits), content)
     body: RequestBody = msgspec.to_builtins(request)
+    user = body.get("user")
     for name, field in FIELDS[endpoint].items():
         if not field.is_passed_on:
             body.pop(name, None)
     if problem := check_values(body, limits):
         raise _refused(*problem)
-    return ParsedRequest(request.model, body, count_sequences(body))
+    return ParsedRequest(request.model, body, count_sequences(body), user)
 
 
 def _scan(decoders: _Decoders, content: bytes) -> Any:

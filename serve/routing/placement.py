@@ -36,7 +36,7 @@ def select_replicas(digest: str, loads: Mapping[str, int], max_num_seqs: int) ->
 
     Args:
         digest: Digest of the version, "" for the base model, which every replica has.
-        loads: Number of requests of each replica, by its id.
+        loads: Number of sequences of each replica, by its id.
         max_num_seqs: Number of sequences that a replica runs at a time.
 
     Returns:

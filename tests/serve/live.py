@@ -73,7 +73,9 @@ def _command_line(process: psutil.Process) -> str:
 
 
 @contextmanager
-def run_server(home: Path, *, replicas: int = 1, max_replicas: int | None = None) -> Iterator[LiveServer]:
+def run_server(
+    home: Path, *, replicas: int = 1, gateways: int = 2, max_replicas: int | None = None
+) -> Iterator[LiveServer]:
     """Run the server on the Ray of this process while the context is open."""
     base = single_token_base(home / "base")
     settings = load_settings(
@@ -88,6 +90,7 @@ def run_server(home: Path, *, replicas: int = 1, max_replicas: int | None = None
             "max_cpu_loras": 5,
             "max_disk_loras": 6,
             "replicas": replicas,
+            "gateways": gateways,
             "max_replicas": max_replicas,
         },
     )

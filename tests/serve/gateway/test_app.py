@@ -38,6 +38,7 @@ from tests.serve.published import adapter_files, publish_version
 
 DESK = InstanceName("acme", "desk")
 HELLO = [{"role": "user", "content": "hello"}]
+CANARY_OF_50 = 5
 
 
 class ScriptedEngine:
@@ -90,6 +91,11 @@ class GatewayHarness:
     def post(self, model: object, path: str = "/v1/chat/completions", **more: object) -> Any:
         content = {"prompt": "hello"} if path == "/v1/completions" else {"messages": HELLO}
         return self.client.post(path, json={"model": model, **content, **more})
+
+    def post_turn(self, model: str, conversation: int, turn: int = 0) -> str:
+        """Send a turn of a conversation; return the digest of the version."""
+        messages = [{"role": "user", "content": f"hello {conversation}"}, *HELLO * turn]
+        return str(self.post(model, messages=messages).headers["x-looper-version"])
 
 
 def publish(base: Path, catalog: Catalog, store: ObjectStore, instance: InstanceName, weights: bytes) -> str:
@@ -359,7 +365,9 @@ def test_an_overloaded_engine_says_when_to_retry(gateway: GatewayHarness) -> Non
     )
     assert status_and_code(response) == (503, "overloaded")
     assert response.headers["retry-after"] == "2"
-    assert gateway.engine.requests[0].max_wait_s == 3
+    max_wait_s = gateway.engine.requests[0].max_wait_s
+    assert max_wait_s is not None
+    assert 0 < max_wait_s < 3  # what is left of it
 
 
 @pytest.mark.parametrize("max_wait", ["soon", "-1", "0", "nan", "inf"])
@@ -375,20 +383,21 @@ def test_a_canary_gets_its_share_and_both_versions_are_compared(gateway: Gateway
     newer = publish(tmp_path, gateway.catalog, ObjectStore.open(gateway.settings), DESK, b"two")
     gateway.catalog.set_channel(DESK, "canary", gateway.digest, 0.1)
     gateway.engine.tokens = TokenCounts(5, 7)
-    versions = [gateway.post("acme/desk").headers["x-looper-version"] for _ in range(50)]
-    assert (versions.count(gateway.digest), versions.count(newer)) == (5, 45)
+    versions = [gateway.post_turn("acme/desk", number) for number in range(50)]
+    # Which conversations the canary gets depends on their first message alone.
+    assert (versions.count(gateway.digest), versions.count(newer)) == (CANARY_OF_50, 50 - CANARY_OF_50)
+    assert [gateway.post_turn("acme/desk@prod", number, turn=2) for number in range(50)] == versions
     gateway.engine.script = [FullResponse(503, b"{}")]
-    for _ in range(10):
-        gateway.post("acme/desk")
+    assert [gateway.post_turn("acme/desk", number, turn=4) for number in range(50)] == versions
     traffic = gateway.client.get("/api/v1/skills/desk/traffic").json()
     assert {digest: (stats["requests"], stats["failed"], stats["tokens"]) for digest, stats in traffic.items()} == {
-        newer: (54, 9, 45 * 7),
-        gateway.digest: (6, 1, 5 * 7),
+        digest: (3 * count, count, 2 * count * 7)
+        for digest, count in ((newer, 50 - CANARY_OF_50), (gateway.digest, CANARY_OF_50))
     }
     assert traffic[newer]["seconds"]["p50"] <= traffic[newer]["seconds"]["p95"]
     text = gateway.client.get("/metrics").text
-    assert 'looper_tokens_total{channel="canary",kind="generated"} 35.0' in text
-    assert 'looper_tokens_total{channel="prod",kind="read"} 225.0' in text
+    assert f'looper_tokens_total{{channel="canary",kind="generated"}} {2 * CANARY_OF_50 * 7:.1f}' in text
+    assert f'looper_tokens_total{{channel="prod",kind="read"}} {2 * (50 - CANARY_OF_50) * 5:.1f}' in text
     assert gateway.client.get("/api/v1/skills/desk/traffic", headers={"authorization": ""}).status_code == 401
 
 

@@ -191,9 +191,11 @@ def test_a_request_that_the_engine_refuses_costs_no_tokens(gateway: RateLimitedG
 def read_token_metrics(live: LiveServer) -> tuple[int, int]:
     """Return the prompt and generated tokens of the base model since the server started."""
     text = httpx.get(f"{live.url}/metrics").text
-    matches = (re.search(rf'looper_tokens_total{{channel="base",kind="{kind}"}} (\S+)', text) for kind in KINDS)
-    read, generated = (int(float(match[1])) if match else 0 for match in matches)
-    return read, generated
+    read, generated = (
+        sum(float(value) for value in re.findall(rf'tokens_total{{channel="base",.*kind="{kind}"}} (\S+)', text))
+        for kind in KINDS
+    )
+    return int(read), int(generated)
 
 
 KINDS = ("read", "generated")
