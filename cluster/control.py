@@ -16,6 +16,7 @@ from looper.cluster.processes import kill_remaining
 from looper.cluster.state import clear_state, log_path, read_state, state_path
 from looper.platform.domain.errors import LooperError
 from looper.platform.settings import Settings
+from looper.serve.deployment.tls import trust_own_certificate
 
 MAX_FAILED_STARTS = 2
 """How often the head may die before the first start is given up."""
@@ -38,7 +39,7 @@ def start_cluster(
         LooperError: The cluster ended, failed repeatedly, or did not answer in time.
     """
     state_path(settings).parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(state_path(settings).with_suffix(".lock")):
+    with FileLock(state_path(settings).with_suffix(".lock"), mode=0o600):
         if read_state(settings) is None:
             _start_supervisor(settings)
     deadline = time.monotonic() + timeout_s
@@ -49,7 +50,7 @@ def start_cluster(
         if state.starts > MAX_FAILED_STARTS:
             stop_cluster(settings)
             raise LooperError(f"the cluster failed to start {state.starts - 1} times: read {log_path(settings)}")
-        if state.phase == "up" and state.url and is_healthy(state.url):
+        if state.phase == "up" and state.url and is_healthy(state.url, settings):
             return state.url
         on_progress(f"{state.phase}, log in {log_path(settings)}")
         time.sleep(0.5)
@@ -79,15 +80,17 @@ def stop_cluster(settings: Settings) -> bool:
     return True
 
 
-def is_healthy(url: str) -> bool:
+def is_healthy(url: str, settings: Settings) -> bool:
     """Return whether a gateway answers its health check.
 
     Args:
         url: URL of the HTTP API.
+        settings: Settings of the cluster, with its certificate if it has one.
     """
     try:
-        return httpx.get(f"{url}/healthz", timeout=5).is_success
-    except httpx.TransportError:
+        verify = trust_own_certificate(settings.serve)
+        return httpx.get(f"{url}/healthz", timeout=5, verify=verify).is_success
+    except (httpx.TransportError, OSError):
         return False
 
 

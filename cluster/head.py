@@ -15,6 +15,7 @@ from looper.cluster.state import read_state, write_state
 from looper.jobs.basemodel.prepare import prepare
 from looper.jobs.queue import worker
 from looper.platform.catalog import Catalog
+from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.serve.cache.cache_sizes import plan_cache_sizes
@@ -52,6 +53,7 @@ def _stop_with_parent(parent: int, stop: threading.Event) -> None:
 
 def main() -> None:
     """Run the head until a signal arrives or the supervisor ends."""
+    keep_files_private()
     stop = threading.Event()
     stop_on_signals(stop)
     threading.Thread(target=_stop_with_parent, args=(os.getppid(), stop), daemon=True).start()

@@ -5,14 +5,18 @@ Used by the head process, by commands that work without a cluster, and by benchm
 
 import logging
 import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import ray
 
 from looper.cluster.processes import kill_remaining
 from looper.platform.domain.errors import LooperError
+from looper.platform.domain.private_files import make_private_folder
 from looper.serve.deployment.loopback import use_loopback_node
 from looper.serve.deployment.ray_environment import set_ray_environment
 
@@ -47,9 +51,11 @@ def local_ray() -> Iterator[None]:
 def _start_ray() -> None:
     set_ray_environment()
     use_loopback_node()
+    session_folder = _make_session_folder()
     try:
         ray.init(
             address="local",
+            _temp_dir=str(session_folder),
             num_cpus=_NUM_CPUS,
             include_dashboard=False,
             log_to_driver=False,
@@ -57,6 +63,24 @@ def _start_ray() -> None:
         )
     except Exception as error:  # Ray raises Exception, RuntimeError and errors of its own when it does not start
         raise LooperError(f"Ray did not start; run the command again when the machine is less busy: {error}") from error
+
+
+def _make_session_folder() -> Path:
+    """Return a folder for Ray's logs and sockets that no other user can enter.
+
+    Ray opens this folder and those in it to everybody, so the one around it is closed. The path must be short, because
+    those of sockets have at most 107 characters.
+
+    Raises:
+        LooperError: Somebody else has a folder of that name.
+    """
+    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / f"looper-{os.geteuid()}"
+    make_private_folder(folder)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise LooperError(f"{folder} belongs to another user: delete it, or set RAY_TMPDIR to a folder of your own")
+    folder.chmod(0o700)
+    return folder / "ray"
 
 
 def _silence_logs() -> None:

@@ -15,6 +15,7 @@ import psutil
 
 from looper.cluster.processes import kill_remaining, stop_on_signals
 from looper.cluster.state import ClusterState, clear_state, log_path, write_state
+from looper.platform.domain.private_files import keep_files_private
 from looper.platform.settings import Settings
 
 MAX_RESTART_DELAY_S = 30.0
@@ -75,6 +76,7 @@ def _adopt_orphans() -> None:
 
 def main() -> None:
     """Supervise until a signal arrives."""
+    keep_files_private()
     stop = threading.Event()
     stop_on_signals(stop)
     supervise(Settings.model_validate_json(sys.stdin.read()), stop)

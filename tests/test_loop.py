@@ -22,6 +22,7 @@ from looper.platform.domain.errors import NotFound
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.tenancy import issue_key
+from tests.private_files import find_open_files
 from tests.serve.live import LiveServer
 
 RECIPE = Recipe(rank=8, alpha=16, learning_rate=5e-3, epochs=1, batch_size=4, max_seq_length=512)
@@ -80,6 +81,9 @@ def test_uploaded_trajectories_become_skills_that_answer_by_name(live: LiveServe
             listed = {one.id for one in api.models.list().data}
             assert listed == {live.settings.base, *(name for name in names if name.startswith(f"{tenant}/"))}
     assert len(answers) == 3
+
+    # After a real job, nobody else on the machine can read anything of it.
+    assert find_open_files(live.settings.home) == []
 
     # The API key of one tenant gives no access to another tenant's skill.
     tenant = names[0].partition("/")[0]

@@ -16,6 +16,7 @@ from looper.cli.output import fail
 from looper.cli.requirements import PACKAGE, describe_missing_module
 from looper.platform.domain.actor import acting_as, local_user
 from looper.platform.domain.errors import LooperError
+from looper.platform.domain.private_files import keep_files_private
 
 app = typer.Typer(
     name="looper",
@@ -64,6 +65,7 @@ def _root(
 
 def main() -> None:
     """Run the command line. A mistake prints one line on standard error and exits with status 1, Ctrl-C with 130."""
+    keep_files_private()
     try:
         with acting_as(f"cli:{local_user()}"):
             app(prog_name="looper")
@@ -81,3 +83,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        fail(f"{error.filename}: {error.strerror}")

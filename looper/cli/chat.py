@@ -30,6 +30,7 @@ def chat(
     from looper.platform.domain.scopes import Scope
     from looper.platform.settings import load_settings
     from looper.platform.tenancy import issue_key
+    from looper.serve.deployment.tls import trust_own_certificate
 
     settings, name = load_settings(), ModelName.parse(model)
     state = read_state(settings)
@@ -37,7 +38,8 @@ def chat(
         raise NotFound("no cluster is running: looper up")
     # A user who can read the catalog may act for every tenant, so a key that expires soon gives away nothing.
     key = issue_key(Catalog.open(settings), name.instance.tenant, scopes={Scope.INFER}, lifetime=timedelta(minutes=10))
-    client = openai.OpenAI(base_url=f"{state.url}/v1", api_key=key, max_retries=0)
+    http = openai.DefaultHttpxClient(verify=trust_own_certificate(settings.serve))
+    client = openai.OpenAI(base_url=f"{state.url}/v1", api_key=key, max_retries=0, http_client=http)
     try:
         with client.chat.completions.create(
             model=str(name), messages=[{"role": "user", "content": message}], max_tokens=max_tokens, stream=True

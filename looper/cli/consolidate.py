@@ -41,11 +41,14 @@ def consolidate(
 ) -> None:
     """Train the next adapter version of instances from their new trajectories. Flags override the settings' recipe.
 
+    An instance that has nothing new, or does not exist, is reported with exit status 1, and the others are queued.
+
     Example: `looper consolidate acme/helpdesk acme/billing --strategy replay --wait`
     """
     from looper.platform.api.models import ConsolidationInfo
     from looper.platform.api.submission import submit_consolidations
     from looper.platform.catalog import Catalog
+    from looper.platform.domain.errors import InvalidInput, NotFound
     from looper.platform.domain.names import InstanceName
     from looper.platform.settings import load_settings
 
@@ -67,8 +70,16 @@ def consolidate(
     if run_here:
         requirements.check_machine("looper consolidate --wait")
     catalog = Catalog.open(settings)
-    jobs = submit_consolidations(catalog, settings, names, recipe, priority)
-    if run_here:
+    settings.check_recipe(recipe)
+    jobs, refusals = [], []
+    for name in dict.fromkeys(names):
+        try:
+            jobs += submit_consolidations(catalog, settings, [name], recipe, priority)
+        except (InvalidInput, NotFound) as error:
+            if len(names) == 1:
+                raise
+            refusals.append(str(error))
+    if run_here and jobs:
         jobs = _run_here(catalog, settings, [job.id for job in jobs])
     elif wait:
         jobs = watch(catalog, [job.id for job in jobs], sys.stderr)
@@ -78,10 +89,14 @@ def consolidate(
         table(
             ["consolidation", "instance", "state", "digest", "reason"],
             [(job.id, job.instance, job.state, job.digest and job.digest[:12], reason_of(job)) for job in jobs],
-            empty="",
+            empty="nothing was queued",
         )
-        if not wait and not _is_cluster_running(settings):
+        if jobs and not wait and not _is_cluster_running(settings):
             typer.echo("queued, but no cluster is running to work on it: looper up")
+    for refusal in refusals:
+        typer.echo(f"error: {refusal}", err=True)
+    if refusals:
+        raise typer.Exit(1)
     exit_if_failed(jobs)
 
 

@@ -37,16 +37,23 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         empty: Sentence to print if there are no rows.
     """
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        grid.add_row(*(Text("-" if cell is None else str(cell)) for cell in row))
-    if grid.row_count:
-        Console(width=None if sys.stdout.isatty() else 200).print(grid)
-    else:
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    if not cells:
         typer.echo(empty)
+        return
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(columns):
+        # Ids are copied from here into the next command, so they are neither cut nor broken.
+        grid.add_column(name, overflow="fold", no_wrap=not any(" " in row[i] for row in cells))
+    for row in cells:
+        grid.add_row(*map(Text, row))
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    needed = Measurement.get(console, console.options.update(max_width=10_000), grid).minimum
+    Console(width=max(console.width, needed)).print(grid)  # the terminal itself breaks lines that are too long
 
 
 def format_time(at: "datetime | None") -> str | None:

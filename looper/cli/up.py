@@ -24,8 +24,11 @@ def up(
     from looper.cluster import control
     from looper.cluster.state import read_state
     from looper.platform.settings import load_settings
+    from looper.serve.deployment.tls import find_exposure
 
     settings = load_settings() if port is None else load_settings(serve={"port": port})
+    if exposure := find_exposure(settings.serve):
+        typer.echo(f"warning: {exposure}", err=True)
     with progress() as live:
         line = live.add_task("starting Looper", total=None, note="")
         url = control.start_cluster(settings, on_progress=lambda status: live.update(line, note=status))
@@ -48,8 +51,6 @@ def status(json: Json = False) -> None:
 
     Example: `looper status`
     """
-    from collections import Counter
-
     from looper.cluster.control import is_healthy
     from looper.cluster.state import read_state
     from looper.platform.catalog import Catalog
@@ -57,8 +58,8 @@ def status(json: Json = False) -> None:
 
     settings = load_settings()
     state = read_state(settings)
-    jobs = Counter(str(job.state) for job in Catalog.open(settings).list_consolidations())
-    is_answering = bool(state and state.url and is_healthy(state.url))
+    jobs = {str(state): count for state, count in Catalog.open(settings).count_consolidations().items()}
+    is_answering = bool(state and state.url and is_healthy(state.url, settings))
     if json:
         emit_json({"cluster": state, "healthy": is_answering, "consolidations": jobs, "home": str(settings.home)})
         return

@@ -117,11 +117,12 @@ def from_http(status: int, content: bytes, headers: Mapping[str, str]) -> Looper
     row = _BY_CODE.get(str(code)) or _BY_STATUS.get(status)
     error = row.error if row else LooperError
     if issubclass(error, Overloaded):
-        return error(message, retry_after_s=_retry_after_s(headers))
+        return error(message, retry_after_s=retry_after_s(headers))
     return error(message)
 
 
-def _retry_after_s(headers: Mapping[str, str]) -> float:
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Return the seconds that ``headers`` ask a client to wait, ``DEFAULT_RETRY_AFTER_S`` if they do not say."""
     try:
         return max(0.0, float(headers.get("retry-after", "")))
     except ValueError:  # missing, or a date

@@ -12,7 +12,7 @@ from looper.platform.settings import Settings
 def submit_consolidations(
     catalog: Catalog, settings: Settings, instances: Sequence[InstanceName], recipe: Recipe | None, priority: int = 0
 ) -> list[Consolidation]:
-    """Queue one consolidation per instance. Recipe and names are all checked before anything is queued.
+    """Queue one consolidation per instance, or none at all if one of them is refused.
 
     Args:
         catalog: Catalog of the cluster.
@@ -26,12 +26,10 @@ def submit_consolidations(
 
     Raises:
         InvalidInput: The server could not serve what the recipe trains, the priority is out of range, or an instance
-            has nothing new to consolidate. In the last case, instances before it are queued already.
+            has nothing new to consolidate.
         NotFound: An instance does not exist.
     """
     recipe = recipe or settings.consolidation.recipe
     settings.check_recipe(recipe)
     unique = list(dict.fromkeys(instances))
-    for instance in unique:
-        catalog.check_instance(instance)
-    return [catalog.submit(instance, base=settings.base, recipe=recipe, priority=priority) for instance in unique]
+    return catalog.submit_all(unique, base=settings.base, recipe=recipe, priority=priority)

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
@@ -25,6 +25,31 @@ _UNSUCCESSFUL = (ConsolidationState.REJECTED, ConsolidationState.FAILED, Consoli
 
 class ConsolidationOperations(Database):
     """Consolidations, as their submitter sees them."""
+
+    def submit_all(
+        self, instances: Sequence[InstanceName], *, base: str, recipe: Recipe, priority: int = 0
+    ) -> list[Consolidation]:
+        """Queue one consolidation for each instance, or none at all. ``submit`` says what a consolidation contains.
+
+        Args:
+            instances: Instances to train an adapter for, each once.
+            base: Base model, as the settings name it.
+            recipe: Hyperparameters.
+            priority: From ``MIN_PRIORITY`` to ``MAX_PRIORITY``. Higher priorities are claimed first.
+
+        Returns:
+            The new or unfinished consolidations, in the order of ``instances``.
+
+        Raises:
+            NotFound: An instance does not exist.
+            InvalidInput: The priority is out of range, or an instance has no new trajectories.
+        """
+        if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+            raise InvalidInput(f"priority {priority} is not from {MIN_PRIORITY} to {MAX_PRIORITY}")
+        with self._write_transaction() as sql:
+            for instance in sorted(instances):  # in one order, so that two submissions never wait for each other
+                rows.require_instance(sql, instance, lock=True)
+            return [_submit(sql, instance, base, recipe, priority) for instance in instances]
 
     def submit(self, instance: InstanceName, *, base: str, recipe: Recipe, priority: int = 0) -> Consolidation:
         """Queue a consolidation of all batches that no published or unfinished consolidation contains.
@@ -45,24 +70,8 @@ class ConsolidationOperations(Database):
             NotFound: The instance does not exist.
             InvalidInput: The priority is out of range, or there are no new trajectories.
         """
-        if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-            raise InvalidInput(f"priority {priority} is not from {MIN_PRIORITY} to {MAX_PRIORITY}")
-        with self._write_transaction() as sql:
-            # Lock the instance's row, so that two submissions at the same time do not take the same batches.
-            rows.require_instance(sql, instance, lock=True)
-            new_batches, unfinished = _find_new_batches(sql, instance)
-            if not new_batches:
-                if unfinished is not None and (unfinished.base, unfinished.recipe) == (base, recipe):
-                    return _set_priority(sql, unfinished, priority)
-                raise InvalidInput(
-                    f"instance {instance} has no new trajectories to consolidate: "
-                    f"looper ingest PATH --instance {instance}"
-                )
-            created_at = read_clock(sql)
-            if unfinished is not None:
-                # The queue orders an instance's consolidations by creation time. A clock may be set back.
-                created_at = max(created_at, unfinished.created_at + timedelta(microseconds=1))
-            return _insert_consolidation(sql, instance, base, recipe, new_batches, priority, created_at)
+        (job,) = self.submit_all([instance], base=base, recipe=recipe, priority=priority)
+        return job
 
     def get_consolidation(self, id: str) -> Consolidation:
         """Return the consolidation with this ``id``.
@@ -93,6 +102,13 @@ class ConsolidationOperations(Database):
             query = query.where(rows.in_instance(t.consolidations, instance))
         with self._read_transaction() as sql:
             return [rows.to_consolidation(row) for row in sql.execute(query.limit(limit))]
+
+    def count_consolidations(self) -> dict[ConsolidationState, int]:
+        """Return how many consolidations are in each state, of those states that any is in."""
+        state = t.consolidations.c.state
+        with self._read_transaction() as sql:
+            counted = sql.execute(select(state, func.count()).group_by(state).order_by(state)).all()
+        return {ConsolidationState(name): count for name, count in counted}
 
     def get_consolidations(self, ids: Sequence[str]) -> list[Consolidation]:
         """Return the consolidations with these ``ids``, in the same order.
@@ -143,6 +159,22 @@ class ConsolidationOperations(Database):
             if result.rowcount == 0:
                 raise Conflict(f"consolidation {id} is {job.state} already")
             rows.insert_event(sql, job.instance, id, "cancelled")
+
+
+def _submit(sql: Connection, instance: InstanceName, base: str, recipe: Recipe, priority: int) -> Consolidation:
+    """Submit one instance, whose row is locked, so that two submissions do not take the same batches."""
+    new_batches, unfinished = _find_new_batches(sql, instance)
+    if not new_batches:
+        if unfinished is not None and (unfinished.base, unfinished.recipe) == (base, recipe):
+            return _set_priority(sql, unfinished, priority)
+        raise InvalidInput(
+            f"instance {instance} has no new trajectories to consolidate: looper ingest PATH --instance {instance}"
+        )
+    created_at = read_clock(sql)
+    if unfinished is not None:
+        # The queue orders an instance's consolidations by creation time. A clock may be set back.
+        created_at = max(created_at, unfinished.created_at + timedelta(microseconds=1))
+    return _insert_consolidation(sql, instance, base, recipe, new_batches, priority, created_at)
 
 
 def _find_new_batches(sql: Connection, instance: InstanceName) -> tuple[list[str], Consolidation | None]:

@@ -15,15 +15,18 @@ from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
+from looper.platform.domain.private_files import make_private_file, make_private_folder
 
 _MIGRATION_LOCK_ID = 0x6C6F6F70
 """Name of PostgreSQL's advisory lock for migrations. Any fixed number will do."""
 
 _MIGRATION_TIMEOUT_S = 600.0
 """Maximum time that a process waits for a migration, its own or that of another process, in seconds."""
+
+_EXPECTED_URL = "give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 _IDLE_TRANSACTION_TIMEOUT_S = 60.0
 """A process that stops within a transaction for this time, in seconds, loses the transaction and its locks."""
@@ -40,15 +43,15 @@ def connect(url: str, timeout_s: float) -> Engine:
         An SQLAlchemy engine.
 
     Raises:
-        InvalidInput: ``url`` is not a database URL.
+        InvalidInput: ``url`` is not the URL of a supported database, or its schema is of a newer release.
         StoreUnavailable: The database cannot be opened.
     """
     try:
         parsed = make_url(url)
-        engine = create(parsed, timeout_s)
-    except (ArgumentError, NoSuchModuleError) as error:  # without the URL, which may have a password
-        raise InvalidInput(f"catalog.url is not a database URL: {error}") from error
+    except ArgumentError as error:  # without the URL, which may have a password
+        raise InvalidInput(f"catalog.url is not a database URL: {_EXPECTED_URL}") from error
     try:
+        engine = create(parsed, timeout_s)
         _migrate(engine)
     except (DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
@@ -68,12 +71,15 @@ def create(url: URL, timeout_s: float) -> Engine:
 
     Returns:
         An SQLAlchemy engine. It has not connected yet.
+
+    Raises:
+        InvalidInput: The database is neither SQLite nor PostgreSQL.
     """
     if url.get_backend_name() == "sqlite":
         return _create_sqlite_engine(url, timeout_s)
     if url.get_backend_name() == "postgresql":
         return _create_postgresql_engine(url.set(drivername="postgresql+psycopg"), timeout_s)
-    return create_engine(url, pool_pre_ping=True, pool_timeout=timeout_s)
+    raise InvalidInput(f"catalog.url {url!r} names a database that is not supported: {_EXPECTED_URL}")
 
 
 def _create_sqlite_engine(url: URL, timeout_s: float) -> Engine:
@@ -82,7 +88,7 @@ def _create_sqlite_engine(url: URL, timeout_s: float) -> Engine:
     Write transactions start with BEGIN IMMEDIATE instead.
     """
     if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(Path(url.database).parent)
     engine = create_engine(url, connect_args={"timeout": timeout_s, "isolation_level": None}, pool_timeout=timeout_s)
 
     @event.listens_for(engine, "connect")
@@ -130,7 +136,9 @@ def _migrate(engine: Engine) -> None:
     if engine.dialect.name == "sqlite" and engine.url.database:
         # The switch to WAL is stored in the file. It fails at once if another connection is active, because SQLite does
         # not wait for locks here.
-        with FileLock(f"{engine.url.database}.lock", timeout=_MIGRATION_TIMEOUT_S):
+        # SQLite gives the files beside the database the mode of the database.
+        make_private_file(Path(engine.url.database))
+        with FileLock(f"{engine.url.database}.lock", timeout=_MIGRATION_TIMEOUT_S, mode=0o600):
             with engine.connect() as sql:
                 sql.exec_driver_sql("PRAGMA journal_mode=WAL")
             with engine.begin() as sql:
@@ -158,8 +166,15 @@ def _migration_script() -> Config:
 
 
 def _is_newest(sql: Connection) -> bool:
-    newest = ScriptDirectory.from_config(_migration_script()).get_current_head()
-    return MigrationContext.configure(sql).get_current_revision() == newest
+    """Return whether the schema is the one that this release knows. Raise InvalidInput if it is of a newer release."""
+    revisions = ScriptDirectory.from_config(_migration_script())
+    newest, current = revisions.get_current_head(), MigrationContext.configure(sql).get_current_revision()
+    if current is not None and current not in {each.revision for each in revisions.walk_revisions()}:
+        raise InvalidInput(
+            f"catalog {sql.engine.url!r} has schema {current} of a newer release, and this one knows {newest} at most: "
+            "install the newer release"
+        )
+    return current == newest
 
 
 def _upgrade(sql: Connection) -> None:

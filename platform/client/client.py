@@ -4,6 +4,7 @@ Errors come back as the exceptions that the server raised (``platform/api/error_
 a web framework nor a database.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from looper.platform.api.error_table import from_http
+from looper.platform.api.error_table import from_http, retry_after_s
 from looper.platform.api.models import (
     AuditInfo,
     ConsolidationInfo,
@@ -23,12 +24,18 @@ from looper.platform.api.models import (
     TenantLimits,
     VersionTraffic,
 )
-from looper.platform.domain.errors import InvalidInput, StoreUnavailable
+from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavailable
 from looper.platform.domain.names import PROD, check_name, is_digest
 from looper.platform.domain.recipe import Recipe
 from looper.platform.trajectories.report import IngestReport
 
 T = TypeVar("T")
+
+RETRY_PAUSE_S = 0.5
+"""Longest pause before the first retry, in seconds. It doubles with each one, and half of it is random."""
+
+MAX_RETRY_WAIT_S = 30.0
+"""Longest time that the client waits before it sends a request again, in seconds."""
 
 
 class Client:
@@ -36,21 +43,27 @@ class Client:
 
     Names of instances are without the tenant's name, because the key belongs to a tenant. Every method raises the
     ``LooperError`` that the server raised: ``Unauthorized`` for a wrong key, ``NotFound`` for what does not exist or
-    belongs to another tenant, ``RateLimited`` with ``retry_after_s`` above a limit, and ``StoreUnavailable`` also when
-    the server does not answer at all. Nothing is retried.
+    belongs to another tenant, ``Forbidden`` where the key lacks a scope, ``RateLimited`` with ``retry_after_s`` above a
+    limit, and ``StoreUnavailable`` also when the server does not answer at all.
+
+    A request is sent again, up to ``max_retries`` times, when the server has not begun on it: no connection, or 429. If
+    sending it twice does no harm, it is also sent again after a lost connection and after 503. The client waits as long
+    as the server says, and raises the error at once if that is more than ``MAX_RETRY_WAIT_S``.
     """
 
-    def __init__(self, url: str, key: str, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, url: str, key: str, *, timeout_s: float = 60.0, max_retries: int = 3) -> None:
         """Prepare connections; nothing is sent yet.
 
         Args:
             url: Address of the cluster, such as ``http://127.0.0.1:8000``.
             key: API key of the tenant.
             timeout_s: Timeout of a connection and of each wait for bytes, in seconds.
+            max_retries: How often a request is sent again at most. 0: never.
         """
         self._http = httpx.Client(
             base_url=url.rstrip("/") + "/api/v1", headers={"Authorization": f"Bearer {key}"}, timeout=timeout_s
         )
+        self._max_retries = max_retries
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -80,6 +93,7 @@ class Client:
             "POST",
             f"/instances/{check_name(instance, 'instance')}/trajectories",
             IngestReport,
+            idempotent=True,
             params={"name": path.name, "format": format},
             content=path.read_bytes(),
         )
@@ -319,14 +333,27 @@ class Client:
     def _get(self, path: str, kind: type[T]) -> T:
         return self._call("GET", path, kind)
 
-    def _call(self, method: str, path: str, kind: type[T], **request: Any) -> T:
-        try:
-            response = self._http.request(method, path, **request)
-        except httpx.TransportError as error:
-            raise StoreUnavailable(f"no answer from {self._http.base_url}: {error}") from error
-        if not response.is_success:
-            raise from_http(response.status_code, response.content, response.headers)
-        return TypeAdapter(kind).validate_json(response.content)
+    def _call(self, method: str, path: str, kind: type[T], *, idempotent: bool | None = None, **request: Any) -> T:
+        may_repeat = method in ("GET", "PUT") if idempotent is None else idempotent
+        for attempt in range(self._max_retries + 1):
+            pause_s = random.uniform(0.5, 1.0) * RETRY_PAUSE_S * 2**attempt
+            try:
+                response = self._http.request(method, path, **request)
+            except httpx.TransportError as error:
+                failure: LooperError = StoreUnavailable(f"no answer from {self._http.base_url}: {error}")
+                failure.__cause__ = error
+                is_retryable = may_repeat or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            else:
+                if response.is_success:
+                    return TypeAdapter(kind).validate_json(response.content)
+                failure = from_http(response.status_code, response.content, response.headers)
+                is_retryable = response.status_code == 429 or (response.status_code == 503 and may_repeat)
+                if "retry-after" in response.headers:
+                    pause_s = max(pause_s, retry_after_s(response.headers))
+            if not is_retryable or attempt == self._max_retries or pause_s > MAX_RETRY_WAIT_S:
+                raise failure
+            time.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")
 
 
 def _expected(digest: str | None) -> dict[str, str]:

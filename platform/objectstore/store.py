@@ -18,6 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from looper.platform.domain.errors import NotFound, StoreFull, StoreUnavailable
+from looper.platform.domain.private_files import make_private_folder, open_private
 from looper.platform.settings import Settings
 
 T = TypeVar("T")
@@ -214,10 +215,10 @@ class ObjectStore:
 
 
 def _write_file(target: Path, content: bytes) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(target.parent)
     partial = Path(f"{target}.{uuid.uuid4().hex}{_PARTIAL_SUFFIX}")
     try:
-        with partial.open("wb") as file:
+        with open(partial, "wb", opener=open_private) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

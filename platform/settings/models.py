@@ -223,6 +223,10 @@ class ServeSettings(PoolSettings):
 
     host: str = Field("127.0.0.1", description="Address on which the HTTP API listens.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP API. 0 takes a free one.")
+    tls_cert: Path | None = Field(
+        None, description="PEM file with the certificate of the HTTP API, and its chain. Default: no TLS."
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the private key of tls_cert.")
     pools: tuple[PoolSettings, ...] = Field(
         (),
         description="More engines for larger ranks, each with the settings of this table from max_lora_rank to "
@@ -258,6 +262,17 @@ class ServeSettings(PoolSettings):
     kv_cache_gib: float = Field(
         1.0, gt=0, description="KV cache of a CPU engine. A GPU engine uses the memory that is free."
     )
+
+    @field_validator("tls_cert", "tls_key")
+    @classmethod
+    def _make_tls_absolute(cls, file: Path | None) -> Path | None:
+        return file.expanduser().absolute() if file else None  # Ray's processes may run in another folder
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: give both or none")
+        return self
 
     @property
     def all_pools(self) -> tuple[PoolSettings, ...]:

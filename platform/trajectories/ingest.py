@@ -8,6 +8,7 @@ the catalog's row: if the process dies in between, the object has no row yet, an
 
 import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -129,7 +130,7 @@ class _IngestCounts:
     """Counts the episodes of one file by what happened to them."""
 
     def __init__(self, path: str) -> None:
-        self._path = path
+        self._path = _to_text(path)
         self._kept = 0
         self._reasons = Counter[str]()
 
@@ -177,8 +178,13 @@ def _write_batch(
     if report.kept:
         batch = hashlib.sha256(content).hexdigest()[:32]
         store.put(keys.trajectories(instance, batch), content)
-        catalog.add_batch(instance, batch, source=Path(path).name, trajectories=report.kept)
+        catalog.add_batch(instance, batch, source=_to_text(Path(path).name), trajectories=report.kept)
     return report
+
+
+def _to_text(path: str) -> str:
+    """Return a path for people to read. Bytes of a file name that are not UTF-8, which Linux allows, are replaced."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def _detect_format(

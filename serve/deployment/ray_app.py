@@ -20,12 +20,14 @@ from ray.serve.handle import DeploymentHandle
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import LooperError
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.deployment.gateway_peers import RayGatewayPeers
 from looper.serve.deployment.loopback import bind_replica_to_node
 from looper.serve.deployment.skill_replica import SkillReplica
+from looper.serve.deployment.tls import base_url, http_options, trust_own_certificate
 from looper.serve.engine.engine_arguments import Device
 from looper.serve.gateway.app import build_gateway
 from looper.serve.gateway.gateway_counts import GatewayCounts
@@ -60,6 +62,7 @@ class GatewayReplica:
         self._counts = GatewayCounts()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
+        keep_files_private()
         configure_json_logging()
         configure_tracing("looper-gateway")
         catalog, store = Catalog.open(self._settings), ObjectStore.open(self._settings)
@@ -143,13 +146,14 @@ def deploy(settings: Settings, model_dir: Path) -> str:
     Raises:
         LooperError: The application did not start; the message has Ray's reason.
     """
-    host, port = settings.serve.host, settings.serve.port or find_free_port(settings.serve.host)
-    url = f"http://{host}:{port}"
+    port = settings.serve.port or find_free_port(settings.serve.host)
+    url = base_url(settings.serve, port)
     try:
-        serve.start(http_options={"host": host, "port": port})
+        serve.start(http_options=http_options(settings.serve, port))
         serve.run(build_app(settings, model_dir, pick_device()), name=APP_NAME, route_prefix="/")
-        httpx.get(f"{url}/healthz", timeout=30).raise_for_status()
-    except (RuntimeError, httpx.HTTPError) as error:
+        verify = trust_own_certificate(settings.serve)
+        httpx.get(f"{url}/healthz", timeout=30, verify=verify).raise_for_status()
+    except (RuntimeError, ValueError, OSError, httpx.HTTPError) as error:
         raise LooperError(
             f"the server for {settings.base} on {url} did not start: {error}; Ray's logs have more details"
         ) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ray import serve
 
+from looper.platform.domain.private_files import keep_files_private
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import lora_target_modules, plan_cache_sizes
 from looper.serve.deployment.loopback import bind_replica_to_node
@@ -36,6 +37,7 @@ class SkillReplica:
         self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device
     ) -> None:
         bind_replica_to_node()
+        keep_files_private()
         cache_sizes = plan_cache_sizes(settings.serve, pool, model_dir)
         cores = os.sched_getaffinity(0)
         engine = build_engine_settings(

@@ -1,6 +1,8 @@
 """Commands on a new home folder: results, and messages for mistakes."""
 
 import json
+import os
+import sqlite3
 from pathlib import Path
 
 from tests.cli.conftest import Home
@@ -45,6 +47,40 @@ def test_a_mistake_prints_one_line_with_what_is_wrong_and_what_to_do(home: Home,
     assert "no version" in home.refused("skills", "promote", "acme/desk", "abc")
     assert "no cluster is running: looper up" in home.refused("chat", "acme/desk", "hello")
     assert "setting serve.port = 'x'" in home.refused("tenant", "list", LOOPER_SERVE__PORT="x")
+
+
+def test_one_empty_instance_does_not_keep_the_others_from_being_queued(home: Home, episodes: str) -> None:
+    home.ok("tenant", "create", "acme")
+    home.ok("ingest", episodes, "--instance", "acme/desk")
+    home.ok("consolidate", "acme/desk")
+    job = json.loads(home.ok("jobs", "list", "--json"))[0]
+    home.ok("jobs", "cancel", job["id"])
+    completed = home.run("consolidate", "acme/desk", "acme/nobody", "--json")
+    assert completed.returncode == 1
+    (line,) = completed.stderr.splitlines()
+    assert line == "error: instance acme/nobody does not exist: looper ingest PATH --instance acme/nobody"
+    assert [job["state"] for job in json.loads(completed.stdout)] == ["queued"]
+    assert json.loads(home.ok("status", "--json"))["consolidations"] == {"cancelled": 1, "queued": 1}
+
+
+def test_what_the_machine_lacks_is_said_in_one_line(home: Home, episodes: str, tmp_path: Path) -> None:
+    wrong = home.refused("tenant", "list", LOOPER_CATALOG__URL="mysql://looper:hunter2@db/looper")
+    assert "names a database that is not supported: give sqlite:///FILE or postgresql://" in wrong
+    assert "hunter2" not in wrong
+    wrong = home.refused("tenant", "list", LOOPER_CATALOG__URL="looper:hunter2@db")
+    assert "not a database URL" in wrong
+    assert "hunter2" not in wrong
+    Path(tmp_path / "file").touch()
+    assert f"File exists: '{tmp_path}/file'" in home.refused("tenant", "list", LOOPER_HOME=f"{tmp_path}/file/home")
+    home.ok("tenant", "create", "acme")
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    Path(os.fsdecode(bytes(folder) + b"/monday \xff.jsonl")).write_bytes(Path(episodes).read_bytes())
+    (file,) = json.loads(home.ok("ingest", str(folder), "--instance", "acme/desk", "--json"))["files"]
+    assert (file["path"], file["kept"]) == (f"{folder}/monday \ufffd.jsonl", 1)
+    with sqlite3.connect(home.folder / "home" / "catalog.sqlite") as sql:
+        sql.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert "has schema 9999 of a newer release" in home.refused("tenant", "list")
 
 
 def test_commands_on_an_empty_home_say_what_to_do_first(home: Home) -> None:

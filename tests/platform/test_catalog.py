@@ -159,3 +159,28 @@ def test_an_unreachable_database_raises_one_clear_error(tmp_path: Path) -> None:
         Catalog.open(load_settings(home=tmp_path, catalog={"url": "postgresql://nobody@127.0.0.1:1/none"}))
     with pytest.raises(InvalidInput, match="is not a database URL"):
         Catalog.open(load_settings(home=tmp_path, catalog={"url": "no url"}))
+
+
+def test_consolidations_are_counted_by_state_however_many_there_are(catalog: Catalog) -> None:
+    catalog.create_tenant("counted")
+    assert catalog.count_consolidations() == {}
+    names = [InstanceName("counted", f"desk{number}") for number in range(201)]
+    for name in names:
+        catalog.ensure_instance(name)
+        catalog.add_batch(name, "b", source="x", trajectories=1)
+    jobs = catalog.submit_all(names, base="b", recipe=Recipe())
+    catalog.cancel(jobs[0].id)
+    assert catalog.count_consolidations() == {ConsolidationState.QUEUED: 200, ConsolidationState.CANCELLED: 1}
+
+
+def test_of_several_instances_all_are_queued_or_none(catalog: Catalog) -> None:
+    catalog.create_tenant("counted")
+    good, empty = InstanceName("counted", "good"), InstanceName("counted", "empty")
+    for name in (good, empty):
+        catalog.ensure_instance(name)
+    catalog.add_batch(good, "b", source="x", trajectories=1)
+    with pytest.raises(InvalidInput, match="instance counted/empty has no new trajectories"):
+        catalog.submit_all([good, empty], base="b", recipe=Recipe())
+    assert catalog.list_consolidations() == []
+    (job,) = catalog.submit_all([good], base="b", recipe=Recipe())
+    assert job.state is ConsolidationState.QUEUED

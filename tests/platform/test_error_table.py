@@ -30,7 +30,7 @@ def test_an_error_is_the_same_after_http(error: LooperError) -> None:
     def fail() -> None:
         raise error
 
-    with served(app) as url, Client(url, "looper_any") as client, pytest.raises(LooperError) as caught:
+    with served(app) as url, Client(url, "looper_any", max_retries=0) as client, pytest.raises(LooperError) as caught:
         client.instances()
     # A subclass without a row of its own becomes the nearest class that has one.
     expected = {MalformedTrajectory: errors.InvalidInput, StoreFull: StoreUnavailable}.get(type(error), type(error))

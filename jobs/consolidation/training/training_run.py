@@ -23,6 +23,7 @@ from looper.jobs.queue.watchdog import StallWatchdog
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import Conflict, StoreUnavailable
+from looper.platform.domain.private_files import keep_files_private
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
 from looper.platform.settings import Settings
@@ -207,6 +208,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     from looper.jobs.consolidation.training.trainer_context import TrainerContext
     from looper.platform.objectstore import ObjectStore
 
+    keep_files_private()
     run: TrainingRun = config["run"]
     settings = run.settings.consolidation
     load = nf4.load_quantized if run.shape is TrainerShape.NF4 else None
