@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.planted_secrets import FOLDERS, find_secrets, read_logs
 from tests.ray_local import ray_local
 
 if TYPE_CHECKING:
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 __all__ = ["live", "ray_local"]
 
 os.environ["LOOPER_CONFIG"] = os.devnull  # a settings file of whoever runs the tests decides nothing
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the session if a secret that a test planted is in a log of it."""
+    found = find_secrets(read_logs(FOLDERS))
+    if found:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.section("secrets in logs", red=True)
+            for line in found:
+                reporter.line(line)
 
 
 @pytest.fixture(scope="session")

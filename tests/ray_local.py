@@ -1,12 +1,14 @@
 """One local Ray for the whole test session."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
 
 from looper.serve.deployment.loopback import use_loopback_node
 from looper.serve.deployment.ray_environment import set_ray_environment
+from tests.planted_secrets import FOLDERS
 
 
 @pytest.fixture(scope="session")
@@ -15,5 +17,6 @@ def ray_local() -> Iterator[None]:
     set_ray_environment()
     use_loopback_node()
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    FOLDERS.add(Path(ray._private.worker.global_worker.node.get_logs_dir_path()))
     yield
     ray.shutdown()

@@ -71,7 +71,8 @@ def consolidate(
         requirements.check_machine("looper consolidate --wait")
     catalog = Catalog.open(settings)
     settings.check_recipe(recipe)
-    jobs, refusals = [], []
+    jobs: list[Consolidation] = []
+    refusals: list[str] = []
     for name in dict.fromkeys(names):
         try:
             jobs += submit_consolidations(catalog, settings, [name], recipe, priority)

@@ -29,7 +29,9 @@ class _Section(BaseModel):
 class StoreSettings(_Section):
     """The object store: trajectories, examples, checkpoints, adapters."""
 
-    url: str | None = Field(None, description="Folder or s3://bucket/prefix. Default: the folder store in home.")
+    url: str | None = Field(
+        None, repr=False, description="Folder or s3://bucket/prefix. Default: the folder store in home."
+    )
     endpoint_url: str | None = Field(None, description="Address of an S3 server that is not Amazon's.")
     timeout_s: float = Field(20.0, gt=0, description="Timeout of a connection and of each wait for the next bytes.")
     max_retries: int = Field(3, ge=0, description="Maximum retries of a request that failed on the network.")
@@ -45,7 +47,9 @@ class CatalogSettings(_Section):
     """The database of tenants, keys, consolidations, versions and channels."""
 
     url: str | None = Field(
-        None, description="SQLAlchemy URL of SQLite or PostgreSQL. Default: the file catalog.sqlite in home."
+        None,
+        repr=False,
+        description="SQLAlchemy URL of SQLite or PostgreSQL. Default: the file catalog.sqlite in home.",
     )
     timeout_s: float = Field(
         10.0, gt=0, description="Timeout of a connection, of a statement and of the wait for a lock."

@@ -16,6 +16,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.serve.deployment.ray_app import deploy
+from tests.planted_secrets import FOLDERS, PLANTED, plant
 from tests.serve.marks import distinct_tokens, single_token_adapter, single_token_base
 from tests.serve.published import publish_version
 
@@ -39,7 +40,9 @@ class LiveServer:
         """Return a client of the tenant ``name``, which is created if it does not exist."""
         if name not in self.catalog.list_tenants():
             self.catalog.create_tenant(name)
-        return self.client(issue_key(self.catalog, name))
+        key = issue_key(self.catalog, name)
+        plant("secret of a key", key.rpartition("_")[2])
+        return self.client(key)
 
     def publish(self, instance: InstanceName, number: int, *, rank: int = 8) -> str:
         """Publish an adapter that generates a token of its own as the instance's ``prod``; return the digest.
@@ -81,6 +84,7 @@ def run_server(
     settings = load_settings(
         home=home / "home",
         base="tiny",
+        synthesis={"model": {"api_key": PLANTED["model key"]}},  # nothing uses it: it travels with the settings
         serve={
             "port": 0,
             "kv_cache_gib": 0.25,
@@ -94,6 +98,7 @@ def run_server(
             "max_replicas": max_replicas,
         },
     )
+    FOLDERS.add(settings.home)
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     try:
         yield LiveServer(settings, base, catalog, store, deploy(settings, base))
