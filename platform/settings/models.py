@@ -52,7 +52,7 @@ class CatalogSettings(_Section):
         description="SQLAlchemy URL of SQLite or PostgreSQL. Default: the file catalog.sqlite in home.",
     )
     timeout_s: float = Field(
-        10.0, gt=0, description="Timeout of a connection, of a statement and of the wait for a lock."
+        20.0, gt=0, description="Timeout of a connection, of a statement and of the wait for a lock."
     )
     outage_s: float = Field(
         60.0,

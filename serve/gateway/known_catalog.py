@@ -106,14 +106,17 @@ class KnownCatalog:
         return self._catalog.list_skills(tenant, after=after, limit=limit)
 
     def _read(self, question: tuple[str, object], query: Callable[[], T]) -> T:
+        known: T
         if self._is_away():
-            return self._recall(question, _away())
+            known = self._recall(question, _away())
+            return known
         started_at = time.monotonic()
         try:
             answer = query()
         except StoreUnavailable as error:
             self._failed_at = time.monotonic()
-            return self._recall(question, error)
+            known = self._recall(question, error)
+            return known
         except NotFound:
             with self._lock:
                 self._known.pop(question, None)

@@ -114,7 +114,7 @@ def test_a_backup_of_catalog_and_store_is_restored_together(catalog_settings: Se
         shutil.copytree(catalog_settings.home / "store", restored_settings.home / "store", dirs_exist_ok=True)
     store = ObjectStore.open(restored_settings)
     with closing(Catalog.open(restored_settings)) as restored:
-        assert authenticate(restored, key) == "acme"
+        assert authenticate(restored, key).tenant == "acme"
         revocation.reconcile(restored, store, revocation.list_markers(store))
         with pytest.raises(Unauthorized):
             authenticate(restored, key)
