@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from looper.serve.error_responses import body_too_large, body_too_slow, too_many_bodies
 from looper.serve.protocol import FullResponse
 
-MAX_BODY_BYTES: Mapping[str, int] = {"/v1/": 8 * 2**20, "/api/v1/instances/": 256 * 2**20}
+MAX_BODY_BYTES: Mapping[str, int] = {"/v1/": 2 * 2**20, "/api/v1/instances/": 256 * 2**20}
 """Maximum size of a body by the beginning of the path, in bytes. Gateways have the same limits, and smaller ones."""
 
 MAX_OTHER_BODY_BYTES = 2**20

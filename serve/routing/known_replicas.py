@@ -4,7 +4,7 @@ Not in the module of the router: Ray Serve copies that module's content into eac
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _counts: dict[str, Callable[[], int]] = {}  # return the number of running replicas, by deployment
 _avoided_until: dict[str, float] = {}  # time until which a replica gets no requests if another can get them, by id
@@ -46,10 +46,16 @@ def avoid_replica(replica: str, seconds: float) -> None:
     _avoided_until[replica] = now + seconds
 
 
-def is_avoided(replica: str) -> bool:
-    """Return whether a replica is to be avoided now.
+def without_avoided(replicas: Iterable[str]) -> set[str]:
+    """Return the replicas that are not to be avoided now.
 
     Args:
-        replica: Id of the replica.
+        replicas: Ids of replicas.
+
+    Returns:
+        Some of them. If all are to be avoided, those for the shortest time, which a request has not tried yet.
     """
-    return time.monotonic() < _avoided_until.get(replica, 0.0)
+    now = time.monotonic()
+    avoided_for = {replica: max(0.0, _avoided_until.get(replica, 0.0) - now) for replica in replicas}
+    shortest = min(avoided_for.values(), default=0.0)
+    return {replica for replica, seconds in avoided_for.items() if seconds == shortest}

@@ -35,7 +35,7 @@ class AdapterAffinityRouter(RequestRouter):
     ) -> list[list[RunningReplica]]:
         digest = pending_request.metadata.multiplexed_model_id if pending_request else ""
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        by_id = {id: replica for id, replica in by_id.items() if not known_replicas.is_avoided(id)} or by_id
+        by_id = {id: by_id[id] for id in known_replicas.without_avoided(by_id)}
         queue_lengths = self.replica_queue_len_cache
         loads = {
             id: (queue_lengths.get(replica.replica_id) or 0) + self._more_seqs.of(id) for id, replica in by_id.items()

@@ -21,6 +21,7 @@ from looper.serve.protocol import (
     StreamChunk,
     TokenCounts,
 )
+from tests.serve.live import LiveServer
 
 APP = "scripted-engines"
 
@@ -55,7 +56,8 @@ class ScriptedReplica:
 
 
 @pytest.fixture(scope="module")
-def replicas(ray_local: None) -> Iterator[DeploymentHandle[Any]]:
+def replicas(live: LiveServer) -> Iterator[DeploymentHandle[Any]]:
+    """Beside the live server, because whoever starts Ray Serve decides its port."""
     deployment = serve.deployment(
         name="scripted",
         num_replicas=2,
