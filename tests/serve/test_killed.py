@@ -95,6 +95,17 @@ def test_no_request_hangs_when_a_replica_is_killed_under_load(live: LiveServer, 
     check_outcomes(deployment, run_load(live, f"killed-{deployment}", lambda: kill_replicas(deployment), 60))
 
 
+def kill_proxy() -> int:
+    [proxy] = find_processes("ProxyActor")
+    proxy.kill()
+    return 1
+
+
+@pytest.mark.bench
+def test_no_request_hangs_when_the_proxy_is_killed_under_load(live: LiveServer) -> None:
+    check_outcomes("proxy", run_load(live, "killed-proxy", kill_proxy, 30))
+
+
 @pytest.mark.bench
 def test_no_request_hangs_when_a_node_is_killed_under_load(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.serve.two_nodes", str(tmp_path)]

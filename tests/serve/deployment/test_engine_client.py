@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from ray import serve
@@ -172,6 +172,22 @@ def test_a_replica_whose_engine_is_dead_leaves_the_rotation(scripted: Scripted) 
         scripted.send(request)
     assert {replica for number in range(8) for replica in scripted.attempts(str(number))} == {alive}
     assert dead != alive
+
+
+class UntouchedPool:
+    """A handle that nobody has used yet."""
+
+    deployment_name = "untouched"
+
+    def options(self, **_: Any) -> NoReturn:
+        raise AssertionError("a call wakes the pool")
+
+
+def test_a_prefetch_wakes_no_pool_that_has_gone_to_zero() -> None:
+    pools: Any = {8: UntouchedPool()}
+    asyncio.run(PooledEngineClient(pools, from_zero=[8]).prefetch("d" * 64, 8, 30.0))
+    with pytest.raises(AssertionError, match="wakes"):  # of a pool that always has replicas, it calls one
+        asyncio.run(PooledEngineClient(pools).prefetch("d" * 64, 8, 30.0))
 
 
 # The last tests, because replicas that end are replaced only after a while.
