@@ -96,14 +96,14 @@ def cut(text: str, sizes: list[int]) -> list[str]:
 @example(text=REVERSED, sizes=[1] * 60, choice="auto")
 @example(text=CALL + "\n" + CALL[:40], sizes=[30], choice="auto")
 @example(text="\n\n" + CALL, sizes=[1, 1, 1], choice="auto")
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_stream_says_what_the_whole_text_says(tokenizer: Any, text: str, sizes: list[int], choice: str) -> None:
     content, calls, _ = parse_stream(tokenizer, cut(text, sizes), choice)
     assert (content, calls) == parse_whole(tokenizer, text, choice)
 
 
 @given(text=cut_texts)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_pieces_of_a_real_tokenizer_are_read_the_same_way(text: str) -> None:
     folder = next(Path("~/.cache/looper/models").expanduser().glob("smollm2-*/tokenizer.json"), None)
     if folder is None:
