@@ -449,6 +449,11 @@ def test_a_tenant_above_its_rate_limit_is_told_when_to_retry_and_others_are_serv
     )
 
 
+def test_each_sequence_of_a_request_counts_as_a_request(gateway: GatewayHarness) -> None:
+    gateway.catalog.set_quota("acme", Quota(requests_per_minute=6))
+    assert [gateway.post("acme/desk", n=n).status_code for n in (4, 4, 2, 1)] == [200, 429, 200, 429]
+
+
 def test_concurrent_requests_are_limited_until_one_ends(gateway: GatewayHarness) -> None:
     settings = load_settings(home=gateway.settings.home, base="org/base", serve={"max_concurrent_requests": 2})
     app = build_gateway(settings, gateway.catalog, ObjectStore.open(settings), gateway.engine)

@@ -105,13 +105,13 @@ def test_a_request_that_no_engine_has_begun_in_time_is_refused(gateway: Deadline
 
 
 def test_an_engine_is_told_what_is_left_of_the_time(gateway: DeadlineGateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, get_quota = HangingEngine(FullResponse(200, b"{}")), gateway.catalog.get_quota
+    engine, get_quota = HangingEngine(FullResponse(200, b"{}")), Catalog.get_quota
 
-    def get_quota_slowly(tenant: str) -> Any:
+    def get_quota_slowly(catalog: Catalog, tenant: str) -> Any:
         Event().wait(0.3)
-        return get_quota(tenant)
+        return get_quota(catalog, tenant)
 
-    monkeypatch.setattr(gateway.catalog, "get_quota", get_quota_slowly)
+    monkeypatch.setattr(Catalog, "get_quota", get_quota_slowly)
     assert asyncio.run(gateway.send(engine, within_s=60))[0] == 200
     max_wait_s = engine.requests[0].max_wait_s
     assert max_wait_s is not None
