@@ -25,7 +25,7 @@ from looper.platform.settings import ServeSettings
 from looper.serve.cache.cache_sizes import lora_target_modules
 from looper.serve.deployment.ray_app import find_free_port
 from looper.serve.engine.engine_arguments import CPU_MAX_BATCHED_TOKENS, build_engine_settings
-from looper.serve.gateway.app import DEFAULT_REQUESTS_PER_SEQUENCE
+from looper.serve.gateway.app import DEFAULT_CONCURRENT_PER_SEQUENCE
 
 CLUSTER = Cluster(
     seats=16,
@@ -33,7 +33,7 @@ CLUSTER = Cluster(
     in_memory=512,
     on_disk=3000,
     step_tokens=CPU_MAX_BATCHED_TOKENS,
-    line=DEFAULT_REQUESTS_PER_SEQUENCE * 16,
+    line=DEFAULT_CONCURRENT_PER_SEQUENCE * 16,
 )
 """The engine of every peer: its maximum number of running sequences and of adapters in each tier."""
 
