@@ -38,7 +38,8 @@ def needs(scope: Scope) -> params.Security:
     Returns:
         An entry for ``dependencies=[...]`` of a route, or of a router for all of its routes.
     """
-    return Security(_bearer, scopes=[scope])
+    security: params.Security = Security(_bearer, scopes=[scope])
+    return security
 
 
 def authenticated_route(catalog: KeyReader) -> type[APIRoute]:

@@ -4,7 +4,6 @@ Errors come back as the exceptions that the server raised (``platform/api/error_
 a web framework nor a database.
 """
 
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, Self, TypeVar
 import httpx
 from pydantic import TypeAdapter
 
-from looper.platform.api.error_table import from_http, retry_after_s
 from looper.platform.api.models import (
     AuditInfo,
     ConsolidationInfo,
@@ -24,18 +22,13 @@ from looper.platform.api.models import (
     TenantLimits,
     VersionTraffic,
 )
-from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavailable
+from looper.platform.client.retries import send
+from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.names import PROD, check_name, is_digest
 from looper.platform.domain.recipe import Recipe
 from looper.platform.trajectories.report import IngestReport
 
 T = TypeVar("T")
-
-RETRY_PAUSE_S = 0.5
-"""Longest pause before the first retry, in seconds. It doubles with each one, and half of it is random."""
-
-MAX_RETRY_WAIT_S = 30.0
-"""Longest time that the client waits before it sends a request again, in seconds."""
 
 
 class Client:
@@ -48,7 +41,7 @@ class Client:
 
     A request is sent again, up to ``max_retries`` times, when the server has not begun on it: no connection, or 429. If
     sending it twice does no harm, it is also sent again after a lost connection and after 503. The client waits as long
-    as the server says, and raises the error at once if that is more than ``MAX_RETRY_WAIT_S``.
+    as the server says, and raises the error at once if that is more than ``retries.MAX_RETRY_WAIT_S``.
     """
 
     def __init__(self, url: str, key: str, *, timeout_s: float = 60.0, max_retries: int = 3) -> None:
@@ -214,7 +207,9 @@ class Client:
             Conflict: The channel does not point to ``expected``.
         """
         body = {"digest": digest, "share": share} | _expected(expected)
-        return self._call("PUT", _channel_path(instance, channel), SkillInfo, json=body)
+        path = _channel_path(instance, channel)
+        # With ``expected``, a second attempt would find the channel moved by the first, and report a conflict.
+        return self._call("PUT", path, SkillInfo, idempotent=expected is None, json=body)
 
     def drop(self, instance: str, channel: str, *, expected: str | None = None) -> SkillInfo:
         """Drop a channel. ``prod`` answers its share of the requests again.
@@ -335,25 +330,8 @@ class Client:
 
     def _call(self, method: str, path: str, kind: type[T], *, idempotent: bool | None = None, **request: Any) -> T:
         may_repeat = method in ("GET", "PUT") if idempotent is None else idempotent
-        for attempt in range(self._max_retries + 1):
-            pause_s = random.uniform(0.5, 1.0) * RETRY_PAUSE_S * 2**attempt
-            try:
-                response = self._http.request(method, path, **request)
-            except httpx.TransportError as error:
-                failure: LooperError = StoreUnavailable(f"no answer from {self._http.base_url}: {error}")
-                failure.__cause__ = error
-                is_retryable = may_repeat or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            else:
-                if response.is_success:
-                    return TypeAdapter(kind).validate_json(response.content)
-                failure = from_http(response.status_code, response.content, response.headers)
-                is_retryable = response.status_code == 429 or (response.status_code == 503 and may_repeat)
-                if "retry-after" in response.headers:
-                    pause_s = max(pause_s, retry_after_s(response.headers))
-            if not is_retryable or attempt == self._max_retries or pause_s > MAX_RETRY_WAIT_S:
-                raise failure
-            time.sleep(pause_s)
-        raise AssertionError("the last attempt returns or raises")
+        content = send(self._http, method, path, self._max_retries, may_repeat=may_repeat, **request)
+        return TypeAdapter(kind).validate_json(content)
 
 
 def _expected(digest: str | None) -> dict[str, str]:

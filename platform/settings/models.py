@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     SecretStr,
@@ -20,49 +19,10 @@ from pydantic import (
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
+from looper.platform.settings.storage import CatalogSettings, SettingsSection, StoreSettings
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class StoreSettings(_Section):
-    """The object store: trajectories, examples, checkpoints, adapters."""
-
-    url: str | None = Field(
-        None, repr=False, description="Folder or s3://bucket/prefix. Default: the folder store in home."
-    )
-    endpoint_url: str | None = Field(None, description="Address of an S3 server that is not Amazon's.")
-    timeout_s: float = Field(20.0, gt=0, description="Timeout of a connection and of each wait for the next bytes.")
-    max_retries: int = Field(3, ge=0, description="Maximum retries of a request that failed on the network.")
-
-    @field_validator("url")
-    @classmethod
-    def _make_absolute(cls, url: str | None) -> str | None:
-        """Make a folder absolute, because workers have other working directories."""
-        return str(Path(url).expanduser().resolve()) if url and "://" not in url else url
-
-
-class CatalogSettings(_Section):
-    """The database of tenants, keys, consolidations, versions and channels."""
-
-    url: str | None = Field(
-        None,
-        repr=False,
-        description="SQLAlchemy URL of SQLite or PostgreSQL. Default: the file catalog.sqlite in home.",
-    )
-    timeout_s: float = Field(
-        20.0, gt=0, description="Timeout of a connection, of a statement and of the wait for a lock."
-    )
-    outage_s: float = Field(
-        60.0,
-        gt=0,
-        description="While the database is away, known keys and skills are served for this time. A revocation takes "
-        "effect within this time, whatever happens.",
-    )
-
-
-class GateSettings(_Section):
+class GateSettings(SettingsSection):
     """What a candidate must reach to be published."""
 
     min_gain: float = Field(0.005, ge=0, description="At equal accuracy, the held-out loss must fall by this fraction.")
@@ -82,7 +42,7 @@ class GateSettings(_Section):
     )
 
 
-class ConsolidationSettings(_Section):
+class ConsolidationSettings(SettingsSection):
     """How consolidations are trained and tested."""
 
     recipe: Recipe = Field(Recipe(), description="Default recipe.")
@@ -157,7 +117,7 @@ SynthesisStage = Literal["schema", "errors", "grade", "segment", "prune", "scrub
 ModelStage = Literal["judge", "hindsight", "distillation", "critique", "variants", "rules"]
 
 
-class ModelSettings(_Section):
+class ModelSettings(SettingsSection):
     """The language model that some stages of synthesis call."""
 
     stages: tuple[ModelStage, ...] = Field((), description="Stages of synthesis that call the model. Default: none.")
@@ -183,14 +143,14 @@ class ModelSettings(_Section):
         return key.get_secret_value()
 
 
-class SynthesisSettings(_Section):
+class SynthesisSettings(SettingsSection):
     """How trajectories become training examples."""
 
     disabled_stages: tuple[SynthesisStage, ...] = Field((), description="Stages that are skipped. Default: none.")
     model: ModelSettings = Field(ModelSettings(), description="The language model that some stages call.")
 
 
-class PoolSettings(_Section):
+class PoolSettings(SettingsSection):
     """Engines for adapters up to one rank. Every slot of an engine is as large as its largest adapter."""
 
     max_lora_rank: int = Field(
@@ -294,7 +254,7 @@ class ServeSettings(PoolSettings):
         return sum(max(pool.replicas, pool.max_replicas or 0) for pool in self.all_pools)
 
 
-class Settings(_Section):
+class Settings(SettingsSection):
     """The complete tree. Processes pass it to each other as JSON."""
 
     model_config = ConfigDict(hide_input_in_errors=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from looper.platform.client import Client
-from looper.platform.client.client import MAX_RETRY_WAIT_S, RETRY_PAUSE_S
+from looper.platform.client.retries import MAX_RETRY_WAIT_S, RETRY_PAUSE_S
 from looper.platform.domain.errors import CorruptAdapter, LooperError, Overloaded, RateLimited, StoreUnavailable
 from tests.platform.conftest import free_port
 
@@ -55,7 +55,7 @@ class Script:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
     script = Script()
-    monkeypatch.setattr("looper.platform.client.client.time.sleep", script.pauses.append)
+    monkeypatch.setattr("looper.platform.client.retries.time.sleep", script.pauses.append)
     thread = threading.Thread(target=script.server.serve_forever)
     thread.start()
     yield script
@@ -105,6 +105,7 @@ def test_after_the_last_retry_the_error_is_the_servers(
         (lambda looper: looper.rollback("desk"), OVERLOADED, 1),
         (lambda looper: looper.consolidate(["desk"]), RATE_LIMITED, 4),
         (lambda looper: looper.promote("desk", "0" * 64), OVERLOADED, 4),
+        (lambda looper: looper.promote("desk", "0" * 64, expected="1" * 64), HANGS_UP, 1),
         (lambda looper: looper.ingest("desk", __file__), HANGS_UP, 4),
         (lambda looper: looper.instances(), BROKEN, 1),
     ],
