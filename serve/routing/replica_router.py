@@ -3,7 +3,9 @@
 ``deployment/ray_app.py`` configures it, and ``placement`` makes the choice.
 """
 
-from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
+from typing import Any
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 from typing_extensions import override
 
 from looper.serve.routing import known_replicas
@@ -44,7 +46,7 @@ class AdapterAffinityRouter(RequestRouter):
         return [[by_id[id]] for id in select_replicas(digest, loads, self._max_num_seqs)]
 
     @override
-    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         request_id = pending_request.metadata.internal_request_id
         self._more_seqs.add(request_id, replica_id.unique_id, pending_request.args)
 
