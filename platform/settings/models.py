@@ -215,7 +215,8 @@ class ServeSettings(PoolSettings):
         None,
         ge=1,
         description="Maximum requests of one tenant that wait or run. A request counts once for each of its sequences "
-        "(prompts times choices). Default: four for each sequence of a batch.",
+        "(prompts times choices). Each gateway allows its even share. Default: four for each sequence of a batch, at "
+        "each gateway.",
     )
     request_timeout_s: float = Field(
         600.0, gt=0, description="Maximum time from the arrival of a request to the last byte of its response."

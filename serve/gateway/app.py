@@ -48,7 +48,7 @@ PROMOTION_PREFETCH_TIMEOUT_S = 10.0
 """Maximum time that a promotion waits for its adapter, in seconds. An engine may have to start first."""
 
 DEFAULT_CONCURRENT_PER_SEQUENCE = 4
-"""Default limit of a tenant's concurrent sequences, as a multiple of the sequences that all engines run at a time."""
+"""Default limit of a tenant's concurrent sequences at each gateway, as a multiple of the sequences that all engines run at a time."""
 
 
 def build_gateway(
@@ -127,8 +127,10 @@ def build_gateway(
 def _build_limiter(serve: ServeSettings, budgets: BudgetSource) -> TenantRateLimiter:
     default = Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute)
     max_running = serve.max_num_seqs * serve.max_engines
-    max_concurrent = serve.max_concurrent_requests or DEFAULT_CONCURRENT_PER_SEQUENCE * max_running
-    return TenantRateLimiter(default, max(1, max_concurrent // serve.gateways), budgets)
+    max_concurrent = DEFAULT_CONCURRENT_PER_SEQUENCE * max_running
+    if serve.max_concurrent_requests is not None:
+        max_concurrent = max(1, serve.max_concurrent_requests // serve.gateways)
+    return TenantRateLimiter(default, max_concurrent, budgets)
 
 
 def _traffic_router(catalog: Catalog, counts: GatewayCounts, peers: GatewayPeers | None) -> APIRouter:
