@@ -3,7 +3,7 @@
 | status | code | reason | raised in |
 | --- | --- | --- | --- |
 | 400 | invalid_json | The body is not a JSON object. | requests/parser.py |
-| 400 | null | ``param`` names the field or header that is wrong. | requests, gateway, engine/request_bounds.py, engine/grammars.py, vLLM |
+| 400 | null | ``param`` names the field or header that is wrong. | requests, gateway, engine/grammars.py, vLLM |
 | 401 | invalid_api_key | The API key is missing, wrong, expired or revoked. | platform/tenancy |
 | 403 | insufficient_scope | The API key lacks the scope that the route needs. | platform/api/authenticated_route.py |
 | 404 | model_not_found | The tenant has no model of this name. | gateway/model_resolver.py |
