@@ -49,7 +49,7 @@ def trainer(new_trainer: Callable[[], TrainerContext]) -> TrainerContext:
 
 
 def submit_job(
-    trainer: TrainerContext, name: str, *, words: int = 1, first: int = 0, count: int = 14, **recipe: float
+    trainer: TrainerContext, name: str, *, words: int = 1, first: int = 0, count: int = 14, **recipe: object
 ) -> None:
     submitted = len(trainer.catalog.list_consolidations(instance=InstanceName("acme", name)))
     batch = [episode(task, room=name, words=1 + words * (task % 3)) for task in range(first, first + count)]
