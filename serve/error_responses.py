@@ -8,8 +8,9 @@
 | 403 | insufficient_scope | The API key lacks the scope that the route needs. | platform/api/authenticated_route.py |
 | 404 | model_not_found | The tenant has no model of this name. | gateway/model_resolver.py |
 | 404, 405 | null | There is no such path or method. | gateway/openai_app.py |
-| 408 | request_too_slow | The body arrives too slowly. | deployment/proxy_bodies.py |
+| 408 | request_too_slow | The body arrives too slowly. | platform/api/request_body.py, deployment/proxy_bodies.py |
 | 413 | request_too_large | The body is larger than the limit. | gateway, deployment/proxy_bodies.py |
+| 400, 414, 431 | invalid_input | The URL or the headers are not acceptable. | platform/api/request_boundary.py |
 | 415 | null | The body is compressed. | gateway/completion_handler.py |
 | 422 | invalid_input | A query parameter is wrong. | platform/api/error_handlers.py |
 | 429 | rate_limit_exceeded | The tenant's rate limit or its concurrent requests are used up. | gateway/rate_limits.py |

@@ -22,10 +22,14 @@ def list_(
     """
     from looper.platform.api.models import InstanceInfo
     from looper.platform.catalog import Catalog
+    from looper.platform.catalog.pages import iterate_pages
     from looper.platform.settings import load_settings
 
     catalog = Catalog.open(load_settings())
-    found = [InstanceInfo.from_catalog(catalog, instance) for instance in catalog.list_instances(tenant)]
+    rows = iterate_pages(
+        lambda after, limit: catalog.page_instances(tenant, after=after, limit=limit), lambda row: row.instance
+    )
+    found = [InstanceInfo.from_summary(row) for row in rows]
     if json:
         emit_json(found)
     else:
@@ -52,7 +56,7 @@ def show(
 
     catalog, name = Catalog.open(load_settings()), InstanceName.parse(instance)
     info, batches, events = (
-        InstanceInfo.from_catalog(catalog, name),
+        InstanceInfo.from_summary(catalog.get_instance(name)),
         catalog.list_batches(name),
         catalog.list_events(instance=name),
     )

@@ -29,11 +29,18 @@ def list_(
     """
     from looper.platform.api.models import ConsolidationInfo
     from looper.platform.catalog import Catalog
+    from looper.platform.catalog.pages import iterate_pages
     from looper.platform.domain.names import InstanceName
     from looper.platform.settings import load_settings
 
     only = InstanceName.parse(instance) if instance else None
-    jobs = Catalog.open(load_settings()).list_consolidations(instance=only)
+    catalog = Catalog.open(load_settings())
+    jobs = list(
+        iterate_pages(
+            lambda after, limit: catalog.list_consolidations(instance=only, after=after, limit=limit),
+            lambda job: (job.created_at, job.id),
+        )
+    )
     if json:
         emit_json([ConsolidationInfo.from_consolidation(job) for job in jobs])
     else:

@@ -23,21 +23,30 @@ Expected = Annotated[
     typer.Option(help="Change nothing unless the channel points to this version: its digest, or its first characters."),
 ]
 
+NUM_LISTED_VERSIONS = 10
+"""Number of versions of each skill in a list."""
+
+NUM_SHOWN_VERSIONS = 1000
+"""Number of versions that are shown of one skill."""
+
 
 @app.command("list")
 def list_(json: Json = False) -> None:
-    """List the skills and the versions that their channels point to.
+    """List the skills and the versions that their channels point to. With --json, each has its 10 newest versions.
 
     Example: `looper skills list`
     """
     from looper.platform.api.models import SkillInfo
     from looper.platform.catalog import Catalog
+    from looper.platform.catalog.pages import iterate_pages
     from looper.platform.settings import load_settings
 
     catalog = Catalog.open(load_settings())
-    skills = [
-        skill for instance in catalog.list_instances() if (skill := SkillInfo.from_catalog(catalog, instance)).versions
-    ]
+    rows = iterate_pages(
+        lambda after, limit: catalog.page_skills(after=after, limit=limit, max_versions=NUM_LISTED_VERSIONS),
+        lambda row: row.instance,
+    )
+    skills = [SkillInfo.from_summary(row) for row in rows]
     if json:
         emit_json(skills)
     else:
@@ -46,7 +55,7 @@ def list_(json: Json = False) -> None:
             [
                 (
                     skill.model,
-                    len(skill.versions),
+                    skill.version_count,
                     ", ".join(_channel_text(skill, name, short=True) for name in skill.channels),
                 )
                 for skill in skills
@@ -71,12 +80,13 @@ def show(instance: Instance, json: Json = False) -> None:
     from looper.platform.domain.names import InstanceName
     from looper.platform.settings import load_settings
 
-    skill = SkillInfo.from_catalog(Catalog.open(load_settings()), InstanceName.parse(instance))
+    catalog, name = Catalog.open(load_settings()), InstanceName.parse(instance)
+    skill = SkillInfo.from_summary(catalog.get_skill(name, max_versions=NUM_SHOWN_VERSIONS))
     if json:
         emit_json(skill)
         return
-    for name in skill.channels:
-        typer.echo(_channel_text(skill, name))
+    for channel in skill.channels:
+        typer.echo(_channel_text(skill, channel))
     for version in skill.versions:
         if version.revoked_at:
             typer.echo(f"{version.digest[:12]} was revoked at {version.revoked_at:%F %T}")
@@ -94,6 +104,8 @@ def show(instance: Instance, json: Json = False) -> None:
         ],
         empty=f"{instance} has no version yet: looper consolidate {instance} --wait",
     )
+    if skill.version_count > len(skill.versions):
+        typer.echo(f"the newest {len(skill.versions)} of {skill.version_count} versions")
 
 
 def _channel_text(skill: "SkillInfo", channel: str, *, short: bool = False) -> str:

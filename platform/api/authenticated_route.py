@@ -7,14 +7,16 @@ as authentication afterwards. Anybody without a key could keep the event loop bu
 """
 
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from typing import Annotated, Any
 
+import anyio.to_thread
 from fastapi import Depends, Request, Response, Security, params
-from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from looper.platform.api.request_body import JsonRequest
+from looper.platform.api.request_gate import RequestGate
 from looper.platform.domain.actor import acting_as
 from looper.platform.domain.errors import Forbidden
 from looper.platform.domain.names import InstanceName, check_name
@@ -42,29 +44,35 @@ def needs(scope: Scope) -> params.Security:
     return security
 
 
-def authenticated_route(catalog: KeyReader) -> type[APIRoute]:
+def authenticated_route(catalog: KeyReader, gate: RequestGate | None = None) -> type[APIRoute]:
     """Return a route class that authenticates each request and checks its scopes before anything else.
 
     A route without ``needs(...)`` is a mistake, and raises TypeError when it is defined.
 
     Args:
         catalog: Catalog with the API keys.
+        gate: Threads and limits of the routes, None for the application's threads and no limits here.
 
     Returns:
         A class for ``APIRouter(route_class=...)``. Its requests have the tenant in ``state.tenant`` and the API key in
-        ``state.key``. A request without a valid key ends with ``Unauthorized``, and one whose key lacks a scope with
-        ``Forbidden``, before its body is read.
+        ``state.key``. A request without a valid key ends with ``Unauthorized``, one whose key lacks a scope with
+        ``Forbidden``, and one above a limit with ``RateLimited``, before its body is read.
     """
-    last_use = LastUseRecorder(catalog)
+    last_use, threads = LastUseRecorder(catalog), gate.threads if gate else None
 
     class AuthenticatedRoute(APIRoute):
+        def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+            if gate:
+                endpoint = gate.in_threads(endpoint, options.get("status_code"))
+            super().__init__(path, endpoint, **options)
+
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle, needed = super().get_route_handler(), _scopes_of(self)
 
             async def authenticate_and_handle(request: Request) -> Response:
                 bearer = await _bearer(request)
                 key = bearer.credentials if bearer else None
-                api_key = await run_in_threadpool(authenticate, catalog, key)
+                api_key = await anyio.to_thread.run_sync(authenticate, catalog, key, limiter=threads)
                 last_use.record(api_key.id)
                 if missing := needed - api_key.scopes:
                     raise Forbidden(
@@ -72,8 +80,13 @@ def authenticated_route(catalog: KeyReader) -> type[APIRoute]:
                         f"looper tenant key TENANT --scopes {format_scopes(needed)}"
                     )
                 request.state.tenant, request.state.key = api_key.tenant, api_key
-                with acting_as(f"key:{api_key.name}/{api_key.id}"):
-                    return await handle(await JsonRequest.from_request(request) if self.body_field else request)
+                with (
+                    acting_as(f"key:{api_key.name}/{api_key.id}"),
+                    gate.admit(api_key.tenant) if gate else nullcontext(),
+                ):
+                    if self.body_field:
+                        request = await JsonRequest.from_request(request, threads)
+                    return await handle(request)
 
             return authenticate_and_handle
 

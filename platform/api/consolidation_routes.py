@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, status
+from fastapi import APIRouter, Path, Query, Response, status
 from fastapi.routing import APIRoute
 
 from looper.platform.api.authenticated_route import Tenant, needs
 from looper.platform.api.models import ConsolidationInfo, ConsolidationRequest, EventInfo
+from looper.platform.api.pages import NEWEST_FIRST, NUMBER, Cursor, page_response, parse_cursor
 from looper.platform.api.submission import submit_consolidations
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
@@ -14,6 +15,9 @@ from looper.platform.domain.errors import NotFound
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.domain.scopes import Scope
 from looper.platform.settings import Settings
+
+Id = Annotated[str, Path(max_length=64)]
+"""Parameter type: the id of a consolidation that ``{id}`` in the path names."""
 
 
 def consolidation_router(settings: Settings, catalog: Catalog, route_class: type[APIRoute]) -> APIRouter:
@@ -49,25 +53,46 @@ def consolidation_router(settings: Settings, catalog: Catalog, route_class: type
         jobs = submit_consolidations(catalog, settings, instances, submission.recipe, submission.priority)
         return [ConsolidationInfo.from_consolidation(job) for job in jobs]
 
-    @router.get("", summary="List the tenant's consolidations, newest first")
+    @router.get(
+        "", summary="List the tenant's consolidations, newest first, in pages", response_model=list[ConsolidationInfo]
+    )
     def list_consolidations(
-        tenant: Tenant, instance: str | None = None, limit: Annotated[int, Query(ge=1, le=1000)] = 100
-    ) -> list[ConsolidationInfo]:
+        tenant: Tenant,
+        instance: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        cursor: Cursor = None,
+    ) -> Response:
+        """The header `Link` has the next page."""
         only = instance_of(tenant, instance) if instance else None
-        return [ConsolidationInfo.from_consolidation(job) for job in catalog.list_consolidations(tenant, only, limit)]
+        found = catalog.list_consolidations(tenant, only, after=parse_cursor(cursor, NEWEST_FIRST), limit=limit + 1)
+        return page_response(
+            found,
+            limit,
+            ConsolidationInfo.from_consolidation,
+            lambda job: (job.created_at, job.id),
+            instance=instance or None,
+        )
 
     @router.get("/{id}", summary="Show one consolidation")
-    def show_consolidation(tenant: Tenant, id: str) -> ConsolidationInfo:
+    def show_consolidation(tenant: Tenant, id: Id) -> ConsolidationInfo:
         return ConsolidationInfo.from_consolidation(consolidation_of(tenant, id))
 
-    @router.get("/{id}/events", summary="List what happened to a consolidation")
-    def list_events(tenant: Tenant, id: str) -> list[EventInfo]:
-        return [
-            EventInfo.from_event(event) for event in catalog.list_events(consolidation=consolidation_of(tenant, id).id)
-        ]
+    @router.get(
+        "/{id}/events",
+        summary="List what happened to a consolidation, oldest first, in pages",
+        response_model=list[EventInfo],
+    )
+    def list_events(
+        tenant: Tenant, id: Id, limit: Annotated[int, Query(ge=1, le=1000)] = 1000, cursor: Cursor = None
+    ) -> Response:
+        """The header `Link` has the next page."""
+        job = consolidation_of(tenant, id)
+        after = parse_cursor(cursor, NUMBER)
+        found = catalog.list_events(consolidation=job.id, instance=job.instance, after=after, limit=limit + 1)
+        return page_response(found, limit, EventInfo.from_event, lambda event: event.id)
 
     @router.post("/{id}/cancel", summary="Cancel a consolidation that has not ended")
-    def cancel(tenant: Tenant, id: str) -> ConsolidationInfo:
+    def cancel(tenant: Tenant, id: Id) -> ConsolidationInfo:
         catalog.cancel(consolidation_of(tenant, id).id)
         return ConsolidationInfo.from_consolidation(consolidation_of(tenant, id))
 

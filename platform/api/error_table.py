@@ -19,8 +19,10 @@ from looper.platform.domain.errors import (
     NotFound,
     Overloaded,
     RateLimited,
+    StoreFull,
     StoreUnavailable,
     TooLarge,
+    TooSlow,
     Unauthorized,
 )
 
@@ -45,6 +47,7 @@ class ErrorMapping(NamedTuple):
 
 ERROR_TABLE: Final = (
     ErrorMapping(TooLarge, 413, "invalid_request_error", "request_too_large"),
+    ErrorMapping(TooSlow, 408, "invalid_request_error", "request_too_slow"),
     ErrorMapping(InvalidInput, 400, "invalid_request_error", "invalid_input"),
     ErrorMapping(Unauthorized, 401, "invalid_request_error", "invalid_api_key"),
     ErrorMapping(Forbidden, 403, "invalid_request_error", "insufficient_scope"),
@@ -54,6 +57,7 @@ ERROR_TABLE: Final = (
     ErrorMapping(LooperError, 500, "server_error", "internal_error"),
     ErrorMapping(RateLimited, 429, "rate_limit_error", "rate_limit_exceeded"),
     ErrorMapping(StoreUnavailable, 503, "server_error", "store_unavailable"),
+    ErrorMapping(StoreFull, 507, "server_error", "store_full"),
     ErrorMapping(Overloaded, 503, "server_error", "overloaded"),
 )
 """All errors that reach a client. An error that has no row is mapped like the nearest of its base classes."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from looper.platform.domain.consolidation import MIN_PRIORITY, Consolidation, TrainingProgress
-from looper.platform.domain.names import PROD, InstanceName
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.scopes import Scope
 from looper.platform.domain.scores import GateVerdict
@@ -18,7 +17,11 @@ from looper.platform.domain.states import ConsolidationState
 from looper.platform.domain.version import Version
 
 if TYPE_CHECKING:  # the client has these models and no database
-    from looper.platform.catalog import ApiKey, Catalog, Event
+    from looper.platform.catalog import ApiKey, Event, InstanceSummary, SkillSummary
+
+
+MAX_SUBMITTED_INSTANCES = 1000
+"""Maximum number of instances in one request to consolidate."""
 
 
 class _ApiModel(BaseModel):
@@ -34,25 +37,20 @@ class InstanceInfo(_ApiModel):
     prod: str | None = Field(description="Digest of the version that channel prod points to")
 
     @classmethod
-    def from_catalog(cls, catalog: "Catalog", instance: InstanceName) -> "InstanceInfo":
-        """Read what the catalog has about an instance.
+    def from_summary(cls, summary: "InstanceSummary") -> "InstanceInfo":
+        """Return the public view of an instance.
 
         Args:
-            catalog: Catalog to read.
-            instance: An existing instance.
+            summary: What the catalog has about it.
 
         Returns:
-            The information.
-
-        Raises:
-            NotFound: The instance does not exist.
+            The same.
         """
-        batches = catalog.list_batches(instance)
         return cls(
-            name=str(instance),
-            batches=len(batches),
-            trajectories=sum(batch.trajectories for batch in batches),
-            prod=catalog.get_channel(instance, PROD),
+            name=str(summary.instance),
+            batches=summary.batches,
+            trajectories=summary.trajectories,
+            prod=summary.prod,
         )
 
 
@@ -61,7 +59,9 @@ class ConsolidationRequest(_ApiModel):
 
     # FailFast, because collecting an error for each of many wrong items takes seconds.
     instances: Annotated[list[str], FailFast()] = Field(
-        min_length=1, description="Names of instances, without the tenant's name"
+        min_length=1,
+        max_length=MAX_SUBMITTED_INSTANCES,
+        description="Names of instances, without the tenant's name",
     )
     recipe: Recipe | None = Field(None, description="Recipe of all of them. Default: the cluster's default recipe")
     priority: int = Field(
@@ -162,34 +162,32 @@ class SkillInfo(_ApiModel):
     shares: dict[str, float] = Field(
         description="Canary shares, from 0 to 1: the fraction of the requests for the plain name that a channel answers"
     )
-    versions: list[VersionInfo] = Field(description="All versions, newest first")
+    versions: list[VersionInfo] = Field(description="The newest versions, newest first")
+    version_count: int = Field(description="Number of all versions")
 
     @classmethod
-    def from_catalog(cls, catalog: "Catalog", instance: InstanceName) -> "SkillInfo":
-        """Read channels and versions of an instance.
+    def from_summary(cls, summary: "SkillSummary") -> "SkillInfo":
+        """Return the public view of a skill.
 
         Args:
-            catalog: Catalog to read.
-            instance: An existing instance. It may have no version yet.
+            summary: What the catalog has about it.
 
         Returns:
-            The information.
-
-        Raises:
-            NotFound: The instance does not exist.
+            The same, with the versions that the summary has.
         """
         return cls(
-            model=str(instance),
-            channels=catalog.get_channels(instance),
-            shares=catalog.get_channel_shares(instance),
-            versions=[VersionInfo.from_version(version) for version in catalog.list_versions(instance)],
+            model=str(summary.instance),
+            channels=summary.channels,
+            shares=summary.shares,
+            versions=[VersionInfo.from_version(version) for version in summary.versions],
+            version_count=summary.version_count,
         )
 
 
 class ChannelPointer(_ApiModel):
     """Where to point a channel."""
 
-    digest: str = Field(description="Digest of the version")
+    digest: str = Field(max_length=64, pattern="^[0-9a-f]*$", description="Digest of the version")
     share: float = Field(
         0.0,
         ge=0,

@@ -11,6 +11,7 @@ from looper.platform.api.authenticated_route import authenticated_route
 from looper.platform.api.consolidation_routes import consolidation_router
 from looper.platform.api.instance_routes import instance_router
 from looper.platform.api.models import ErrorBody
+from looper.platform.api.request_gate import RequestGate
 from looper.platform.api.skill_routes import skill_router
 from looper.platform.api.tenant_routes import tenant_router
 from looper.platform.catalog import Catalog
@@ -23,6 +24,7 @@ def control_plane_router(
     settings: Settings,
     catalog: Catalog,
     store: ObjectStore,
+    gate: RequestGate,
     prefetch: Callable[[Version], None] = lambda version: None,
 ) -> APIRouter:
     """Return the router to mount at the root of an application.
@@ -31,17 +33,19 @@ def control_plane_router(
         settings: Settings of the cluster; submitted recipes are checked against them.
         catalog: Catalog of the cluster.
         store: Object store of the cluster.
+        gate: Threads and limits of the control plane.
         prefetch: Called in a worker thread with a version just before a channel is pointed to it, so that its adapter
             is loaded where requests for it will arrive.
 
     Returns:
         The router. The application needs ``error_handlers.install_error_handlers`` to answer its errors.
     """
-    route_class = authenticated_route(catalog)
+    route_class = authenticated_route(catalog, gate)
     router = APIRouter(
-        prefix="/api/v1", responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 409, 413, 503)}
+        prefix="/api/v1",
+        responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 409, 413, 429, 503, 507)},
     )
-    router.include_router(instance_router(catalog, store, route_class))
+    router.include_router(instance_router(catalog, store, settings.home / "uploads", route_class))
     router.include_router(consolidation_router(settings, catalog, route_class))
     router.include_router(skill_router(catalog, store, prefetch, route_class))
     router.include_router(tenant_router(catalog, store, route_class))

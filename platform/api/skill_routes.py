@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query, Response
 from fastapi.routing import APIRoute
 
 from looper.platform import adapters, revocation
 from looper.platform.api.authenticated_route import Instance, Tenant, needs
-from looper.platform.api.models import ChannelPointer, SkillInfo
+from looper.platform.api.models import ChannelPointer, SkillInfo, VersionInfo
+from looper.platform.api.pages import NAME, NEWEST_FIRST, Cursor, page_response, parse_cursor
 from looper.platform.catalog import Catalog
+from looper.platform.domain.names import InstanceName
 from looper.platform.domain.scopes import Scope
 from looper.platform.domain.version import Version
 from looper.platform.objectstore import ObjectStore
@@ -19,6 +21,15 @@ Expected = Annotated[
     Query(max_length=64, description="Digest that the channel must point to now. Otherwise 409"),
 ]
 """Parameter type: the version that the client has seen."""
+
+Channel = Annotated[str, Path(max_length=63)]
+"""Parameter type: the channel that ``{channel}`` in the path names."""
+
+MAX_LISTED_VERSIONS = 10
+"""Maximum number of versions of each skill in a list of skills."""
+
+MAX_SHOWN_VERSIONS = 100
+"""Maximum number of versions of one skill that is shown."""
 
 
 def skill_router(
@@ -38,43 +49,68 @@ def skill_router(
     router = APIRouter(prefix="/skills", route_class=route_class)
     reads, changes = [needs(Scope.SUBMIT)], [needs(Scope.ADMIN)]
 
-    @router.get("", summary="List the tenant's skills", dependencies=reads)
-    def list_skills(tenant: Tenant) -> list[SkillInfo]:
-        skills = (SkillInfo.from_catalog(catalog, instance) for instance in catalog.list_instances(tenant))
-        return [skill for skill in skills if skill.versions]
+    def show(instance: InstanceName) -> SkillInfo:
+        return SkillInfo.from_summary(catalog.get_skill(instance, max_versions=MAX_SHOWN_VERSIONS))
 
-    @router.get("/{instance}", summary="Show a skill: its channels and versions", dependencies=reads)
+    @router.get(
+        "", summary="List the tenant's skills by name, in pages", response_model=list[SkillInfo], dependencies=reads
+    )
+    def list_skills(
+        tenant: Tenant, limit: Annotated[int, Query(ge=1, le=100)] = 100, cursor: Cursor = None
+    ) -> Response:
+        """Each with its newest versions. The header `Link` has the next page."""
+        last = parse_cursor(cursor, NAME)
+        after = InstanceName(tenant, last) if last else None
+        found = catalog.page_skills(tenant, after=after, limit=limit + 1, max_versions=MAX_LISTED_VERSIONS)
+        return page_response(found, limit, SkillInfo.from_summary, lambda skill: skill.instance.instance)
+
+    @router.get("/{instance}", summary="Show a skill: its channels and newest versions", dependencies=reads)
     def show_skill(instance: Instance) -> SkillInfo:
-        return SkillInfo.from_catalog(catalog, instance)
+        return show(instance)
+
+    @router.get(
+        "/{instance}/versions",
+        summary="List the versions of a skill, newest first, in pages",
+        response_model=list[VersionInfo],
+        dependencies=reads,
+    )
+    def list_versions(
+        instance: Instance, limit: Annotated[int, Query(ge=1, le=1000)] = 100, cursor: Cursor = None
+    ) -> Response:
+        """The header `Link` has the next page."""
+        found = catalog.list_versions(instance, after=parse_cursor(cursor, NEWEST_FIRST), limit=limit + 1)
+        return page_response(
+            found, limit, VersionInfo.from_version, lambda version: (version.created_at, version.digest)
+        )
 
     @router.put("/{instance}/channels/{channel}", summary="Promote: point a channel to a version", dependencies=changes)
-    def promote(instance: Instance, channel: str, pointer: ChannelPointer) -> SkillInfo:
+    def promote(instance: Instance, channel: Channel, pointer: ChannelPointer) -> SkillInfo:
         adapters.promote(
             catalog, store, instance, channel, pointer.digest, pointer.share, prefetch, expected=pointer.expected
         )
-        return SkillInfo.from_catalog(catalog, instance)
+        return show(instance)
 
     @router.delete("/{instance}/channels/{channel}", summary="Drop a channel", dependencies=changes)
-    def drop(instance: Instance, channel: str, expected: Expected = None) -> SkillInfo:
+    def drop(instance: Instance, channel: Channel, expected: Expected = None) -> SkillInfo:
         """Channel `prod` answers its share of the requests again. A skill without `prod` is not served."""
         catalog.delete_channel(instance, channel, expected=expected)
-        return SkillInfo.from_catalog(catalog, instance)
+        return show(instance)
 
     @router.post(
         "/{instance}/channels/{channel}/rollback", summary="Point a channel to the version before", dependencies=changes
     )
-    def rollback(instance: Instance, channel: str, expected: Expected = None) -> SkillInfo:
+    def rollback(instance: Instance, channel: Channel, expected: Expected = None) -> SkillInfo:
         adapters.rollback(catalog, store, instance, channel, prefetch, expected=expected)
-        return SkillInfo.from_catalog(catalog, instance)
+        return show(instance)
 
     @router.post(
         "/{instance}/versions/{digest}/revoke",
         summary="Revoke a version: it is never served again",
         dependencies=changes,
     )
-    def revoke(instance: Instance, digest: str) -> SkillInfo:
+    def revoke(instance: Instance, digest: Annotated[str, Path(max_length=64)]) -> SkillInfo:
         """Running streams of the version stop. `prod` falls back to the version before; other channels are dropped."""
         revocation.revoke_version(catalog, store, instance, digest)
-        return SkillInfo.from_catalog(catalog, instance)
+        return show(instance)
 
     return router

@@ -9,9 +9,11 @@ from looper.platform.catalog.records import (
     Batch,
     Changes,
     Event,
+    InstanceSummary,
     Quota,
     Revocation,
     RouteTarget,
+    SkillSummary,
     TrainingDemand,
 )
 
@@ -21,8 +23,10 @@ __all__ = [
     "Catalog",
     "Changes",
     "Event",
+    "InstanceSummary",
     "Quota",
     "Revocation",
     "RouteTarget",
+    "SkillSummary",
     "TrainingDemand",
 ]

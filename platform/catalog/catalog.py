@@ -6,6 +6,7 @@ from looper.platform.catalog.events import EventOperations
 from looper.platform.catalog.instances import InstanceOperations
 from looper.platform.catalog.keys import KeyOperations
 from looper.platform.catalog.leased_work import LeasedWorkOperations
+from looper.platform.catalog.pages import PageOperations
 from looper.platform.catalog.queue import QueueOperations
 from looper.platform.catalog.revocations import RevocationOperations
 from looper.platform.catalog.skills import SkillOperations
@@ -23,6 +24,7 @@ class Catalog(
     RevocationOperations,
     EventOperations,
     BudgetOperations,
+    PageOperations,
 ):
     """The SQL database of tenants, keys, instances, consolidations, versions and channels. Thread-safe.
 

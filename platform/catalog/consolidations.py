@@ -83,25 +83,33 @@ class ConsolidationOperations(Database):
             return rows.load_consolidation(sql, id)
 
     def list_consolidations(
-        self, tenant: str | None = None, instance: InstanceName | None = None, limit: int = 200
+        self,
+        tenant: str | None = None,
+        instance: InstanceName | None = None,
+        *,
+        after: tuple[datetime, str] | None = None,
+        limit: int | None = None,
     ) -> list[Consolidation]:
         """List consolidations, newest first.
 
         Args:
             tenant: Only those of this tenant.
             instance: Only those of this instance.
+            after: Only those that are listed after the one with this time of submission and id.
             limit: Maximum length of the list.
 
         Returns:
-            The newest consolidations.
+            The consolidations.
         """
-        query = select(t.consolidations).order_by(t.consolidations.c.created_at.desc(), t.consolidations.c.id)
+        c = t.consolidations.c
+        query = select(t.consolidations).where(rows.is_listed_after(c.created_at, c.id, after))
         if tenant is not None:
-            query = query.where(t.consolidations.c.tenant == tenant)
+            query = query.where(c.tenant == tenant)
         if instance is not None:
             query = query.where(rows.in_instance(t.consolidations, instance))
+        query = query.order_by(c.created_at.desc(), c.id).limit(limit)
         with self._read_transaction() as sql:
-            return [rows.to_consolidation(row) for row in sql.execute(query.limit(limit))]
+            return [rows.to_consolidation(row) for row in sql.execute(query)]
 
     def count_consolidations(self) -> dict[ConsolidationState, int]:
         """Return how many consolidations are in each state, of those states that any is in."""

@@ -17,12 +17,21 @@ from looper.platform.domain.names import InstanceName
 class EventOperations(Database):
     """Events."""
 
-    def list_events(self, *, consolidation: str | None = None, instance: InstanceName | None = None) -> list[Event]:
+    def list_events(
+        self,
+        *,
+        consolidation: str | None = None,
+        instance: InstanceName | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> list[Event]:
         """List events, oldest first.
 
         Args:
             consolidation: Only those of the consolidation with this id.
             instance: Only those of this instance.
+            after: Only those after the event with this id.
+            limit: Maximum length of the list.
 
         Returns:
             The events.
@@ -32,8 +41,10 @@ class EventOperations(Database):
             query = query.where(t.events.c.consolidation == consolidation)
         if instance is not None:
             query = query.where(rows.in_instance(t.events, instance))
+        if after is not None:
+            query = query.where(t.events.c.id > after)
         with self._read_transaction() as sql:
-            return [_to_event(row) for row in sql.execute(query)]
+            return [_to_event(row) for row in sql.execute(query.limit(limit))]
 
     def list_audit_trail(self, tenant: str, *, before: int | None = None, limit: int = 100) -> list[Event]:
         """List all changes of what a tenant has, newest first: of the tenant itself, its keys, limits and instances.

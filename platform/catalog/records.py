@@ -6,8 +6,10 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.scopes import Scope, parse_scopes
+from looper.platform.domain.version import Version
 
 Row = TypeVar("Row")
 
@@ -124,3 +126,31 @@ class TrainingDemand(_Record):
     """Shape that the trainer must have."""
     waiting: int
     """Number of consolidations that need such a trainer."""
+
+
+class InstanceSummary(_Record):
+    """An instance and what was ingested for it."""
+
+    instance: InstanceName
+    """The instance."""
+    batches: int
+    """Number of ingested batches."""
+    trajectories: int
+    """Number of trajectories in all batches."""
+    prod: str | None
+    """Digest that channel ``prod`` points to, None if there is no such channel."""
+
+
+class SkillSummary(_Record):
+    """Channels and the newest versions of an instance."""
+
+    instance: InstanceName
+    """The instance."""
+    channels: dict[str, str]
+    """Digest that each channel points to, by channel name."""
+    shares: dict[str, float]
+    """Canary share of each channel that has one, from 0 to 1, by channel name."""
+    versions: list[Version]
+    """The newest versions, newest first."""
+    version_count: int
+    """Number of all versions."""

@@ -1,8 +1,22 @@
 """Helpers of the catalog's operations: conditions, rows converted to domain types, and writes that several share."""
 
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    and_,
+    delete,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import tables as t
@@ -22,6 +36,24 @@ def instance_columns(instance: InstanceName) -> dict[str, str]:
 def in_instance(table: Table, instance: InstanceName) -> ColumnElement[bool]:
     """Return the condition that a row of ``table`` belongs to ``instance``."""
     return and_(table.c.tenant == instance.tenant, table.c.instance == instance.instance)
+
+
+def is_listed_after(
+    created_at: ColumnElement[datetime], key: ColumnElement[str], last: tuple[datetime, str] | None
+) -> ColumnElement[bool]:
+    """Return the condition of the next page of a list with the newest first, and by a key where times are equal.
+
+    Args:
+        created_at: Column of the times.
+        key: Column of the keys.
+        last: Time and key of the last row of the page before. None: the first page.
+
+    Returns:
+        The condition.
+    """
+    if last is None:
+        return true()
+    return or_(created_at < last[0], and_(created_at == last[0], key > last[1]))
 
 
 def tenant_not_found(tenant: str) -> NotFound:

@@ -32,19 +32,29 @@ class SkillOperations(Database):
             raise NotFound(f"version {digest} does not exist")
         return rows.to_version(row)
 
-    def list_versions(self, instance: InstanceName) -> list[Version]:
-        """Return all versions of ``instance``, newest first.
+    def list_versions(
+        self, instance: InstanceName, *, after: tuple[datetime, str] | None = None, limit: int | None = None
+    ) -> list[Version]:
+        """List versions of an instance, newest first.
+
+        Args:
+            instance: The instance.
+            after: Only versions that are listed after the one with this time of publication and digest.
+            limit: Maximum length of the list.
+
+        Returns:
+            The versions.
 
         Raises:
             NotFound: The instance does not exist.
         """
+        v = t.versions.c
+        query = select(t.versions).where(
+            rows.in_instance(t.versions, instance), rows.is_listed_after(v.created_at, v.digest, after)
+        )
         with self._read_transaction() as sql:
             rows.require_instance(sql, instance)
-            found = sql.execute(
-                select(t.versions)
-                .where(rows.in_instance(t.versions, instance))
-                .order_by(t.versions.c.created_at.desc(), t.versions.c.digest)
-            )
+            found = sql.execute(query.order_by(v.created_at.desc(), v.digest).limit(limit))
             return [rows.to_version(row) for row in found]
 
     def get_lineage(self, digest: str) -> list[Version]:
@@ -102,21 +112,6 @@ class SkillOperations(Database):
             query = query.where(c.instance > after)
         with self._read_transaction() as sql:
             return [InstanceName(tenant, name) for name in sql.scalars(query)]
-
-    def get_channels(self, instance: InstanceName) -> dict[str, str]:
-        """Return the digest that each channel of ``instance`` points to, by channel name.
-
-        Raises:
-            NotFound: The instance does not exist.
-        """
-        with self._read_transaction() as sql:
-            rows.require_instance(sql, instance)
-            found = sql.execute(
-                select(t.channels.c.name, t.channels.c.digest)
-                .where(rows.in_instance(t.channels, instance))
-                .order_by(t.channels.c.name)
-            )
-            return {row.name: row.digest for row in found}
 
     def get_channel_shares(self, instance: InstanceName) -> dict[str, float]:
         """Return the canary share of each channel of ``instance`` that has one, from 0 to 1, by channel name."""

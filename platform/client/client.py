@@ -5,14 +5,13 @@ a web framework nor a database.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
 
 import httpx
-from pydantic import TypeAdapter
 
 from looper.platform.api.models import (
+    MAX_SUBMITTED_INSTANCES,
     AuditInfo,
     ConsolidationInfo,
     EventInfo,
@@ -20,18 +19,32 @@ from looper.platform.api.models import (
     KeyInfo,
     SkillInfo,
     TenantLimits,
+    VersionInfo,
     VersionTraffic,
 )
-from looper.platform.client.retries import send
+from looper.platform.client.http_session import HttpSession
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.names import PROD, check_name, is_digest
 from looper.platform.domain.recipe import Recipe
 from looper.platform.trajectories.report import IngestReport
 
-T = TypeVar("T")
+UPLOAD_TIMEOUT_S = 1800.0
+"""Time to wait for the report of an upload, in seconds: the server reads a few files at a time."""
 
 
-class Client:
+class _FileContent:
+    """Content of a file, which is read anew each time it is sent."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            while part := file.read(2**20):
+                yield part
+
+
+class Client(HttpSession):
     """Calls the control plane of a Looper cluster for one tenant.
 
     Names of instances are without the tenant's name, because the key belongs to a tenant. Every method raises the
@@ -41,34 +54,14 @@ class Client:
 
     A request is sent again, up to ``max_retries`` times, when the server has not begun on it: no connection, or 429. If
     sending it twice does no harm, it is also sent again after a lost connection and after 503. The client waits as long
-    as the server says, and raises the error at once if that is more than ``retries.MAX_RETRY_WAIT_S``.
+    as the server says, and raises the error at once if that is more than ``retries.MAX_RETRY_WAIT_S``. Lists come in
+    pages: the first page is there when the method returns, and each further page is fetched when the iterator reaches
+    it.
     """
 
-    def __init__(self, url: str, key: str, *, timeout_s: float = 60.0, max_retries: int = 3) -> None:
-        """Prepare connections; nothing is sent yet.
-
-        Args:
-            url: Address of the cluster, such as ``http://127.0.0.1:8000``.
-            key: API key of the tenant.
-            timeout_s: Timeout of a connection and of each wait for bytes, in seconds.
-            max_retries: How often a request is sent again at most. 0: never.
-        """
-        self._http = httpx.Client(
-            base_url=url.rstrip("/") + "/api/v1", headers={"Authorization": f"Bearer {key}"}, timeout=timeout_s
-        )
-        self._max_retries = max_retries
-
-    def __enter__(self) -> Self:
-        """Return the client."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    def instances(self) -> list[InstanceInfo]:
-        """Return the tenant's instances."""
-        return self._get("/instances", list[InstanceInfo])
+    def instances(self) -> Iterator[InstanceInfo]:
+        """Return the tenant's instances, sorted by name."""
+        return self._pages("/instances", InstanceInfo)
 
     def ingest(self, instance: str, path: str | Path, *, format: str = "auto") -> IngestReport:
         """Upload one file of trajectories. Uploading the same file again changes nothing.
@@ -88,7 +81,9 @@ class Client:
             IngestReport,
             idempotent=True,
             params={"name": path.name, "format": format},
-            content=path.read_bytes(),
+            content=_FileContent(path),
+            headers={"content-length": str(path.stat().st_size)},
+            timeout=httpx.Timeout(self._http.timeout.connect, read=UPLOAD_TIMEOUT_S),
         )
 
     def consolidate(
@@ -102,23 +97,26 @@ class Client:
             priority: From -10 to 0. Higher priorities are claimed first.
 
         Returns:
-            The queued consolidations, in the order of ``instances``.
+            The queued consolidations, in the order of ``instances``. More than 1000 instances take several requests.
         """
-        body = {
-            "instances": list(instances),
-            "recipe": recipe.model_dump(mode="json") if recipe else None,
-            "priority": priority,
-        }
-        return self._call("POST", "/consolidations", list[ConsolidationInfo], json=body)
+        jobs: list[ConsolidationInfo] = []
+        # Even without instances there is one request, because the server has the error for it.
+        for start in range(0, max(1, len(instances)), MAX_SUBMITTED_INSTANCES):
+            body = {
+                "instances": list(instances[start : start + MAX_SUBMITTED_INSTANCES]),
+                "recipe": recipe.model_dump(mode="json") if recipe else None,
+                "priority": priority,
+            }
+            jobs += self._call("POST", "/consolidations", list[ConsolidationInfo], json=body)
+        return jobs
 
-    def consolidations(self, instance: str | None = None) -> list[ConsolidationInfo]:
-        """Return the latest 100 consolidations, newest first.
+    def consolidations(self, instance: str | None = None) -> Iterator[ConsolidationInfo]:
+        """Return the consolidations, newest first.
 
         Args:
             instance: Only consolidations of this instance; None for all instances.
         """
-        params = {"instance": instance} if instance else {}
-        return self._call("GET", "/consolidations", list[ConsolidationInfo], params=params)
+        return self._pages("/consolidations", ConsolidationInfo, {"instance": instance} if instance else {})
 
     def consolidation(self, id: str) -> ConsolidationInfo:
         """Return one consolidation.
@@ -128,13 +126,13 @@ class Client:
         """
         return self._get(f"/consolidations/{id}", ConsolidationInfo)
 
-    def events(self, id: str) -> list[EventInfo]:
+    def events(self, id: str) -> Iterator[EventInfo]:
         """Return what happened to a consolidation, oldest first.
 
         Args:
             id: Id of the consolidation.
         """
-        return self._get(f"/consolidations/{id}/events", list[EventInfo])
+        return self._pages(f"/consolidations/{id}/events", EventInfo)
 
     def cancel(self, id: str) -> ConsolidationInfo:
         """Cancel a consolidation that has not ended.
@@ -171,22 +169,31 @@ class Client:
         while any(not job.state.is_final for job in latest.values()):
             time.sleep(poll_interval_s)
             for id, previous in latest.items():
-                latest[id] = self.consolidation(id)
-                if latest[id] != previous:
-                    on_change(latest[id])
+                if not previous.state.is_final:
+                    latest[id] = self.consolidation(id)
+                    if latest[id] != previous:
+                        on_change(latest[id])
         return list(latest.values())
 
-    def skills(self) -> list[SkillInfo]:
-        """Return the tenant's skills."""
-        return self._get("/skills", list[SkillInfo])
+    def skills(self) -> Iterator[SkillInfo]:
+        """Return the tenant's skills, sorted by name, each with its newest versions."""
+        return self._pages("/skills", SkillInfo)
 
     def skill(self, instance: str) -> SkillInfo:
-        """Return one skill.
+        """Return one skill with its newest versions.
 
         Args:
             instance: Instance of the skill.
         """
         return self._get(f"/skills/{check_name(instance, 'instance')}", SkillInfo)
+
+    def versions(self, instance: str) -> Iterator[VersionInfo]:
+        """Return all versions of a skill, newest first.
+
+        Args:
+            instance: Instance of the skill.
+        """
+        return self._pages(f"/skills/{check_name(instance, 'instance')}/versions", VersionInfo)
 
     def promote(
         self, instance: str, digest: str, *, channel: str = PROD, share: float = 0.0, expected: str | None = None
@@ -324,14 +331,6 @@ class Client:
         """
         path = f"/tenants/{check_name(tenant, 'tenant')}/limits"
         return self._call("PUT", path, TenantLimits, json=limits.model_dump())
-
-    def _get(self, path: str, kind: type[T]) -> T:
-        return self._call("GET", path, kind)
-
-    def _call(self, method: str, path: str, kind: type[T], *, idempotent: bool | None = None, **request: Any) -> T:
-        may_repeat = method in ("GET", "PUT") if idempotent is None else idempotent
-        content = send(self._http, method, path, self._max_retries, may_repeat=may_repeat, **request)
-        return TypeAdapter(kind).validate_json(content)
 
 
 def _expected(digest: str | None) -> dict[str, str]:

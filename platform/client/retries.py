@@ -16,7 +16,9 @@ MAX_RETRY_WAIT_S: Final = 30.0
 """Longest time that the client waits before it sends a request again, in seconds."""
 
 
-def send(http: httpx.Client, method: str, path: str, max_retries: int, *, may_repeat: bool, **request: Any) -> bytes:
+def send(
+    http: httpx.Client, method: str, path: str, max_retries: int, *, may_repeat: bool, **request: Any
+) -> httpx.Response:
     """Send a request until it is answered, or until another attempt does not help.
 
     Args:
@@ -29,7 +31,7 @@ def send(http: httpx.Client, method: str, path: str, max_retries: int, *, may_re
         **request: Other arguments of ``httpx.Client.request``.
 
     Returns:
-        Body of the successful response.
+        The successful response.
 
     Raises:
         LooperError: The error that the server answered at last; ``StoreUnavailable`` if it did not answer.
@@ -45,7 +47,7 @@ def send(http: httpx.Client, method: str, path: str, max_retries: int, *, may_re
             is_retryable = may_repeat or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
         else:
             if response.is_success:
-                return response.content
+                return response
             failure = from_http(response.status_code, response.content, response.headers)
             is_retryable = response.status_code == 429 or (response.status_code == 503 and may_repeat)
             if "retry-after" in response.headers:

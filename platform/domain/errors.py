@@ -3,7 +3,8 @@
     LooperError
     ├── InvalidInput        the caller made a mistake: in a name, a file, a recipe or a flag
     │   ├── MalformedTrajectory   one trajectory cannot be used, with the reason
-    │   └── TooLarge        the input has more bytes than the limit
+    │   ├── TooLarge        the input has more bytes than the limit
+    │   └── TooSlow         the input arrived too slowly
     ├── NotFound            the named thing does not exist (for this tenant)
     ├── Unauthorized        the API key is missing, wrong, expired or revoked
     ├── Forbidden           the API key is good, but lacks the scope that the request needs
@@ -50,6 +51,10 @@ class MalformedTrajectory(InvalidInput):
 
 class TooLarge(InvalidInput):
     """The input has more bytes than the limit."""
+
+
+class TooSlow(InvalidInput):
+    """The input arrived too slowly."""
 
 
 class NotFound(LooperError, LookupError):

@@ -14,6 +14,7 @@ runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M o
 
 from looper.platform.settings.loading import LoadedSettings, load_settings, load_with_sources
 from looper.platform.settings.models import (
+    ApiSettings,
     ConsolidationSettings,
     GateSettings,
     ModelSettings,
@@ -29,6 +30,7 @@ from looper.platform.settings.storage import CatalogSettings, StoreSettings
 
 __all__ = [
     "CONFIG_VARIABLE",
+    "ApiSettings",
     "CatalogSettings",
     "ConsolidationSettings",
     "GateSettings",

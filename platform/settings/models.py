@@ -255,6 +255,13 @@ class ServeSettings(PoolSettings):
         return sum(max(pool.replicas, pool.max_replicas or 0) for pool in self.all_pools)
 
 
+class ApiSettings(SettingsSection):
+    """Limits of each tenant on the control plane, ``/api/v1``. Inference has limits of its own, in ``serve``."""
+
+    requests_per_minute: int = Field(1200, ge=1, description="Maximum requests of one tenant per minute.")
+    max_concurrent_requests: int = Field(16, ge=1, description="Maximum requests of one tenant that wait or run.")
+
+
 class Settings(SettingsSection):
     """The complete tree. Processes pass it to each other as JSON."""
 
@@ -273,6 +280,7 @@ class Settings(SettingsSection):
     synthesis: SynthesisSettings = Field(SynthesisSettings(), description="How trajectories become examples.")
     consolidation: ConsolidationSettings = Field(ConsolidationSettings(), description="How adapters are trained.")
     serve: ServeSettings = Field(ServeSettings(), description="The endpoint and its engines.")
+    api: ApiSettings = Field(ApiSettings(), description="Limits of each tenant on the control plane.")
 
     @field_validator("home")
     @classmethod

@@ -7,6 +7,7 @@ details) is JSON text, so any two batches concatenate and Ray Data can pass them
 
 from collections.abc import Iterable, Iterator
 from io import BytesIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,10 +77,20 @@ def to_parquet(trajectories: Iterable[Trajectory]) -> bytes:
         Content of the file. The same trajectories in the same order give the same bytes with the same pyarrow.
     """
     file = BytesIO()
+    write_parquet(trajectories, file)
+    return file.getvalue()
+
+
+def write_parquet(trajectories: Iterable[Trajectory], file: BinaryIO) -> None:
+    """Write the file that ``to_parquet`` returns, with one row group of trajectories in memory.
+
+    Args:
+        trajectories: The trajectories; consumed one at a time.
+        file: File to write to.
+    """
     with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
         for group in _row_groups(trajectories):
             writer.write_table(to_table(group), row_group_size=len(group))
-    return file.getvalue()
 
 
 def from_parquet(content: bytes) -> list[Trajectory]:

@@ -26,6 +26,7 @@ from looper.platform.api import control_plane_router
 from looper.platform.api.authenticated_route import Instance, authenticated_route, needs
 from looper.platform.api.error_handlers import install_error_handlers
 from looper.platform.api.models import VersionTraffic
+from looper.platform.api.request_gate import RequestGate
 from looper.platform.catalog import Catalog, Quota
 from looper.platform.domain.scopes import Scope
 from looper.platform.domain.version import Version
@@ -64,7 +65,7 @@ def build_gateway(
 
     Args:
         settings: Settings of the cluster.
-        catalog: Catalog of the cluster.
+        catalog: Catalog of the cluster. Its connections are the control plane's; ``/v1`` gets others.
         store: Object store of the cluster.
         engine: Engines that generate the responses.
         counts: What this gateway counts. Default: new counts.
@@ -74,6 +75,7 @@ def build_gateway(
         The application. Its background tasks run during its lifespan.
     """
     counts, outage_s = counts or GatewayCounts(), settings.catalog.outage_s
+    gate = RequestGate(settings.api)
     # Connections of their own, so that neither the control plane nor a catalog that hangs takes them from inference.
     bounded = catalog.with_timeout(min(REQUEST_TIMEOUT_S, settings.catalog.timeout_s))
     revoked = RevocationWatcher(bounded, store, outage_s)
@@ -115,8 +117,8 @@ def build_gateway(
         title="Looper", summary="Control plane: instances, consolidations, skills", lifespan=run_background_tasks
     )
     install_error_handlers(app)
-    app.include_router(control_plane_router(settings, catalog, store, prefetch_from_thread))
-    app.include_router(_traffic_router(catalog, counts, peers))
+    app.include_router(control_plane_router(settings, catalog, store, gate, prefetch_from_thread))
+    app.include_router(_traffic_router(catalog, gate, counts, peers))
     app.include_router(_monitoring_router(counts, peers, known))
     limiter = _build_limiter(settings.serve, shared_budgets or MemoryBudgets())
     openai = openai_app(known, limiter, resolver, completions)
@@ -133,8 +135,10 @@ def _build_limiter(serve: ServeSettings, budgets: BudgetSource) -> TenantRateLim
     return TenantRateLimiter(default, max_concurrent, budgets)
 
 
-def _traffic_router(catalog: Catalog, counts: GatewayCounts, peers: GatewayPeers | None) -> APIRouter:
-    router = APIRouter(prefix="/api/v1/skills", route_class=authenticated_route(catalog))
+def _traffic_router(
+    catalog: Catalog, gate: RequestGate, counts: GatewayCounts, peers: GatewayPeers | None
+) -> APIRouter:
+    router = APIRouter(prefix="/api/v1/skills", route_class=authenticated_route(catalog, gate))
 
     @router.get(
         "/{instance}/traffic",
@@ -148,8 +152,14 @@ def _traffic_router(catalog: Catalog, counts: GatewayCounts, peers: GatewayPeers
 
 
 def _monitoring_router(counts: GatewayCounts, peers: GatewayPeers | None, catalog: KnownCatalog) -> APIRouter:
-    """Return the routes for health checks and for Prometheus. They need no API key."""
+    """Return the routes for health checks, which need no API key, and for Prometheus, which need an operator's.
+
+    The metrics are of all tenants: their difference before and after a request is what the request of another used.
+    """
     router = APIRouter(include_in_schema=False)
+    operator_only = APIRouter(
+        include_in_schema=False, route_class=authenticated_route(catalog), dependencies=[needs(Scope.OPERATOR)]
+    )
 
     @router.get("/healthz")
     async def check_health(response: Response) -> dict[str, str]:
@@ -158,8 +168,9 @@ def _monitoring_router(counts: GatewayCounts, peers: GatewayPeers | None, catalo
             response.status_code = 503
         return {"status": catalog.health}
 
-    @router.get("/metrics")
+    @operator_only.get("/metrics")
     async def show_metrics() -> Response:
         return Response(await export_metrics(counts, peers), media_type=CONTENT_TYPE_LATEST)
 
+    router.include_router(operator_only)
     return router

@@ -17,7 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from looper.serve.gateway.request_log import REQUEST_ID_HEADER, RequestRecord
+from looper.platform.api.request_boundary import request_id_of
+from looper.serve.gateway.request_log import RequestRecord
 from looper.serve.tracing import span
 
 _TRACE_HEADERS = (b"traceparent", b"tracestate")
@@ -122,8 +123,8 @@ class MetricsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = RequestRecord(method=scope["method"], path=scope["path"][:256])
-        scope.setdefault("state", {})["record"] = record
+        record = RequestRecord(id=request_id_of(scope), method=scope["method"], path=scope["path"][:256])
+        scope["state"]["record"] = record
         # Only known paths become labels: labels made from what clients send would never stop growing.
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         endpoint = next((known for known in ENDPOINTS if path.startswith(known)), "other")
@@ -132,8 +133,6 @@ class MetricsMiddleware:
             if message["type"] == "http.response.start":
                 record.status = status = message["status"]
                 record.outcome = "failed" if status >= 500 else "refused" if status >= 400 else "ok"
-                request_id = (REQUEST_ID_HEADER.encode(), record.id.encode())
-                message = {**message, "headers": [*message["headers"], request_id]}
             await send(message)
 
         with span(f"{record.method} {endpoint}", _trace_context(scope)) as (request_span, record.trace_context):

@@ -4,22 +4,19 @@
 """
 
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import structlog
 
-REQUEST_ID_HEADER = "x-request-id"
-
 
 @dataclass
 class RequestRecord:
     """What is known about a request. The field names are the keys of the log line, except for the last two."""
 
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Id chosen by the gateway, because an id chosen by a client could equal that of another request."""
+    id: str
+    """Id of the request, which its response has in ``x-request-id``."""
     method: str = ""
     """HTTP method."""
     path: str = ""

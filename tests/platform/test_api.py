@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from looper.platform.api import control_plane_router
 from looper.platform.api.error_handlers import install_error_handlers
+from looper.platform.api.request_gate import RequestGate
 from looper.platform.catalog import Catalog
 from looper.platform.client import Client
 from looper.platform.domain.errors import (
@@ -27,7 +28,7 @@ from looper.platform.domain.scopes import TENANT_SCOPES, Scope
 from looper.platform.domain.scores import GateVerdict, Scores
 from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore
-from looper.platform.settings import load_settings
+from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from tests.platform.postgresql import free_port
 from tests.platform.test_adapters import MANIFEST
@@ -61,6 +62,16 @@ def served(app: FastAPI) -> Iterator[str]:
     thread.join()
 
 
+@contextmanager
+def serve_control_plane(settings: Settings, catalog: Catalog, store: ObjectStore) -> Iterator[str]:
+    """Serve the control plane on a free port of this machine, and yield its URL."""
+    app = FastAPI()
+    app.include_router(control_plane_router(settings, catalog, store, RequestGate(settings.api)))
+    install_error_handlers(app)
+    with served(app) as url:
+        yield url
+
+
 class Platform:
     """A running control plane with its catalog and object store."""
 
@@ -78,10 +89,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
     with closing(Catalog.open(settings)) as catalog:
         catalog.create_tenant("acme")
         catalog.create_tenant("rival")
-        app = FastAPI()
-        app.include_router(control_plane_router(settings, catalog, store))
-        install_error_handlers(app)
-        with served(app) as url:
+        with serve_control_plane(settings, catalog, store) as url:
             yield Platform(url, catalog, store)
 
 
@@ -148,7 +156,7 @@ def test_a_tenant_cannot_see_or_change_another_tenants_objects(platform: Platfor
         acme.ingest("desk", episodes)
         (job,) = acme.consolidate(["desk"])
         digest = publish(platform, InstanceName("acme", "desk"), job.id)
-        assert (rival.instances(), rival.consolidations(), rival.skills()) == ([], [], [])
+        assert [*rival.instances(), *rival.consolidations(), *rival.skills()] == []
         rival.ingest("desk", episodes)
         forbidden: list[Callable[[], object]] = [
             lambda: rival.consolidation(job.id),
@@ -182,7 +190,7 @@ def test_the_client_raises_the_errors_that_the_server_raised(
             client.consolidate(["desk"], recipe=Recipe(rank=64))
         with pytest.raises(InvalidInput, match="priority: Input should be less than or equal to 0"):
             client.consolidate(["desk"], priority=1)
-        assert client.consolidations() == []
+        assert list(client.consolidations()) == []
         with pytest.raises(InvalidInput, match=r"recipe\.rank: Input should be greater"):
             client.consolidate(["desk"], recipe=Recipe.model_construct(**Recipe().model_dump() | {"rank": 0}))
         (job,) = client.consolidate(["desk"])
@@ -210,6 +218,7 @@ def test_the_openapi_document_has_every_route(platform: Platform) -> None:
         "POST /api/v1/consolidations/{id}/cancel",
         "GET /api/v1/skills",
         "GET /api/v1/skills/{instance}",
+        "GET /api/v1/skills/{instance}/versions",
         "PUT /api/v1/skills/{instance}/channels/{channel}",
         "DELETE /api/v1/skills/{instance}/channels/{channel}",
         "POST /api/v1/skills/{instance}/channels/{channel}/rollback",

@@ -14,6 +14,7 @@ from starlette.types import Message
 from looper.platform.api import control_plane_router
 from looper.platform.api.error_handlers import install_error_handlers
 from looper.platform.api.request_body import MAX_JSON_BYTES
+from looper.platform.api.request_gate import RequestGate
 from looper.platform.catalog import Catalog
 from looper.platform.domain.scopes import TENANT_SCOPES
 from looper.platform.objectstore import ObjectStore
@@ -31,7 +32,9 @@ class ControlPlane:
     def __init__(self, home: Path, catalog: Catalog) -> None:
         settings = load_settings(home=home)
         self.app = FastAPI()
-        self.app.include_router(control_plane_router(settings, catalog, ObjectStore.open(settings)))
+        self.app.include_router(
+            control_plane_router(settings, catalog, ObjectStore.open(settings), RequestGate(settings.api))
+        )
         install_error_handlers(self.app)
         catalog.create_tenant("acme")
         self.key = issue_key(catalog, "acme", scopes=TENANT_SCOPES)

@@ -14,7 +14,7 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.platform.trajectories.documents import MAX_LINE_BYTES
-from looper.platform.trajectories.ingest import ingest_bytes, ingest_paths, read_path
+from looper.platform.trajectories.ingest import ingest_paths, read_path
 from looper.platform.trajectories.report import FileReport
 from looper.platform.trajectories.table import from_parquet
 
@@ -144,7 +144,9 @@ def test_ingestion_holds_one_row_group_in_memory(tmp_path: Path, catalog: Catalo
         for n in range(4000):
             out.write(lines(chat(f"{n} " + "word " * 2000)))
     # pyarrow imports other packages on first use, which would be counted as memory of the ingestion.
-    ingest_bytes("first.jsonl", lines(chat()), INSTANCE, catalog=catalog, store=store)
+    first = tmp_path / "first.jsonl"
+    first.write_bytes(lines(chat()))
+    ingest_paths([first], INSTANCE, catalog=catalog, store=store)
     tracemalloc.start()
     report = ingest_paths([file], INSTANCE, catalog=catalog, store=store).files[0]
     _, peak = tracemalloc.get_traced_memory()
@@ -229,17 +231,6 @@ def test_the_same_file_twice_changes_nothing(tmp_path: Path, catalog: Catalog, s
     assert (batch.source, batch.trajectories) == ("episodes.jsonl", 2)
     assert objects == [f"trajectories/acme/desk/{batch.id}.parquet"]
     assert [t.steps[-1].content for t in from_parquet(store.get(objects[0]))] == ["a", "b"]
-
-
-def test_bytes_and_a_file_give_the_same_batch(tmp_path: Path, catalog: Catalog, store: ObjectStore) -> None:
-    file = tmp_path / "episodes.jsonl"
-    file.write_bytes(lines(chat("a")))
-    ingest_paths([file], INSTANCE, catalog=catalog, store=store)
-    [report] = ingest_bytes("post.jsonl", file.read_bytes(), INSTANCE, catalog=catalog, store=store).files
-    assert (report.path, report.kept) == ("post.jsonl", 1)
-    assert len(catalog.list_batches(INSTANCE)) == 1
-    with pytest.raises(InvalidInput, match="has no known format"):
-        ingest_bytes("post.txt", b"hello", INSTANCE, catalog=catalog, store=store)
 
 
 def test_a_mistake_writes_nothing(tmp_path: Path, catalog: Catalog, store: ObjectStore) -> None:

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from looper.platform.catalog import Catalog, Quota
 from looper.platform.domain.errors import Overloaded
 from looper.platform.domain.names import InstanceName
-from looper.platform.domain.scopes import TENANT_SCOPES
+from looper.platform.domain.scopes import TENANT_SCOPES, Scope
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
@@ -87,6 +87,12 @@ class GatewayHarness:
     client: TestClient
     key: str
     digest: str
+
+    def read_metrics(self) -> str:
+        key = issue_key(self.catalog, "acme", scopes={Scope.OPERATOR})
+        response = self.client.get("/metrics", headers={"authorization": f"Bearer {key}"})
+        assert response.status_code == 200
+        return response.text
 
     def post(self, model: object, path: str = "/v1/chat/completions", **more: object) -> Any:
         content = {"prompt": "hello"} if path == "/v1/completions" else {"messages": HELLO}
@@ -332,13 +338,22 @@ def test_the_control_plane_is_served_too(gateway: GatewayHarness) -> None:
     assert "/api/v1/skills" in gateway.client.get("/openapi.json").json()["paths"]
 
 
-def test_health_and_metrics_need_no_key(gateway: GatewayHarness) -> None:
+def test_only_an_operator_sees_the_metrics_of_all_tenants(gateway: GatewayHarness) -> None:
+    for header, code in (("", 401), (f"Bearer {gateway.key}", 403)):
+        response = gateway.client.get("/metrics", headers={"authorization": header})
+        assert response.status_code == code
+        assert "looper_requests" not in response.text
+    gateway.post("acme/desk")
+    assert "looper_requests_total" in gateway.read_metrics()
+
+
+def test_health_needs_no_key_and_metrics_count_outcomes(gateway: GatewayHarness) -> None:
     gateway.post("acme/desk")
     gateway.post("acme/nothing")
     gateway.engine.script = [FullResponse(503, b"{}")]
     gateway.post("acme/desk")
     assert gateway.client.get("/healthz", headers={"authorization": ""}).status_code == 200
-    text = gateway.client.get("/metrics", headers={"authorization": ""}).text
+    text = gateway.read_metrics()
     for outcome in ("ok", "refused", "failed"):
         assert f'looper_requests_total{{endpoint="/chat/completions",outcome="{outcome}"}} 1.0' in text
     assert 'looper_request_seconds_count{endpoint="/chat/completions"} 3.0' in text
@@ -395,7 +410,7 @@ def test_a_canary_gets_its_share_and_both_versions_are_compared(gateway: Gateway
         for digest, count in ((newer, 50 - CANARY_OF_50), (gateway.digest, CANARY_OF_50))
     }
     assert traffic[newer]["seconds"]["p50"] <= traffic[newer]["seconds"]["p95"]
-    text = gateway.client.get("/metrics").text
+    text = gateway.read_metrics()
     assert f'looper_tokens_total{{channel="canary",kind="generated"}} {2 * CANARY_OF_50 * 7:.1f}' in text
     assert f'looper_tokens_total{{channel="prod",kind="read"}} {2 * (50 - CANARY_OF_50) * 5:.1f}' in text
     assert gateway.client.get("/api/v1/skills/desk/traffic", headers={"authorization": ""}).status_code == 401
@@ -515,7 +530,7 @@ def test_admission_is_measured_and_the_tier_is_in_the_headers(gateway: GatewayHa
     assert (streamed.headers["x-looper-adapter"], streamed.text) == ("store", 'data: {"a":1}\n\ndata: [DONE]\n\n')
     gateway.engine.script = [replace(admission, tier=None, evicted={}), FullResponse(200, b"{}")]
     assert "x-looper-adapter" not in gateway.post("org/base").headers
-    text = gateway.client.get("/metrics").text
+    text = gateway.read_metrics()
     assert 'looper_adapters_asked_total{tier="store"} 2.0' in text
     assert 'looper_adapter_load_seconds_sum{tier="store"} 0.5' in text
     assert 'looper_adapters_evicted_total{tier="memory"} 4.0' in text

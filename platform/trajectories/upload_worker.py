@@ -1,0 +1,96 @@
+"""The process that reads one uploaded file. ``uploads`` starts it for each file, and nothing else runs in it.
+
+It gets two open files and no secrets: no address of the catalog or the store, and no environment. Whatever a file makes
+it do, it can only take its own limits of memory and time, or die. It prints one line of JSON.
+"""
+
+import errno
+import gc
+import os
+import resource
+import signal
+import sys
+from importlib.abc import MetaPathFinder
+from typing import Final
+
+import orjson
+from typing_extensions import override
+
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.trajectories.readers import select_readers
+from looper.platform.trajectories.reading import EpisodeCounts, detect_format, unknown_format
+from looper.platform.trajectories.report import FileReport
+from looper.platform.trajectories.table import write_parquet
+
+NICENESS: Final = 10
+"""How much the process gives way to the gateway and to engines on the same cores."""
+
+OUT_OF_MEMORY_STATUS: Final = 80
+"""Exit status of the process when the file needs more memory than it may take, or makes a larger batch."""
+
+DISK_FULL_STATUS: Final = 81
+"""Exit status of the process when the disk has no space for the batch."""
+
+
+def read_upload(name: str, format: str, source_fd: int, target_fd: int) -> FileReport:
+    """Read a file and write its trajectories as Parquet.
+
+    Args:
+        name: Name of the file. Its suffix says whether it is one document or has one per line.
+        format: Name of the format; ``auto`` detects it.
+        source_fd: Descriptor of the file, open for reading.
+        target_fd: Descriptor of the Parquet file, open for writing.
+
+    Returns:
+        The report.
+
+    Raises:
+        InvalidInput: The file has no known format.
+    """
+    with open(source_fd, "rb") as source, open(target_fd, "wb") as target:
+        file = detect_format(name, source, select_readers(format))
+        if file is None:
+            raise unknown_format(name)
+        counts = EpisodeCounts(name)
+        write_parquet(counts.filter_kept(file), target)
+        return counts.report(file)
+
+
+class _WithoutPandas(MetaPathFinder):
+    """Keeps pyarrow from importing pandas to recognize its types: the import takes longer than everything else here."""
+
+    @override
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ImportError("pandas is not imported here")
+
+
+def main() -> None:
+    """Read the file that the command line names, within the limits that it gives."""
+    name, format, source_fd, target_fd, max_memory, max_bytes, max_cpu_s, timeout_s = sys.argv[1:]
+    resource.setrlimit(resource.RLIMIT_DATA, (int(max_memory), int(max_memory)))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(max_bytes), int(max_bytes)))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(max_cpu_s), int(max_cpu_s)))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(int(timeout_s))  # It ends by itself, even if the gateway that started it has died.
+    os.nice(NICENESS)
+    gc.disable()  # It would look at each of millions of values again and again, and nothing here makes cycles.
+    sys.meta_path.insert(0, _WithoutPandas())
+    answer: dict[str, object]
+    try:
+        answer = {"report": read_upload(name, format, int(source_fd), int(target_fd)).model_dump()}
+    except InvalidInput as error:
+        answer = {"refusal": str(error)}
+    except MemoryError:  # pyarrow's is one, too
+        os._exit(OUT_OF_MEMORY_STATUS)
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            os._exit(OUT_OF_MEMORY_STATUS)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            os._exit(DISK_FULL_STATUS)
+        raise
+    sys.stdout.buffer.write(orjson.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
