@@ -42,15 +42,6 @@ class InstanceOperations(Database):
         with self._read_transaction() as sql:
             return [InstanceName(*row) for row in sql.execute(query)]
 
-    def check_instance(self, instance: InstanceName) -> None:
-        """Raise an error unless ``instance`` exists.
-
-        Raises:
-            NotFound: The instance does not exist.
-        """
-        with self._read_transaction() as sql:
-            rows.require_instance(sql, instance)
-
     def add_batch(self, instance: InstanceName, batch_id: str, *, source: str, trajectories: int) -> bool:
         """Register a batch whose object is in the object store already.
 

@@ -3,9 +3,12 @@
 The node of a private Ray has the address 127.0.0.1: ``cluster.local_ray`` sees to that. So nobody else reaches it.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import ray
 from ray._private import ray_constants
-from ray.serve._private import replica
+from ray.serve._private import replica as ray_replica
 
 
 def use_loopback_node() -> None:
@@ -21,9 +24,11 @@ def bind_replica_to_node() -> None:
 
     Ray Serve binds the port over which replicas call each other to all addresses, and has no setting for it.
     """
+    replica: Any = ray_replica
     add_port = replica.add_port_to_grpc_server
+    address_of_node: Callable[[], str] = ray.util.get_node_ip_address
 
     def add_port_of_node(server: object, address: str) -> int:
-        return int(add_port(server, address.replace("[::]", ray.util.get_node_ip_address())))
+        return int(add_port(server, address.replace("[::]", address_of_node())))
 
     replica.add_port_to_grpc_server = add_port_of_node

@@ -49,7 +49,7 @@ PROMOTION_PREFETCH_TIMEOUT_S = 10.0
 """Maximum time that a promotion waits for its adapter, in seconds. An engine may have to start first."""
 
 DEFAULT_CONCURRENT_PER_SEQUENCE = 4
-"""Default limit of a tenant's concurrent sequences at each gateway, as a multiple of the sequences that all engines run at a time."""
+"""Default limit of a tenant's concurrent sequences at each gateway, as a multiple of what all engines run at a time."""
 
 
 def build_gateway(
