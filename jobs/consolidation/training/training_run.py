@@ -23,7 +23,7 @@ from looper.jobs.queue.watchdog import StallWatchdog
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import Conflict, StoreUnavailable
-from looper.platform.domain.private_files import keep_files_private
+from looper.platform.domain.private_files import keep_files_private, make_private_folder
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
 from looper.platform.settings import Settings
@@ -110,7 +110,7 @@ def run_training(run: TrainingRun) -> None:
         StoreUnavailable: If the object store or the catalog is down.
         Exception: Any other error of Ray. Then the members of the run can be claimed again.
     """
-    run.folder.mkdir(parents=True)
+    make_private_folder(run.folder)
     run.run_file.touch()
     try:
         _fit(run)
