@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from looper.platform.api.instance_routes import MAX_UPLOAD_BYTES
+from looper.platform.api.upload_queue import MAX_UPLOAD_BYTES
 from looper.serve.deployment import proxy_bodies
 from looper.serve.deployment.proxy_bodies import BodyLimitMiddleware
 from looper.serve.gateway import completion_handler
