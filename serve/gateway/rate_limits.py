@@ -4,8 +4,8 @@ A request counts as often as it has sequences (prompts times choices or beams), 
 engine as a request of its own. The limit of concurrent sequences costs a tenant nothing: a longer queue of its own
 requests would not make them faster, it would only take the machine from the requests that are running. The number of
 tokens of a request is known only while it is answered, so a budget of tokens may become negative, and the next request
-waits until it is positive again. ``budgets`` holds the limits per minute over all gateways. Of a
-limit of concurrent sequences that is set, each gateway allows its even share.
+waits until it is positive again. ``budgets`` holds the limits per minute over all gateways. Of a limit of concurrent
+sequences that is set, each gateway allows its even share.
 """
 
 from collections import Counter
