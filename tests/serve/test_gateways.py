@@ -9,13 +9,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from looper.platform.catalog import Quota
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.scopes import Scope
 from looper.platform.tenancy import issue_key
 from tests.serve.live import HELLO, LiveServer, find_processes
 
 
 def answered_requests(live: LiveServer) -> dict[str, float]:
     """Return the number of requests that each gateway has answered, by its label."""
-    families = text_string_to_metric_families(httpx.get(f"{live.url}/metrics", timeout=60).text)
+    live.tenant("operators")
+    operator = issue_key(live.catalog, "operators", scopes={Scope.OPERATOR})
+    response = httpx.get(f"{live.url}/metrics", headers={"authorization": f"Bearer {operator}"}, timeout=60)
+    families = text_string_to_metric_families(response.raise_for_status().text)
     samples = [sample for family in families for sample in family.samples if sample.name == "looper_requests_total"]
     counts: dict[str, float] = {}
     for sample in samples:
