@@ -17,7 +17,7 @@ from looper.platform.domain.states import ConsolidationState
 from looper.platform.domain.version import Version
 
 if TYPE_CHECKING:  # the client has these models and no database
-    from looper.platform.catalog import ApiKey, Event, InstanceSummary, SkillSummary
+    from looper.platform.catalog import ApiKey, Event, InstanceOverview, SkillSummary
 
 
 MAX_SUBMITTED_INSTANCES = 1000
@@ -37,7 +37,7 @@ class InstanceInfo(_ApiModel):
     prod: str | None = Field(description="Digest of the version that channel prod points to")
 
     @classmethod
-    def from_summary(cls, summary: "InstanceSummary") -> "InstanceInfo":
+    def from_summary(cls, summary: "InstanceOverview") -> "InstanceInfo":
         """Return the public view of an instance.
 
         Args:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, and_, false, func, select, tup
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import InstanceSummary, SkillSummary
+from looper.platform.catalog.records import InstanceOverview, SkillSummary
 from looper.platform.domain.names import PROD, InstanceName
 from looper.platform.domain.version import Version
 
@@ -49,7 +49,7 @@ class PageOperations(Database):
 
     def page_instances(
         self, tenant: str | None = None, *, after: InstanceName | None = None, limit: int
-    ) -> list[InstanceSummary]:
+    ) -> list[InstanceOverview]:
         """List instances with what was ingested for them, sorted by name.
 
         Args:
@@ -66,7 +66,7 @@ class PageOperations(Database):
             names = [InstanceName(*row) for row in sql.execute(query.where(*_after(i, tenant, after)))]
             return _summarize_instances(sql, names)
 
-    def get_instance(self, instance: InstanceName) -> InstanceSummary:
+    def get_instance(self, instance: InstanceName) -> InstanceOverview:
         """Return what was ingested for an instance.
 
         Raises:
@@ -147,7 +147,7 @@ def _channels(
     return found
 
 
-def _summarize_instances(sql: Connection, names: Sequence[InstanceName]) -> list[InstanceSummary]:
+def _summarize_instances(sql: Connection, names: Sequence[InstanceName]) -> list[InstanceOverview]:
     """Return what was ingested for instances that are next to each other by name."""
     b = t.batches.c
     query = select(b.tenant, b.instance, func.count().label("batches"), func.sum(b.trajectories).label("trajectories"))
@@ -155,7 +155,7 @@ def _summarize_instances(sql: Connection, names: Sequence[InstanceName]) -> list
     counts = {InstanceName(row.tenant, row.instance): row for row in sql.execute(query)}
     channels = _channels(sql, names)
     return [
-        InstanceSummary(
+        InstanceOverview(
             instance=name,
             batches=counts[name].batches if name in counts else 0,
             trajectories=int(counts[name].trajectories) if name in counts else 0,

@@ -128,7 +128,7 @@ class TrainingDemand(_Record):
     """Number of consolidations that need such a trainer."""
 
 
-class InstanceSummary(_Record):
+class InstanceOverview(_Record):
     """An instance and what was ingested for it."""
 
     instance: InstanceName

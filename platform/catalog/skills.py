@@ -113,6 +113,21 @@ class SkillOperations(Database):
         with self._read_transaction() as sql:
             return [InstanceName(tenant, name) for name in sql.scalars(query)]
 
+    def get_channels(self, instance: InstanceName) -> dict[str, str]:
+        """Return the digest that each channel of ``instance`` points to, by channel name.
+
+        Raises:
+            NotFound: The instance does not exist.
+        """
+        with self._read_transaction() as sql:
+            rows.require_instance(sql, instance)
+            found = sql.execute(
+                select(t.channels.c.name, t.channels.c.digest)
+                .where(rows.in_instance(t.channels, instance))
+                .order_by(t.channels.c.name)
+            )
+            return {row.name: row.digest for row in found}
+
     def get_channel_shares(self, instance: InstanceName) -> dict[str, float]:
         """Return the canary share of each channel of ``instance`` that has one, from 0 to 1, by channel name."""
         c = t.channels.c

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import psutil
 from ray import serve
 
 from looper.platform.catalog import Catalog
 from looper.platform.domain.names import InstanceName
+from looper.platform.domain.scopes import Scope
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
@@ -43,6 +45,13 @@ class LiveServer:
         key = issue_key(self.catalog, name)
         plant("secret of a key", key.rpartition("_")[2])
         return self.client(key)
+
+    def read_metrics(self) -> str:
+        """Return the metrics of all gateways, as an operator sees them."""
+        self.tenant("operators")
+        key = issue_key(self.catalog, "operators", scopes={Scope.OPERATOR})
+        response = httpx.get(f"{self.url}/metrics", headers={"authorization": f"Bearer {key}"}, timeout=60)
+        return response.raise_for_status().text
 
     def publish(self, instance: InstanceName, number: int, *, rank: int = 8) -> str:
         """Publish an adapter that generates a token of its own as the instance's ``prod``; return the digest.

@@ -16,10 +16,7 @@ from tests.serve.live import HELLO, LiveServer, find_processes
 
 def answered_requests(live: LiveServer) -> dict[str, float]:
     """Return the number of requests that each gateway has answered, by its label."""
-    live.tenant("operators")
-    operator = issue_key(live.catalog, "operators", scopes={Scope.OPERATOR})
-    response = httpx.get(f"{live.url}/metrics", headers={"authorization": f"Bearer {operator}"}, timeout=60)
-    families = text_string_to_metric_families(response.raise_for_status().text)
+    families = text_string_to_metric_families(live.read_metrics())
     samples = [sample for family in families for sample in family.samples if sample.name == "looper_requests_total"]
     counts: dict[str, float] = {}
     for sample in samples:

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import openai
 import orjson
 import pytest
@@ -17,7 +16,6 @@ from starlette.types import Message
 
 from looper.platform.catalog import Catalog, Quota
 from looper.platform.domain.names import InstanceName
-from looper.platform.domain.scopes import Scope
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import load_settings
 from looper.platform.tenancy import issue_key
@@ -191,9 +189,7 @@ def test_a_request_that_the_engine_refuses_costs_no_tokens(gateway: RateLimitedG
 
 def read_token_metrics(live: LiveServer) -> tuple[int, int]:
     """Return the prompt and generated tokens of the base model since the server started."""
-    live.tenant("operators")
-    operator = issue_key(live.catalog, "operators", scopes={Scope.OPERATOR})
-    text = httpx.get(f"{live.url}/metrics", headers={"authorization": f"Bearer {operator}"}).text
+    text = live.read_metrics()
     read, generated = (
         sum(float(value) for value in re.findall(rf'tokens_total{{channel="base",.*kind="{kind}"}} (\S+)', text))
         for kind in KINDS
