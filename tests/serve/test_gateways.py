@@ -9,7 +9,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from looper.platform.catalog import Quota
 from looper.platform.domain.names import InstanceName
-from looper.platform.domain.scopes import Scope
 from looper.platform.tenancy import issue_key
 from tests.serve.live import HELLO, LiveServer, find_processes
 
