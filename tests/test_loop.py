@@ -85,7 +85,7 @@ def test_uploaded_trajectories_become_skills_that_answer_by_name(live: LiveServe
 
     # After a real job, nobody else on the machine can read anything of it.
     opened = find_open_files(live.settings.home)
-    # Ray's own files of a training run have the umask of this process, and are in a closed folder until they are deleted.
+    # Ray's own files of a training run are in a closed folder, and have the umask of this process.
     assert [path for path in opened if not re.search("/training-runs/[^/]+/", path)] == []
 
     # The API key of one tenant gives no access to another tenant's skill.

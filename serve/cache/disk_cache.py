@@ -87,7 +87,7 @@ def write_adapter(files: Mapping[str, bytes | memoryview], digest: str, folder: 
         return  # complete: written by a process that died before it could report it
     partial = _temporary_folder(folder)
     try:
-        partial.mkdir()
+        partial.mkdir(mode=0o700)
         for name, content in files.items():
             direct_io.write(partial / name, content)
         partial.rename(folder / digest)

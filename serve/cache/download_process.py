@@ -24,6 +24,7 @@ from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.adapters.files import CONFIG_FILE
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavailable
+from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import lora_params_per_rank
@@ -54,6 +55,7 @@ class AdapterDownloader:
             folder: Folder of the replica's ``DiskCache``.
             cores: Cores for this process.
         """
+        keep_files_private()
         _lower_priority(cores)
         _keep_freed_memory()
         self._fetch = servable_fetcher(settings, pool, model_dir)
