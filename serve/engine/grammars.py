@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 
 from vllm.entrypoints.generate.base import protocol as vllm_protocol
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.structured_output import backend_xgrammar
 from vllm.v1.structured_output.request import get_structured_output_key
@@ -117,14 +117,20 @@ def refuse_during_generation(constraint: Constraint | None, output: Any) -> Full
 
     Args:
         constraint: The request's constraint.
-        output: An output of vLLM.
+        output: An output of vLLM, or an exception that it raised.
 
     Returns:
         An error with status 400. None, if this is another output.
     """
     if constraint is None:
         return None
-    text = output if isinstance(output, str) else output.error.message if isinstance(output, ErrorResponse) else ""
+    match output:
+        case str() | GenerationError():
+            text = str(output)
+        case ErrorResponse():
+            text = output.error.message
+        case _:
+            return None
     if text == ENGINE_ERROR or (text.startswith('data: {"error"') and f'"{ENGINE_ERROR}"' in text):
         return ConstraintRefused(constraint.field, f"{DEAD_END}, or {TOO_AMBIGUOUS}").response
     return None

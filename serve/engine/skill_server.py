@@ -19,6 +19,7 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
 
 from looper.platform.domain.errors import LooperError, Overloaded
@@ -189,6 +190,10 @@ class SkillServer(LLMServer):
                         yield StreamChunk(item, tokens) if isinstance(item, str) else _full_response(item, tokens)
         except RequestRefused as refused:
             yield refused.response
+        except GenerationError as error:
+            if (refusal := refuse_during_generation(constraint, error)) is None:
+                raise
+            yield refusal
         except Overloaded as error:
             yield looper_error_response(error)
         except LooperError as error:
