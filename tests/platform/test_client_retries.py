@@ -72,7 +72,7 @@ def client(script: Script, max_retries: int = 3) -> Client:
 def test_reading_is_tried_again(script: Script, failure: Answer) -> None:
     script.answers = [failure, failure, OK]
     with client(script) as looper:
-        assert looper.instances() == []
+        assert list(looper.instances()) == []
     assert len(script.requests) == 3
     asked = float(failure[1].get("retry-after", 0))
     for attempt, pause_s in enumerate(script.pauses):
