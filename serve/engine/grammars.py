@@ -131,7 +131,7 @@ def refuse_during_generation(constraint: Constraint | None, output: Any) -> Full
             text = output.error.message
         case _:
             return None
-    if text == ENGINE_ERROR or (text.startswith('data: {"error"') and f'"{ENGINE_ERROR}"' in text):
+    if text == ENGINE_ERROR or ('data: {"error"' in text and f'"{ENGINE_ERROR}"' in text):
         return ConstraintRefused(constraint.field, f"{DEAD_END}, or {TOO_AMBIGUOUS}").response
     return None
 
