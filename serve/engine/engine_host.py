@@ -112,7 +112,7 @@ class EngineHost:
             async with aclosing(server.generate(request)) as outputs:
                 async for output in outputs:
                     is_result = isinstance(output, FullResponse) and output.status < 500
-                    if not is_result and server.client.errored:
+                    if not is_result and self._is_dead(server):
                         break
                     if isinstance(output, AdmissionInfo):
                         running.is_admitted = True
@@ -123,7 +123,7 @@ class EngineHost:
                     return
             self._replace(server)
         except Exception:
-            if not server.client.errored:
+            if not self._is_dead(server):
                 raise
             self._replace(server)
         finally:
@@ -142,7 +142,7 @@ class EngineHost:
         try:
             await server.prefetch(digest, hold_s)
         except Exception:
-            if not server.client.errored:
+            if not self._is_dead(server):
                 raise
 
     async def check_health(self) -> None:
@@ -153,6 +153,10 @@ class EngineHost:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the load for ``routing.autoscaling``, also while the engine is started again."""
         return await self._last_server.record_autoscaling_stats()
+
+    def _is_dead(self, server: SkillServer) -> bool:
+        # This host and vLLM notice a death independently of each other.
+        return self._server is not server or bool(server.client.errored)
 
     def _died(self) -> EngineDied:
         elapsed_s = time.monotonic() - self._died_at
