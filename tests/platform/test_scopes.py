@@ -36,6 +36,7 @@ SCOPES = {
     ("POST", "/api/v1/consolidations/0/cancel"): Scope.SUBMIT,
     ("GET", "/api/v1/skills"): Scope.SUBMIT,
     ("GET", "/api/v1/skills/desk"): Scope.SUBMIT,
+    ("GET", "/api/v1/skills/desk/versions"): Scope.SUBMIT,
     ("GET", "/api/v1/skills/desk/traffic"): Scope.SUBMIT,
     ("PUT", "/api/v1/skills/desk/channels/canary"): Scope.ADMIN,
     ("DELETE", "/api/v1/skills/desk/channels/canary"): Scope.ADMIN,
@@ -48,6 +49,7 @@ SCOPES = {
     ("GET", "/api/v1/tenants"): Scope.OPERATOR,
     ("GET", "/api/v1/tenants/acme/limits"): Scope.OPERATOR,
     ("PUT", "/api/v1/tenants/acme/limits"): Scope.OPERATOR,
+    ("GET", "/metrics"): Scope.OPERATOR,
 }
 """Every route that needs a key, and the one scope that opens it."""
 

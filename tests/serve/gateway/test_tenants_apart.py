@@ -26,6 +26,7 @@ NOWHERE = {"desk": "nowhere", "id": "2" * 32, "digest": "1" * 64, "key": "3" * 1
         ("POST", "/api/v1/consolidations/{id}/cancel", None),
         ("POST", "/api/v1/consolidations", {"instances": ["{desk}"]}),
         ("GET", "/api/v1/skills/{desk}", None),
+        ("GET", "/api/v1/skills/{desk}/versions", None),
         ("GET", "/api/v1/skills/{desk}/traffic", None),
         ("PUT", "/api/v1/skills/{desk}/channels/prod", {"digest": "{digest}"}),
         ("PUT", "/api/v1/skills/own/channels/prod", {"digest": "{digest}"}),
