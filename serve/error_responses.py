@@ -82,11 +82,13 @@ def error_response(
         message: What is wrong and what to do about it.
         code: Stable name of the error, for programs.
         param: Field of the request that is wrong.
-        headers: Headers of the response.
+        headers: Headers of the response. A 503 without ``retry-after`` gets one.
 
     Returns:
         The response.
     """
+    if status == 503:
+        headers = _RETRY_SOON | dict(headers or {})
     error_type = "invalid_request_error" if status < 500 else "server_error"
     detail = ErrorDetail(message=message, type=error_type, param=param, code=code)
     return FullResponse(status, ErrorBody(error=detail).model_dump_json().encode(), headers or {})

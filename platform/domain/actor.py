@@ -6,8 +6,8 @@ system:queue-worker   the queue worker and its trainers
 local:USER            any other program on such a machine
 """
 
+import getpass
 import os
-import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,6 +40,6 @@ def current_actor() -> str:
 def local_user() -> str:
     """Return the name of the user that this process runs as, or its number if it has no name."""
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # containers often run as a number
+        return getpass.getuser()
+    except (KeyError, OSError):  # containers often run as a number
         return str(os.geteuid())

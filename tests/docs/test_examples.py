@@ -68,7 +68,7 @@ def test_the_readmes_client(
             publish(platform, helpdesk, job.id)
 
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("looper.platform.client.client.time.sleep", work)
+        monkeypatch.setattr("looper.platform.client.client.time", SimpleNamespace(sleep=work))
         run(code.replace(URL, platform.url).replace(KEY, issue_key(platform.catalog, "acme", scopes=TENANT_SCOPES)))
         after, _ = (version.digest for version in client.skill("helpdesk").versions)
         assert capsys.readouterr().out == f"acme/helpdesk published {after}\n"

@@ -143,7 +143,7 @@ def test_unreadable_or_missing_examples_fail(setup: TrainingSetup, good: Consoli
         setup.store.delete(keys.examples(job.id, "train.parquet"))
     setup.store.put(keys.examples(bad.id, "train.parquet"), b"PAR1 and no more")
     assert "unexpected ArrowInvalid" in failure_reason(setup.complete(bad))
-    assert f"object {keys.examples(missing.id, 'train.parquet')} is not in the store" in failure_reason(
+    assert f"object {keys.examples(missing.id, 'train.parquet')} is not in the object store" in failure_reason(
         setup.complete(missing)
     )
 
@@ -185,7 +185,7 @@ def test_a_full_store_at_a_checkpoint_fails_the_job(setup: TrainingSetup, good: 
     job = setup.queue("big")
     setup.files.refused = f"{keys.checkpoints(job.id)}/step-"
     reason = failure_reason(setup.complete(job))
-    assert reason.startswith(f"object store faulty:// is full: {keys.checkpoints(job.id)}/step-")
+    assert reason.startswith(f"the object store is full: {keys.checkpoints(job.id)}/step-")
 
 
 def test_a_full_store_at_the_candidate_fails_the_job(setup: TrainingSetup, good: Consolidation) -> None:

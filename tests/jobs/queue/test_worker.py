@@ -200,7 +200,7 @@ def test_synthesis_runs_once_and_a_missing_batch_fails_only_its_own_job(
     store.delete(keys.trajectories(blue.instance, blue.batches[0]))
     reports = synthesize([red, blue], store, 0.2)
     assert reports[red.id].failure is None
-    assert "is not in the store" in str(reports[blue.id].failure)
+    assert "is not in the object store" in str(reports[blue.id].failure)
     store.delete(keys.trajectories(red.instance, red.batches[0]))
     assert synthesize([red], store, 0.2) == {red.id: reports[red.id]}
 
