@@ -14,7 +14,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 # OpenMP's threads spin while they wait; many processes on few cores slow each other down by that, many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format bench docs docs-picture package lock environment
+.PHONY: demo test lint format bench chaos docs docs-picture package lock environment
 
 demo: environment  ## the whole loop: trajectories in, skills trained, gated, served and asked
 	$(BIN)/looper demo
@@ -36,6 +36,11 @@ format: environment
 
 bench: environment  ## the long tests and measurements
 	$(BIN)/python -m pytest -m bench
+
+# `make chaos SEED=7 MINUTES=10` replays a run; without a seed, one is drawn and printed.
+MINUTES ?= 60
+chaos: environment  ## an hour of faults and hostile requests on a live cluster, into docs/results/chaos.md
+	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 docs: environment  ## the documentation site, in site/; a warning is an error
 	NO_COLOR=1 $(BIN)/zensical build --strict --clean

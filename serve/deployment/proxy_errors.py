@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 class ProxyErrorMiddleware:
     """Replaces the proxy's own errors with ``gateway_gone``.
 
-    A status of 500 or above whose body is not JSON comes from the proxy, since the gateway's errors are JSON. The
-    middleware also responds if the proxy raises or sends nothing.
+    A status of 404, or of 500 or above, whose body is not JSON comes from the proxy, since the gateway's errors are
+    JSON. The proxy says 404 for every path while no gateway is deployed yet. The middleware also responds if the proxy
+    raises or sends nothing.
 
     Args:
         app: The proxy's application.
@@ -42,7 +43,8 @@ class ProxyErrorMiddleware:
             if message["type"] == "http.response.start":
                 has_started = True
                 content_type = dict(message.get("headers", ())).get(b"content-type", b"")
-                is_replaced = message["status"] >= 500 and not content_type.startswith(b"application/json")
+                is_failure = message["status"] == 404 or message["status"] >= 500
+                is_replaced = is_failure and not content_type.startswith(b"application/json")
                 if is_replaced:
                     await send_response(send, gateway_gone())
             if not is_replaced:

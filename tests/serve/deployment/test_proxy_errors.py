@@ -21,11 +21,11 @@ async def answer(request: Request) -> Response:
 
 def test_a_failure_in_the_proxy_s_own_words_says_to_ask_again() -> None:
     client = TestClient(Starlette(routes=[Route("/", answer)], middleware=proxy_middlewares()))
-    for failed in ("/?status=500", "/?status=500&raise"):
+    for failed in ("/?status=500", "/?status=500&raise", "/?status=404"):
         gone = client.get(failed)
         assert (gone.status_code, gone.headers["retry-after"]) == (503, "1")
         assert gone.json()["error"]["code"] == "gateway_gone"
-    for untouched in ("/?status=200", "/?status=404", "/?status=500&json", "/?status=503&json"):
+    for untouched in ("/?status=200", "/?status=404&json", "/?status=500&json", "/?status=503&json"):
         assert client.get(untouched).status_code == int(untouched[9:12])
 
 
