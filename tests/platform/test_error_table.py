@@ -77,3 +77,9 @@ def test_codes_are_unique() -> None:
 
 def test_a_missing_key_is_answered_with_how_to_authenticate() -> None:
     assert to_http(errors.Unauthorized("no key")).headers == {"www-authenticate": "Bearer"}
+
+
+def test_every_503_says_when_to_try_again() -> None:
+    unavailable = [response for response in map(to_http, ALL) if response.status == 503]
+    assert len(unavailable) >= 2
+    assert all(float(response.headers["retry-after"]) >= 1 for response in unavailable)
