@@ -16,7 +16,7 @@ RUN apt-get update \
 WORKDIR /opt/looper
 COPY . .
 ENV UV_LINK_MODE=copy
-RUN --mount=type=cache,target=/root/.cache make environment MACHINE=cpu
+RUN --mount=type=cache,target=/var/cache/build XDG_CACHE_HOME=/var/cache/build make environment MACHINE=cpu
 
 FROM python:3.11-slim-trixie
 # vLLM's CPU kernels are linked with libnuma.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import psutil
 
 from tests.chaos.cluster import ChaosCluster
+from tests.chaos.services import Postgres, S3Server
 
 Fault = Callable[[ChaosCluster, random.Random, float], None]
 """Takes the cluster, the generator for details, and how long a fault lasts that does not end by itself, in seconds."""
@@ -26,26 +27,22 @@ def _kill(role: str) -> Fault:
     return kill
 
 
-def _freeze_database(cluster: ChaosCluster, _rng: random.Random, duration_s: float) -> None:
-    cluster.postgres.freeze(True)
-    try:
-        time.sleep(duration_s)
-    finally:
-        cluster.postgres.freeze(False)
+def _freeze(find: Callable[[ChaosCluster], Postgres | S3Server]) -> Fault:
+    def freeze(cluster: ChaosCluster, _rng: random.Random, duration_s: float) -> None:
+        service = find(cluster)
+        service.freeze(True)
+        try:
+            time.sleep(duration_s)
+        finally:
+            service.freeze(False)
+
+    return freeze
 
 
 def _kill_database(cluster: ChaosCluster, _rng: random.Random, duration_s: float) -> None:
     cluster.postgres.kill()
     time.sleep(duration_s / 2)
     cluster.postgres.start()
-
-
-def _freeze_store(cluster: ChaosCluster, _rng: random.Random, duration_s: float) -> None:
-    cluster.s3.freeze(True)
-    try:
-        time.sleep(duration_s)
-    finally:
-        cluster.s3.freeze(False)
 
 
 def _break_network(cluster: ChaosCluster, rng: random.Random, duration_s: float) -> None:
@@ -88,9 +85,9 @@ FAULTS: dict[str, Fault] = {
     "downloader killed": _kill("downloader"),
     "trainer killed": _kill("trainer"),
     "head killed": _kill("head"),
-    "database frozen": _freeze_database,
+    "database frozen": _freeze(lambda cluster: cluster.postgres),
     "database killed": _kill_database,
-    "store frozen": _freeze_store,
+    "store frozen": _freeze(lambda cluster: cluster.s3),
     "network broken": _break_network,
     "disk full": _fill_disk,
     "clock skewed": _skew_clock,

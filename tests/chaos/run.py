@@ -71,7 +71,10 @@ def run_chaos(folder: Path, seed: int, minutes: float, notify: Callable[[str], N
             operations.wait_until_ended(MAX_DRAIN_S)
         for error in monitor.find_growth():
             ledger.report_error(error)
-        unfairness = max(ledger.answered.values()) / max(1, min(ledger.answered[tenant] for tenant in TENANTS))
+        answered = [ledger.answered[tenant] for tenant in TENANTS]
+        if min(answered) == 0:
+            ledger.report_error(f"a tenant got no complete answer: {ledger.answered}")
+        unfairness = max(answered) / max(1, min(answered))
         if unfairness > MAX_UNFAIRNESS:
             ledger.report_error(f"some tenants got {unfairness:.2f} times as many answers as others: {ledger.answered}")
         quiet = ledger.seconds_to_first_token["quiet"]
