@@ -18,7 +18,7 @@
 | 500 | corrupt_adapter, missing_adapter, unservable_adapter | The adapter cannot be loaded. | engine/skill_server.py |
 | 503 | overloaded | The admission queue is full or too slow for the request. | engine/admission.py |
 | 503 | overloaded | The adapter or the grammar takes longer than the request allows. | engine/deadline.py |
-| 503 | overloaded | Too many requests of the tenant wait for their grammars. | engine/fair_turns.py |
+| 503 | overloaded | Too many requests of the tenant wait for being parsed, or for their grammars. | fair_turns.py |
 | 503 | version_revoked | The version was revoked during the response. | gateway/revocation.py |
 | 503 | version_unconfirmed | The catalog is away for too long to know what is revoked. | gateway/revocation.py |
 | 503 | overloaded | No engine began within the time that the client allows. | gateway/deadlines.py |

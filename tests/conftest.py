@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,15 +19,40 @@ __all__ = ["live", "ray_local"]
 os.environ["LOOPER_CONFIG"] = os.devnull  # a settings file of whoever runs the tests decides nothing
 
 
+SECRETS: list[str] = []
+"""What worker processes of ``make test`` have found in their logs."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Share the tests out over the processes of ``make test``: heavy things first, each started in one process only."""
+
+    def group(item: pytest.Item) -> str:
+        file = item.nodeid.partition("::")[0]
+        return "live" if "live" in getattr(item, "fixturenames", ()) else file
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    first = {"tests/chaos/test_chaos.py": 0, "live": 1}
+    items.sort(key=lambda item: first.get(group(item), len(first)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker process has found."""
+    SECRETS.extend(node.workeroutput.get("secrets", []))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the session if a secret that a test planted is in a log of it."""
-    found = find_secrets(read_logs(FOLDERS))
-    if found:
+    SECRETS.extend(find_secrets(read_logs(FOLDERS)))
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["secrets"] = SECRETS
+    elif SECRETS:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter.section("secrets in logs", red=True)
-            for line in found:
+            for line in SECRETS:
                 reporter.line(line)
 
 

@@ -63,7 +63,7 @@ class Database:
 
     @contextmanager
     def _write_transaction(self) -> Iterator[Connection]:
-        with self._read_transaction() as sql:
+        with self._translate_errors(), self._engine.begin() as sql:
             if sql.dialect.name == "sqlite":
                 # Take the write lock before the first read. Otherwise two transactions that read first and write later
                 # deadlock.
@@ -72,9 +72,19 @@ class Database:
 
     @contextmanager
     def _read_transaction(self) -> Iterator[Connection]:
+        """Open a connection for reading. Each statement sees what is committed when it begins.
+
+        That is what a transaction of PostgreSQL sees by default, but without a round trip to begin and one to end it.
+        """
+        with self._translate_errors(), self._engine.connect() as sql:
+            if sql.dialect.name == "postgresql":
+                sql.execution_options(isolation_level="AUTOCOMMIT")
+            yield sql
+
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
         try:
-            with self._engine.begin() as sql:
-                yield sql
+            yield
         except (DataError, UnicodeEncodeError) as error:
             raise InvalidInput(
                 "a value has a character or a size that the catalog cannot store: correct the request"

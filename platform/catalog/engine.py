@@ -4,6 +4,8 @@
 database that hangs stops nobody for longer.
 """
 
+import math
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from alembic.script import ScriptDirectory
 from filelock import FileLock
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.domain.private_files import make_private_file, make_private_folder
@@ -30,6 +32,13 @@ _EXPECTED_URL = "give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE
 
 _IDLE_TRANSACTION_TIMEOUT_S = 60.0
 """A process that stops within a transaction for this time, in seconds, loses the transaction and its locks."""
+
+
+_MAX_CONNECTIONS = 10
+"""Connections of one process to PostgreSQL. More would be opened for a moment only, which takes longer than to wait."""
+
+_PING_AFTER_S = 1.0
+"""A connection that was idle for longer, in seconds, is checked before it is used again."""
 
 
 def connect(url: str, timeout_s: float) -> Engine:
@@ -121,15 +130,38 @@ def _create_postgresql_engine(url: URL, timeout_s: float) -> Engine:
     engine = create_engine(
         url.difference_update_query(["options"]),
         connect_args=arguments,
-        pool_pre_ping=True,
+        pool_size=_MAX_CONNECTIONS,
+        max_overflow=0,
         pool_timeout=timeout_s,
     )
+    _ping_idle_connections(engine)
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, args: Any, parameters: Any) -> Any:
         return connect_bounded(timeout_s, *args, **parameters)
 
     return engine
+
+
+def _ping_idle_connections(engine: Engine) -> None:
+    """Check connections that were idle for a while before they are used again: the server may have closed them.
+
+    SQLAlchemy's ``pool_pre_ping`` does so at each use, which is one more round trip for each query under load.
+    """
+    import psycopg  # SQLite does not need it
+
+    @event.listens_for(engine, "checkin")
+    def _record(_connection: Any, record: Any) -> None:
+        record.info["used_at"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _ping(connection: Any, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get("used_at", math.inf) < _PING_AFTER_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg.OperationalError as error:
+            raise InvalidatePoolError from error  # SQLAlchemy opens another connection
 
 
 def _migrate(engine: Engine) -> None:

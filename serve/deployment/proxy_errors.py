@@ -4,6 +4,7 @@ Ray imports ``proxy_middlewares`` in the proxy's process, because ``ray_environm
 """
 
 import logging
+from collections.abc import Iterable
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,6 +48,7 @@ class ProxyErrorMiddleware:
                 is_replaced = is_failure and not content_type.startswith(b"application/json")
                 if is_replaced:
                     await send_response(send, gateway_gone())
+                message = {**message, "headers": _keep_first_request_id(message.get("headers", ()))}
             if not is_replaced:
                 await send(message)
 
@@ -58,6 +60,13 @@ class ProxyErrorMiddleware:
             log.exception("a gateway failed before it responded")
         if not has_started and scope["type"] == "http":
             await send_response(send, gateway_gone())
+
+
+def _keep_first_request_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers with the gateway's request id alone. The proxy adds another, which no log of ours has."""
+    all_headers, is_id = list(headers), lambda header: header[0].lower() == b"x-request-id"
+    first = next(filter(is_id, all_headers), None)
+    return [header for header in all_headers if header is first or not is_id(header)]
 
 
 def proxy_middlewares() -> list[Middleware]:

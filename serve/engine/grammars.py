@@ -29,10 +29,10 @@ from vllm.v1.structured_output import backend_xgrammar
 from vllm.v1.structured_output.request import get_structured_output_key
 
 from looper.platform.domain.errors import Overloaded
-from looper.serve.engine.fair_turns import FairTurns
 from looper.serve.engine.grammar_plugin import CORE_METHOD, GRAMMAR_CACHE_BYTES
 from looper.serve.engine.grammar_process import DEAD_END, MAX_WALL_S, TOO_AMBIGUOUS, GrammarVerdict
 from looper.serve.error_responses import RequestRefused, error_response
+from looper.serve.fair_turns import FairTurns
 from looper.serve.protocol import FullResponse
 
 MAX_SPEC_BYTES = 2**18

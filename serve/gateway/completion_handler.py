@@ -4,6 +4,7 @@
 bounds, and vLLM's response is passed on unchanged, except that ``model`` is again what the client sent.
 """
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -20,6 +21,7 @@ from looper.serve.error_responses import (
     engine_failed,
     error_response,
 )
+from looper.serve.fair_turns import FairTurns
 from looper.serve.gateway.adapter_prefetcher import AdapterPrefetcher
 from looper.serve.gateway.deadlines import RequestDeadline, parse_max_wait
 from looper.serve.gateway.metrics import GatewayMetrics
@@ -50,6 +52,9 @@ ADAPTER_HEADER = "x-looper-adapter"
 
 ENCODING_HEADER = "content-encoding"
 """Request header with the compression of the body. There must be none."""
+
+MAX_WAITING_TO_PARSE = 256
+"""Maximum number of one tenant's requests that wait for being parsed. Parsing takes milliseconds of the event loop."""
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +93,7 @@ class CompletionHandler:
         self._prefetcher = prefetcher
         self._limits = limits
         self._timeout_s = timeout_s
+        self._parsing = FairTurns("the gateway to read them", concurrent=1, max_waiting=MAX_WAITING_TO_PARSE)
 
     async def handle(
         self, endpoint: Endpoint, request: Request, tenant: str, record: RequestRecord, charge: RequestCharge
@@ -107,7 +113,8 @@ class CompletionHandler:
         Raises:
             RequestRefused: The request is wrong or took too long, or the engine failed before the response started.
             RateLimited: The tenant's limits do not allow so many sequences.
-            TooLarge: The body has more than ``MAX_BODY_BYTES``.
+            Overloaded: Too many of the tenant's requests wait for being parsed.
+        TooLarge: The body has more than ``MAX_BODY_BYTES``.
         """
         _check_encoding(request)
         deadline = RequestDeadline(record.started_at, parse_max_wait(request), self._timeout_s)
@@ -124,7 +131,9 @@ class CompletionHandler:
         deadline: RequestDeadline,
     ) -> Response:
         content = await read_body(request, MAX_BODY_BYTES, f"the request is larger than {MAX_BODY_BYTES // 2**20} MiB")
-        parsed = parse_request(endpoint, content, self._limits)
+        async with self._parsing.turn(tenant):
+            parsed = parse_request(endpoint, content, self._limits)
+            await asyncio.sleep(0)  # others that are ready go first, before the next request is parsed
         model = parsed.model
         record.model = model[:256]
         await charge.add_sequences(parsed.num_seqs, time.monotonic())

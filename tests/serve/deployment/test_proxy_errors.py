@@ -1,6 +1,8 @@
 """What the proxy says of a gateway that died."""
 
+from ray.serve._private.http_util import RequestIdMiddleware
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -34,3 +36,15 @@ def test_an_answer_that_never_begins_is_one_too() -> None:
         pass
 
     assert TestClient(ProxyErrorMiddleware(silent)).get("/").json()["error"]["code"] == "gateway_gone"
+
+
+def test_a_response_has_one_request_id_that_of_the_gateway() -> None:
+    """Ray Serve's proxy adds an id of its own to each response."""
+    id = "0123456789abcdef" * 2
+
+    async def gateway(_: Request) -> Response:
+        return Response(headers={"x-request-id": id})
+
+    middleware = [*proxy_middlewares(), Middleware(RequestIdMiddleware)]
+    response = TestClient(Starlette(routes=[Route("/", gateway)], middleware=middleware)).get("/")
+    assert response.headers.get_list("x-request-id") == [id]

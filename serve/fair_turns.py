@@ -1,6 +1,6 @@
 """Turns for work that only so many may do at once, given out fairly: each tenant gets the next turn in rotation.
 
-``grammars`` uses it. Pure asyncio.
+``engine/grammars`` uses it, and ``gateway/completion_handler``. Pure asyncio.
 """
 
 import asyncio

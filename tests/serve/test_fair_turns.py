@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from looper.platform.domain.errors import Overloaded
-from looper.serve.engine.fair_turns import FairTurns
+from looper.serve.fair_turns import FairTurns
 
 
 def test_tenants_alternate_and_each_may_wait_so_often() -> None:
