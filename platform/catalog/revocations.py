@@ -30,18 +30,21 @@ class RevocationOperations(Database):
 
         Returns:
             The new digest of each channel that pointed to the version, by channel name. None: the channel was deleted.
+            Empty if the version is revoked already: a client that lost the response may ask again.
 
         Raises:
-            NotFound: The digest is not a version of the instance, or it is revoked already.
+            NotFound: The digest is not a version of the instance.
         """
         moved: dict[str, str | None] = {}
         with self._write_transaction() as sql:
             # Whoever moves a channel or revokes a version holds this lock, so the ancestors are still valid at the end.
             rows.require_instance(sql, instance, lock=True)
-            valid = [version for version in rows.load_lineage(sql, digest) if version.revoked_at is None]
-            if not valid or valid[0].digest != digest or valid[0].instance != instance:
+            version, *ancestors = rows.load_lineage(sql, digest) or [None]
+            if version is None or version.instance != instance:
                 raise rows.version_not_found(instance, digest)
-            fallback = valid[1].digest if len(valid) > 1 else None
+            if version.revoked_at is not None:
+                return moved
+            fallback = next((ancestor.digest for ancestor in ancestors if ancestor.revoked_at is None), None)
             sql.execute(update(t.versions).where(t.versions.c.digest == digest).values(revoked_at=read_clock(sql)))
             rows.insert_event(sql, instance, None, f"revoked {digest}")
             c = t.channels.c

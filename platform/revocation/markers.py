@@ -29,7 +29,7 @@ def revoke_version(catalog: Catalog, store: ObjectStore, instance: InstanceName,
         As ``Catalog.revoke_version``.
 
     Raises:
-        NotFound: The digest is not a version of the instance, or it is revoked already.
+        NotFound: The digest is not a version of the instance.
         StoreUnavailable: The catalog failed. If the object store fails, the version is revoked in the catalog, and the
             next ``reconcile`` writes the marker.
     """

@@ -230,6 +230,7 @@ class AdapterStagingClient:
 
         Raises:
             InvalidInput: A worker cannot read the adapter.
+            ConnectionError: A worker has died.
         """
         request = LoRARequest(digest, next(self._lora_int_ids), str(folder))
         errors = await self._send_to_all(digest, request.lora_int_id, str(folder))
@@ -266,6 +267,6 @@ class _WorkerConnection:
             self._writer.write(orjson.dumps(message) + b"\n")
             line = await self._reader.readline()
         if not line:
-            raise RuntimeError("a worker of the engine died: the replica will be restarted")
+            raise ConnectionResetError("a worker of the engine died: the engine will be started again")
         error: str = orjson.loads(line)
         return error

@@ -122,8 +122,8 @@ class EngineHost:
                 else:
                     return
             self._replace(server)
-        except Exception:
-            if not self._is_dead(server):
+        except Exception as error:
+            if not self._is_dead(server, error):
                 raise
             self._replace(server)
         finally:
@@ -141,8 +141,8 @@ class EngineHost:
             return
         try:
             await server.prefetch(digest, hold_s)
-        except Exception:
-            if not self._is_dead(server):
+        except Exception as error:
+            if not self._is_dead(server, error):
                 raise
 
     async def check_health(self) -> None:
@@ -154,9 +154,11 @@ class EngineHost:
         """Return the load for ``routing.autoscaling``, also while the engine is started again."""
         return await self._last_server.record_autoscaling_stats()
 
-    def _is_dead(self, server: SkillServer) -> bool:
-        # This host and vLLM notice a death independently of each other.
-        return self._server is not server or bool(server.client.errored)
+    def _is_dead(self, server: SkillServer, error: Exception | None = None) -> bool:
+        # This host and vLLM notice a death independently of each other. The connection to a worker's memory may be lost
+        # before either has.
+        is_lost = isinstance(error, ConnectionError)
+        return is_lost or self._server is not server or bool(server.client.errored)
 
     def _died(self) -> EngineDied:
         elapsed_s = time.monotonic() - self._died_at

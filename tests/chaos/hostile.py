@@ -150,7 +150,7 @@ class Attacks:
     def _call_api(self, method: str, path: str, content: bytes) -> str:
         url = f"{self._url()}{path}"
         response = self._http.request(method, url, content=content)
-        if response.status_code >= 500 and response.status_code != 503:
+        if response.status_code >= 500 and response.status_code not in (503, 507):  # 507: the disk is full
             self._ledger.report_error(f"hostile {path}: status {response.status_code}: {response.text[:200]}")
         return str(response.status_code)
 

@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -44,8 +46,9 @@ class Ledger:
     """When the last complete answer arrived, on the monotonic clock."""
 
     def report_error(self, message: str) -> None:
-        """Write down what must never happen, with the fault that was going on."""
+        """Write down what must never happen, with the fault that was going on, and say so at once."""
         self.errors.append(f"[{self.phase}] {message}")
+        print(f"{datetime.now():%H:%M:%S} {self.errors[-1]}", file=sys.stderr, flush=True)
 
 
 def check_refusal(response: httpx.Response) -> str | None:
