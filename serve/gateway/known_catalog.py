@@ -1,11 +1,9 @@
 """Reads keys, limits and model names from the catalog, and goes on from what it knows while the catalog is away.
 
-While the catalog responds, each request resolves its model name there, so that a promotion applies to the next request.
-Keys and limits change rarely, and are read again after ``FRESH_S``; a revoked key is refused as soon as the watcher
-knows it. What was read is kept for when the catalog is down or hangs. All routes of ``/v1`` read it through this class.
+While the catalog responds, each request reads it, so that a promotion applies to the next request. What was read is
+kept for when the catalog is down or hangs. All routes of ``/v1`` read the catalog through it.
 """
 
-import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,9 +21,6 @@ REQUEST_TIMEOUT_S = 1.0
 
 RETRY_INTERVAL_S = 2.0
 """How long no request asks a catalog that has failed, in seconds. ``RevocationWatcher`` finds out earlier."""
-
-FRESH_S = 5.0
-"""How long a key or a tenant's limits are used before they are read again, in seconds."""
 
 MAX_KNOWN = 20_000
 """Number of answers that are kept. The one that was read least recently is forgotten first."""
@@ -64,7 +59,7 @@ class KnownCatalog:
             NotFound: There is no such key, or it is revoked.
             StoreUnavailable: The catalog is away, and the key is not known.
         """
-        key = self._read(("key", id), lambda: self._catalog.get_key(id), FRESH_S)
+        key = self._read(("key", id), lambda: self._catalog.get_key(id))
         if self._watcher.is_revoked(Revocation("key", id)):
             raise NotFound(f"key {id} is revoked")
         return key
@@ -85,7 +80,7 @@ class KnownCatalog:
             NotFound: The tenant does not exist.
             StoreUnavailable: The catalog is away, and the limits are not known.
         """
-        return self._read(("quota", tenant), lambda: self._catalog.get_quota(tenant), FRESH_S)
+        return self._read(("quota", tenant), lambda: self._catalog.get_quota(tenant))
 
     def resolve_targets(self, model: ModelName) -> list[RouteTarget]:
         """Return the versions that may answer a request for ``model``, without those that are revoked.
@@ -110,12 +105,8 @@ class KnownCatalog:
             raise _away()
         return self._catalog.list_skills(tenant, after=after, limit=limit)
 
-    def _read(self, question: tuple[str, object], query: Callable[[], T], fresh_s: float = 0.0) -> T:
+    def _read(self, question: tuple[str, object], query: Callable[[], T]) -> T:
         known: T
-        with self._lock:
-            read_at, known = self._known.get(question, (-math.inf, None))
-        if time.monotonic() - read_at < fresh_s and self._watcher.is_confirmed:
-            return known
         if self._is_away():
             known = self._recall(question, _away())
             return known
