@@ -1,6 +1,8 @@
 """vLLM's beam search with a scripted engine: which priority its requests have."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,11 @@ from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
 from vllm.logprobs import Logprob
 from vllm.sampling_params import BeamSearchParams
 
+from looper.serve.engine.admission import HIGH_PRIORITY, NORMAL_PRIORITY, AdmissionQueue
 from looper.serve.engine.beam_search import inherit_priority, with_priority
+from looper.serve.engine.skill_server import SkillServer
+from looper.serve.engine.token_meter import TokenMeter
+from looper.serve.protocol import EngineRequest
 
 
 class ScriptedEngine:
@@ -25,6 +31,30 @@ class ScriptedEngine:
         logprobs: Any = [{token: Logprob(-token) for token in range(1, 5)}]
         output = CompletionOutput(0, "", [1], None, logprobs)
         yield RequestOutput(request_id, None, prompt["prompt_token_ids"], None, [output], True)
+
+
+class BeamSearchServer(SkillServer):
+    """A skill server whose completions are vLLM's beam search with a scripted engine."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        inherit_priority(engine)
+        output_processor = SimpleNamespace(request_states={}, add_request=None, process_outputs=None)
+        self.queue = self._admission_queue = AdmissionQueue(4, 4)
+        self._token_meter, self._vocab_size, self._salt_key = TokenMeter(output_processor), 512, b""
+        stubs: Any = SimpleNamespace(take_eviction_counts=dict, ready=self.ready, _oai_serving_chat=None)
+        self._pager = self._grammars = self.engine = stubs
+        self._scripted_engine = engine
+
+    @asynccontextmanager
+    async def ready(self, *_: Any) -> AsyncIterator[None]:
+        yield
+
+    async def completions(self, request: Any, *_: Any) -> Any:
+        async def search() -> AsyncIterator[str]:
+            async for _ in beams_of(self._scripted_engine):
+                yield "data: {}\n\n"
+
+        return search()
 
 
 def beams_of(engine: ScriptedEngine) -> Any:
@@ -61,3 +91,20 @@ def test_a_request_with_a_priority_of_its_own_keeps_it() -> None:
 
     asyncio.run(generate())
     assert engine.priorities == [5]
+
+
+@pytest.mark.parametrize(("others", "priority"), [(0, NORMAL_PRIORITY), (4, HIGH_PRIORITY)])
+def test_beams_have_the_priority_that_the_admission_queue_gave_their_request(others: int, priority: int) -> None:
+    body = {"model": "m", "prompt": "hello", "use_beam_search": True, "n": 2, "max_tokens": 3}
+    engine = ScriptedEngine()
+
+    async def run() -> None:
+        server = BeamSearchServer(engine)
+        async with AsyncExitStack() as running:
+            for _ in range(others):
+                await running.enter_async_context(server.queue.admit("many", None, 1, num_seqs=1))
+            async for _ in server.generate(EngineRequest("completions", body, None, 0, "one", num_seqs=2)):
+                pass
+
+    asyncio.run(run())
+    assert engine.priorities == [priority] * 5
