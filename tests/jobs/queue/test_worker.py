@@ -24,6 +24,7 @@ from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.objectstore.store import PARTIAL_LIFETIME_S
 from looper.platform.settings import Settings
 from tests.jobs.episodes import RECIPE, episode, ingest, submit
 
@@ -220,3 +221,16 @@ def test_a_store_that_is_down_delays_jobs_and_fails_none(
     folder.unlink()
     run_until_complete(catalog, store, settings, base_dir, [job.id])
     assert catalog.get_consolidation(job.id).state is ConsolidationState.PUBLISHED
+
+
+def test_what_killed_writers_left_in_the_store_is_swept(
+    catalog: Catalog, store: ObjectStore, settings: Settings, base_dir: Path
+) -> None:
+    store.put("a/object", b"x")
+    partial = Path(settings.store_url, "a", "object.0.partial")
+    partial.write_bytes(b"half")
+    written_at, deadline = time.time() - PARTIAL_LIFETIME_S - 1, time.monotonic() + 60
+    os.utime(partial, (written_at, written_at))
+    work_queue(catalog, store, settings, base_dir, lambda: not partial.exists() or time.monotonic() > deadline)
+    assert not partial.exists()
+    assert store.get("a/object") == b"x"
