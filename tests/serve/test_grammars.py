@@ -3,6 +3,7 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -12,12 +13,16 @@ from tests.serve.live import HELLO, LiveServer, find_processes, send_chat
 
 BOOK = {"type": "function", "function": {"name": "book", "parameters": {"type": "object"}}}
 ROOM = {"type": "object", "properties": {"room": {"enum": ["blue", "red"]}}, "required": ["room"]}
+MAX_PAUSE_S = 5
+"""Maximum pause of a stream while a grammar of another tenant is tried. A step of the tiny model takes some 10 ms."""
 
 
-def deep(levels: int) -> dict[str, Any]:
+def nested(levels: int, width: int) -> dict[str, Any]:
+    """Return a schema whose objects have so many properties beside the one that goes deeper."""
     schema: dict[str, Any] = {"type": "string"}
     for level in range(levels):
-        schema = {"type": "object", "properties": {f"a{level}": schema, "b": {"type": "string"}}}
+        properties = {f"b{number}": {"type": "string"} for number in range(width)}
+        schema = {"type": "object", "properties": {f"a{level}": schema, **properties}}
     return schema
 
 
@@ -118,6 +123,24 @@ def test_a_grammar_that_becomes_slow_ends_its_own_request_only(live: LiveServer)
         error = '"param":"structured_outputs"'
         assert error in streamed.result().text.replace(" ", ""), streamed.result().text[-2000:]
     send_chat(live.tenant("grammar-other"), "tiny")
+
+
+def test_streams_go_on_while_a_slow_schema_is_tried(live: LiveServer) -> None:
+    """vLLM compiles it in the loop of all streams, and each of these takes it some seconds."""
+    hostile, other = live.tenant("grammar-hostile"), live.tenant("grammar-other")
+    # The first is nested too deeply. The second is tried, and served where it compiles within the limit.
+    for slow, statuses in ((nested(110, 12), {400}), (nested(14, 280), {200, 400})):
+        times: list[float] = []
+        with ThreadPoolExecutor(1) as threads:
+            answer = None
+            while not (answer and answer.done()):
+                for _ in other.completions.create(
+                    model="tiny", prompt="hello", max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+                ):
+                    times.append(time.monotonic())
+                    answer = answer or threads.submit(post, live, hostile, as_format(slow))
+            assert answer.result().status_code in statuses, answer.result().text
+        assert max(later - earlier for earlier, later in pairwise(times)) < MAX_PAUSE_S
 
 
 def test_other_tenants_grammars_do_not_wait_for_all_of_ones(live: LiveServer) -> None:
