@@ -23,6 +23,7 @@ SECRETS: list[str] = []
 """What worker processes of ``make test`` have found in their logs."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Share the tests out over the processes of ``make test``: heavy things first, each started in one process only."""
 
