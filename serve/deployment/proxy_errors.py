@@ -3,14 +3,23 @@
 Ray imports ``proxy_middlewares`` in the proxy's process, because ``ray_environment`` names it.
 """
 
+import asyncio
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from looper.serve.deployment.proxy_bodies import BodyLimitMiddleware, send_response
 from looper.serve.error_responses import gateway_gone
+from looper.serve.routing.known_replicas import GATEWAY_NAME, count_replicas
+
+MAX_START_WAIT_S = 5.0
+"""How long a request waits for a gateway to run, in seconds. Then its client is told to try again."""
+
+START_POLL_INTERVAL_S = 0.1
+"""How often a request that waits looks whether a gateway runs, in seconds."""
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +29,16 @@ class ProxyErrorMiddleware:
 
     A status of 404, or of 500 or above, whose body is not JSON comes from the proxy, since the gateway's errors are
     JSON. The proxy says 404 for every path while no gateway is deployed yet. The middleware also responds if the proxy
-    raises or sends nothing.
+    raises or sends nothing, and if no gateway runs: the proxy would wait for one without a limit of time.
 
     Args:
         app: The proxy's application.
+        max_start_wait_s: Maximum time that a request waits for a gateway to run, in seconds.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, max_start_wait_s: float = MAX_START_WAIT_S) -> None:
         self._app = app
+        self._max_start_wait_s = max_start_wait_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, as ASGI defines it.
@@ -53,13 +64,33 @@ class ProxyErrorMiddleware:
                 await send(message)
 
         try:
-            await self._app(scope, receive, send_or_replace)
+            if count_replicas(GATEWAY_NAME):
+                await self._app(scope, receive, send_or_replace)
+            else:
+                await self._run_if_a_gateway_starts(self._app(scope, receive, send_or_replace), lambda: has_started)
         except Exception:
             if has_started or scope["type"] != "http":
                 raise
             log.exception("a gateway failed before it responded")
         if not has_started and scope["type"] == "http":
             await send_response(send, gateway_gone())
+
+    async def _run_if_a_gateway_starts(self, response: Awaitable[None], has_started: Callable[[], bool]) -> None:
+        """Await ``response``, but give it up if it has not started and still no gateway runs after some time."""
+        task = asyncio.ensure_future(response)
+        gives_up_at = time.monotonic() + self._max_start_wait_s
+        try:
+            while not task.done():
+                if has_started() or count_replicas(GATEWAY_NAME):
+                    await task
+                    return
+                left_s = gives_up_at - time.monotonic()
+                if left_s <= 0:
+                    return
+                await asyncio.wait({task}, timeout=min(left_s, START_POLL_INTERVAL_S))
+            await task
+        finally:
+            task.cancel()
 
 
 def _keep_first_request_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -33,13 +33,11 @@ from looper.serve.gateway.app import build_gateway
 from looper.serve.gateway.gateway_counts import GatewayCounts
 from looper.serve.gateway.request_log import configure_json_logging
 from looper.serve.gateway.request_recorder import VersionStats
+from looper.serve.routing.known_replicas import GATEWAY_NAME
 from looper.serve.tracing import configure_tracing
 
 APP_NAME = "looper"
 """Name of the Ray Serve application."""
-
-GATEWAY_NAME = "gateway"
-"""Name of the gateways' deployment."""
 
 MAX_ONGOING_REQUESTS = 4096
 """Number of requests that Ray Serve sends to one replica at a time. The engine's own admission queue orders them."""
@@ -101,6 +99,9 @@ def build_app(settings: Settings, model_dir: Path, device: Device) -> serve.Appl
         num_replicas=settings.serve.gateways,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": 0},
+        request_router_config=RequestRouterConfig(
+            request_router_class="looper.serve.routing.gateway_router.GatewayRouter",  # type: ignore[arg-type]  # as below
+        ),
     )
     return gateway(GatewayReplica).bind(settings, pools)
 

@@ -1,10 +1,15 @@
-"""What a process knows of the replicas that it sends requests to, shared by ``replica_router`` and ``engine_client``.
+"""What a process knows of the replicas that it sends requests to.
+
+The routers write it down; ``engine_client`` in gateways and ``proxy_errors`` in the HTTP proxy read it.
 
 Not in the module of the router: Ray Serve copies that module's content into each router that it creates.
 """
 
 import time
 from collections.abc import Callable, Iterable
+
+GATEWAY_NAME = "gateway"
+"""Name of the gateways' deployment in Ray Serve."""
 
 _counts: dict[str, Callable[[], int]] = {}  # return the number of running replicas, by deployment
 _avoided_until: dict[str, float] = {}  # time until which a replica gets no requests if another can get them, by id

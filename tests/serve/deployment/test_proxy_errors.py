@@ -1,5 +1,8 @@
-"""What the proxy says of a gateway that died."""
+"""What the proxy says of a gateway that died, or does not run yet."""
 
+import asyncio
+
+import pytest
 from ray.serve._private.http_util import RequestIdMiddleware
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -10,6 +13,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from looper.serve.deployment.proxy_errors import ProxyErrorMiddleware, proxy_middlewares
+from looper.serve.routing import known_replicas
 
 
 async def answer(request: Request) -> Response:
@@ -48,3 +52,26 @@ def test_a_response_has_one_request_id_that_of_the_gateway() -> None:
     middleware = [*proxy_middlewares(), Middleware(RequestIdMiddleware)]
     response = TestClient(Starlette(routes=[Route("/", gateway)], middleware=middleware)).get("/")
     assert response.headers.get_list("x-request-id") == [id]
+
+
+def test_a_request_waits_for_a_gateway_to_run_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart, Ray Serve's proxy accepts requests long before the first gateway has started."""
+    monkeypatch.setattr(known_replicas, "_counts", {})
+    ended = []
+
+    async def wait_for_a_gateway(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if not known_replicas.count_replicas(known_replicas.GATEWAY_NAME):
+                await asyncio.Event().wait()
+            await PlainTextResponse("at last")(scope, receive, send)
+        finally:
+            ended.append(True)
+
+    client = TestClient(ProxyErrorMiddleware(wait_for_a_gateway, max_start_wait_s=0.2))
+    gone = client.get("/")
+    assert (gone.status_code, gone.json()["error"]["code"]) == (503, "gateway_gone")
+    assert ended, "the request no longer waits"
+    known_replicas.watch(known_replicas.GATEWAY_NAME, lambda: 1)
+    assert client.get("/").text == "at last"
+    known_replicas.watch(known_replicas.GATEWAY_NAME, lambda: 0)
+    assert client.get("/").status_code == 503
