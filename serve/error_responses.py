@@ -7,10 +7,12 @@
 | 401 | invalid_api_key | The API key is missing, wrong, expired or revoked. | platform/tenancy |
 | 403 | insufficient_scope | The API key lacks the scope that the route needs. | platform/api/authenticated_route.py |
 | 404 | model_not_found | The tenant has no model of this name. | gateway/model_resolver.py |
-| 404, 405 | null | There is no such path or method. | gateway/openai_app.py |
+| 404, 405 | null | There is no such path or method. | platform/api/error_handlers.py |
 | 408 | request_too_slow | The body arrives too slowly. | platform/api/request_body.py, deployment/proxy_bodies.py |
+| 408 | request_too_slow | The headers arrive too slowly. | deployment/proxy_connections.py |
 | 413 | request_too_large | The body is larger than the limit. | gateway, deployment/proxy_bodies.py |
 | 400, 414, 431 | invalid_input | The URL or the headers are not acceptable. | platform/api/request_boundary.py |
+| 400, 431 | invalid_input | The request is not HTTP, or its headers do not end. | deployment/proxy_connections.py |
 | 415 | null | The body is compressed. | gateway/completion_handler.py |
 | 422 | invalid_input | A query parameter is wrong. | platform/api/error_handlers.py |
 | 429 | rate_limit_exceeded | The tenant's rate limit or its concurrent requests are used up. | gateway/rate_limits.py |
@@ -30,6 +32,7 @@
 | 503 | engine_gone | No engine runs, or the two that were tried died. | deployment/engine_client.py |
 | 503 | engine_died | The engine died while it began with this request. | deployment/engine_client.py |
 | 503 | overloaded | The bodies of all requests are too large together. | deployment/proxy_bodies.py |
+| 503 | overloaded | All connections of the proxy have requests. | deployment/proxy_connections.py |
 | 503 | gateway_gone | The gateway died; Ray Serve's proxy responds. | deployment/proxy_errors.py |
 
 The code is in the response body. Details of an engine's or an adapter's failure are in the log of the replica. Paths
@@ -253,6 +256,32 @@ def body_too_slow() -> FullResponse:
 def too_many_bodies() -> FullResponse:
     """Return the response for a body for which there is no memory now."""
     message = "too much data is being sent to this server: try again later"
+    return error_response(503, message, code="overloaded", headers=_RETRY_SOON)
+
+
+def head_too_slow() -> FullResponse:
+    """Return the response for a request whose headers do not arrive."""
+    return error_response(408, "the request's headers did not arrive in time: send it again", code="request_too_slow")
+
+
+def head_too_large(max_bytes: int) -> FullResponse:
+    """Return the response for a request whose headers do not end.
+
+    Args:
+        max_bytes: The limit, in bytes.
+    """
+    message = f"the URL and the headers have more than {max_bytes // 2**10} KiB: send less"
+    return error_response(431, message, code="invalid_input")
+
+
+def malformed_request() -> FullResponse:
+    """Return the response for what is not HTTP."""
+    return error_response(400, "this is not an HTTP/1.1 request: check the client", code="invalid_input")
+
+
+def too_many_connections() -> FullResponse:
+    """Return the response for a connection for which there is no room now."""
+    message = "too many requests are sent to this server at the same time: try again later"
     return error_response(503, message, code="overloaded", headers=_RETRY_SOON)
 
 

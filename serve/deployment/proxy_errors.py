@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from looper.serve.deployment.proxy_bodies import BodyLimitMiddleware, send_response
+from looper.serve.deployment.proxy_connections import bound_connections
 from looper.serve.error_responses import gateway_gone
 from looper.serve.routing.known_replicas import GATEWAY_NAME, count_replicas
 
@@ -101,6 +102,10 @@ def _keep_first_request_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple
 
 
 def proxy_middlewares() -> list[Middleware]:
-    """Return the middlewares that Ray Serve adds to its HTTP proxy."""
+    """Return the middlewares that Ray Serve adds to its HTTP proxy, and bound the connections of that proxy.
+
+    Ray calls this before it starts the proxy's server, and offers no other place in that process.
+    """
+    bound_connections()
     # The body's limits are inside, so that an application that fails because of a refusal adds nothing to it.
     return [Middleware(ProxyErrorMiddleware), Middleware(BodyLimitMiddleware)]
