@@ -1,9 +1,11 @@
 """Answers Looper's errors, and requests of the wrong shape, in OpenAI's form. Used by the gateway's applications."""
 
 import logging
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 
 from looper.platform.api.error_table import HttpError, to_http
 from looper.platform.api.models import ErrorBody, ErrorDetail
@@ -12,8 +14,13 @@ from looper.platform.domain.errors import LooperError, StoreUnavailable
 
 log = logging.getLogger(__name__)
 
+ERROR_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 403, 404, 405, 408, 409, 413, 414, 422, 429, 431, 503, 507)
+}
+"""What the OpenAPI document says of the errors of every route, for ``APIRouter(responses=...)``."""
+
 _MAX_QUOTED_CHARACTERS = 300
-"""Maximum length of what a validation error quotes of the request."""
+"""Maximum length of what an error quotes of the request."""
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -21,8 +28,9 @@ def install_error_handlers(app: FastAPI) -> None:
 
     Args:
         app: The application. A ``LooperError`` is answered as ``error_table`` says; a request that FastAPI cannot
-            validate is answered with status 422 and the first mistake. What failed on the server's side is answered
-            with the request's id and without details, such as the address of the catalog; the log has them.
+            validate is answered with status 422 and the first mistake, and one that has no route with 404 or 405. What
+            failed on the server's side is answered with the request's id and without details, such as the address of
+            the catalog; the log has them.
     """
 
     @app.exception_handler(LooperError)
@@ -40,6 +48,12 @@ def install_error_handlers(app: FastAPI) -> None:
             code="invalid_input",
         )
         return _to_response(request, HttpError(422, ErrorBody(error=detail), {}))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_exception(request: Request, error: HTTPException) -> Response:
+        path = request.url.path[:_MAX_QUOTED_CHARACTERS]
+        detail = ErrorDetail(message=f"{request.method} {path}: {error.detail}", type="invalid_request_error")
+        return _to_response(request, HttpError(error.status_code, ErrorBody(error=detail), error.headers or {}))
 
     @app.exception_handler(Exception)
     async def on_any_error(request: Request, error: Exception) -> Response:

@@ -16,6 +16,12 @@ from looper.platform.domain.scopes import Scope
 from looper.platform.objectstore import ObjectStore
 from looper.platform.trajectories.report import IngestReport
 
+_FILE = {
+    "required": True,
+    "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+}
+"""What the OpenAPI document says of an uploaded file, which no model describes."""
+
 
 def instance_router(catalog: Catalog, store: ObjectStore, uploads: Path, route_class: type[APIRoute]) -> APIRouter:
     """Return the routes under ``/instances``.
@@ -45,7 +51,9 @@ def instance_router(catalog: Catalog, store: ObjectStore, uploads: Path, route_c
     def show_instance(instance: Instance) -> InstanceInfo:
         return InstanceInfo.from_summary(catalog.get_instance(instance))
 
-    @router.post("/{instance}/trajectories", summary="Ingest a file of trajectories")
+    @router.post(
+        "/{instance}/trajectories", summary="Ingest a file of trajectories", openapi_extra={"requestBody": _FILE}
+    )
     async def ingest(
         instance: Instance,
         request: Request,

@@ -9,8 +9,8 @@ from fastapi import APIRouter
 
 from looper.platform.api.authenticated_route import authenticated_route
 from looper.platform.api.consolidation_routes import consolidation_router
+from looper.platform.api.error_handlers import ERROR_RESPONSES
 from looper.platform.api.instance_routes import instance_router
-from looper.platform.api.models import ErrorBody
 from looper.platform.api.request_gate import RequestGate
 from looper.platform.api.skill_routes import skill_router
 from looper.platform.api.tenant_routes import tenant_router
@@ -41,10 +41,7 @@ def control_plane_router(
         The router. The application needs ``error_handlers.install_error_handlers`` to answer its errors.
     """
     route_class = authenticated_route(catalog, gate)
-    router = APIRouter(
-        prefix="/api/v1",
-        responses={code: {"model": ErrorBody} for code in (400, 401, 403, 404, 408, 409, 413, 429, 503, 507)},
-    )
+    router = APIRouter(prefix="/api/v1", responses=ERROR_RESPONSES)
     router.include_router(instance_router(catalog, store, settings.home / "uploads", route_class))
     router.include_router(consolidation_router(settings, catalog, route_class))
     router.include_router(skill_router(catalog, store, prefetch, route_class))

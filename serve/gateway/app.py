@@ -24,7 +24,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from looper.platform.api import control_plane_router
 from looper.platform.api.authenticated_route import Instance, authenticated_route, needs
-from looper.platform.api.error_handlers import install_error_handlers
+from looper.platform.api.error_handlers import ERROR_RESPONSES, install_error_handlers
 from looper.platform.api.models import VersionTraffic
 from looper.platform.api.request_gate import RequestGate
 from looper.platform.catalog import Catalog, Quota
@@ -138,7 +138,8 @@ def _build_limiter(serve: ServeSettings, budgets: BudgetSource) -> TenantRateLim
 def _traffic_router(
     catalog: Catalog, gate: RequestGate, counts: GatewayCounts, peers: GatewayPeers | None
 ) -> APIRouter:
-    router = APIRouter(prefix="/api/v1/skills", route_class=authenticated_route(catalog, gate))
+    route_class = authenticated_route(catalog, gate)
+    router = APIRouter(prefix="/api/v1/skills", route_class=route_class, responses=ERROR_RESPONSES)
 
     @router.get(
         "/{instance}/traffic",

@@ -10,12 +10,11 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRouter
-from starlette.exceptions import HTTPException
 
 from looper.platform.api.authenticated_route import Tenant, authenticated_route, needs
 from looper.platform.api.error_handlers import install_error_handlers
 from looper.platform.domain.scopes import Scope
-from looper.serve.error_responses import RequestRefused, error_response
+from looper.serve.error_responses import RequestRefused
 from looper.serve.gateway.completion_handler import CompletionHandler, to_http_response
 from looper.serve.gateway.known_catalog import KnownCatalog
 from looper.serve.gateway.model_resolver import ModelResolver
@@ -42,7 +41,6 @@ def openai_app(
     app = FastAPI(openapi_url=None)
     install_error_handlers(app)
     app.add_exception_handler(RequestRefused, _on_refused)
-    app.add_exception_handler(HTTPException, _on_http_exception)
     route_class = authenticated_route(catalog)
     router = APIRouter(route_class=route_class, dependencies=[needs(Scope.INFER)])
     app.include_router(_completion_router(catalog, limiter, completions, router))
@@ -78,9 +76,3 @@ def _completion_router(
 async def _on_refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestRefused)
     return to_http_response(error.response)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    return to_http_response(error_response(error.status_code, message))

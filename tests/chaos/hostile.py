@@ -14,23 +14,28 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+from schemathesis import Case
 
+from looper.serve.requests.fields import FIELDS as REQUEST_FIELDS
+from looper.serve.requests.fields import REFUSED
 from tests.chaos.traffic import Ledger, check_refusal
+from tests.openapi_requests import draw_cases, load_document, operations, to_request
 
 BOUNDARY_VALUES: tuple[Any, ...] = (
     0, -1, 1, 2**31, 2**63, 2**64, -(2**63) - 1, 1e308, "", "x" * 100_000, [], [[]] * 5000, {}, None, True,
 )  # fmt: skip
 """Values that a field may not expect."""
 
-FIELDS = (
-    "n", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "logit_bias",
-    "logprobs", "presence_penalty", "frequency_penalty", "repetition_penalty", "prompt", "stream", "stream_options",
-    "best_of", "use_beam_search", "min_tokens", "response_format", "structured_outputs", "allowed_token_ids",
-    "bad_words", "truncate_prompt_tokens", "prompt_logprobs", "priority", "cache_salt", "request_id", "echo", "suffix",
-)  # fmt: skip
-"""Fields of the request language."""
+FIELDS = sorted({*REQUEST_FIELDS["completions"], *REFUSED})
+"""All fields of a request of completions, and those that are refused with a reason."""
 
 TIMEOUT_S = 60.0
+
+CASES_AT_A_TIME = 40
+"""How many generated requests are drawn at once. The first ones of a draw are simple, and it takes a second or so."""
+
+SPARED = ("/api/v1/keys/", "/api/v1/tenants")
+"""Beginnings of paths that are not generated: the key that attacks must remain, and tenants are an operator's."""
 
 
 def deep(levels: int) -> str:
@@ -62,6 +67,7 @@ class Attacks:
         self._url, self._model, self._ledger, self._rng = url, model, ledger, rng
         self._headers = {"authorization": f"Bearer {key}"}
         self._http = httpx.Client(timeout=TIMEOUT_S, headers=self._headers, limits=httpx.Limits(max_connections=None))
+        self._cases: list[Case] = []
 
     def run(self, name: str) -> None:
         """Run one attack, and write down how it ended.
@@ -143,6 +149,17 @@ class Attacks:
         content = self._rng.choice([b"[]," * 80_000, b'{"instances": ["a"]}', self._rng.randbytes(100_000)])
         return self._call_api("POST", "/api/v1/consolidations", content)
 
+    def schemathesis(self) -> str:
+        """Send the control plane a request that is generated from its OpenAPI document."""
+        if not self._cases:
+            document = self._http.get(f"{self._url()}/openapi.json").raise_for_status().json()
+            found = [each for each in operations(load_document(document)) if not each.path.startswith(SPARED)]
+            self._cases = draw_cases(found, CASES_AT_A_TIME, self._rng.randrange(2**32))
+        response = self._http.request(**to_request(self._cases.pop(), self._url(), self._headers))
+        if response.status_code >= 400 and (error := check_refusal(response)):
+            self._ledger.report_error(f"hostile {response.request.method} {response.request.url}: {error}")
+        return str(response.status_code)
+
     def skills(self) -> str:
         """List all skills."""
         return self._call_api("GET", "/api/v1/skills", b"")
@@ -165,6 +182,7 @@ ATTACKS: dict[str, Callable[[Attacks], str]] = {
     "garbage": Attacks.garbage,
     "upload": Attacks.upload,
     "control_plane": Attacks.control_plane,
+    "schemathesis": Attacks.schemathesis,
     "skills": Attacks.skills,
     "leave": Attacks.leave,
 }
