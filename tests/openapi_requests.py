@@ -38,13 +38,18 @@ def draw_cases(
         operation.as_strategy(mode, path_parameters=known)
         for operation in found
         for mode in GenerationMode
-        for known in ([None, parameters] if (parameters := _known(operation, names or {})) else [None])
+        for known in [None, _known(operation, names or {})]
+        if known != {}
         if mode == GenerationMode.POSITIVE or operation.query or operation.body or operation.path_parameters
     ]
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     @hypothesis.given(case=strategies.one_of(drawn))
     def collect(case: Case) -> None:
@@ -65,10 +70,10 @@ def to_request(case: Case, url: str, headers: Mapping[str, str]) -> dict[str, An
     Args:
         case: The request.
         url: Address of the server.
-        headers: Headers to add.
+        headers: Headers to add, with names in lower case. They replace generated ones: schemathesis makes up keys.
     """
     prepared = requests.Request(**case.as_transport_kwargs(base_url=url)).prepare()
-    sent = {name: value for name, value in prepared.headers.items() if name.lower() != "content-length"}
+    sent = {name.lower(): value for name, value in prepared.headers.items() if name.lower() != "content-length"}
     return {"method": prepared.method, "url": prepared.url, "content": prepared.body, "headers": {**sent, **headers}}
 
 

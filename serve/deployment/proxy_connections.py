@@ -34,11 +34,11 @@ MIN_READ_BYTES = 64 * 2**10
 MAX_CONNECTIONS = min(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 """Maximum number of open connections. Half of the process's descriptors are left for Ray."""
 
-_waiting: WeakKeyDictionary[ServerState, dict["BoundedConnection", None]] = WeakKeyDictionary()
+_waiting: WeakKeyDictionary[ServerState, dict["ProxyConnection", None]] = WeakKeyDictionary()
 """Connections of each server without a request, the longest first."""
 
 
-class BoundedConnection(HttpToolsProtocol):
+class ProxyConnection(HttpToolsProtocol):
     """One connection, as uvicorn calls it.
 
     If there are too many, the one that has been without a request for longest makes room. If all have requests, the new
@@ -216,8 +216,8 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 def bound_connections() -> None:
-    """Make ``BoundedConnection`` the protocol of the servers that this process starts from now on.
+    """Make ``ProxyConnection`` the protocol of the servers that this process starts from now on.
 
     Ray gives no protocol to uvicorn, so it takes the one that is named "auto".
     """
-    HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedConnection.__name__}"
+    HTTP_PROTOCOLS["auto"] = f"{__name__}:{ProxyConnection.__name__}"

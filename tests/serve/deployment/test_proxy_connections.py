@@ -4,7 +4,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -14,12 +14,12 @@ from starlette.types import Receive, Scope, Send
 
 from looper.serve.deployment import proxy_connections
 from looper.serve.deployment.proxy_bodies import BodyLimitMiddleware
-from looper.serve.deployment.proxy_connections import MAX_HEAD_BYTES, BoundedConnection
+from looper.serve.deployment.proxy_connections import MAX_HEAD_BYTES, ProxyConnection
 from tests.serve.deployment.test_proxy_bodies import code, connect, head, read_response
 from tests.serve.live import LiveServer
 
 TIME_S = 0.3
-HUGE_BYTES = 64 * 2**20
+HUGE_BYTES = 32 * 2**20
 GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -29,6 +29,7 @@ class Application:
     def __init__(self) -> None:
         self.go_on = threading.Event()
         self.num_running = threading.Semaphore(0)
+        self.num_answers = threading.Semaphore(0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/wait":
@@ -39,13 +40,15 @@ class Application:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+        self.num_answers.release()
 
 
 class Proxy:
     """A running HTTP server with bounded connections."""
 
-    def __init__(self, address: tuple[str, int], application: Application, connection: type[BoundedConnection]) -> None:
-        self.address, self.application, self._connection = address, application, connection
+    def __init__(self, server: uvicorn.Server, address: tuple[str, int], application: Application) -> None:
+        self.address, self.application, self._connection = address, application, server.config.http
+        self.connections = server.server_state.connections
         self.url = f"http://{address[0]}:{address[1]}/"
 
     def limit(self, **limits: Any) -> None:
@@ -57,14 +60,14 @@ class Proxy:
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
     application = Application()
-    connection = type("Connection", (BoundedConnection,), {})
+    connection = type("Connection", (ProxyConnection,), {})
     with socket.create_server(("127.0.0.1", 0)) as listener:
         app = BodyLimitMiddleware(application)
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", http=connection))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            yield Proxy(listener.getsockname(), application, connection)
+            yield Proxy(server, listener.getsockname(), application)
         finally:
             application.go_on.set()
             server.should_exit = True
@@ -93,11 +96,9 @@ def test_a_connection_without_a_request_is_closed(proxy: Proxy) -> None:
     proxy.limit(max_head_s=TIME_S)
     with connect(proxy.address) as connection:
         assert connection.recv(1) == b""
-    with connect(proxy.address) as connection:
-        assert trickle(connection) in (b"HTTP/1.1 408", b"")
 
 
-@pytest.mark.parametrize("beginning", [b"GET", GET, GET + b"x: "])
+@pytest.mark.parametrize("beginning", [b"GET /", GET, GET + b"x: "])
 def test_a_head_that_trickles_is_refused(proxy: Proxy, beginning: bytes) -> None:
     with connect(proxy.address) as connection:
         ask(connection)
@@ -143,9 +144,12 @@ def test_a_response_that_nobody_reads_is_dropped(proxy: Proxy, is_last: bool) ->
     request = b"GET /huge HTTP/1.1\r\nhost: x\r\n" + (b"connection: close\r\n" if is_last else b"") + b"\r\n"
     with connect(proxy.address) as connection:
         connection.sendall(request)
-        is_dropped = select.poll()
-        is_dropped.register(connection, select.POLLRDHUP)
-        assert is_dropped.poll(30_000), "the connection stays open"
+        assert proxy.application.num_answers.acquire(timeout=30)
+        for _ in range(1000):
+            if not proxy.connections:
+                break
+            threading.Event().wait(TIME_S / 10)
+        assert not proxy.connections
         size = 0
         try:
             while part := connection.recv(2**20):
@@ -170,7 +174,7 @@ def test_a_response_that_is_read_slowly_arrives(proxy: Proxy) -> None:
 @pytest.mark.parametrize("separator", [b"y", b"\r\nx: "])
 def test_a_head_at_the_limit_passes_and_one_past_it_does_not(proxy: Proxy, separator: bytes) -> None:
     for size in (MAX_HEAD_BYTES, MAX_HEAD_BYTES + 1, 10 * 2**20):
-        filling = (b"x: " + (b"y" * 2000 + separator) * (size // 2000))[: size - len(GET)]
+        filling = (b"x: " + (b"y" * 2000 + separator) * (size // 2000 + 1))[: size - len(GET)]
         with connect(proxy.address) as connection:
             ask(connection)
             try:
@@ -191,9 +195,12 @@ def test_a_head_behind_a_running_request_has_the_limit_too(proxy: Proxy) -> None
     with connect(proxy.address) as connection:
         connection.sendall(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n")
         assert proxy.application.num_running.acquire(timeout=30)
-        with pytest.raises(OSError):  # noqa: PT011  # closed or reset
+        try:
             for _ in range(10 * 2**20 // 2**14):
                 connection.sendall((GET + b"x: ").ljust(2**14, b"y"))
+        except OSError:
+            return
+    raise AssertionError("the server takes any amount")
 
 
 def test_what_is_not_http_is_refused_in_openai_s_form(proxy: Proxy) -> None:
@@ -217,7 +224,8 @@ def test_the_connection_that_rests_for_longest_makes_room(proxy: Proxy) -> None:
     proxy.limit(max_connections=4)
     with ExitStack() as stack:
         resting = [stack.enter_context(connect(proxy.address)) for _ in range(4)]
-        ask(resting[0])  # from now on it is the one that rests for the shortest time
+        for connection in (*resting[1:], resting[0]):  # in this order they begin to rest
+            ask(connection)
         for number, longest in enumerate(resting[1:]):
             added = stack.enter_context(connect(proxy.address))
             ask(added)

@@ -327,6 +327,10 @@ def test_an_interrupted_stream_ends_with_an_error_event(gateway: GatewayHarness)
 def test_an_unknown_path_or_method_gets_an_error_in_openai_form(gateway: GatewayHarness) -> None:
     assert status_and_code(gateway.client.get("/v1/nothing")) == (404, None)
     assert status_and_code(gateway.client.get("/v1/chat/completions")) == (405, None)
+    assert status_and_code(gateway.client.get("/api/v1/nothing")) == (404, None)
+    assert status_and_code(gateway.client.get("/api/v1/instances/a/b")) == (404, None)
+    refused = gateway.client.post("/api/v1/skills")
+    assert (status_and_code(refused), refused.headers["allow"]) == ((405, None), "GET")
 
 
 def test_the_control_plane_is_served_too(gateway: GatewayHarness) -> None:
