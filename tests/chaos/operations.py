@@ -94,8 +94,8 @@ class Operations:
         skill = self._rng.choice(self._skills)
         with self._client(skill.name.tenant) as client:
             channels = client.skill(skill.name.instance).channels
-            if channels.get("prod") == next(iter(skill.usable)):
-                return "skipped: it is the oldest version"
+            if channels.get("prod") in (None, next(iter(skill.usable))):
+                return "skipped: there is no older version"
             client.rollback(skill.name.instance)
         return "done"
 
