@@ -39,12 +39,12 @@ class RevocationOperations(Database):
         with self._write_transaction() as sql:
             # Whoever moves a channel or revokes a version holds this lock, so the ancestors are still valid at the end.
             rows.require_instance(sql, instance, lock=True)
-            version, *ancestors = rows.load_lineage(sql, digest) or [None]
-            if version is None or version.instance != instance:
+            lineage = rows.load_lineage(sql, digest)
+            if not lineage or lineage[0].instance != instance:
                 raise rows.version_not_found(instance, digest)
-            if version.revoked_at is not None:
+            if lineage[0].revoked_at is not None:
                 return moved
-            fallback = next((ancestor.digest for ancestor in ancestors if ancestor.revoked_at is None), None)
+            fallback = next((ancestor.digest for ancestor in lineage[1:] if ancestor.revoked_at is None), None)
             sql.execute(update(t.versions).where(t.versions.c.digest == digest).values(revoked_at=read_clock(sql)))
             rows.insert_event(sql, instance, None, f"revoked {digest}")
             c = t.channels.c

@@ -6,7 +6,7 @@ Ray imports ``proxy_middlewares`` in the proxy's process, because ``ray_environm
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -94,11 +94,10 @@ class ProxyErrorMiddleware:
             task.cancel()
 
 
-def _keep_first_request_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _keep_first_request_id(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the headers with the gateway's request id alone. The proxy adds another, which no log of ours has."""
-    all_headers, is_id = list(headers), lambda header: header[0].lower() == b"x-request-id"
-    first = next(filter(is_id, all_headers), None)
-    return [header for header in all_headers if header is first or not is_id(header)]
+    ids = [header for header in headers if header[0].lower() == b"x-request-id"]
+    return [*(header for header in headers if header[0].lower() != b"x-request-id"), *ids[:1]]
 
 
 def proxy_middlewares() -> list[Middleware]:

@@ -1,6 +1,6 @@
 """Ray Serve's request router for the gateways. ``deployment/proxy_errors`` asks it whether there is a gateway."""
 
-from ray.serve._private.request_router import PowerOfTwoChoicesRequestRouter
+from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve.request_router import RunningReplica
 from typing_extensions import override
 

@@ -32,8 +32,11 @@ class FailingServer:
         self._error = error
 
     async def generate(self, _: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        for output in self._fail():
+            yield output
+
+    def _fail(self) -> list[EngineOutput]:
         raise self._error
-        yield
 
 
 def generate(monkeypatch: pytest.MonkeyPatch, error: Exception) -> tuple[list[Any], list[Any]]:
