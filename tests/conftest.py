@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,18 +24,28 @@ SECRETS: list[str] = []
 """What worker processes of ``make test`` have found in their logs."""
 
 
-@pytest.hookimpl(tryfirst=True)
+def group_of(file: str) -> str:
+    """Return which tests run in one process of ``make test``, one after another: those of a file, or all live ones."""
+    return "live" if "live: LiveServer" in Path(file).read_text() else file
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests out over the processes of ``make test``: heavy things first, each started in one process only."""
+    """Run the longest group first, so that the processes end at about the same time."""
+    files = {item.nodeid.partition("::")[0] for item in items}
+    groups = {file: group_of(file) for file in files}
+    items.sort(key=lambda item: groups[item.nodeid.partition("::")[0]] != "live")
 
-    def group(item: pytest.Item) -> str:
-        file = item.nodeid.partition("::")[0]
-        return "live" if "live" in getattr(item, "fixturenames", ()) else file
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    first = {"tests/chaos/test_chaos.py": 0, "live": 1}
-    items.sort(key=lambda item: first.get(group(item), len(first)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Start the live server in one process only."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0])
+
+    return GroupScheduling(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)

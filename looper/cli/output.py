@@ -51,7 +51,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: st
         grid.add_column(name, overflow="fold", no_wrap=not any(" " in row[i] for row in cells))
     for row in cells:
         grid.add_row(*map(Text, row))
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
     needed = Measurement.get(console, console.options.update(max_width=10_000), grid).minimum
     Console(width=max(console.width, needed)).print(grid)  # the terminal itself breaks lines that are too long
 

@@ -34,7 +34,7 @@ _IDLE_TRANSACTION_TIMEOUT_S = 60.0
 """A process that stops within a transaction for this time, in seconds, loses the transaction and its locks."""
 
 
-_MAX_CONNECTIONS = 10
+MAX_CONNECTIONS = 10
 """Connections of one process to PostgreSQL. More would be opened for a moment only, which takes longer than to wait."""
 
 _PING_AFTER_S = 1.0
@@ -130,7 +130,7 @@ def _create_postgresql_engine(url: URL, timeout_s: float) -> Engine:
     engine = create_engine(
         url.difference_update_query(["options"]),
         connect_args=arguments,
-        pool_size=_MAX_CONNECTIONS,
+        pool_size=MAX_CONNECTIONS,
         max_overflow=0,
         pool_timeout=timeout_s,
     )

@@ -71,7 +71,8 @@ def test_a_revoked_version_is_removed_from_its_channels(home: Home) -> None:
     lines = home.ok("skills", "revoke", "acme/desk", "2222").splitlines()
     assert lines == [f"{'2' * 64} is revoked", f"acme/desk@prod -> {'1' * 64}"]
     assert f"{'2' * 12} was revoked at" in home.ok("skills", "show", "acme/desk")
-    assert "has no version" in home.refused("skills", "revoke", "acme/desk", "2222")
+    assert home.ok("skills", "revoke", "acme/desk", "2222") == f"{'2' * 64} is revoked\n", "again is no error"
+    assert "has no version" in home.refused("skills", "revoke", "acme/desk", "3333")
     assert home.ok("skills", "drop", "acme/desk", "prod") == "acme/desk@prod was dropped\n"
     assert "has no channel" in home.refused("skills", "drop", "acme/desk", "prod")
 

@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from looper.platform.catalog import Catalog
+from looper.platform.catalog.engine import MAX_CONNECTIONS
 from looper.platform.domain.errors import InvalidInput, NotFound, StoreUnavailable
 from looper.platform.domain.names import InstanceName
 from looper.platform.settings import Settings, load_settings
@@ -55,14 +56,14 @@ def test_a_call_that_waits_for_a_lock_ends(catalog: Catalog) -> None:
 
 def test_a_call_that_gets_no_connection_ends(catalog: Catalog) -> None:
     other = catalog.with_timeout(0.05)
-    held = [other._read_transaction() for _ in range(16)]
+    held = [other._read_transaction() for _ in range(MAX_CONNECTIONS)]
     with closing(other):
-        for transaction in held[:15]:
+        for transaction in held:
             transaction.__enter__()
         try:
             assert "QueuePool" in fail(other.list_tenants).detail
         finally:
-            for transaction in held[:15]:
+            for transaction in held:
                 transaction.__exit__(None, None, None)
 
 
