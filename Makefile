@@ -20,7 +20,7 @@ demo: environment  ## the whole loop: trajectories in, skills trained, gated, se
 	$(BIN)/looper demo
 
 test: environment  ## all tests but the long ones
-	$(BIN)/python -m pytest -m "not bench" --numprocesses 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not bench"
 
 lint: environment  ## ruff, mypy --strict, vulture (dead code), codespell (American spelling), hadolint
 	$(BIN)/ruff check

@@ -25,12 +25,14 @@ SECRETS: list[str] = []
 
 
 def group_of(file: str) -> str:
-    """Return which tests run in one process of ``make test``, one after another: those of a file, or all live ones."""
+    """Return which tests run in one process of ``pytest -n 2``: those of a file, or all live ones."""
     return "live" if "live: LiveServer" in Path(file).read_text() else file
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the longest group first, so that the processes end at about the same time."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes, run the longest group first, so that they end at about the same time."""
+    if not hasattr(config, "workerinput"):
+        return
     files = {item.nodeid.partition("::")[0] for item in items}
     groups = {file: group_of(file) for file in files}
     items.sort(key=lambda item: groups[item.nodeid.partition("::")[0]] != "live")
