@@ -19,9 +19,8 @@ __all__ = ["live", "ray_local"]
 
 os.environ["LOOPER_CONFIG"] = os.devnull  # a settings file of whoever runs the tests decides nothing
 
-
 SECRETS: list[str] = []
-"""What worker processes of ``make test`` have found in their logs."""
+"""The secrets that were found in the logs, by the worker processes of ``pytest -n 2`` too."""
 
 
 def group_of(file: str) -> str:

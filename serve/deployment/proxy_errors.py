@@ -65,7 +65,7 @@ class ProxyErrorMiddleware:
                 await send(message)
 
         try:
-            if count_replicas(GATEWAY_NAME):
+            if scope["type"] != "http" or count_replicas(GATEWAY_NAME):
                 await self._app(scope, receive, send_or_replace)
             else:
                 await self._run_if_a_gateway_starts(self._app(scope, receive, send_or_replace), lambda: has_started)
