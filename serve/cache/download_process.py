@@ -7,6 +7,7 @@ cores, so it takes only what they leave.
 ``SkillServer.open`` starts it. ``DiskCache`` calls it for each adapter that is not on disk.
 """
 
+import asyncio
 import ctypes
 import os
 from collections.abc import Awaitable, Callable
@@ -34,6 +35,12 @@ from looper.serve.engine.engine_arguments import Device
 
 NICENESS_INCREMENT = 2
 """Added to the niceness of this process. Other processes on the same core then get about three fifths of it."""
+
+MAX_DOWNLOAD_S = 60.0
+"""Time after which a download is given up, in seconds.
+
+Ray tells of the death of the process by a timer that stops for as long as the machine's clock has been set back.
+"""
 
 Fetch = Callable[[str], AdapterFiles]
 """Returns the verified files of a digest. It blocks, and several threads call it concurrently."""
@@ -114,7 +121,7 @@ def start_downloader(
 
     Returns:
         A function that downloads the adapter of a digest. It raises the ``LooperError`` of the process, and
-        StoreUnavailable if the process dies.
+        StoreUnavailable if the process dies or takes longer than ``MAX_DOWNLOAD_S``.
     """
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     downloader: Any = (
@@ -125,13 +132,16 @@ def start_downloader(
 
     async def download(digest: str) -> None:
         try:
-            await downloader.download.remote(digest)
+            async with asyncio.timeout(MAX_DOWNLOAD_S):
+                await downloader.download.remote(digest)
         except RayTaskError as error:
             raise error.cause if isinstance(error.cause, LooperError) else error from None
         except RayActorError as error:
             raise StoreUnavailable(
                 f"adapter {digest} was not loaded because the download process died: try again"
             ) from error
+        except TimeoutError as error:
+            raise StoreUnavailable(f"adapter {digest} was not loaded within {MAX_DOWNLOAD_S:g} s: try again") from error
 
     return download
 

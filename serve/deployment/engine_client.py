@@ -1,5 +1,6 @@
 """The gateway's ``EngineClient`` on Ray Serve: sends requests to the skill replicas of all pools."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any
@@ -26,6 +27,9 @@ MAX_ATTEMPTS = 2
 
 AVOID_S = 0.5
 """Time for which a replica whose engine is dead gets no requests, in seconds. The next one finds out again."""
+
+CHECK_INTERVAL_S = 1.0
+"""Time between two looks whether there is a replica, for a request that has heard nothing yet, in seconds."""
 
 REPLICA_START_S = 10.0
 """What a client is told to wait for a replica that Ray Serve starts anew, in seconds. That takes longer or shorter."""
@@ -91,12 +95,10 @@ class PooledEngineClient:
             has_reported_admission = has_output = False
             retry_after_s = REPLICA_START_S
             for _ in range(MAX_ATTEMPTS):
-                if count_replicas(pool.deployment_name) == 0 and pool.deployment_name not in self._from_zero:
-                    break
                 is_admitted = has_generated = False
                 outputs: Any = replicas.remote(request)
                 try:
-                    async for output in outputs:
+                    async for output in self._while_replicas_run(outputs, pool.deployment_name):
                         if isinstance(output, EngineDied):
                             retry_after_s = output.retry_after_s
                             avoid_replica(output.replica, AVOID_S)
@@ -118,7 +120,7 @@ class PooledEngineClient:
                     else:
                         trial.record_end()
                         return
-                except RayActorError:
+                except (RayActorError, _NoReplica):
                     retry_after_s = REPLICA_START_S
                 finally:
                     # Stop the engine's work if the client went away. This has no effect on a request that has ended.
@@ -129,3 +131,24 @@ class PooledEngineClient:
                 if has_output or (is_admitted and not has_generated):
                     raise EngineUnavailable(engine_died(retry_after_s))
             raise EngineUnavailable(engine_gone(retry_after_s))
+
+    async def _while_replicas_run(self, outputs: Any, deployment: str) -> AsyncGenerator[Any, None]:
+        """Pass outputs on. Raise if no replica is left that could begin with the request.
+
+        Ray Serve lets a request wait for a replica without a limit, also one whose replica has just died.
+        """
+        first = asyncio.ensure_future(anext(outputs))
+        try:
+            while not first.done():
+                if count_replicas(deployment) == 0 and deployment not in self._from_zero:
+                    raise _NoReplica
+                await asyncio.wait([first], timeout=CHECK_INTERVAL_S)
+        finally:
+            first.cancel()
+        yield await first
+        async for output in outputs:
+            yield output
+
+
+class _NoReplica(Exception):
+    """A pool that always has replicas has none."""

@@ -29,7 +29,7 @@ BOUNDARY_VALUES: tuple[Any, ...] = (
 FIELDS = sorted({*REQUEST_FIELDS["completions"], *REFUSED})
 """All fields of a request of completions, and those that are refused with a reason."""
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
 
 CASES_AT_A_TIME = 40
 """How many generated requests are drawn at once. The first ones of a draw are simple, and it takes a second or so."""
@@ -82,6 +82,9 @@ class Attacks:
             outcome = "hanging"
         except (httpx.TransportError, OSError):
             outcome = "connection lost"
+        except Exception as error:  # or the run would go on without attacks
+            self._ledger.report_error(f"hostile {name}: {error!r}")
+            outcome = "not understood"
         self._ledger.hostile[f"{name} {outcome}"] += 1
 
     def _post(self, path: str = "/v1/completions", **request: Any) -> str:
@@ -152,8 +155,11 @@ class Attacks:
     def schemathesis(self) -> str:
         """Send the control plane a request that is generated from its OpenAPI document."""
         if not self._cases:
-            document = self._http.get(f"{self._url()}/openapi.json").raise_for_status().json()
-            found = [each for each in operations(load_document(document)) if not each.path.startswith(SPARED)]
+            response = self._http.get(f"{self._url()}/openapi.json")
+            if response.status_code != 200:
+                return f"document {response.status_code}"
+            document = load_document(response.json())
+            found = [each for each in operations(document) if not each.path.startswith(SPARED)]
             self._cases = draw_cases(found, CASES_AT_A_TIME, self._rng.randrange(2**32))
         response = self._http.request(**to_request(self._cases.pop(), self._url(), self._headers))
         if response.status_code >= 400 and (error := check_refusal(response)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from looper.gym.generate import record_episodes
 from looper.gym.workplaces import WORKPLACES
 from looper.platform.client import Client
-from looper.platform.domain.errors import LooperError, Overloaded, StoreUnavailable
+from looper.platform.domain.errors import Conflict, LooperError, Overloaded, StoreUnavailable
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.states import ConsolidationState
 from tests.chaos.cluster import ChaosCluster
@@ -123,8 +123,11 @@ class Operations:
         if unfinished and self._rng.random() < 0.3:
             job = self._rng.choice(unfinished)
             self.cancelled.add(job)
-            with self._client(self.submitted[job]) as client:
-                client.cancel(job)
+            try:
+                with self._client(self.submitted[job]) as client:
+                    client.cancel(job)
+            except Conflict:
+                return "not cancelled: it ended in the meantime"
             return "cancelled"
         if len(unfinished) >= MAX_UNFINISHED:
             return "skipped: enough is unfinished"

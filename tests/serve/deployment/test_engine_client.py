@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
+from looper.serve.deployment import engine_client
 from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.protocol import (
     AdmissionInfo,
@@ -21,6 +22,7 @@ from looper.serve.protocol import (
     StreamChunk,
     TokenCounts,
 )
+from looper.serve.routing import known_replicas
 from tests.serve.live import LiveServer
 
 APP = "scripted-engines"
@@ -172,6 +174,45 @@ def test_a_replica_whose_engine_is_dead_leaves_the_rotation(scripted: Scripted) 
         scripted.send(request)
     assert {replica for number in range(8) for replica in scripted.attempts(str(number))} == {alive}
     assert dead != alive
+
+
+class WaitingPool:
+    """A handle whose requests wait for a replica, as Ray Serve lets those whose only replica has just died."""
+
+    deployment_name = "waiting"
+
+    def __init__(self) -> None:
+        self.replicas, self.cancelled = 1, 0
+        known_replicas.watch(self.deployment_name, lambda: self.replicas)
+
+    def options(self, **_: Any) -> "WaitingPool":
+        return self
+
+    def remote(self, _: EngineRequest) -> "WaitingPool":
+        return self
+
+    async def __anext__(self) -> NoReturn:
+        self.replicas = 0
+        await asyncio.Future()
+        raise AssertionError("unreachable")
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+def test_a_request_does_not_wait_for_a_replica_when_the_last_one_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_client, "CHECK_INTERVAL_S", 0.01)
+    pool: Any = WaitingPool()
+    request = EngineRequest("completions", {}, digest="d" * 64, rank=8, tenant_hash="t")
+
+    async def send() -> None:
+        async for _ in PooledEngineClient({8: pool}).generate(request):
+            raise AssertionError("nobody answered")
+
+    with pytest.raises(EngineUnavailable) as raised:
+        asyncio.run(asyncio.wait_for(send(), 10))
+    assert (raised.value.response.status, raised.value.response.headers["retry-after"]) == (503, "10")
+    assert pool.cancelled == 2
 
 
 class UntouchedPool:
