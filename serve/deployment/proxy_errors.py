@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from looper.serve.deployment.proxy_bodies import BodyLimitMiddleware, send_response
 from looper.serve.deployment.proxy_connections import bound_connections
+from looper.serve.deployment.proxy_turns import RequestTurnMiddleware
 from looper.serve.error_responses import gateway_gone
 from looper.serve.routing.known_replicas import GATEWAY_NAME, count_replicas
 
@@ -107,4 +108,4 @@ def proxy_middlewares() -> list[Middleware]:
     """
     bound_connections()
     # The body's limits are inside, so that an application that fails because of a refusal adds nothing to it.
-    return [Middleware(ProxyErrorMiddleware), Middleware(BodyLimitMiddleware)]
+    return [Middleware(ProxyErrorMiddleware), Middleware(RequestTurnMiddleware), Middleware(BodyLimitMiddleware)]

@@ -1,0 +1,95 @@
+"""Middleware of Ray Serve's HTTP proxy: lets in only so many new requests of one API key at once.
+
+A proxy and a gateway are one event loop each, which takes up what is ready in the order of arrival. With 64 connections
+that each send the next request as soon as the last one was refused, another client's request would wait for 64 others
+in every step on its way. So the next request of a key goes in when the response to an earlier one of that key begins,
+or when that has been inside for ``MAX_TURN_S``: then it waits for an engine and not for an event loop.
+"""
+
+import asyncio
+from collections import deque
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_TURNS = 8
+"""Number of new requests of a key that are inside at once."""
+
+MAX_TURN_S = 0.05
+"""Time after which a request counts as new no longer, in seconds. It bounds what an honest client may notice."""
+
+
+class RequestTurnMiddleware:
+    """Lets the requests of each API key in by turns. Requests without a key are counted by the client's address.
+
+    Args:
+        app: The proxy's application.
+        max_turns: Number of new requests of a key that are inside at once.
+        max_turn_s: Time after which a request counts as new no longer, in seconds.
+    """
+
+    def __init__(self, app: ASGIApp, max_turns: int = MAX_TURNS, max_turn_s: float = MAX_TURN_S) -> None:
+        self._app = app
+        self._max_turns = max_turns
+        self._max_turn_s = max_turn_s
+        self._inside: dict[object, int] = {}
+        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request, as ASGI defines it.
+
+        Args:
+            scope: What is known about the connection.
+            receive: Receives messages of the client.
+            send: Sends messages to the client.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        key = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+        key = key or (scope.get("client") or [None])[0]
+        await self._take_turn(key)
+        has_turn = True
+
+        def end_turn() -> None:
+            nonlocal has_turn
+            if has_turn:
+                has_turn = False
+                self._end_turn(key)
+
+        async def send_and_end_turn(message: Message) -> None:
+            end_turn()
+            await send(message)
+
+        timer = asyncio.get_running_loop().call_later(self._max_turn_s, end_turn)
+        try:
+            await self._app(scope, receive, send_and_end_turn)
+        finally:
+            timer.cancel()
+            end_turn()
+
+    async def _take_turn(self, key: object) -> None:
+        if self._inside.get(key, 0) < self._max_turns:
+            self._inside[key] = self._inside.get(key, 0) + 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._end_turn(key)  # it came in the moment of the cancellation
+            raise
+
+    def _end_turn(self, key: object) -> None:
+        """Give the turn to the key's next request that still waits."""
+        waiting = self._waiting.get(key, deque())
+        while waiting:
+            turn = waiting.popleft()
+            if not waiting:
+                del self._waiting[key]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._inside[key] -= 1
+        if not self._inside[key]:
+            del self._inside[key]
