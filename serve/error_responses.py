@@ -231,10 +231,19 @@ def stream_failed() -> FullResponse:
     return error_response(500, "the stream was interrupted: the engine failed, try again", code="engine_failed")
 
 
+def to_last_events(error: FullResponse) -> str:
+    """Convert an error to the last events of a stream that has begun.
+
+    Args:
+        error: The error.
+    """
+    return f"data: {error.body.decode()}\n\ndata: [DONE]\n\n"
+
+
 def gateway_gone() -> FullResponse:
-    """Return the response for a request whose gateway died before it responded."""
+    """Return the response for a request whose gateway died before it had responded."""
     return error_response(
-        503, "the gateway died before it responded: try again", code="gateway_gone", headers=_RETRY_SOON
+        503, "the gateway died before it had responded: try again", code="gateway_gone", headers=_RETRY_SOON
     )
 
 

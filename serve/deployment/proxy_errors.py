@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from looper.serve.deployment.proxy_bodies import BodyLimitMiddleware, send_response
 from looper.serve.deployment.proxy_connections import bound_connections
 from looper.serve.deployment.proxy_turns import RequestTurnMiddleware
-from looper.serve.error_responses import gateway_gone
+from looper.serve.error_responses import gateway_gone, to_last_events
 from looper.serve.routing.known_replicas import GATEWAY_NAME, count_replicas
 
 MAX_START_WAIT_S = 5.0
@@ -31,7 +31,8 @@ class ProxyErrorMiddleware:
 
     A status of 404, or of 500 or above, whose body is not JSON comes from the proxy, since the gateway's errors are
     JSON. The proxy says 404 for every path while no gateway is deployed yet. The middleware also responds if the proxy
-    raises or sends nothing, and if no gateway runs: the proxy would wait for one without a limit of time.
+    raises or sends nothing, and if no gateway runs: the proxy would wait for one without a limit of time. A stream that
+    the proxy leaves without an end gets the error as its last event.
 
     Args:
         app: The proxy's application.
@@ -50,18 +51,21 @@ class ProxyErrorMiddleware:
             receive: Receives messages of the client.
             send: Sends messages to the client.
         """
-        is_replaced = has_started = False
+        is_replaced = has_started = has_ended = is_stream = False
 
         async def send_or_replace(message: Message) -> None:
-            nonlocal is_replaced, has_started
+            nonlocal is_replaced, has_started, has_ended, is_stream
             if message["type"] == "http.response.start":
                 has_started = True
                 content_type = dict(message.get("headers", ())).get(b"content-type", b"")
+                is_stream = content_type.startswith(b"text/event-stream")
                 is_failure = message["status"] == 404 or message["status"] >= 500
                 is_replaced = is_failure and not content_type.startswith(b"application/json")
                 if is_replaced:
                     await send_response(send, gateway_gone())
                 message = {**message, "headers": _keep_first_request_id(message.get("headers", ()))}
+            else:
+                has_ended = not message.get("more_body", False)
             if not is_replaced:
                 await send(message)
 
@@ -71,11 +75,14 @@ class ProxyErrorMiddleware:
             else:
                 await self._run_if_a_gateway_starts(self._app(scope, receive, send_or_replace), lambda: has_started)
         except Exception:
-            if has_started or scope["type"] != "http":
+            if scope["type"] != "http" or (has_started and not is_stream):
                 raise
-            log.exception("a gateway failed before it responded")
-        if not has_started and scope["type"] == "http":
+            log.exception("a gateway failed before it had responded")
+        if scope["type"] == "http" and not has_started:
             await send_response(send, gateway_gone())
+        elif is_stream and not has_ended:
+            # A message of a gateway has whole events.
+            await send({"type": "http.response.body", "body": to_last_events(gateway_gone()).encode()})
 
     async def _run_if_a_gateway_starts(self, response: Awaitable[None], has_started: Callable[[], bool]) -> None:
         """Await ``response``, but give it up if it has not started and still no gateway runs after some time."""

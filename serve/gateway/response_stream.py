@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import orjson
 
-from looper.serve.error_responses import RequestRefused, stream_failed
+from looper.serve.error_responses import RequestRefused, stream_failed, to_last_events
 from looper.serve.gateway.deadlines import RequestDeadline
 from looper.serve.gateway.request_recorder import RequestRecorder
 from looper.serve.protocol import AdmissionInfo, EngineOutput, FullResponse
@@ -108,7 +108,7 @@ class ResponseStream:
                 while (output := await self._next_output()) is not None:
                     if reason := self._find_reason_to_stop():
                         self._recorder.record_failure()
-                        yield _last_events(reason)
+                        yield to_last_events(reason)
                         return
                     assert not isinstance(output, AdmissionInfo)
                     if output.tokens:
@@ -120,11 +120,11 @@ class ResponseStream:
             self._recorder.record_success()
         except RequestRefused as refused:
             self._recorder.record_failure()
-            yield _last_events(refused.response)
+            yield to_last_events(refused.response)
         except Exception:
             log.exception("the engine failed during a streamed response of %s", self._digest or self._model)
             self._recorder.record_failure()
-            yield _last_events(stream_failed())
+            yield to_last_events(stream_failed())
 
     async def _next_output(self) -> EngineOutput | None:
         """Return the engine's next output, None at the end."""
@@ -147,7 +147,3 @@ def _error_in(events: str) -> FullResponse | None:
         return None
     body = events.removeprefix("data: ").partition("\n")[0]
     return FullResponse(orjson.loads(body)["error"]["code"], body.encode())
-
-
-def _last_events(error: FullResponse) -> str:
-    return f"data: {error.body.decode()}\n\ndata: [DONE]\n\n"

@@ -1,13 +1,14 @@
 """What the proxy says of a gateway that died, or does not run yet."""
 
 import asyncio
+import json
 
 import pytest
 from ray.serve._private.http_util import RequestIdMiddleware
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
@@ -40,6 +41,29 @@ def test_an_answer_that_never_begins_is_one_too() -> None:
         pass
 
     assert TestClient(ProxyErrorMiddleware(silent)).get("/").json()["error"]["code"] == "gateway_gone"
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_stream_whose_gateway_dies_ends_with_the_error(raises: bool) -> None:
+    async def dies(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b'data: {"a": 1}\n\n', "more_body": True})
+        if raises:
+            raise RuntimeError("the actor died")
+
+    first, error, done, _ = TestClient(ProxyErrorMiddleware(dies)).get("/").text.split("\n\n")
+    assert first == 'data: {"a": 1}'
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "gateway_gone"
+    assert done == "data: [DONE]"
+
+
+def test_a_stream_that_ends_gets_nothing_more() -> None:
+    async def stream(_: Request) -> Response:
+        return StreamingResponse(iter(["data: 1\n\n", "data: [DONE]\n\n"]), media_type="text/event-stream")
+
+    client = TestClient(ProxyErrorMiddleware(Starlette(routes=[Route("/", stream)])))
+    assert client.get("/").text == "data: 1\n\ndata: [DONE]\n\n"
 
 
 def test_a_response_has_one_request_id_that_of_the_gateway() -> None:
