@@ -11,10 +11,10 @@ from collections import deque
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_TURNS = 8
+MAX_TURNS = 4
 """Number of new requests of a key that are inside at once."""
 
-MAX_TURN_S = 0.05
+MAX_TURN_S = 0.025
 """Time after which a request counts as new no longer, in seconds. It bounds what an honest client may notice."""
 
 
