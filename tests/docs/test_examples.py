@@ -23,7 +23,7 @@ from looper.platform.tenancy import issue_key
 from looper.serve.gateway.metrics import GatewayMetrics
 from tests.docs.pages import ROOT, code_blocks
 from tests.platform.test_api import EPISODE, Platform, platform, publish, served
-from tests.serve.gateway.test_app import GatewayHarness, gateway
+from tests.serve.gateway.harness import GatewayHarness, gateway
 
 __all__ = ["gateway", "platform"]
 

@@ -17,7 +17,7 @@ from looper.platform.domain.scopes import DEFAULT_SCOPES, Scope, format_scopes, 
 from looper.platform.settings import load_settings
 from looper.platform.tenancy import issue_key
 from tests.platform.test_authenticated_route import ControlPlane
-from tests.serve.gateway.test_app import GatewayHarness, gateway
+from tests.serve.gateway.harness import GatewayHarness, gateway
 
 __all__ = ["gateway"]
 

@@ -19,7 +19,7 @@ from looper.platform.tenancy import issue_key
 from looper.serve.gateway.app import build_gateway
 from tests.platform.clocks import move_clock
 from tests.platform.postgresql import PostgresqlServer, run_postgresql
-from tests.serve.gateway.test_app import DESK, HELLO, ScriptedEngine, publish, status_and_code, wait_until
+from tests.serve.gateway.harness import DESK, HELLO, ScriptedEngine, publish, status_and_code, wait_until
 
 
 class GatewayOnPostgresql:

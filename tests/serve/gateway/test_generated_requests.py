@@ -22,7 +22,7 @@ from looper.platform.settings import load_settings
 from looper.platform.tenancy import issue_key
 from looper.serve.gateway.app import build_gateway
 from tests.openapi_requests import draw_cases, load_document, operations, to_request
-from tests.serve.gateway.test_app import DESK, ScriptedEngine, publish
+from tests.serve.gateway.harness import DESK, ScriptedEngine, publish
 
 CASES_PER_OPERATION = 16
 UPLOADS = 3

@@ -7,9 +7,7 @@ import pytest
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.scopes import TENANT_SCOPES
 from looper.platform.tenancy import issue_key
-from tests.serve.gateway.test_app import GatewayHarness, gateway
-
-__all__ = ["gateway"]
+from tests.serve.gateway.harness import GatewayHarness
 
 OWN = InstanceName("rival", "own")
 NOWHERE = {"desk": "nowhere", "id": "2" * 32, "digest": "1" * 64, "key": "3" * 16}
