@@ -7,6 +7,8 @@ from looper.serve.deployment import proxy_errors
 RAY_ENVIRONMENT = {
     # Read by the HTTP proxy.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{proxy_errors.__name__}.{proxy_errors.proxy_middlewares.__name__}",
+    # The controller starts another proxy after three checks of a dead one that failed. By default, that takes 30 s.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
     # The path of a token from the engine to the client costs a third less with gRPC and without extra threads.
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
