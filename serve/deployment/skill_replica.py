@@ -17,6 +17,7 @@ from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import lora_target_modules, plan_cache_sizes
 from looper.serve.deployment.loopback import bind_replica_to_node
 from looper.serve.engine.engine_arguments import Device, build_engine_settings
+from looper.serve.engine.engine_setup import EngineSetup
 from looper.serve.protocol import EngineDied, EngineOutput, EngineRequest
 from looper.serve.tracing import configure_tracing
 
@@ -49,7 +50,8 @@ class SkillReplica:
             from looper.serve.engine.engine_host import EngineHost
 
         replica = serve.get_replica_context().replica_id.unique_id
-        self._engine = await EngineHost.open(settings, pool, cache_sizes, model_dir, device, engine, replica)
+        setup = EngineSetup(settings, pool, cache_sizes, model_dir, device, engine)
+        self._engine = await EngineHost.open(setup, replica)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput | EngineDied, None]:
         """Run a request on the engine.

@@ -13,13 +13,10 @@ import os
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from pathlib import Path
 
-from looper.platform.settings import PoolSettings, Settings
-from looper.serve.cache.cache_sizes import CacheSizes
 from looper.serve.engine.core_process import end_waiting, fork_cores, watch_core
 from looper.serve.engine.crash_record import RunningRequest, write_crash_record
-from looper.serve.engine.engine_arguments import Device, EngineSettings
+from looper.serve.engine.engine_setup import EngineSetup
 from looper.serve.engine.skill_server import SkillServer
 from looper.serve.protocol import AdmissionInfo, EngineDied, EngineOutput, EngineRequest, FullResponse
 
@@ -32,29 +29,15 @@ log = logging.getLogger(__name__)
 class EngineHost:
     """A skill server, and another one when its engine has died. Create it with ``open``."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        pool: PoolSettings,
-        cache_sizes: CacheSizes,
-        model_dir: Path,
-        device: Device,
-        engine: EngineSettings,
-        replica: str,
-    ) -> None:
+    def __init__(self, setup: EngineSetup, replica: str) -> None:
         """Store what is needed for each start of the engine. ``open`` starts the first one.
 
         Args:
-            settings: All settings.
-            pool: Settings of the engine's pool.
-            cache_sizes: Number of adapters in each tier.
-            model_dir: Folder of the base model.
-            device: Where the engine computes.
-            engine: Arguments for vLLM. The environment must be set already.
+            setup: How to start an engine.
             replica: Id of the replica.
         """
-        self._arguments = (settings, pool, cache_sizes, model_dir, device, engine)
-        self._crashes = settings.home / "crashes"
+        self._setup = setup
+        self._crashes = setup.settings.home / "crashes"
         self._replica = replica
         self._server: SkillServer | None = None  # None while the engine is started again
         self._last_server: SkillServer
@@ -64,32 +47,18 @@ class EngineHost:
         self._restart: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(
-        cls,
-        settings: Settings,
-        pool: PoolSettings,
-        cache_sizes: CacheSizes,
-        model_dir: Path,
-        device: Device,
-        engine: EngineSettings,
-        replica: str,
-    ) -> "EngineHost":
+    async def open(cls, setup: EngineSetup, replica: str) -> "EngineHost":
         """Start an engine. This takes as long as vLLM takes to start.
 
         Args:
-            settings: All settings.
-            pool: Settings of the engine's pool.
-            cache_sizes: Number of adapters in each tier.
-            model_dir: Folder of the base model.
-            device: Where the engine computes.
-            engine: Arguments for vLLM. The environment must be set already.
+            setup: How to start an engine.
             replica: Id of the replica.
 
         Returns:
             The host with its running engine.
         """
         fork_cores()
-        host = cls(settings, pool, cache_sizes, model_dir, device, engine, replica)
+        host = cls(setup, replica)
         await host._start(None)
         return host
 
@@ -166,7 +135,7 @@ class EngineHost:
 
     async def _start(self, predecessor: SkillServer | None) -> None:
         started_s = time.monotonic()
-        server = await SkillServer.open(*self._arguments, predecessor=predecessor)
+        server = await SkillServer.open(self._setup, predecessor)
         self._start_s = time.monotonic() - started_s
         self._server = self._last_server = server
         watch_core(server.client, lambda: self._replace(server))

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
 from typing import IO, Any, Self
 
 from ray.llm._internal.common.callbacks.base import CallbackBase
@@ -23,8 +22,6 @@ from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
 
 from looper.platform.domain.errors import LooperError, Overloaded
-from looper.platform.settings import PoolSettings, Settings
-from looper.serve.cache.cache_sizes import CacheSizes
 from looper.serve.cache.disk_cache import DiskCache, claim_folder
 from looper.serve.cache.download_process import start_downloader
 from looper.serve.cache.pager import Pager
@@ -33,7 +30,7 @@ from looper.serve.engine.admission import AdmissionQueue
 from looper.serve.engine.beam_search import inherit_priority, with_priority
 from looper.serve.engine.cache_salt import derive_cache_salt, generate_key
 from looper.serve.engine.deadline import Deadline
-from looper.serve.engine.engine_arguments import Device, EngineSettings
+from looper.serve.engine.engine_setup import EngineSetup
 from looper.serve.engine.grammars import (
     GrammarChecker,
     find_constraint,
@@ -70,60 +67,48 @@ class SkillServer(LLMServer):
     _folder_lock: IO[bytes]
 
     @classmethod
-    async def open(
-        cls,
-        settings: Settings,
-        pool: PoolSettings,
-        cache_sizes: CacheSizes,
-        model_dir: Path,
-        device: Device,
-        engine: EngineSettings,
-        predecessor: Self | None = None,
-    ) -> Self:
+    async def open(cls, setup: EngineSetup, predecessor: Self | None = None) -> Self:
         """Start an engine. This takes as long as vLLM takes to start.
 
         Args:
-            settings: All settings.
-            pool: Settings of the engine's pool.
-            cache_sizes: Number of adapters in each tier.
-            model_dir: Folder of the base model.
-            device: Where the engine computes.
-            engine: Arguments for vLLM. The environment must be set already.
+            setup: How to start it.
             predecessor: A server of this process whose engine died. Its adapters on disk are taken over.
 
         Returns:
             The running server.
         """
+        settings, engine = setup.settings, setup.engine
         config = LLMConfig(
-            model_loading_config={"model_id": settings.base, "model_source": str(model_dir)},
+            model_loading_config={"model_id": settings.base, "model_source": str(setup.model_dir)},
             engine_kwargs=engine.arguments,
-            accelerator_config={"kind": device},
+            accelerator_config={"kind": setup.device},
             callback_config={"callback_class": _LocalModelCallback},
             # By default, tokens wait for up to 50 ms to be batched, including the first.
             experimental_configs={"stream_batching_interval_ms": 0},
         )
-        server = cls.sync_init(config, engine_cls=_SingleProcessEngine if device == "cpu" else VLLMEngine)
+        server = cls.sync_init(config, engine_cls=_SingleProcessEngine if setup.device == "cpu" else VLLMEngine)
         assert isinstance(server, cls)
         if predecessor is None:
             # The server holds the lock for its lifetime: another replica on this machine claims another folder.
             folder, server._folder_lock = claim_folder(settings.home / "adapters")
-            server._grammars = await GrammarChecker.start(model_dir, engine.other_cores)
+            server._grammars = await GrammarChecker.start(setup.model_dir, engine.other_cores)
         await server.start()  # type: ignore[no-untyped-call]
         client = server.client
         host_memory = await AdapterStagingClient.connect(client, server.engine._oai_models.lora_requests)
         if predecessor is None:
+            download = start_downloader(settings, setup.pool, setup.model_dir, setup.device, folder, engine.other_cores)
             server._pager = Pager(
-                DiskCache(start_downloader(settings, pool, model_dir, device, folder, engine.other_cores), folder),
+                DiskCache(download, folder),
                 host_memory,
-                disk_capacity=cache_sizes.disk_adapters,
-                host_memory_capacity=cache_sizes.host_memory_adapters,
+                disk_capacity=setup.cache_sizes.disk_adapters,
+                host_memory_capacity=setup.cache_sizes.host_memory_adapters,
             )
         else:
             server._folder_lock, server._pager = predecessor._folder_lock, predecessor._pager
             server._pager.replace_host_memory(host_memory)
             server._grammars = predecessor._grammars
         server._grammars.attach(client.engine_core)
-        server._admission_queue = AdmissionQueue(settings.serve.max_num_seqs, cache_sizes.slots)
+        server._admission_queue = AdmissionQueue(settings.serve.max_num_seqs, setup.cache_sizes.slots)
         inherit_priority(client)
         server._token_meter = TokenMeter(client.output_processor)
         server._vocab_size = client.model_config.get_vocab_size()
