@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Collection, Mapping
 from typing import Any
 
@@ -30,6 +31,12 @@ AVOID_S = 0.5
 
 CHECK_INTERVAL_S = 1.0
 """Time between two looks whether there is a replica, for a request that has heard nothing yet, in seconds."""
+
+MAX_START_WAIT_S = 5.0
+"""How long a request waits for the first replica that this process hears of, in seconds.
+
+After a restart of the cluster, gateways run long before engines do.
+"""
 
 REPLICA_START_S = 10.0
 """What a client is told to wait for a replica that Ray Serve starts anew, in seconds. That takes longer or shorter."""
@@ -120,7 +127,9 @@ class PooledEngineClient:
                     else:
                         trial.record_end()
                         return
-                except (RayActorError, _NoReplica):
+                except _NoReplica:
+                    break
+                except RayActorError:
                     retry_after_s = REPLICA_START_S
                 finally:
                     # Stop the engine's work if the client went away. This has no effect on a request that has ended.
@@ -133,14 +142,16 @@ class PooledEngineClient:
             raise EngineUnavailable(engine_gone(retry_after_s))
 
     async def _while_replicas_run(self, outputs: Any, deployment: str) -> AsyncGenerator[Any, None]:
-        """Pass outputs on. Raise if no replica is left that could begin with the request.
+        """Pass outputs on. Raise if no replica runs that could begin with the request.
 
         Ray Serve lets a request wait for a replica without a limit, also one whose replica has just died.
         """
-        first = asyncio.ensure_future(anext(outputs))
+        first, started_s = asyncio.ensure_future(anext(outputs)), time.monotonic()
         try:
             while not first.done():
-                if count_replicas(deployment) == 0 and deployment not in self._from_zero:
+                replicas, waited_s = count_replicas(deployment), time.monotonic() - started_s
+                is_gone = replicas == 0 or (replicas is None and waited_s >= MAX_START_WAIT_S)
+                if is_gone and deployment not in self._from_zero:
                     raise _NoReplica
                 await asyncio.wait([first], timeout=CHECK_INTERVAL_S)
         finally:

@@ -177,13 +177,12 @@ def test_a_replica_whose_engine_is_dead_leaves_the_rotation(scripted: Scripted) 
 
 
 class WaitingPool:
-    """A handle whose requests wait for a replica, as Ray Serve lets those whose only replica has just died."""
+    """A handle whose requests wait for a replica without a limit, as Ray Serve's do."""
 
     deployment_name = "waiting"
 
     def __init__(self) -> None:
-        self.replicas, self.cancelled = 1, 0
-        known_replicas.watch(self.deployment_name, lambda: self.replicas)
+        self.cancelled = 0
 
     def options(self, **_: Any) -> "WaitingPool":
         return self
@@ -192,17 +191,37 @@ class WaitingPool:
         return self
 
     async def __anext__(self) -> NoReturn:
-        self.replicas = 0
-        await asyncio.Future()
+        self.start_to_wait()
+        await asyncio.Event().wait()
         raise AssertionError("unreachable")
+
+    def start_to_wait(self) -> None:
+        """Nobody has heard of a replica, as after a restart of the cluster."""
 
     def cancel(self) -> None:
         self.cancelled += 1
 
 
-def test_a_request_does_not_wait_for_a_replica_when_the_last_one_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
+class DyingPool(WaitingPool):
+    """A pool whose last replica dies when it gets a request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.replicas = 1
+        known_replicas.watch(self.deployment_name, lambda: self.replicas)
+
+    def start_to_wait(self) -> None:
+        self.replicas = 0
+
+
+@pytest.mark.parametrize("pool_class", [WaitingPool, DyingPool])
+def test_a_request_does_not_wait_for_replicas_that_do_not_run(
+    pool_class: type[WaitingPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_replicas, "_counts", {})
     monkeypatch.setattr(engine_client, "CHECK_INTERVAL_S", 0.01)
-    pool: Any = WaitingPool()
+    monkeypatch.setattr(engine_client, "MAX_START_WAIT_S", 0.05)
+    pool: Any = pool_class()
     request = EngineRequest("completions", {}, digest="d" * 64, rank=8, tenant_hash="t")
 
     async def send() -> None:
@@ -212,7 +231,7 @@ def test_a_request_does_not_wait_for_a_replica_when_the_last_one_has_died(monkey
     with pytest.raises(EngineUnavailable) as raised:
         asyncio.run(asyncio.wait_for(send(), 10))
     assert (raised.value.response.status, raised.value.response.headers["retry-after"]) == (503, "10")
-    assert pool.cancelled == 2
+    assert pool.cancelled == 1
 
 
 class UntouchedPool:
