@@ -7,7 +7,7 @@ or when that has been inside for ``MAX_TURN_S``: then it waits for an engine and
 """
 
 import asyncio
-from collections import deque
+from weakref import WeakValueDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,8 +31,8 @@ class RequestTurnMiddleware:
         self._app = app
         self._max_turns = max_turns
         self._max_turn_s = max_turn_s
-        self._inside: dict[object, int] = {}
-        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
+        # Those of keys without requests are forgotten.
+        self._turns: WeakValueDictionary[object, asyncio.Semaphore] = WeakValueDictionary()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request, as ASGI defines it.
@@ -47,14 +47,15 @@ class RequestTurnMiddleware:
             return
         key = next((value for name, value in scope["headers"] if name == b"authorization"), None)
         key = key or (scope.get("client") or [None])[0]
-        await self._take_turn(key)
+        turns = self._turns.setdefault(key, asyncio.Semaphore(self._max_turns))
+        await turns.acquire()
         has_turn = True
 
         def end_turn() -> None:
             nonlocal has_turn
             if has_turn:
                 has_turn = False
-                self._end_turn(key)
+                turns.release()
 
         async def send_and_end_turn(message: Message) -> None:
             end_turn()
@@ -66,30 +67,3 @@ class RequestTurnMiddleware:
         finally:
             timer.cancel()
             end_turn()
-
-    async def _take_turn(self, key: object) -> None:
-        if self._inside.get(key, 0) < self._max_turns:
-            self._inside[key] = self._inside.get(key, 0) + 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(key, deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._end_turn(key)  # it came in the moment of the cancellation
-            raise
-
-    def _end_turn(self, key: object) -> None:
-        """Give the turn to the key's next request that still waits."""
-        waiting = self._waiting.get(key, deque())
-        while waiting:
-            turn = waiting.popleft()
-            if not waiting:
-                del self._waiting[key]
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._inside[key] -= 1
-        if not self._inside[key]:
-            del self._inside[key]
