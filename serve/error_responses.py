@@ -26,7 +26,7 @@
 | 503 | overloaded | No engine began within the time that the client allows. | gateway/deadlines.py |
 | 503 | store_unavailable | The object store or the catalog does not respond. | platform/objectstore, platform/catalog |
 | 503 | store_unavailable | The disk is full. | cache/disk_cache.py |
-| 503 | store_unavailable | The download process died. | cache/download_process.py |
+| 503 | store_unavailable | The download process died or takes a minute. | cache/download_process.py |
 | 503 | request_timeout | The request took longer than serve.request_timeout_s. | gateway/deadlines.py |
 | 422 | engine_killer | Engines died at this request. | deployment/engine_client.py |
 | 503 | engine_gone | No engine runs, or the two that were tried died. | deployment/engine_client.py |
