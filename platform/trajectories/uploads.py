@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,13 +80,14 @@ def ingest_upload(
     return IngestReport(files=[report])
 
 
-def temporary_file(folder: Path) -> BinaryIO:
+@contextmanager
+def temporary_file(folder: Path) -> Iterator[BinaryIO]:
     """Create an empty file without a name, so that nothing of it is left when it is closed or its process dies.
 
     Args:
         folder: Folder on the disk that it is on; it is created if it does not exist.
 
-    Returns:
+    Yields:
         The open file. Only this user can read it.
 
     Raises:
@@ -92,9 +95,16 @@ def temporary_file(folder: Path) -> BinaryIO:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=folder)
+        file = tempfile.TemporaryFile(dir=folder)
     except OSError as error:
         raise disk_full(folder, error) from error
+    try:
+        yield file
+    finally:
+        # Closing writes the rest of what was written. If that fails, nobody needs it any more, and the error would hide
+        # the one that a write or ``flush`` has raised.
+        with suppress(OSError):
+            file.close()
 
 
 def disk_full(folder: Path, error: OSError | None) -> StoreFull:

@@ -23,6 +23,7 @@ from looper.platform.domain.scopes import TENANT_SCOPES
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import ApiSettings, Settings, load_settings
 from looper.platform.tenancy import issue_key
+from looper.platform.trajectories import uploads
 from tests.platform.test_api import EPISODE, serve_control_plane, served
 
 DESK = "/api/v1/instances/desk"
@@ -204,6 +205,14 @@ def test_a_full_disk_is_answered_with_507(server: Server, tmp_path: Path) -> Non
     response = server.send("POST", f"{DESK}/trajectories?name=a.jsonl", content=b"{}")
     assert code_of(response) == (507, "store_full")
     assert str(tmp_path) not in response.text
+
+
+def test_a_disk_that_fills_during_an_upload_is_answered_with_507(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads.tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("w+b"))
+    # Less than a buffer: the system refuses it when it is flushed, and again when the file is closed.
+    assert code_of(server.send("POST", f"{DESK}/trajectories?name=a.jsonl", content=b"{}")) == (507, "store_full")
 
 
 @pytest.mark.parametrize(

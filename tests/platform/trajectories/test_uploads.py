@@ -106,8 +106,8 @@ def test_the_process_gets_no_environment(upload: Uploads, monkeypatch: pytest.Mo
 
 def test_a_disk_without_space_is_said_so(upload: Uploads, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreFull, match="no disk space for the upload"):
-        temporary_file(tmp_path / "file")
+    with pytest.raises(StoreFull, match="no disk space for the upload"), temporary_file(tmp_path / "file"):
+        pass
 
 
 def test_a_temporary_file_is_only_its_users(tmp_path: Path) -> None:
