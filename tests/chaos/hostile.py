@@ -173,8 +173,8 @@ class Attacks:
     def _call_api(self, method: str, path: str, content: bytes) -> str:
         url = f"{self._url()}{path}"
         response = self._http.request(method, url, content=content)
-        if response.status_code >= 500 and response.status_code not in (503, 507):  # 507: the disk is full
-            self._ledger.report_error(f"hostile {path}: status {response.status_code}: {response.text[:200]}")
+        if response.status_code >= 400 and (error := check_refusal(response)):
+            self._ledger.report_error(f"hostile {path}: {error}")
         return str(response.status_code)
 
 

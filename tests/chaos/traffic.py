@@ -60,7 +60,7 @@ def check_refusal(response: httpx.Response) -> str | None:
         return f"status {response.status_code} with {response.text[:100]!r} is not in OpenAI's form"
     if response.status_code in (429, 503) and "retry-after" not in response.headers:
         return f"status {response.status_code} has no Retry-After: {error['message']}"
-    if response.status_code >= 500 and response.status_code != 503:
+    if response.status_code >= 500 and response.status_code not in (503, 507):  # 507: the disk is full
         return f"status {response.status_code}: {error['message']}"
     return None
 
