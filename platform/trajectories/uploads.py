@@ -95,7 +95,7 @@ def temporary_file(folder: Path) -> Iterator[BinaryIO]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = tempfile.TemporaryFile(dir=folder)
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed below, without its error)
     except OSError as error:
         raise disk_full(folder, error) from error
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import httpx
 import orjson
@@ -210,7 +211,10 @@ def test_a_full_disk_is_answered_with_507(server: Server, tmp_path: Path) -> Non
 def test_a_disk_that_fills_during_an_upload_is_answered_with_507(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads.tempfile, "TemporaryFile", lambda dir: Path("/dev/full").open("w+b"))
+    def open_full_disk(**_: object) -> BinaryIO:
+        return Path("/dev/full").open("w+b")
+
+    monkeypatch.setattr(uploads.tempfile, "TemporaryFile", open_full_disk)
     # Less than a buffer: the system refuses it when it is flushed, and again when the file is closed.
     assert code_of(server.send("POST", f"{DESK}/trajectories?name=a.jsonl", content=b"{}")) == (507, "store_full")
 
