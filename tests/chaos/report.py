@@ -81,5 +81,5 @@ def to_markdown(results: Sequence[ChaosResult]) -> str:
         lines += ["| --- | --- | --- | --- | --- |"]
         for role, one in sorted(each.resources.items()):
             lines.append(f"| {role} | " + " | ".join(str(value) for value in one.values()) + " |")
-        lines += ["", *(f"- **{error}**" for error in each.errors)]
+        lines += ["", *(f"- `{error}`" for error in each.errors)]
     return "\n".join(lines).rstrip() + "\n"
