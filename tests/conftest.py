@@ -24,8 +24,9 @@ SECRETS: list[str] = []
 
 
 def group_of(file: str) -> str:
-    """Return which tests run in one process of ``pytest -n 2``: those of a file, or all live ones."""
-    return "live" if "live: LiveServer" in Path(file).read_text() else file
+    """Return which tests run in one process of ``pytest -n 2``: those of a file, or all that start a whole cluster."""
+    text = Path(file).read_text()
+    return "cluster" if "live: LiveServer" in text or "run_chaos" in text else file
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,12 +35,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     files = {item.nodeid.partition("::")[0] for item in items}
     groups = {file: group_of(file) for file in files}
-    items.sort(key=lambda item: groups[item.nodeid.partition("::")[0]] != "live")
+    items.sort(key=lambda item: groups[item.nodeid.partition("::")[0]] != "cluster")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Start the live server in one process only."""
+    """Start whole clusters in one process only, one after the other."""
     from xdist.scheduler import LoadScopeScheduling
 
     class GroupScheduling(LoadScopeScheduling):

@@ -39,7 +39,7 @@ class Suspect:
     """What is known of one request, that is: of one tenant's requests with the same body."""
 
     deaths: int = 0
-    """Number of engines that died while they ran it."""
+    """Number of times that engines died while they ran it."""
     is_convicted: bool = False
     """Whether it is refused."""
     died_at_s: float = 0.0
@@ -60,6 +60,7 @@ class CrashTrial:
         self._suspects = suspects
         self._request = request
         self._end_turn = end_turn
+        self._started_s = time.monotonic()
 
     def end_turn(self) -> None:
         """End the turn of a suspect: the engine has survived the beginning, or the request has ended."""
@@ -69,7 +70,7 @@ class CrashTrial:
 
     def record_death(self) -> None:
         """Record that an engine died while it ran the request."""
-        self._suspects.record_death(self._request, had_turn=self._end_turn is not None)
+        self._suspects.record_death(self._request, self._started_s, had_turn=self._end_turn is not None)
         self.end_turn()
 
     def record_end(self) -> None:
@@ -116,16 +117,19 @@ class CrashSuspects:
         finally:
             trial.end_turn()
 
-    def record_death(self, request: EngineRequest, *, had_turn: bool) -> None:
+    def record_death(self, request: EngineRequest, started_s: float, *, had_turn: bool) -> None:
         """Record that an engine died while it ran a request.
+
+        Equal requests that ran beside each other count once: they are likely to have died with the same engine.
 
         Args:
             request: The request.
+            started_s: When it came in, by the monotonic clock.
             had_turn: Whether it was the only suspect in the engines.
         """
         key = _digest(request)
         suspect = self._suspects.setdefault(key, Suspect())
-        suspect.deaths += 1
+        suspect.deaths += started_s >= suspect.died_at_s
         suspect.died_at_s = time.monotonic()
         suspect.is_convicted |= had_turn or suspect.deaths >= MAX_DEATHS
         self._suspects.move_to_end(key)

@@ -8,8 +8,8 @@ import pytest
 from tests.chaos.run import run_chaos
 from tests.chaos.schedule import plan_faults
 
-MINUTES = 3.0
-"""How long faults happen. The cluster's start and the last consolidations take about as long again."""
+MINUTES = 5.0
+"""How long faults happen. The cluster's start and the last consolidations take a minute or two more."""
 
 SEED = 7
 
@@ -21,7 +21,6 @@ def test_a_seed_replays_its_schedule() -> None:
     assert {fault.name for fault in plan[:3]} == set(names)
 
 
-@pytest.mark.bench
 @pytest.mark.timeout(1200)
 def test_a_cluster_survives_some_minutes_of_chaos() -> None:
     with TemporaryDirectory(prefix="looper-chaos-") as temporary:

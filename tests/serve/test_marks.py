@@ -22,6 +22,9 @@ SKILLS = 60
 """Number of skills with two versions each: more adapters than the slots, host memory or disk of the server hold."""
 
 
+ANSWERS = 100_000
+
+
 @dataclass
 class Skill:
     name: InstanceName
@@ -73,14 +76,21 @@ def promote_continuously(live: LiveServer, skills: list[Skill], interval_s: floa
         thread.join()
 
 
-def send_many(live: LiveServer, key: str, skills: list[Skill], requests: int, clients: int) -> Counter[str]:
-    """Count outcomes. Fails at the first response of a wrong adapter, or of a version that was replaced before."""
+def send_many(live: LiveServer, key: str, skills: list[Skill], answers: int, clients: int) -> Counter[str]:
+    """Send requests until there are so many answers; count outcomes. A request that is not answered is sent again.
+
+    Fails at the first answer of a wrong adapter, or of a version that was replaced before.
+    """
     counts: Counter[str] = Counter()
     weights = [1 / rank for rank in range(1, len(skills) + 1)]
-    sequence = random.Random(2).choices(skills, weights, k=requests)
+    sequence = random.Random(2).choices(skills, weights, k=answers)
     with httpx.Client(base_url=live.url, headers={"authorization": f"Bearer {key}"}, timeout=300) as client:
 
         def send(skill: Skill) -> None:
+            while not is_answered(skill):
+                time.sleep(0.5)
+
+        def is_answered(skill: Skill) -> bool:
             with skill.lock:
                 current, promoted_at, sent_at = skill.current, skill.promoted_at, time.monotonic()
             body = {"model": str(skill.name), "prompt": "Please book", "max_tokens": 3, "temperature": 0}
@@ -88,17 +98,19 @@ def send_many(live: LiveServer, key: str, skills: list[Skill], requests: int, cl
             if response.status_code != 200:
                 assert response.status_code in (500, 503), response.text
                 counts[response.json()["error"]["code"]] += 1
-                return
+                return False
             version = response.headers["x-looper-version"]
             assert response.json()["choices"][0]["text"] == skill.text_by_digest[version]
             assert response.json()["model"] == str(skill.name)
             if skill.promoted_at == promoted_at:  # no promotion during the request
                 assert version == current, f"sent at {sent_at}, promoted at {promoted_at}"
             counts[response.headers["x-looper-adapter"]] += 1
+            return True
 
         with ThreadPoolExecutor(clients) as pool:
-            for _ in pool.map(send, sequence):
-                pass
+            for number, _ in enumerate(pool.map(send, sequence), 1):
+                if number % 1000 == 0:
+                    print(f"{time.strftime('%H:%M:%S')} {number} answers, {dict(counts)}", flush=True)
     return counts
 
 
@@ -120,7 +132,7 @@ def test_a_hundred_thousand_responses_under_evictions_promotions_and_restarts(li
     stop, killed = threading.Event(), Counter[str]()
 
     def kill() -> None:
-        while not stop.wait(60):
+        while not stop.wait(300):
             for engine in find_processes("ServeReplica:looper:skills"):
                 engine.kill()
                 killed["engines"] += 1
@@ -129,12 +141,11 @@ def test_a_hundred_thousand_responses_under_evictions_promotions_and_restarts(li
     killer.start()
     try:
         with promote_continuously(live, skills, 0.05) as promotions:
-            counts = send_many(live, key, skills, 100_000, clients=16)
+            counts = send_many(live, key, skills, ANSWERS, clients=16)
     finally:
         stop.set()
         killer.join()
     print(f"{dict(counts)}, {dict(promotions)}, {dict(killed)}")
-    succeeded = counts["memory"] + counts["disk"] + counts["store"]
-    assert counts.total() == 100_000
-    assert succeeded + counts["engine_gone"] + counts["engine_died"] == 100_000
+    assert counts["memory"] + counts["disk"] + counts["store"] == ANSWERS
+    assert counts.keys() <= {"memory", "disk", "store", "engine_gone", "engine_died"}
     assert killed["engines"] > 0

@@ -1,6 +1,8 @@
 """Requests at which engines died take turns, and are convicted or cleared."""
 
 import asyncio
+import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -85,6 +87,15 @@ async def test_a_request_is_convicted_at_the_last_of_max_deaths() -> None:
     assert await is_refused(suspects, request("late killer"))
 
 
+async def test_equal_requests_that_die_with_one_engine_count_once() -> None:
+    suspects = CrashSuspects()
+    async with AsyncExitStack() as stack:
+        trials = [await stack.enter_async_context(suspects.watch(request("popular"))) for _ in range(2 * MAX_DEATHS)]
+        for trial in trials:
+            trial.record_death()
+    assert not await is_refused(suspects, request("popular"))
+
+
 async def test_a_complete_response_clears_a_suspect() -> None:
     suspects = CrashSuspects()
     await die(suspects, request("a"))
@@ -125,5 +136,5 @@ async def test_the_number_of_suspects_is_bounded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(crash_suspects, "MAX_SUSPECTS", 2)
     suspects: Any = CrashSuspects()
     for prompt in "abc":
-        suspects.record_death(request(prompt), had_turn=True)
+        suspects.record_death(request(prompt), time.monotonic(), had_turn=True)
     assert [await is_refused(suspects, request(prompt)) for prompt in "abc"] == [False, True, True]
