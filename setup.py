@@ -14,7 +14,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-ROOMS = ("platform", "jobs", "serve", "cluster", "benchmarks", "examples")
+ROOMS = ("platform", "basemodel", "jobs", "serve", "cluster", "benchmarks", "examples")
 
 
 def is_link(path: Path) -> bool:

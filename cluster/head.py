@@ -9,10 +9,10 @@ import sys
 import threading
 import time
 
+from looper.basemodel.prepare import prepare
 from looper.cluster.local_ray import local_ray
 from looper.cluster.processes import stop_on_signals
 from looper.cluster.state import read_state, write_state
-from looper.jobs.basemodel.prepare import prepare
 from looper.jobs.queue import worker
 from looper.platform.catalog import Catalog
 from looper.platform.domain.private_files import keep_files_private

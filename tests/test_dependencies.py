@@ -28,6 +28,7 @@ def declared(*extras: str) -> list[Requirement]:
         ("platform", "serve"),
         ("serve", "serve"),
         ("cluster", "serve"),
+        ("basemodel", "train"),
         ("jobs", "train"),
         ("benchmarks", "bench"),
         ("looper/demo", "bench"),

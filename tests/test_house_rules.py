@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("platform", "jobs", "serve", "cluster", "benchmarks")
+ROOMS = ("platform", "basemodel", "jobs", "serve", "cluster", "benchmarks")
 FOLDERS = (*ROOMS, "looper/cli", "looper/demo", "looper/gym")
 
 MAX_LINES = 350

@@ -257,7 +257,7 @@ def test_the_demo_shows_its_plan(installed: Installed) -> None:
         "py.typed",
         "cluster/grafana/serving.json",
         "examples/orchard/ops.jsonl",
-        "jobs/basemodel/chatml_tools.jinja",
+        "basemodel/chatml_tools.jinja",
         "platform/catalog/migrations/script.py.mako",
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("platform", "jobs", "serve", "cluster", "benchmarks")
+ROOMS = ("platform", "basemodel", "jobs", "serve", "cluster", "benchmarks")
 
 
 def run(*command: str) -> str:
@@ -47,7 +47,10 @@ def test_pytest_as_a_module_sees_pythons_platform() -> None:
 HEAVY = {"torch", "ray", "vllm", "transformers", "peft", "deepspeed"}
 PRODUCT = {"looper.cli", "looper.demo", "looper.gym"}
 FORBIDDEN = {
-    "platform": {"looper.jobs", "looper.serve", "looper.cluster", "looper.benchmarks"} | PRODUCT | HEAVY,
+    "platform": {"looper.basemodel", "looper.jobs", "looper.serve", "looper.cluster", "looper.benchmarks"}
+    | PRODUCT
+    | HEAVY,
+    "basemodel": {"looper.jobs", "looper.serve", "looper.cluster", "looper.benchmarks"} | PRODUCT,
     "jobs": {"looper.serve", "looper.cluster", "looper.benchmarks"} | PRODUCT,
     "serve": {"looper.jobs", "looper.cluster", "looper.benchmarks"} | PRODUCT,
     "looper/demo": {"looper.benchmarks", "looper.cli"},

@@ -1,20 +1,23 @@
 """A tiny base model with random weights: what a real one is to Looper, made in a second, for tests."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import looper.jobs
+import looper.basemodel
 from looper.jobs.consolidation.model.device import Device
+from looper.platform.adapters.base_revision import BASE_MANIFEST, BaseManifest, Parsers
 
 FLOAT32 = Device(torch.device("cpu"), torch.float32, max_tokens_per_pass=1024)
 """Where what is compared is equal to rounding, whatever a trainer would choose on this machine."""
 
-TEMPLATE = Path(looper.jobs.__path__[0], "basemodel", "chatml_tools.jinja")
+TEMPLATE = Path(looper.basemodel.__path__[0], "chatml_tools.jinja")
+PARSERS = Parsers(tool_call_parser="hermes", tool_call_start="<tool_call>", parallel_calls=True)
+"""What ``prepare`` finds for ``TEMPLATE``."""
+
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [
     "<|im_start|>system\nYou are an agent at work.\nTools: find(name); book(room, date)<|im_end|>\n"
@@ -50,7 +53,8 @@ def tiny_base(folder: Path) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     revision = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / "looper.json").write_text(json.dumps({"revision": revision}))
+    manifest = BaseManifest(revision=revision, parsers=PARSERS)
+    (folder / BASE_MANIFEST).write_text(manifest.model_dump_json())
     return folder
 
 

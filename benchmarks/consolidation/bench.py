@@ -18,7 +18,8 @@ from rich.table import Table
 from looper.benchmarks.consolidation.variants import VARIANTS, trainer_count
 from looper.benchmarks.consolidation.workload import HOLDOUT_SHARE, RECIPE, prepare_workloads
 from looper.demo.peak_memory import PeakMemory
-from looper.jobs.synthesis.output.example_table import read_examples
+from looper.jobs.consolidation.data.window_table import read_windows
+from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.domain.errors import LooperError
 
 
@@ -138,14 +139,10 @@ def _load_or_measure(name: str, n: int, tasks: int, out: Path, model_dir: Path) 
 
 
 def _count_training_tokens(n: int, tasks: int, folder: Path, model_dir: Path) -> int:
-    from transformers import AutoTokenizer
-
-    from looper.jobs.consolidation.data.encode import encode_example
-
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    workloads = prepare_workloads(n, folder, tasks)
-    examples = [e for workload in workloads for e in read_examples((workload.folder / "train.parquet").read_bytes())]
-    windows = [window for e in examples for window in encode_example(e, tokenizer, RECIPE.max_seq_length)]
+    revision = read_base_revision(model_dir)
+    workloads = prepare_workloads(n, folder, model_dir, tasks)
+    files = [(workload.folder / "train.windows.parquet").read_bytes() for workload in workloads]
+    windows = [window for content in files for window in read_windows(content, revision).windows]
     return RECIPE.epochs * sum(len(window) for window in windows)
 
 

@@ -47,7 +47,7 @@ class _TimedQueue:
             self.catalog.create_tenant(instance.tenant)
         ingest_paths([workload.folder / "trajectories.jsonl"], instance, catalog=self.catalog, store=self.store)
         job = self.catalog.submit(instance, base=self.settings.base, recipe=recipe)
-        for part in ("train.parquet", "holdout.parquet"):
+        for part in ("train.windows.parquet", "holdout.windows.parquet"):
             self.store.put(keys.examples(job.id, part), (workload.folder / part).read_bytes())
         self.catalog.claim("synthesis", QueueStage.SYNTHESIS, limit=1, lease_s=60)
         self.catalog.hand_over(job.id, "synthesis", ConsolidationState.TRAINING)
@@ -117,7 +117,7 @@ def measure_joins(workloads: list[InstanceWorkload], home: Path, model_dir: Path
 def main() -> None:
     """Measure the joins and print them as JSON."""
     n, folder, model_dir = sys.argv[1:]
-    workloads = prepare_workloads(int(n) - 1 + JOINING_MEMBERS, Path(folder))
+    workloads = prepare_workloads(int(n) - 1 + JOINING_MEMBERS, Path(folder), Path(model_dir))
     print(json.dumps([join._asdict() for join in measure_joins(workloads, Path(folder) / "home", Path(model_dir))]))
 
 

@@ -12,36 +12,37 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from looper.benchmarks.consolidation.workload import RECIPE, InstanceWorkload
-from looper.jobs.consolidation.data.encode import Window, encode_example
+from looper.jobs.consolidation.data.window import Window
+from looper.jobs.consolidation.data.window_table import read_windows
 from looper.jobs.consolidation.model.device import pick_device
 from looper.jobs.consolidation.training.schedule import batch_at, learning_rate, total_steps
-from looper.jobs.synthesis.output.example_table import read_examples
+from looper.platform.adapters.base_revision import read_base_revision
 
 
-def load_model(model_dir: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(model_dir: Path) -> PreTrainedModel:
     """Load a base model in the data type that Looper's trainers use on this device.
 
     Args:
         model_dir: Folder of the base model.
 
     Returns:
-        The model and its tokenizer.
+        The model.
     """
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=pick_device().dtype)
-    return model, AutoTokenizer.from_pretrained(model_dir)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model_dir, dtype=pick_device().dtype)
+    return model
 
 
 def consolidate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, workload: InstanceWorkload, micro_batch_size: int
+    model: PreTrainedModel, model_dir: Path, workload: InstanceWorkload, micro_batch_size: int
 ) -> PreTrainedModel:
     """Evaluate the base model on the held-out examples, train an adapter, evaluate it and save it.
 
     Args:
         model: The base model.
-        tokenizer: Its tokenizer.
+        model_dir: Its folder.
         workload: The instance's examples.
         micro_batch_size: Sequences of one forward pass, padded to the longest of them, as transformers' Trainer does. A
             larger batch of the recipe takes several passes.
@@ -49,7 +50,9 @@ def consolidate(
     Returns:
         The base model without the adapter.
     """
-    train, holdout = (_read_windows(workload.folder / part, tokenizer) for part in ("train.parquet", "holdout.parquet"))
+    train, holdout = (
+        _read_windows(workload.folder / f"{part}.windows.parquet", model_dir) for part in ("train", "holdout")
+    )
     config = LoraConfig(r=RECIPE.rank, lora_alpha=int(RECIPE.alpha), target_modules="all-linear", task_type="CAUSAL_LM")
     torch.manual_seed(RECIPE.seed)
     peft = get_peft_model(model, config)
@@ -89,7 +92,7 @@ def _evaluate_loss(peft: PeftModel, windows: Sequence[Window], micro_batch_size:
 
 def _collate(windows: Sequence[Window]) -> dict[str, Any]:
     """Return the inputs of transformers' models, ``[batch, seq]`` each; labels are the tokens to predict, or -100."""
-    tokens = [torch.tensor(window.tokens) for window in windows]
+    tokens = [torch.tensor(window.tokens, dtype=torch.long) for window in windows]
     labels = [
         torch.where(torch.tensor(window.weights) > 0, ids, -100) for ids, window in zip(tokens, windows, strict=True)
     ]
@@ -102,6 +105,5 @@ def _collate(windows: Sequence[Window]) -> dict[str, Any]:
     }
 
 
-def _read_windows(file: Path, tokenizer: PreTrainedTokenizerBase) -> list[Window]:
-    examples = read_examples(file.read_bytes())
-    return [window for example in examples for window in encode_example(example, tokenizer, RECIPE.max_seq_length)]
+def _read_windows(file: Path, model_dir: Path) -> list[Window]:
+    return read_windows(file.read_bytes(), read_base_revision(model_dir)).windows

@@ -159,7 +159,7 @@ def run_looper_with_warm_trainer(workloads: Sequence[InstanceWorkload], model_di
     Returns:
         The measurement.
     """
-    (first,) = prepare_workloads(1, workloads[0].folder.parent / "first")
+    (first,) = prepare_workloads(1, workloads[0].folder.parent / "first", model_dir)
     return _run_looper(workloads, model_dir, warm_up=[InstanceWorkload("first/first", first.folder)])
 
 
@@ -238,9 +238,9 @@ def _train_sequentially(
     from looper.benchmarks.consolidation import plain_peft
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
-    model, tokenizer = plain_peft.load_model(model_dir)
+    model = plain_peft.load_model(model_dir)
     for workload in workloads:
-        model = plain_peft.consolidate(model, tokenizer, workload, micro_batch_size)
+        model = plain_peft.consolidate(model, model_dir, workload, micro_batch_size)
         on_done()
 
 
@@ -269,7 +269,7 @@ VARIANTS = {
 def main() -> None:
     """Run one variant and print its measurement as JSON."""
     name, n, tasks, folder, model_dir = sys.argv[1:]
-    workloads = prepare_workloads(int(n), Path(folder), int(tasks))
+    workloads = prepare_workloads(int(n), Path(folder), Path(model_dir), int(tasks))
     print(json.dumps(asdict(VARIANTS[name](workloads, Path(model_dir)))))
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from looper.gym.generate import record_episodes
 from looper.gym.workplaces import WORKPLACES
+from looper.jobs.consolidation.data.window_table import write_windows
+from looper.jobs.synthesis.output.encode_files import WINDOW_FILES, encode_file
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.jobs.synthesis.pipeline.stages import OPTIONAL_STAGES
 from looper.platform.domain.recipe import Recipe
@@ -28,15 +30,16 @@ class InstanceWorkload:
     instance: str
     """Name of the instance, as ``tenant/instance``."""
     folder: Path
-    """Has ``trajectories.jsonl``, and the examples made of it: ``train.parquet`` and ``holdout.parquet``."""
+    """Has ``trajectories.jsonl``, and what is made of it: ``train.windows.parquet`` and ``holdout.windows.parquet``."""
 
 
-def prepare_workloads(n: int, folder: Path, tasks: int = TASKS_PER_INSTANCE) -> list[InstanceWorkload]:
+def prepare_workloads(n: int, folder: Path, model_dir: Path, tasks: int = TASKS_PER_INSTANCE) -> list[InstanceWorkload]:
     """Write the data of several instances: the four workplaces in turn, each time with another seed.
 
     Args:
         n: Number of instances.
         folder: Parent of the instances' folders.
+        model_dir: Folder of the base model, for which the examples are encoded.
         tasks: Number of tasks per instance.
 
     Returns:
@@ -56,5 +59,6 @@ def prepare_workloads(n: int, folder: Path, tasks: int = TASKS_PER_INSTANCE) -> 
         ((_, trajectories),) = read_path(file)
         _, parts = synthesize_in_memory([trajectories], HOLDOUT_SHARE, disabled_stages=OPTIONAL_STAGES)
         for part in ("train.parquet", "holdout.parquet"):
-            (workload.folder / part).write_bytes(parts[part])
+            windows = encode_file(part, parts[part], model_dir, RECIPE.max_seq_length)
+            (workload.folder / WINDOW_FILES[part]).write_bytes(write_windows(windows))
     return workloads

@@ -13,7 +13,7 @@ from typing_extensions import override
 from looper.benchmarks.forgetting.learner import HeldOutScore, Learner
 from looper.benchmarks.forgetting.plan import ForgettingRun
 from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
-from looper.jobs.consolidation.data.encode import Window, encode_example
+from looper.jobs.consolidation.data.encode import ExampleEncoder
 from looper.jobs.consolidation.evaluation.teacher_forcing import evaluate_windows
 from looper.jobs.consolidation.model.device import pick_device
 from looper.jobs.consolidation.model.shared_base import SharedBase
@@ -35,6 +35,7 @@ class LooperLearner(Learner):
             max_rank: Rank that adapters are padded or truncated to.
         """
         self._base = SharedBase(model_dir, pick_device())
+        self._model_dir = model_dir
         self._max_rank = max_rank
         self._recipe = Recipe()
         self._adapter: Lora | None = None
@@ -43,10 +44,11 @@ class LooperLearner(Learner):
     @override
     def reset(self, run: ForgettingRun) -> None:
         self._recipe, self._adapter, self._strategy_state = run.recipe, None, {}
+        self._encoder = ExampleEncoder.open(self._model_dir, run.recipe.max_seq_length)
 
     @override
     def train(self, examples: Sequence[Example]) -> int:
-        windows = [window for example in examples for window in self._encode(example)]
+        windows = self._encoder.encode_all(examples)
         session = start_session(self._base, self._recipe, windows, self._adapter, self._strategy_state)
         while not session.is_done:
             ((loss, gradients),) = compute_losses_and_gradients(self._base, [session])
@@ -58,7 +60,7 @@ class LooperLearner(Learner):
 
     @override
     def evaluate(self, examples: Sequence[Example]) -> HeldOutScore:
-        windows_by_episode = [self._encode(example) for example in examples]
+        windows_by_episode = [self._encoder.encode(example) for example in examples]
         windows = [window for episode in windows_by_episode for window in episode]
         evaluations = iter(evaluate_windows(self._base, self._adapter, windows))
         episodes = [[next(evaluations) for _ in episode] for episode in windows_by_episode]
@@ -68,7 +70,8 @@ class LooperLearner(Learner):
             solved=sum(all(part.exact for part in episode) for episode in episodes),
             calls=len(calls),
             right=sum(calls),
-            loss=sum(part.loss for episode in episodes for part in episode) / sum(sum(w.weights) for w in windows),
+            loss=sum(part.loss for episode in episodes for part in episode)
+            / sum(window.total_weight for window in windows),
         )
 
     @override
@@ -88,6 +91,3 @@ class LooperLearner(Learner):
         self._strategy_state = {
             name.removeprefix("past/"): t for name, t in tensors.items() if name.startswith("past/")
         }
-
-    def _encode(self, example: Example) -> list[Window]:
-        return encode_example(example, self._base.tokenizer, self._recipe.max_seq_length)

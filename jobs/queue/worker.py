@@ -59,7 +59,7 @@ def work_queue(
         catalog: The catalog.
         store: The object store.
         settings: All settings.
-        model_dir: Folder of ``settings.base``, as ``looper.jobs.basemodel.prepare`` returned it.
+        model_dir: Folder of ``settings.base``, as ``looper.basemodel.prepare`` returned it.
         should_stop: Polled in this thread.
     """
     worker = QueueWorker(catalog, store, settings, model_dir)

@@ -59,11 +59,11 @@ def forgetting(
 
     from rich.console import Console
 
+    from looper.basemodel.prepare import prepare
     from looper.benchmarks.forgetting.bench import bench
     from looper.benchmarks.forgetting.looper_learner import LooperLearner
     from looper.benchmarks.forgetting.report import to_table
     from looper.benchmarks.machine import describe_machine
-    from looper.jobs.basemodel.prepare import prepare
     from looper.jobs.consolidation.model.device import set_thread_count
     from looper.jobs.consolidation.training.single_process_group import single_process_group
     from looper.platform.settings import load_settings
@@ -105,9 +105,9 @@ def consolidation(
 
     from rich.console import Console
 
+    from looper.basemodel.prepare import prepare
     from looper.benchmarks.consolidation.bench import bench, to_table
     from looper.benchmarks.machine import describe_machine
-    from looper.jobs.basemodel.prepare import prepare
     from looper.platform.settings import load_settings
 
     settings = load_settings()
@@ -203,11 +203,11 @@ def capacity(
 
     from rich.console import Console
 
+    from looper.basemodel.prepare import prepare
     from looper.benchmarks.capacity.bench import bench, simulate_capacity
     from looper.benchmarks.capacity.report import to_table
     from looper.benchmarks.capacity.simulation.predict import to_tables
     from looper.benchmarks.machine import describe_machine
-    from looper.jobs.basemodel.prepare import prepare
     from looper.platform.settings import load_settings
 
     settings = load_settings()

@@ -127,9 +127,9 @@ def _run_here(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list
     import threading
     from contextlib import ExitStack
 
+    from looper.basemodel.prepare import prepare
     from looper.cluster.local_ray import local_ray
     from looper.cluster.run_until_complete import run_until_complete
-    from looper.jobs.basemodel.prepare import prepare
     from looper.platform.objectstore import ObjectStore
 
     with ExitStack() as stack:

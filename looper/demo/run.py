@@ -15,6 +15,7 @@ import openai
 from rich.console import Console
 from rich.text import Text
 
+from looper.basemodel.prepare import prepare
 from looper.cluster.local_ray import local_ray
 from looper.cluster.run_until_complete import run_until_complete
 from looper.demo.evaluate import EpisodeRequest, run_episodes
@@ -23,7 +24,6 @@ from looper.demo.plan import DemoStage, find_instances
 from looper.demo.report import DemoReport, SkillResult, draw_chart, summarize_resources, to_table
 from looper.demo.stage_display import StageDisplay
 from looper.gym.workplaces import WORKPLACES
-from looper.jobs.basemodel.prepare import prepare
 from looper.jobs.synthesis.output.example_table import read_examples
 from looper.jobs.synthesis.output.report import SynthesisReport
 from looper.platform.api.submission import submit_consolidations

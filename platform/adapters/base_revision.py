@@ -1,16 +1,50 @@
-"""The revision of a base model, which ties an adapter to the weights that it was trained on.
+"""What is known of a base model: the revision of its weights, and how its answers are read.
 
-``looper.jobs.basemodel`` writes it. Trainers, the gate and the engines' download processes read it, to refuse adapters
-of another revision.
+``looper.basemodel`` writes it. Trainers, the gate and the engines' download processes read the revision, to refuse
+adapters of another one. Engines and synthesis read the names of the parsers.
 """
 
-import json
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 BASE_MANIFEST = "looper.json"
-"""File in a base model's folder that holds the revision."""
+"""File in a base model's folder."""
+
+
+class Parsers(BaseModel):
+    """How an engine reads the answers of a base model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tool_call_parser: str | None = None
+    """vLLM's name of the parser for tool calls. None, if no parser reads what the chat template writes."""
+    reasoning_parser: str | None = None
+    """vLLM's name of the parser for reasoning. None, if the base model does not reason."""
+    tool_call_start: str | None = None
+    """Text with which every call begins."""
+    parallel_calls: bool = False
+    """Whether several calls of a turn are read back."""
+
+
+class BaseManifest(BaseModel):
+    """The manifest of a base model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: str = ""
+    """The base model as the settings name it."""
+    revision: str
+    """SHA-256 of the weights. It ties an adapter to the weights that it was trained on."""
+    parsers: Parsers = Parsers()
+    """How its answers are read."""
+
+
+def read_base_manifest(folder: Path) -> BaseManifest:
+    """Return the manifest of the base model in ``folder``, its folder in the cache."""
+    return BaseManifest.model_validate_json((folder / BASE_MANIFEST).read_bytes())
 
 
 def read_base_revision(folder: Path) -> str:
     """Return the SHA-256 of the weights in ``folder``, the base model's folder in the cache."""
-    return str(json.loads((folder / BASE_MANIFEST).read_text())["revision"])
+    return read_base_manifest(folder).revision

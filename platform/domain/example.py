@@ -16,10 +16,12 @@ class Turn(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     """Author of the message."""
     content: str = ""
     """Text of the message."""
+    reasoning: str = ""
+    """What the agent thought before an assistant message."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Tool calls of an assistant message."""
     call_id: str | None = None

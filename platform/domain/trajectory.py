@@ -9,7 +9,7 @@ from typing import Literal, Self
 import orjson
 from pydantic import BaseModel, ConfigDict
 
-Source = Literal["system", "user", "agent", "tool"]
+Source = Literal["system", "developer", "user", "agent", "tool"]
 
 
 class _Frozen(BaseModel):
@@ -39,6 +39,8 @@ class Step(_Frozen):
     """Author of the step."""
     content: str = ""
     """Text of the step."""
+    reasoning: str = ""
+    """What an agent thought before the text and the calls of the step, where the source keeps it apart."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Tool calls that the step makes."""
     call_id: str | None = None
@@ -99,7 +101,9 @@ class Trajectory(_Frozen):
             The trajectory.
         """
         without_id = cls(id="", task_id=task_id, format=format, steps=steps, outcome=outcome, tools=tools)
-        digest = hashlib.sha256(
-            orjson.dumps(without_id.model_dump(mode="json"), option=orjson.OPT_SORT_KEYS)
-        ).hexdigest()
+        content = without_id.model_dump(mode="json")
+        for step in content["steps"]:
+            if not step["reasoning"]:
+                del step["reasoning"]  # so that episodes without it keep the ids that they had before it was known
+        digest = hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
         return without_id.model_copy(update={"id": digest[:32]})

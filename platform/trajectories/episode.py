@@ -55,6 +55,7 @@ class EpisodeBuilder:
         content: str,
         calls: list[RecordedCall] | None = None,
         *,
+        reasoning: str = "",
         requestor: Literal["agent", "user"] = "agent",
         timestamp: str | None = None,
     ) -> None:
@@ -64,6 +65,7 @@ class EpisodeBuilder:
             source: Who wrote the message.
             content: Its text.
             calls: Tool calls that it makes.
+            reasoning: What an agent thought before.
             requestor: Who makes the calls. In some sources the user has tools, too.
             timestamp: When it was written, in the source's own form.
         """
@@ -76,7 +78,14 @@ class EpisodeBuilder:
             for call, tool_call in zip(calls or (), tool_calls, strict=True)
         ]
         self._steps.append(
-            Step(source=source, content=content, tool_calls=tool_calls, requestor=requestor, timestamp=timestamp)
+            Step(
+                source=source,
+                content=content,
+                reasoning=reasoning,
+                tool_calls=tool_calls,
+                requestor=requestor,
+                timestamp=timestamp,
+            )
         )
 
     def add_tool_result(self, call_id: str | None, content: str, *, timestamp: str | None = None) -> None:

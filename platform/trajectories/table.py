@@ -7,7 +7,7 @@ details) is JSON text, so any two batches concatenate and Ray Data can pass them
 
 from collections.abc import Iterable, Iterator
 from io import BytesIO
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +19,7 @@ _STEP = pa.struct(
     [
         ("source", pa.string()),
         ("content", pa.string()),
+        ("reasoning", pa.string()),
         ("tool_calls", pa.list_(_CALL)),
         ("call_id", pa.string()),
         ("requestor", pa.string()),
@@ -108,7 +109,8 @@ def _row_groups(trajectories: Iterable[Trajectory]) -> Iterator[list[Trajectory]
     for trajectory in trajectories:
         group.append(trajectory)
         characters += sum(
-            len(step.content) + sum(len(call.arguments) for call in step.tool_calls) for step in trajectory.steps
+            len(step.content) + len(step.reasoning) + sum(len(call.arguments) for call in step.tool_calls)
+            for step in trajectory.steps
         )
         if len(group) == _MAX_GROUP_ROWS or characters >= _MAX_GROUP_CHARACTERS:
             yield group
@@ -122,6 +124,8 @@ def _to_row(trajectory: Trajectory) -> dict[str, object]:
     return {**row, **row.pop("outcome")}
 
 
-def _from_row(row: dict[str, object]) -> Trajectory:
+def _from_row(row: dict[str, Any]) -> Trajectory:
+    for step in row["steps"]:
+        step["reasoning"] = step["reasoning"] or ""  # None in files of versions that did not keep it
     outcome = Outcome.model_validate({name: row.pop(name) for name in Outcome.model_fields})
     return Trajectory.model_validate({**row, "outcome": outcome})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ray import serve
 
+from looper.platform.adapters.base_revision import read_base_manifest
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import lora_target_modules, plan_cache_sizes
@@ -42,7 +43,13 @@ class SkillReplica:
         cache_sizes = plan_cache_sizes(settings.serve, pool, model_dir)
         cores = os.sched_getaffinity(0)
         engine = build_engine_settings(
-            settings.serve, pool, cache_sizes.slots, lora_target_modules(model_dir), device, cores
+            settings.serve,
+            pool,
+            cache_sizes.slots,
+            lora_target_modules(model_dir),
+            device,
+            cores,
+            read_base_manifest(model_dir).parsers,
         )
         os.environ.update(engine.environment)
         configure_tracing("looper-engine")

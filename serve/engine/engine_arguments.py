@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from looper.platform.adapters.base_revision import Parsers
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
 from looper.serve.cpu.cores import BIND_VARIABLE, engine_cores, format_binding, other_cores
@@ -22,8 +23,10 @@ SUPPORTED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 CPU_MAX_BATCHED_TOKENS = 64
 """Maximum number of tokens in a step on a CPU. Longer steps gain little there, and running requests wait for them."""
 
-TOOL_PARSER = "looper_hermes"
-"""vLLM's name of the parser for tool calls, which ``tool_parsers`` registers."""
+
+def streaming_parser_name(parser: str) -> str:
+    """Return the name under which ``tool_parsers`` registers one of vLLM's parsers for tool calls."""
+    return f"looper_{parser}"
 
 
 def has_amx_bfloat16() -> bool:
@@ -57,6 +60,7 @@ def build_engine_settings(
     target_modules: list[str],
     device: Device,
     cores: Collection[int],
+    parsers: Parsers = Parsers(),  # noqa: B008 (frozen)
 ) -> EngineSettings:
     """Build the settings of an engine.
 
@@ -67,6 +71,7 @@ def build_engine_settings(
         target_modules: Names of the layers that adapters change.
         device: Where the engine computes.
         cores: All cores of this machine.
+        parsers: How the base model's answers are read.
 
     Returns:
         Arguments and environment for vLLM.
@@ -95,12 +100,15 @@ def build_engine_settings(
         "scheduling_policy": "priority",
         # Usage reports how much of a prompt was found in the prefix cache.
         "enable_prompt_tokens_details": True,
-        "enable_auto_tool_choice": True,
-        "tool_call_parser": TOOL_PARSER,
         # By default, vLLM validates each request for a backend chosen for it, and then runs all requests on the first
         # request's backend. guidance does not support required tools.
         "structured_outputs_config": {"backend": "xgrammar"},
     }
+    if parsers.tool_call_parser:
+        name = streaming_parser_name(parsers.tool_call_parser)
+        arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": name}
+    if parsers.reasoning_parser:
+        arguments["reasoning_parser"] = parsers.reasoning_parser
     if device == "gpu":
         return EngineSettings(arguments, {}, set(cores))
     arguments |= {

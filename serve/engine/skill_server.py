@@ -21,11 +21,13 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import GenerationError
 from vllm.lora.request import LoRARequest
 
+from looper.platform.adapters.base_revision import read_base_manifest
 from looper.platform.domain.errors import LooperError, Overloaded
 from looper.serve.cache.disk_cache import DiskCache, claim_folder
 from looper.serve.cache.download_process import start_downloader
 from looper.serve.cache.pager import Pager
 from looper.serve.cache.staging import AdapterStagingClient
+from looper.serve.engine import tool_parsers
 from looper.serve.engine.admission import AdmissionQueue
 from looper.serve.engine.beam_search import inherit_priority, with_priority
 from looper.serve.engine.cache_salt import derive_cache_salt, generate_key
@@ -78,6 +80,9 @@ class SkillServer(LLMServer):
             The running server.
         """
         settings, engine = setup.settings, setup.engine
+        parsers = read_base_manifest(setup.model_dir).parsers
+        if parsers.tool_call_parser and parsers.tool_call_start:
+            tool_parsers.register(parsers.tool_call_parser, parsers.tool_call_start)
         config = LLMConfig(
             model_loading_config={"model_id": settings.base, "model_source": str(setup.model_dir)},
             engine_kwargs=engine.arguments,

@@ -1,4 +1,4 @@
-"""Tool parsers whose streamed result is the same as the whole one. ``vllm_plugin`` registers them with vLLM.
+"""Tool parsers whose streamed result is the same as the whole one. ``SkillServer`` registers its base model's.
 
 vLLM's parsers read a stream differently than a whole text. A call that ``max_tokens`` cut came as a call without its
 arguments, text that could have become a call was lost, and arguments before the name came out mangled. Here the parser
@@ -11,10 +11,9 @@ from typing import Any
 from vllm.entrypoints.chat_utils import make_tool_call_id
 from vllm.entrypoints.generate.base.protocol import DeltaFunctionCall, DeltaMessage, DeltaToolCall
 from vllm.tool_parsers.abstract_tool_parser import ToolParserManager
-from vllm.tool_parsers.hermes_tool_parser import Hermes2ProToolParser
 from vllm.tool_parsers.utils import partial_tag_overlap
 
-from looper.serve.engine.engine_arguments import TOOL_PARSER
+from looper.serve.engine.engine_arguments import streaming_parser_name
 
 
 class WholeTextStreaming:
@@ -118,12 +117,13 @@ class WholeTextStreaming:
         return DeltaMessage(content=text)
 
 
-class HermesToolParser(WholeTextStreaming, Hermes2ProToolParser):  # type: ignore[misc]
-    """Parses calls in the format of Hermes, Qwen and SmolLM."""
+def register(parser: str, call_start: str) -> None:
+    """Register one of vLLM's parsers with ``WholeTextStreaming``, as ``streaming_parser_name`` says.
 
-    call_start = Hermes2ProToolParser.tool_call_start_token
-
-
-def register() -> None:
-    """Register the parsers with vLLM."""
-    ToolParserManager.register_module(TOOL_PARSER, module=HermesToolParser)
+    Args:
+        parser: vLLM's name of the parser.
+        call_start: Text with which every call begins.
+    """
+    vllm_parser = ToolParserManager.get_tool_parser(parser)
+    streaming = type(f"Streaming{vllm_parser.__name__}", (WholeTextStreaming, vllm_parser), {"call_start": call_start})
+    ToolParserManager.register_module(streaming_parser_name(parser), force=True, module=streaming)

@@ -15,7 +15,7 @@ def register() -> None:
     from vllm.v1.worker import lora_model_runner_mixin
 
     from looper.serve.cache.staging import StagingLoRAManager
-    from looper.serve.engine import grammar_plugin, tool_parsers
+    from looper.serve.engine import grammar_plugin
 
     CpuPlatform.get_punica_wrapper = classmethod(lambda _: "looper.serve.cpu.lora_layers.TiledPunicaWrapper")
     lora_model_runner_mixin.LRUCacheWorkerLoRAManager = StagingLoRAManager
@@ -25,7 +25,6 @@ def register() -> None:
     torch.cpu._init_amx()
 
     grammar_plugin.install()
-    tool_parsers.register()
     _keep_nan_out_of_kv_cache()
     _reject_unknown_token_ids()
     _sample_after_prefill_only()

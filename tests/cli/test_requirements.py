@@ -36,7 +36,7 @@ def test_commands_that_need_linux_say_so_on_other_systems(command: str, tmp_path
     [
         ("sqlalchemy", "looper.platform.catalog.tables", "serve"),
         ("psutil", "looper.cluster.state", "serve"),
-        ("filelock", "looper.jobs.basemodel.prepare", "train"),
+        ("filelock", "looper.basemodel.prepare", "train"),
         ("openai", "looper.demo.run", "bench"),
         ("vllm", "looper.serve.cache.staging", "cpu"),
     ],

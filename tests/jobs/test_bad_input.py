@@ -4,6 +4,7 @@ import errno
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import save
 
+from looper.jobs.consolidation.data.window_table import read_windows, write_windows
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training import checkpoint
@@ -27,6 +29,7 @@ from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings
 from tests.jobs.episodes import RECIPE, episode, submit
+from tests.jobs.windows import put_examples, replace_object
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -68,8 +71,7 @@ class TrainingSetup:
             self.catalog, self.store, f"acme/{name}", batch, base=BASE, recipe=RECIPE.model_copy(update=recipe), id=id
         )
         self.catalog.claim("synthesis", QueueStage.SYNTHESIS, limit=1, lease_s=600)
-        for part, content in synthesize_in_memory([batch], 0.2)[1].items():
-            self.store.put(keys.examples(job.id, part), content)
+        put_examples(self.store, job, synthesize_in_memory([batch], 0.2)[1], self.trainer.base.folder)
         self.catalog.hand_over(job.id, "synthesis", ConsolidationState.TRAINING)
         return job
 
@@ -140,24 +142,20 @@ def test_an_invalid_recipe_is_refused(recipe: dict[str, object]) -> None:
 def test_unreadable_or_missing_examples_fail(setup: TrainingSetup, good: Consolidation) -> None:
     bad, missing = setup.queue("bad"), setup.queue("missing")
     for job in (bad, missing):
-        setup.store.delete(keys.examples(job.id, "train.parquet"))
-    setup.store.put(keys.examples(bad.id, "train.parquet"), b"PAR1 and no more")
+        setup.store.delete(keys.examples(job.id, "train.windows.parquet"))
+    setup.store.put(keys.examples(bad.id, "train.windows.parquet"), b"PAR1 and no more")
     assert "unexpected ArrowInvalid" in failure_reason(setup.complete(bad))
-    assert f"object {keys.examples(missing.id, 'train.parquet')} is not in the object store" in failure_reason(
+    assert f"object {keys.examples(missing.id, 'train.windows.parquet')} is not in the object store" in failure_reason(
         setup.complete(missing)
     )
 
 
-def test_a_base_model_without_a_chat_template_fails(setup: TrainingSetup) -> None:
+def test_examples_of_another_base_model_fail(setup: TrainingSetup) -> None:
     job = setup.queue("any")
-    tokenizer = setup.trainer.base.tokenizer
-    template, tokenizer.chat_template = tokenizer.chat_template, None
-    try:
-        assert "has no chat template to render examples with: choose an instruction" in failure_reason(
-            setup.complete(job)
-        )
-    finally:
-        tokenizer.chat_template = template
+    key = keys.examples(job.id, "train.windows.parquet")
+    table = read_windows(setup.store.get(key), setup.trainer.base.revision)
+    replace_object(setup.store, key, write_windows(replace(table, base_revision="another")))
+    assert "the examples were encoded for base revision another" in failure_reason(setup.complete(job))
 
 
 def test_an_unreadable_checkpoint_is_discarded(setup: TrainingSetup, good: Consolidation) -> None:

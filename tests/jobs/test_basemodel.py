@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from looper.jobs.basemodel import BUNDLED, CHAT_TEMPLATE, prepare
+from looper.basemodel import BUNDLED, CHAT_TEMPLATE, prepare
 from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 

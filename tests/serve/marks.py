@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save, save_file
 from transformers import AutoTokenizer
 
 from looper.platform.adapters import AdapterFiles
+from looper.platform.adapters.base_revision import BASE_MANIFEST, read_base_manifest
 from looper.platform.domain.names import InstanceName
 from tests.serve.published import adapter_files
 from tests.tiny import tiny_base
@@ -31,7 +32,8 @@ def single_token_base(folder: Path) -> Path:
     weights["model.embed_tokens.weight"][:, 0] = CONSTANT_FEATURE
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     revision = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / "looper.json").write_text(json.dumps({"revision": revision}))
+    manifest = read_base_manifest(folder).model_copy(update={"revision": revision})
+    (folder / BASE_MANIFEST).write_text(manifest.model_dump_json())
     return folder
 
 

@@ -6,10 +6,10 @@ Several of these commands may run on one folder at the same time. On a CPU, one 
 import argparse
 from pathlib import Path
 
+from looper.basemodel.prepare import prepare
 from looper.benchmarks.machine import describe_machine
 from looper.benchmarks.synthesis.ablation.bench import AblationTrainer, load_rows, plan_ablation, run_variants
 from looper.benchmarks.synthesis.ablation.report import build_report, to_markdown
-from looper.jobs.basemodel.prepare import prepare
 from looper.jobs.consolidation.model.device import pick_device, set_thread_count
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training.single_process_group import single_process_group

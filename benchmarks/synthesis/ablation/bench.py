@@ -20,7 +20,7 @@ from looper.benchmarks.synthesis.ablation.noisy_agent import play_careless_agent
 from looper.benchmarks.synthesis.ablation.variants import DISABLED_STAGES, FULL, SUCCESSES_ONLY, build_examples
 from looper.gym.workplaces import WORKPLACES
 from looper.jobs.consolidation.adapters.lora import Lora
-from looper.jobs.consolidation.data.encode import encode_example
+from looper.jobs.consolidation.data.encode import ExampleEncoder
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training.fused_step import compute_losses_and_gradients
 from looper.jobs.consolidation.training.session_setup import start_session
@@ -112,17 +112,13 @@ class AblationTrainer:
     def _train(self, examples: Sequence[Example], seed: int) -> tuple[Lora, int, float]:
         """Return the adapter, the number of tokens, and the sum of the weights of the learned tokens."""
         recipe = self._recipe.model_copy(update={"seed": seed})
-        windows = [
-            window
-            for example in examples
-            for window in encode_example(example, self._base.tokenizer, recipe.max_seq_length)
-        ]
+        windows = ExampleEncoder.open(self._folder, recipe.max_seq_length).encode_all(examples)
         session = start_session(self._base, recipe, windows, None, {})
         tokens, learned = 0, 0.0
         while not session.is_done:
             batch = session.next_batch()
             tokens += sum(map(len, batch))
-            learned += sum(sum(window.weights) for window in batch)
+            learned += sum(window.total_weight for window in batch)
             ((loss, gradients),) = compute_losses_and_gradients(self._base, [session])
             session.take_step(loss, gradients)
         lora, _ = session.export_adapter(recipe.rank)

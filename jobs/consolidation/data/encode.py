@@ -1,337 +1,237 @@
-"""Encode examples as windows of tokens with a loss mask, through the base model's own chat template.
+"""Encode examples as windows of tokens with a loss mask, as the engine would be asked and would have to answer.
 
-The mask needs no ``{% generation %}`` in the template. For each of the agent's turns, the prompt is rendered as it is
-for generation, and then once more with the turn: what the second rendering adds is the turn. Each piece is tokenized by
-itself, so the agent's first token is predicted from exactly the tokens that generation starts from. The trainer calls
-it when a member joins.
+A window begins with the prompt of a turn. The next turn joins it if its prompt begins with all that the window has, as
+it does with templates that only append. Otherwise the template rewrites history, and the turn gets a window of its own.
+Synthesis encodes, and trainers read the windows.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
 
-import orjson
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
-
-from looper.platform.domain.errors import InvalidInput
+from looper.basemodel.answer_reader import AnswerReader, parse_arguments
+from looper.basemodel.chat_renderer import ChatRenderer, Conversation, TokenizedText, Unrenderable
+from looper.basemodel.turn_renderer import RenderedTurn, TurnRenderer
+from looper.jobs.consolidation.data.window import Span, Window
+from looper.platform.adapters.base_revision import Parsers, read_base_manifest
 from looper.platform.domain.example import Example, Turn
 
+Reasoning = Literal["learn", "mask", "drop"]
+"""Whether reasoning is learned, kept as context only, or left out."""
 
-@dataclass(frozen=True)
-class Window:
-    """One training sequence of T tokens."""
-
-    tokens: tuple[int, ...]
-    """Token ids, ``[T]``."""
-    weights: tuple[float, ...]
-    """``weights[i]`` multiplies the loss of predicting ``tokens[i]``; 0 for context."""
-    calls: tuple[tuple[int, int], ...]
-    """Half-open token spans of the agent's tool calls, for evaluating next actions."""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def target_places(self) -> list[int]:
-        """Indices of the tokens that have a loss. The first token never has one, because nothing comes before it."""
-        return [place for place, weight in enumerate(self.weights) if weight > 0 and place > 0]
-
-    @property
-    def targets(self) -> int:
-        """Number of tokens that have a loss."""
-        return len(self.target_places)
-
-
-@dataclass(frozen=True)
-class _Exchange:
-    """The context since the agent's previous turn, and the agent's turn."""
-
-    context: list[int]
-    target: list[int]
-    weights: list[float]
-    calls: list[tuple[int, int]]
-    """Spans of the tool calls in ``target``."""
-
-    def __len__(self) -> int:
-        return len(self.context) + len(self.target)
-
-
-Encode = Callable[[Example], list[Window]]
-"""Cuts an example into windows: ``encode_example`` with a tokenizer and a length."""
+HEAD_SHARE = 4
+"""A prompt that is longer than a window keeps a quarter of its room for its beginning, and the rest for its end."""
 
 
 class ExampleEncoder:
-    """Encodes examples one by one, and leaves out those that cannot be encoded. One bad example costs that example.
+    """Encodes examples one by one, and leaves out turns that cannot be encoded. One bad turn costs that turn.
 
     Attributes:
-        left_out: Number of examples that were left out, by reason. The reasons name no example.
+        left_out: Number of turns that were left out, by reason. The reasons name no example.
+        cropped: Number of turns that do not fit into a window with their prompt.
     """
 
-    def __init__(self, encode: Encode, on_example: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, renderer: ChatRenderer, parsers: Parsers, max_seq_length: int, reasoning: Reasoning | None = None
+    ) -> None:
         """Make an encoder.
 
         Args:
-            encode: Encodes one example.
-            on_example: Called after each example, which may take milliseconds and be one of many thousands.
+            renderer: Renderer of the base model.
+            parsers: How the engine reads the base model's answers.
+            max_seq_length: Maximum tokens of a window.
+            reasoning: What happens to reasoning. None: it is learned if the engine reads it, or else left out.
         """
-        self._encode = encode
-        self._on_example = on_example
+        self._renderer = renderer
+        self._turns = TurnRenderer(renderer)
+        self._reader = AnswerReader(renderer, parsers)
+        self._parsers = parsers
+        self._max_seq_length = max_seq_length
+        self._reasoning = reasoning or ("learn" if parsers.reasoning_parser else "drop")
         self.left_out: Counter[str] = Counter()
+        self.cropped = 0
+
+    @classmethod
+    def open(cls, folder: Path, max_seq_length: int, reasoning: Reasoning | None = None) -> Self:
+        """Make an encoder for the base model in a folder.
+
+        Args:
+            folder: Folder of the base model, as ``looper.basemodel.prepare`` returned it.
+            max_seq_length: Maximum tokens of a window.
+            reasoning: As for the constructor.
+
+        Returns:
+            The encoder.
+        """
+        return cls(ChatRenderer(folder), read_base_manifest(folder).parsers, max_seq_length, reasoning)
 
     def encode(self, example: Example) -> list[Window]:
         """Encode one example.
 
+        A turn whose prompt and answer do not fit into a window gets the messages up to the first one of the user, and
+        then those from the agent's previous turn on. If that does not fit either, the prompt loses its middle, and an
+        answer that takes more than half of a window loses its end.
+
         Args:
             example: The example.
 
         Returns:
-            Its windows; none if it cannot be encoded, which is counted.
+            Its windows, each of at most ``max_seq_length`` tokens. Each turn with a weight is a target of one window.
         """
+        targets = [index for index, turn in enumerate(example.turns) if turn.weight > 0]
         try:
-            return self._encode(example)
-        except MemoryError:  # not a property of the example
-            raise
+            conversation = self._renderer.parse([self._message(turn) for turn in example.turns], example.tools)
         except Unrenderable as error:
-            self.left_out[error.reason] += 1
-        except Exception as error:  # templates are programs: any type may come out of one
-            self.left_out[f"unexpected {type(error).__name__}"] += 1
-        finally:
-            self._on_example()
-        return []
+            self.left_out[str(error)] += len(targets)
+            return []
+        builder = _WindowBuilder(self._max_seq_length)
+        head = _count_head(conversation.messages)
+        first = 0  # of the messages after the head in the history
+        for index in targets:
+            turn = example.turns[index]
+            try:
+                rendered = self._render(conversation, head, first, index, builder.known)
+                if len(rendered.prompt.tokens) + len(rendered.answer) > self._max_seq_length:
+                    first = _find_previous_turn(conversation.messages, head, index)
+                    rendered = self._render(conversation, head, first, index, None)
+                self._check_reading(conversation, rendered, turn)
+            except MemoryError:  # not a property of the turn
+                raise
+            except Unrenderable as error:
+                self.left_out[str(error)] += 1
+            except Exception as error:  # templates and parsers are programs: any type may come out of one
+                self.left_out[f"unexpected {type(error).__name__}"] += 1
+            else:
+                self.cropped += len(rendered.prompt.tokens) + len(rendered.answer) > self._max_seq_length
+                builder.add(rendered, turn.weight, mask_reasoning=self._reasoning == "mask")
+        return builder.finish()
 
-    def encode_all(self, examples: Iterable[Example], what: str) -> list[Window]:
-        """Encode all ``examples``.
+    def encode_all(self, examples: Iterable[Example]) -> list[Window]:
+        """Return the windows of all ``examples``."""
+        return [window for example in examples for window in self.encode(example)]
+
+    def encode_answers(self, prefix: Iterable[Turn], turns: Iterable[Turn], tools: str | None) -> list[Window]:
+        """Encode several answers to the same history, each as a window of its own, of any length.
 
         Args:
-            examples: The examples.
-            what: What they are for the error message, such as ``"training examples"``.
+            prefix: The turns before.
+            turns: The agent's turns.
+            tools: The agent's tool list as JSON text.
 
         Returns:
-            The windows of all examples that can be encoded.
+            A window for each of ``turns``, with weight 1.
 
         Raises:
-            InvalidInput: If none of them can be encoded.
+            Unrenderable: If one of them cannot be encoded.
         """
-        windows = [window for example in examples for window in self.encode(example)]
-        self.require(windows, what)
+        windows, before = [], list(prefix)
+        for turn in turns:
+            conversation = self._renderer.parse([self._message(each) for each in (*before, turn)], tools)
+            *history, message = conversation.messages
+            rendered = self._turns.render(conversation, history, message)
+            self._check_reading(conversation, rendered, turn)
+            builder = _WindowBuilder(len(rendered.prompt.tokens) + len(rendered.answer))
+            builder.add(rendered, 1.0, mask_reasoning=self._reasoning == "mask")
+            windows += builder.finish()
         return windows
 
-    def require(self, windows: Sequence[object], what: str) -> None:
-        """Check that something was encoded.
+    def _render(
+        self, conversation: Conversation, head: int, first: int, index: int, known: TokenizedText | None
+    ) -> RenderedTurn:
+        messages = conversation.messages
+        history = messages[:head] + messages[max(head, first) : index] if index > head else messages[:index]
+        return self._turns.render(conversation, history, messages[index], known)
 
-        Args:
-            windows: What was encoded.
-            what: What the examples are for the error message, such as ``"training examples"``.
+    def _check_reading(self, conversation: Conversation, rendered: RenderedTurn, turn: Turn) -> None:
+        """Check that the engine would read the turn in its answer. Raises Unrenderable."""
+        calls = [(call.name, parse_arguments(call.arguments)) for call in turn.tool_calls]
+        if calls and self._parsers.tool_call_parser is None:
+            raise Unrenderable("no parser of the engine reads the tool calls of this base model")
+        answer = self._reader.read(conversation, rendered.answer, [_call_message(call) for call in turn.tool_calls])
+        if answer.calls != calls:
+            several = "several tool calls" if len(calls) > 1 else "other tool calls"
+            raise Unrenderable(f"the engine would read {several} otherwise than they were made")
+        if answer.content.split() != turn.content.split():
+            raise Unrenderable("the engine would read other text than was written")
 
-        Raises:
-            InvalidInput: If ``windows`` is empty. The message has the most frequent reason.
-        """
-        if not windows:
-            reason, _ = max(self.left_out.items(), key=lambda item: item[1], default=("there are none", 0))
-            raise InvalidInput(f"none of the {what} can be encoded: {reason}")
-
-
-class Unrenderable(InvalidInput):
-    """An example that the base model's chat template does not render.
-
-    Attributes:
-        reason: The message without the example, the same for all examples with this problem.
-    """
-
-    def __init__(self, reason: str, example: Example) -> None:
-        """Make the error.
-
-        Args:
-            reason: Why the example cannot be rendered.
-            example: The example.
-        """
-        super().__init__(f"{reason} (example {example.id})")
-        self.reason = reason
+    def _message(self, turn: Turn) -> dict[str, Any]:
+        """Return ``turn`` as a client sends it."""
+        message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+        if turn.tool_calls:
+            message["tool_calls"] = [_call_message(call) for call in turn.tool_calls]
+        if turn.call_id is not None:
+            message["tool_call_id"] = turn.call_id
+        if turn.reasoning and self._reasoning != "drop":
+            message["reasoning"] = turn.reasoning
+        return message
 
 
-def encode_example(example: Example, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> list[Window]:
-    """Encode one example as windows.
+class _WindowBuilder:
+    """Puts turns into windows."""
 
-    A long example becomes several windows. Each starts with the system prompt, cropped to a quarter of the window, and
-    continues with consecutive turns. Every turn of the agent that has a weight is a target exactly once. An exchange
-    that is longer than a window is cropped: its context from the left, and a turn that takes more than half from the
-    right.
+    def __init__(self, max_seq_length: int) -> None:
+        self._max_seq_length = max_seq_length
+        self._finished: list[Window] = []
+        self._tokens: list[int] = []
+        self._weights: list[float] = []
+        self._calls: list[Span] = []
+        self.known: TokenizedText | None = None
+        """The last prompt."""
 
-    Args:
-        example: The example, with at least one turn that has a weight.
-        tokenizer: The base model's tokenizer, with its chat template.
-        max_seq_length: Maximum tokens of a window.
+    def add(self, turn: RenderedTurn, weight: float, *, mask_reasoning: bool) -> None:
+        """Add a turn to the last window, if its prompt continues it, or else to a new one."""
+        self.known = turn.prompt
+        prompt, answer, calls = turn.prompt.tokens, turn.answer, turn.calls
+        weights = [weight] * len(answer)
+        if mask_reasoning:
+            start, end = turn.reasoning
+            weights[start:end] = [0.0] * (end - start)
+        if len(prompt) + len(answer) > self._max_seq_length:
+            room = self._max_seq_length - min(len(prompt), self._max_seq_length // 2)
+            answer, weights = answer[:room], weights[:room]
+            calls = [(start, end) for start, end in calls if end <= room]
+            prompt = _crop(prompt, self._max_seq_length - len(answer))
+        if not any(weights):
+            return
+        if prompt[: len(self._tokens)] != self._tokens:
+            self._finish_window()
+        self._weights += [0.0] * (len(prompt) - len(self._tokens)) + weights
+        self._calls += [(len(prompt) + start, len(prompt) + end) for start, end in calls]
+        self._tokens = prompt + answer
 
-    Returns:
-        At least one window, each of at most ``max_seq_length`` tokens.
+    def finish(self) -> list[Window]:
+        """Return all windows."""
+        self._finish_window()
+        return self._finished
 
-    Raises:
-        Unrenderable: If there is no chat template, if it refuses the example, if it does not render tool calls, or if
-            it changes earlier turns when a turn is added.
-    """
-    head, exchanges = _exchanges(example, tokenizer)
-    if not exchanges:
-        raise Unrenderable("there is no turn of the agent to learn", example)
-    if len(head) + sum(map(len, exchanges)) > max_seq_length:
-        head = head[: max_seq_length // 4]
-        exchanges = [_crop(exchange, max_seq_length - len(head)) for exchange in exchanges]
-    return list(_windows(head, exchanges, max_seq_length))
-
-
-def _windows(head: list[int], exchanges: Sequence[_Exchange], max_seq_length: int) -> Iterator[Window]:
-    packed: list[_Exchange] = []
-    for exchange in exchanges:
-        if packed and len(head) + sum(map(len, packed)) + len(exchange) > max_seq_length:
-            yield _window(head, packed)
-            packed = []
-        packed.append(exchange)
-    yield _window(head, packed)
-
-
-def _exchanges(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[_Exchange]]:
-    if not tokenizer.chat_template:
-        raise Unrenderable(
-            f"base model {tokenizer.name_or_path!r} has no chat template to render examples with: choose an "
-            "instruction-tuned base, or put a chat_template.jinja into its folder",
-            example,
-        )
-    messages = [_message(turn) for turn in example.turns]
-    tools = None if example.tools is None else orjson.loads(example.tools)
-
-    def render(upto: list[dict[str, Any]], prompt: bool = False) -> str:
-        try:
-            return str(tokenizer.apply_chat_template(upto, tools=tools, tokenize=False, add_generation_prompt=prompt))
-        except TemplateError as error:
-            raise Unrenderable(
-                f"the chat template of base model {tokenizer.name_or_path!r} refuses it: {error}", example
-            ) from error
-
-    def extend(before: str, after: str) -> str:
-        if not after.startswith(before):
-            raise Unrenderable(
-                f"the chat template of base model {tokenizer.name_or_path!r} is not prefix-stable: adding a turn "
-                "changes what was rendered before it; use a base whose template only appends",
-                example,
-            )
-        return after[len(before) :]
-
-    done = render(messages[:1]) if example.turns[0].role == "system" else ""
-    head = _tokens(tokenizer, done)
-    exchanges = []
-    for k, turn in enumerate(example.turns):
-        if turn.weight == 0:
-            continue
-        prompt = render(messages[:k], prompt=True)
-        partly = [turn.model_copy(update={"tool_calls": turn.tool_calls[:i]}) for i in range(len(turn.tool_calls) + 1)]
-        targets = [extend(prompt, render([*messages[:k], _message(part)])) for part in partly]
-        spans = call_spans([_strip_end_of_turn(target, tokenizer) for target in targets])
-        if any(start == end for start, end in spans):
-            raise Unrenderable(
-                f"the chat template of base model {tokenizer.name_or_path!r} does not render the agent's tool calls: "
-                "give the base a template that does",
-                example,
-            )
-        exchanges.append(_exchange(tokenizer, extend(done, prompt), targets[-1], turn.weight, spans))
-        done = prompt + targets[-1]
-    return head, exchanges
+    def _finish_window(self) -> None:
+        if self._tokens:
+            self._finished.append(Window.of(self._tokens, self._weights, self._calls))
+        self._tokens, self._weights, self._calls = [], [], []
 
 
-def _exchange(
-    tokenizer: PreTrainedTokenizerBase, context: str, target: str, weight: float, spans: list[tuple[int, int]]
-) -> _Exchange:
-    encoded = tokenizer(target, add_special_tokens=False, return_offsets_mapping=True)
-    tokens, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    calls = []
-    for start, end in spans:
-        inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start]
-        calls.append((inside[0], inside[-1] + 1))
-    # Generation ends with the end-of-turn token. The model never writes what the template puts after it.
-    written = len(_strip_end_of_turn(target, tokenizer)) + len(tokenizer.eos_token)
-    weights = [weight if start < written else 0.0 for start, _ in offsets]
-    return _Exchange(_tokens(tokenizer, context), tokens, weights, calls)
+def _crop(prompt: list[int], size: int) -> list[int]:
+    """Return the beginning and the end of a prompt, ``size`` tokens together."""
+    if len(prompt) <= size:
+        return prompt
+    head = size // HEAD_SHARE
+    return prompt[:head] + prompt[len(prompt) - (size - head) :]
 
 
-def _strip_end_of_turn(target: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a rendered turn without its end-of-turn token and what follows."""
-    end = target.rfind(tokenizer.eos_token)
-    return target if end < 0 else target[:end]
-
-
-def call_spans(targets: Sequence[str]) -> list[tuple[int, int]]:
-    """Find each tool call in a rendered turn, without parsing it: a call is what it adds to the rendering.
-
-    Args:
-        targets: ``targets[i]`` is the turn rendered with its first i calls.
-
-    Returns:
-        The half-open character span of each call in ``targets[-1]``.
-    """
-    spans = []
-    for before, after in pairwise(targets):
-        start = _common_prefix_length(before, after)
-        spans.append((start, len(after) - _common_prefix_length(before[start:][::-1], after[start:][::-1])))
-    return spans
-
-
-def _common_prefix_length(a: str, b: str) -> int:
-    """Return the length of the common prefix."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _crop(exchange: _Exchange, budget: int) -> _Exchange:
-    if len(exchange) <= budget:
-        return exchange
-    kept = budget - min(len(exchange.context), budget // 2)
-    target = exchange.target[:kept]
-    return replace(
-        exchange,
-        context=exchange.context[len(exchange.context) - (budget - len(target)) :],
-        target=target,
-        weights=exchange.weights[:kept],
-        calls=[(start, end) for start, end in exchange.calls if end <= kept],
+def _count_head(messages: list[dict[str, Any]]) -> int:
+    """Return how many messages open the conversation: instructions, and the first message of the user after them."""
+    instructions = next(
+        (index for index, each in enumerate(messages) if each["role"] not in ("system", "developer")), len(messages)
     )
+    return instructions + (messages[instructions : instructions + 1] != [] and messages[instructions]["role"] == "user")
 
 
-def _window(head: list[int], exchanges: list[_Exchange]) -> Window:
-    tokens, weights = list(head), [0.0] * len(head)
-    calls: list[tuple[int, int]] = []
-    for exchange in exchanges:
-        start = len(tokens) + len(exchange.context)
-        tokens += exchange.context + exchange.target
-        weights += [0.0] * len(exchange.context) + exchange.weights
-        calls += [(start + a, start + b) for a, b in exchange.calls]
-    assert any(weights), "a window without a target: the loss mask would be empty"
-    return Window(tuple(tokens), tuple(weights), tuple(calls))
+def _find_previous_turn(messages: list[dict[str, Any]], head: int, index: int) -> int:
+    """Return the index of the agent's turn before ``index``: what follows answers it."""
+    before = (number for number in range(index - 1, head - 1, -1) if messages[number]["role"] == "assistant")
+    return next(before, head)
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-
-def _message(turn: Turn) -> dict[str, Any]:
-    """Return ``turn`` as vLLM passes a request's messages to the template: with arguments as objects, not as text."""
-    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
-    if turn.tool_calls:
-        message["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
-            }
-            for call in turn.tool_calls
-        ]
-    if turn.call_id is not None:
-        message["tool_call_id"] = turn.call_id
-    return message
-
-
-def _arguments(text: str) -> Any:
-    """Return the JSON object in ``text``, or ``text`` itself if it is not a JSON object."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
-    return value if isinstance(value, dict) else text
+def _call_message(call: Any) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.platform.domain.errors import InvalidInput
 
 OWNER_TOKENS_MULTIPLE = 16
@@ -69,58 +71,62 @@ def pack_windows(owners: Sequence[Sequence[Window]], device: torch.device) -> Pa
 
 class _PackBuilder:
     def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.positions: list[int] = []
+        self.size = 0
+        self.tokens: list[NDArray[np.int32]] = []
+        self.positions: list[NDArray[np.intp]] = []
         self.sizes: list[int] = []
-        self.windows: list[list[int]] = []
-        self.predictors: list[int] = []
-        self.targets: list[int] = []
-        self.weights: list[float] = []
+        self.windows: list[NDArray[np.intp]] = []
+        self.predictors: list[NDArray[np.intp]] = []
+        self.targets: list[NDArray[np.int32]] = []
+        self.weights: list[NDArray[np.float32]] = []
         self.target_sizes: list[int] = []
         self.owner_targets: list[int] = []
 
     def add(self, windows: Sequence[Window]) -> None:
-        before, targets_before, first = len(self.tokens), len(self.targets), len(self.windows)
+        before, targets_before, first = self.size, sum(self.target_sizes), len(self.windows)
         shared = shared_prefix_length(windows)
         beginning = self._lay(windows[0].tokens[:shared], 0)
         for window in windows:
-            places = [*beginning, *self._lay(window.tokens[shared:], shared)]
+            places = np.concatenate([beginning, self._lay(window.tokens[shared:], shared)])
             self.windows.append(places)
             targets = window.target_places
-            self.predictors += [places[i - 1] for i in targets]
-            self.targets += [window.tokens[i] for i in targets]
-            self.weights += [window.weights[i] for i in targets]
+            self.predictors.append(places[targets - 1])
+            self.targets.append(window.tokens[targets])
+            self.weights.append(window.weights[targets])
             self.target_sizes.append(len(targets))
-        missing = -(len(self.tokens) - before) % OWNER_TOKENS_MULTIPLE
-        self.windows[first] += self._lay(windows[0].tokens[:1] * missing, 0)
-        self.sizes.append(len(self.tokens) - before)
-        self.owner_targets.append(len(self.targets) - targets_before)
+        missing = -(self.size - before) % OWNER_TOKENS_MULTIPLE
+        padding = self._lay(np.repeat(windows[0].tokens[:1], missing), 0)
+        self.windows[first] = np.concatenate([self.windows[first], padding])
+        self.sizes.append(self.size - before)
+        self.owner_targets.append(sum(self.target_sizes) - targets_before)
 
-    def _lay(self, tokens: Sequence[int], position: int) -> range:
-        start = len(self.tokens)
-        self.tokens += tokens
-        self.positions += range(position, position + len(tokens))
-        return range(start, len(self.tokens))
+    def _lay(self, tokens: NDArray[np.int32], position: int) -> NDArray[np.intp]:
+        start = self.size
+        self.size += len(tokens)
+        self.tokens.append(tokens)
+        self.positions.append(np.arange(position, position + len(tokens)))
+        return np.arange(start, self.size)
 
     def finish(self, device: torch.device) -> PackedBatch:
         longest = max(map(len, self.windows))
-        restore = [0] * len(self.tokens)
+        restore = np.zeros(self.size, np.intp)
         for row, places in reversed(list(enumerate(self.windows))):
-            for column, token in enumerate(places):
-                restore[token] = row * longest + column
+            restore[places] = row * longest + np.arange(len(places))
 
-        def ids(values: list[Any]) -> Tensor:
-            return torch.tensor(values, dtype=torch.long, device=device)
+        def ids(parts: Sequence[NDArray[Any]]) -> Tensor:
+            return torch.from_numpy(np.concatenate(parts).astype(np.int64)).to(device)
 
         return PackedBatch(
-            tokens=ids([self.tokens]),
-            positions=ids([self.positions]),
+            tokens=ids(self.tokens)[None],
+            positions=ids(self.positions)[None],
             sizes=tuple(self.sizes),
-            windows=ids([places + places[-1:] * (longest - len(places)) for places in self.windows]),
-            restore=ids(restore),
+            windows=ids([np.pad(places, (0, longest - len(places)), "edge") for places in self.windows]).view(
+                -1, longest
+            ),
+            restore=ids([restore]),
             predictors=ids(self.predictors),
             targets=ids(self.targets),
-            weights=torch.tensor(self.weights, device=device),
+            weights=torch.from_numpy(np.concatenate(self.weights)).to(device),
             target_sizes=tuple(self.target_sizes),
             owner_targets=tuple(self.owner_targets),
         )
@@ -137,12 +143,13 @@ def shared_prefix_length(windows: Sequence[Window]) -> int:
     """
     if len(windows) < 2:
         return 0
-    first, last = (
-        min(w.tokens for w in windows),
-        max(w.tokens for w in windows),
-    )  # in lexicographic order, all others lie between these
-    most = min(len(window) for window in windows) - 1
-    return next((i for i in range(most) if first[i] != last[i]), most)
+    first = windows[0].tokens
+    shared = min(len(window) for window in windows) - 1
+    for window in windows[1:]:
+        differs = first[:shared] != window.tokens[:shared]
+        if differs.any():
+            shared = int(differs.argmax())
+    return shared
 
 
 def packed_size(windows: Sequence[Window]) -> int:

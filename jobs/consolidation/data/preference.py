@@ -2,28 +2,22 @@
 
 The loss is the odds-ratio term of ORPO (Hong et al., 2024, arXiv 2403.07691): with P = exp(mean log p) over a turn's
 tokens and odds = P / (1 - P), the margin of a pair is log odds(chosen) - log odds(rejected), and its loss -log
-sigmoid(margin). The trainer encodes the pairs when a member joins, adds the loss in each step, and measures the margins
-at the end.
+sigmoid(margin). The trainer adds the loss in each step, and measures the margins at the end.
 """
 
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
-from transformers import PreTrainedTokenizerBase
 
 from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter
-from looper.jobs.consolidation.data.encode import Window, encode_example
 from looper.jobs.consolidation.data.packing import packed_size, split_into_passes
+from looper.jobs.consolidation.data.window import Window
+from looper.jobs.consolidation.data.window_table import WindowTable
 from looper.jobs.consolidation.model.shared_base import SharedBase
-from looper.jobs.synthesis.stages.preference_pairs import PreferencePair
-from looper.platform.domain.errors import InvalidInput
-from looper.platform.domain.example import Example, Turn
 from looper.platform.domain.scores import Margins
 
 MAX_MEASURED_TOKENS = 2_048
@@ -73,61 +67,11 @@ class EncodedPairs:
     """Number of pairs that cannot be used, by reason."""
 
 
-def encode_pairs(
-    pairs: Iterable[PreferencePair],
-    tokenizer: PreTrainedTokenizerBase,
-    max_seq_length: int,
-    on_pair: Callable[[], object] = lambda: None,
-) -> EncodedPairs:
-    """Encode pairs as windows. A pair that cannot be encoded is counted, and the others are used.
-
-    Args:
-        pairs: The pairs of a consolidation.
-        tokenizer: The base model's tokenizer.
-        max_seq_length: Maximum tokens of a window.
-        on_pair: Called after each pair.
-
-    Returns:
-        The usable pairs, and how many are left out for which reason.
-    """
-    found = []
-    for pair in pairs:
-        found.append(_encode_pair(pair, tokenizer, max_seq_length))
-        on_pair()
-    return EncodedPairs(
-        [each for each in found if isinstance(each, PairWindows)],
-        dict(Counter(each for each in found if isinstance(each, str))),
-    )
-
-
-def _encode_pair(pair: PreferencePair, tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> PairWindows | str:
-    """Return the pair as windows, or the reason why it cannot be used."""
-    turns = (pair.chosen, pair.rejected)
-    if not all(turn.content.strip() or turn.tool_calls for turn in turns):
-        return "empty"
-    try:
-        chosen, rejected = (_window(pair, turn, tokenizer) for turn in turns)
-    except MemoryError:  # not a property of the pair
-        raise
-    except Exception as error:  # templates are programs: any type may come out of one
-        return "refused by the chat template" if isinstance(error, InvalidInput) else "unexpected error of the template"
-    if chosen.tokens == rejected.tokens:
-        return "identical"
-    if max(len(chosen), len(rejected)) > max_seq_length:  # after cropping, the two prefixes would differ
-        return "longer than max_seq_length"
-    return PairWindows(chosen, rejected)
-
-
-def _window(pair: PreferencePair, turn: Turn, tokenizer: PreTrainedTokenizerBase) -> Window:
-    example = Example(
-        id=f"{pair.chosen_from} against {pair.rejected_from}",
-        trajectory_id=pair.chosen_from,
-        task_id=pair.task_id,
-        turns=(*pair.prefix, turn.model_copy(update={"weight": 1.0})),
-        tools=pair.tools,
-    )
-    (window,) = encode_example(example, tokenizer, sys.maxsize)
-    return window
+def pairs_of(table: WindowTable) -> EncodedPairs:
+    """Return the pairs in a table that ``encode_pairs`` made."""
+    windows = table.windows
+    pairs = [PairWindows(chosen, rejected) for chosen, rejected in zip(windows[::2], windows[1::2], strict=True)]
+    return EncodedPairs(pairs, table.left_out)
 
 
 def measure_margins(

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from looper.jobs.consolidation.adapters.lora import Lora
 from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter
+from looper.jobs.consolidation.data.window_table import ExampleWindow
 from looper.jobs.consolidation.evaluation.call_prefix import CallPrefix, is_invalid_call, is_repeated_call
-from looper.jobs.consolidation.evaluation.heldout import HeldOutQuestions, HeldOutWindow
+from looper.jobs.consolidation.evaluation.heldout import HeldOutQuestions
 from looper.jobs.consolidation.evaluation.teacher_forcing import WindowEvaluation, evaluate_windows
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.platform.domain.errors import InvalidInput
@@ -35,7 +36,7 @@ def evaluate_candidate(
         InvalidInput: If a loss is not finite.
     """
 
-    def compare(heldout: list[HeldOutWindow], reference: Lora | None) -> Comparison | None:
+    def compare(heldout: list[ExampleWindow], reference: Lora | None) -> Comparison | None:
         if not heldout:
             return None
         return Comparison(
@@ -56,7 +57,7 @@ def evaluate_candidate(
     )
 
 
-def score_adapter(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequence[HeldOutWindow]) -> Scores:
+def score_adapter(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequence[ExampleWindow]) -> Scores:
     """Score an adapter on held-out windows.
 
     Args:
@@ -73,13 +74,13 @@ def score_adapter(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequenc
     return _to_scores(base, _evaluate(base, lora, heldout), heldout)
 
 
-def _evaluate(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequence[HeldOutWindow]) -> list[WindowEvaluation]:
+def _evaluate(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequence[ExampleWindow]) -> list[WindowEvaluation]:
     return evaluate_windows(base, lora, [each.window for each in heldout])
 
 
-def _to_scores(base: SharedBase, judged: Sequence[WindowEvaluation], heldout: Sequence[HeldOutWindow]) -> Scores:
+def _to_scores(base: SharedBase, judged: Sequence[WindowEvaluation], heldout: Sequence[ExampleWindow]) -> Scores:
     windows = [each.window for each in heldout]
-    loss = sum(each.loss for each in judged) / sum(sum(window.weights) for window in windows)
+    loss = sum(each.loss for each in judged) / sum(window.total_weight for window in windows)
     if not math.isfinite(loss):
         raise InvalidInput(f"the held-out loss of the candidate is {loss}: lower the recipe's learning_rate")
     right = [call for each in judged for call in each.right]
@@ -98,10 +99,10 @@ def _share(found: Sequence[bool]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _calls(base: SharedBase, judged: WindowEvaluation, heldout: HeldOutWindow) -> Iterator[CallPrefix]:
+def _calls(base: SharedBase, judged: WindowEvaluation, heldout: ExampleWindow) -> Iterator[CallPrefix]:
     before = None
     for said, (start, end) in zip(judged.said, heldout.window.calls, strict=True):
-        true = _text(base, heldout.window.tokens[start:end])
+        true = _text(base, heldout.window.tokens[start:end].tolist())
         yield CallPrefix(_text(base, said), true, before, heldout.tools)
         before = true
 

@@ -4,20 +4,16 @@ Held-out tasks of other tenants are never used: nothing of a tenant, not even a 
 agents. Gathering again, in any worker, gives the same tasks. The trainer calls ``gather_heldout``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from random import Random
 
-import pyarrow.parquet as pq
-
-from looper.jobs.consolidation.data.encode import Encode, Window
-from looper.jobs.synthesis.output.example_table import read_examples
+from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable, read_task_ids, read_windows
+from looper.jobs.synthesis.output.encode_files import WINDOW_FILES
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
-from looper.platform.domain.errors import NotFound
-from looper.platform.domain.example import Example
+from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.objectstore import ObjectStore, keys
 
 MAX_NEW_TOKENS = 6_144
@@ -37,81 +33,80 @@ MAX_SIBLINGS = 8
 
 
 @dataclass(frozen=True)
-class HeldOutWindow:
-    """A window of a held-out example."""
-
-    window: Window
-    """The encoded window."""
-    tools: str | None
-    """The agent's tool list as JSON text."""
-
-
-@dataclass(frozen=True)
 class HeldOutQuestions:
     """All held-out windows for one candidate."""
 
-    new: list[HeldOutWindow]
-    """Of its own session; empty if none of its examples can be encoded."""
-    earlier: list[HeldOutWindow]
+    new: list[ExampleWindow]
+    """Of its own session."""
+    earlier: list[ExampleWindow]
     """Of the sessions before."""
-    control: list[HeldOutWindow]
+    control: list[ExampleWindow]
     """Of the tenant's other instances."""
 
 
-def gather_heldout(job: Consolidation, catalog: Catalog, store: ObjectStore, encode: Encode) -> HeldOutQuestions:
+def gather_heldout(
+    job: Consolidation, catalog: Catalog, store: ObjectStore, base_revision: str
+) -> tuple[HeldOutQuestions, dict[str, int]]:
     """Gather the held-out windows for the candidate of ``job``.
 
     If a task appears in several sessions, only the latest one counts, because the way to solve it may have changed.
-    Tasks that ``job`` trains on are never used. Sessions that are no longer in the store are skipped.
+    Tasks that ``job`` trains on are never used. Sessions that are no longer in the store, or were encoded for another
+    base model, are skipped.
 
     Args:
         job: The consolidation, already claimed.
         catalog: The catalog, for the lineage and the sibling instances.
-        store: The object store with the examples.
-        encode: Encodes one example as windows. An example without windows is left out.
+        store: The object store with the windows.
+        base_revision: Revision of the base model.
 
     Returns:
-        The held-out windows.
+        The held-out windows, and the number of held-out turns of ``job`` that were left out, by reason.
 
     Raises:
-        NotFound: If the held-out examples of ``job`` are missing.
+        NotFound: If the held-out windows of ``job`` are missing.
+        InvalidInput: If there are none, or if they were encoded for another base model.
     """
-    new = _read_heldout(store, job.id)
-    known = {example.task_id for example in new} | _read_training_task_ids(store, job.id)
+    table = _read_heldout(store, job.id, base_revision)
+    table.require("held-out examples")
+    new = table.by_example()
+    known = {row.task_id for row in table.rows} | _read_training_task_ids(store, job.id)
     earlier = []
     for id in _list_earlier_sessions(job, catalog):
-        with suppress(NotFound):
-            session = _read_heldout(store, id)
-            earlier.append([example for example in session if example.task_id not in known])
-            known |= {example.task_id for example in session}
+        with suppress(NotFound, InvalidInput):
+            session = _read_heldout(store, id, base_revision)
+            earlier.append(_examples_of_other_tasks(session, known))
+            known |= {row.task_id for row in session.rows}
     control = []
     for version in _list_sibling_sessions(job, catalog):
-        with suppress(NotFound):
-            theirs = _read_heldout(store, version)
-            control.append([example for example in theirs if example.task_id not in known])
-    return HeldOutQuestions(
-        new=sample_windows([new], encode, MAX_NEW_TOKENS),
-        earlier=sample_windows(earlier, encode, MAX_EARLIER_TOKENS),
-        control=sample_windows(control, encode, MAX_CONTROL_TOKENS),
+        with suppress(NotFound, InvalidInput):
+            control.append(_examples_of_other_tasks(_read_heldout(store, version, base_revision), known))
+    questions = HeldOutQuestions(
+        new=sample_windows([new], MAX_NEW_TOKENS),
+        earlier=sample_windows(earlier, MAX_EARLIER_TOKENS),
+        control=sample_windows(control, MAX_CONTROL_TOKENS),
     )
+    return questions, table.left_out
 
 
-def sample_windows(sets: Sequence[Sequence[Example]], encode: Encode, tokens: int) -> list[HeldOutWindow]:
+def _examples_of_other_tasks(session: WindowTable, known: Collection[str]) -> list[list[ExampleWindow]]:
+    return [rows for rows in session.by_example() if rows[0].task_id not in known]
+
+
+def sample_windows(sets: Sequence[Sequence[Sequence[ExampleWindow]]], tokens: int) -> list[ExampleWindow]:
     """Sample windows with a fixed seed.
 
     The sets take turns, and so do the examples of each set, so neither a large set nor a long example takes everything.
 
     Args:
-        sets: Sets of examples.
-        encode: Encodes one example as windows.
+        sets: Sets of examples, each given by its windows.
         tokens: Maximum tokens in all. At least one window is returned.
 
     Returns:
         The sampled windows.
     """
     rng = Random(0)
-    turns = [_iterate_windows(examples, encode, rng) for examples in sets]
-    picked: list[HeldOutWindow] = []
+    turns = [_iterate_windows(examples, rng) for examples in sets]
+    picked: list[ExampleWindow] = []
     size = 0
     while turns:
         for turn in list(turns):
@@ -126,13 +121,11 @@ def sample_windows(sets: Sequence[Sequence[Example]], encode: Encode, tokens: in
     return picked
 
 
-def _iterate_windows(examples: Sequence[Example], encode: Encode, rng: Random) -> Iterator[HeldOutWindow]:
-    """Yield one window of each example, then the rest. Examples are encoded lazily, and most never are."""
-    rest: list[HeldOutWindow] = []
+def _iterate_windows(examples: Sequence[Sequence[ExampleWindow]], rng: Random) -> Iterator[ExampleWindow]:
+    """Yield one window of each example, then the rest."""
+    rest: list[ExampleWindow] = []
     for example in rng.sample(examples, len(examples)):
-        windows = [HeldOutWindow(window, example.tools) for window in encode(example)]
-        if not windows:
-            continue
+        windows = list(example)
         yield windows.pop(rng.randrange(len(windows)))
         rest += windows
     rng.shuffle(rest)
@@ -157,11 +150,11 @@ def _list_sibling_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
     return [version.consolidation for version in versions]
 
 
-def _read_heldout(store: ObjectStore, consolidation: str) -> list[Example]:
-    return read_examples(store.get(keys.examples(consolidation, "holdout.parquet")))
+def _read_heldout(store: ObjectStore, consolidation: str, base_revision: str) -> WindowTable:
+    content = store.get(keys.examples(consolidation, WINDOW_FILES["holdout.parquet"]))
+    return read_windows(content, base_revision)
 
 
 def _read_training_task_ids(store: ObjectStore, consolidation: str) -> set[str]:
     """Return the task ids of the training examples."""
-    content = store.get(keys.examples(consolidation, "train.parquet"))
-    return set(pq.read_table(BytesIO(content), columns=["task_id"]).column("task_id").to_pylist())
+    return read_task_ids(store.get(keys.examples(consolidation, WINDOW_FILES["train.parquet"])))

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter
-from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.data.packing import split_into_passes
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.shared_base import SharedBase
 
 
@@ -57,7 +57,7 @@ def evaluate_windows(base: SharedBase, lora: ActiveAdapter | None, windows: Sequ
         pieces = (torch.split(each, sizes) for each in (losses, likeliest, packed.targets, logits))
         for window, loss, predicted, target, scores in zip(batch, *pieces, strict=True):
             said = tuple(_predicted_call_prefixes(window, predicted.tolist()))
-            true = (window.tokens[start:end] for start, end in window.calls)
+            true = (tuple(window.tokens[start:end].tolist()) for start, end in window.calls)
             right = tuple(a == b for a, b in zip(said, true, strict=True))
             exact = torch.equal(predicted, target)
             # A copy: a view would keep the logits of all targets.
@@ -67,7 +67,8 @@ def evaluate_windows(base: SharedBase, lora: ActiveAdapter | None, windows: Sequ
 
 def _predicted_call_prefixes(window: Window, predicted: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Yield the predicted prefix of each call. ``predicted`` holds the argmax at each target place."""
-    likeliest = dict(zip(window.target_places, predicted, strict=True))
+    likeliest = dict(zip(window.target_places.tolist(), predicted, strict=True))
+    tokens = window.tokens.tolist()
     for start, end in window.calls:
-        departs = next((at for at in range(start, end) if likeliest[at] != window.tokens[at]), None)
-        yield window.tokens[start:end] if departs is None else (*window.tokens[start:departs], likeliest[departs])
+        departs = next((at for at in range(start, end) if likeliest[at] != tokens[at]), None)
+        yield tuple(tokens[start:end]) if departs is None else (*tokens[start:departs], likeliest[departs])

@@ -24,8 +24,8 @@ from transformers.integrations import HfDeepSpeedConfig
 from looper.jobs.consolidation.adapters.lora import Factors
 from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter, DoraLayer
 from looper.jobs.consolidation.data import packing
-from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.data.packing import PackedBatch
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model import nf4
 from looper.jobs.consolidation.model.deepspeed_engine import initialize_engine
 from looper.jobs.consolidation.model.device import Device
@@ -43,6 +43,7 @@ class SharedBase:
 
     Attributes:
         device: Device of the base model and of all adapters on it.
+        folder: Folder of the base model.
         is_quantized: Whether the linear layers are in NF4.
         is_sharded: Whether each worker holds only a part of the weights.
         linear_layers: The linear layers of the transformer blocks, by name.
@@ -63,7 +64,7 @@ class SharedBase:
         """Load the base model.
 
         Args:
-            folder: Folder that ``looper.jobs.basemodel.prepare`` returned.
+            folder: Folder that ``looper.basemodel.prepare`` returned.
             device: Where to load it.
             sharded: Whether each worker of the trainer holds a part of the weights (DeepSpeed ZeRO stage 3). Every
                 computation on a sharded base is a collective: all workers take part with the same number of passes.
@@ -73,7 +74,7 @@ class SharedBase:
             InvalidInput: If the base model computes its attention or logits in an unsupported way, or if a quantized
                 base is to be sharded.
         """
-        self._folder, self._device = folder, device
+        self.folder, self._device = folder, device
         self.is_quantized = load is nf4.load_quantized
         if sharded and self.is_quantized:
             raise InvalidInput(
@@ -129,13 +130,13 @@ class SharedBase:
         """
         if not self.is_quantized:
             return self, 0.0
-        original = _read_model(self._folder, self._device)
+        original = _read_model(self.folder, self._device)
         error = nf4.quantization_error(self.linear_layers, _find_linear_layers(original))
 
         def load(_: Path, device: Device) -> PreTrainedModel:
             return nf4.offload_to_host(original, device)
 
-        serving = SharedBase(self._folder, self._device, load=load)
+        serving = SharedBase(self.folder, self._device, load=load)
         serving.on_pass = lambda: self.on_pass()
         return serving, error
 
@@ -193,8 +194,10 @@ class SharedBase:
     def _check_packing(self) -> None:
         """Compare packed with plain logits: some model families change attention, or logits after the head."""
         model, tails = self._model, ((4, 5), (6, 7, 8))
-        windows = [Window((1, 2, 3, *tail), (0.0, 1.0, *[1.0] * (1 + len(tail))), ()) for tail in tails]
-        plain = [model(torch.tensor([w.tokens], device=self.device), use_cache=False).logits[0, :-1] for w in windows]
+        windows = [Window.of((1, 2, 3, *tail), (0.0, 1.0, *[1.0] * (1 + len(tail)))) for tail in tails]
+        plain = [
+            model(torch.tensor(w.tokens[None], device=self.device), use_cache=False).logits[0, :-1] for w in windows
+        ]
         expected = torch.cat(plain).float()
         model.set_attn_implementation(_ATTENTION)
         tolerance = 0.02 if self._device.dtype is torch.float32 else 0.1  # SmolLM2-135M in bfloat16: 0.025

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.strategies.strategy import Strategy, StrategyContext, StrategyState
 from looper.jobs.consolidation.strategies.tensors import add_prefix, select_prefix
 from looper.platform.domain.errors import InvalidInput

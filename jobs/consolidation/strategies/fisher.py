@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.strategies.strategy import Importance
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.strategies.strategy import Importance, StrategyContext
 
 

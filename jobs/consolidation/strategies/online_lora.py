@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters, truncate_rank
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.strategies.importance import accumulate_importance, weighted_distance
 from looper.jobs.consolidation.strategies.progressive import Progressive
 from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Importance, StrategyContext, StrategyState

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import override
 
 from looper.jobs.consolidation.adapters.lora import Lora
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.strategies.strategy import STRATEGY_CONFIG, Strategy, StrategyContext, StrategyState
 from looper.jobs.consolidation.strategies.tensors import pack_windows, unpack_windows
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 
 STRATEGY_CONFIG = ConfigDict(allow_inf_nan=False, extra="forbid")
 """Configuration of the pydantic dataclasses that strategies are. Their fields are the options that a user may set."""

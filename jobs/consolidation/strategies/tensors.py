@@ -6,11 +6,12 @@ Strategies use them for their state, and the trainer for its checkpoints.
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.strategies.strategy import Importance, StrategyState
 
 
@@ -61,8 +62,8 @@ def unpack_importance(state: StrategyState, like: Lora) -> dict[str, Importance]
 def pack_windows(windows: Sequence[Window]) -> StrategyState:
     """Return ``windows`` as tensors: all tokens, weights and call spans in a row, with each window's offsets."""
     return {
-        "tokens": torch.tensor([token for window in windows for token in window.tokens], dtype=torch.int32),
-        "weights": torch.tensor([weight for window in windows for weight in window.weights], dtype=torch.float32),
+        "tokens": torch.from_numpy(np.concatenate([np.empty(0, np.int32), *(window.tokens for window in windows)])),
+        "weights": torch.from_numpy(np.concatenate([np.empty(0, np.float32), *(window.weights for window in windows)])),
         "calls": torch.tensor([span for window in windows for span in window.calls], dtype=torch.int32).reshape(-1, 2),
         "token_offsets": _offsets([len(window) for window in windows]),
         "call_offsets": _offsets([len(window.calls) for window in windows]),
@@ -73,10 +74,10 @@ def unpack_windows(state: StrategyState) -> list[Window]:
     """Return the windows that ``pack_windows`` packed into ``state``. An empty state holds no windows."""
     if not state:
         return []
-    tokens, weights = state["tokens"].tolist(), state["weights"].tolist()
+    tokens, weights = state["tokens"].numpy(), state["weights"].numpy()
     calls = [(start, end) for start, end in state["calls"].tolist()]
     spans = zip(pairwise(state["token_offsets"].tolist()), pairwise(state["call_offsets"].tolist()), strict=True)
-    return [Window(tuple(tokens[a:b]), tuple(weights[a:b]), tuple(calls[c:d])) for (a, b), (c, d) in spans]
+    return [Window(tokens[a:b], weights[a:b], tuple(calls[c:d])) for (a, b), (c, d) in spans]
 
 
 def select_prefix(prefix: str, state: StrategyState) -> StrategyState:

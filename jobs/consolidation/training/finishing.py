@@ -16,7 +16,6 @@ from looper.jobs.consolidation.training import checkpoint
 from looper.jobs.consolidation.training.checkpoint import Candidate
 from looper.jobs.consolidation.training.cohort import Member, report_progress
 from looper.jobs.consolidation.training.collective import run_on_rank0
-from looper.jobs.consolidation.training.joining import make_encoder
 from looper.jobs.consolidation.training.trainer_context import TrainerContext
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.states import ConsolidationState
@@ -30,7 +29,7 @@ def finish(member: Member, trainer: TrainerContext) -> None:
         trainer: The trainer.
 
     Raises:
-        InvalidInput: On all ranks, if no held-out example of the consolidation can be encoded.
+        InvalidInput: On all ranks, if no held-out example of the consolidation could be encoded.
         LooperError: On all ranks; a Conflict if the consolidation was cancelled or another trainer holds it by now.
         UnexpectedError: On all ranks, if rank 0 failed for another reason.
     """
@@ -39,10 +38,7 @@ def finish(member: Member, trainer: TrainerContext) -> None:
 
     def read_heldout() -> tuple[HeldOutQuestions, dict[str, int]]:
         report_progress(member, trainer)
-        encoder = make_encoder(member.job, trainer)
-        heldout = gather_heldout(member.job, trainer.catalog, trainer.store, encoder.encode)
-        encoder.require(heldout.new, "held-out examples")
-        return heldout, dict(encoder.left_out)
+        return gather_heldout(member.job, trainer.catalog, trainer.store, trainer.base.revision)
 
     heldout, left_out = run_on_rank0(read_heldout)
     make_candidate = partial(_make_candidate, member, lora, conversion_error, heldout, left_out, trainer.base)

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.data.packing import packed_size, split_into_passes
 from looper.jobs.consolidation.data.preference import PairWindows
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training.session import TrainingSession
 
@@ -83,7 +83,7 @@ class FusedStep:
         self._base = base
         self._sessions = sessions
         self._terms = [
-            *(_LossTerm(i, sum(sum(window.weights) for window in batch)) for i, batch in enumerate(batches)),
+            *(_LossTerm(i, sum(window.total_weight for window in batch)) for i, batch in enumerate(batches)),
             *(
                 _LossTerm(i, len(of_session) / sessions[i].recipe.preference_weight, pair)
                 for i, of_session in enumerate(pairs)

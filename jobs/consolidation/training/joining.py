@@ -6,7 +6,7 @@ meanwhile or only one rank cannot read an object.
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 
 from looper.jobs.consolidation.adapters import adapter_file
 from looper.jobs.consolidation.adapters.lora import Lora
-from looper.jobs.consolidation.data.encode import ExampleEncoder, Window, encode_example
-from looper.jobs.consolidation.data.preference import EncodedPairs, encode_pairs
+from looper.jobs.consolidation.data.preference import EncodedPairs, pairs_of
+from looper.jobs.consolidation.data.window import Window
+from looper.jobs.consolidation.data.window_table import WindowTable, read_windows
 from looper.jobs.consolidation.strategies import strategy, strategy_state
 from looper.jobs.consolidation.training import checkpoint
 from looper.jobs.consolidation.training.cohort import Member, report_progress
@@ -23,18 +24,17 @@ from looper.jobs.consolidation.training.collective import run_on_all_ranks, run_
 from looper.jobs.consolidation.training.session import TrainingSession
 from looper.jobs.consolidation.training.session_setup import start_session
 from looper.jobs.consolidation.training.trainer_context import TrainerContext
-from looper.jobs.synthesis.output.example_table import read_examples, read_pairs
+from looper.jobs.synthesis.output.encode_files import WINDOW_FILES
 from looper.platform import adapters
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import InvalidInput, LooperError, NotFound
-from looper.platform.domain.example import Example
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.objectstore import keys
 
 log = logging.getLogger(__name__)
 
 MAX_REASONS = 5
-"""Maximum number of events about examples that are left out."""
+"""Maximum number of events about turns that are left out."""
 
 
 def join(job: Consolidation, trainer: TrainerContext) -> Member | None:
@@ -57,7 +57,7 @@ def join(job: Consolidation, trainer: TrainerContext) -> Member | None:
     pairs = inputs.pairs.usable if inputs.pairs else ()
     start = partial(start_session, trainer.base, job.recipe, inputs.windows, inputs.start, inputs.past, pairs)
     session = _start_or_resume(job, trainer, start)
-    member = Member(job, session, inputs.start, inputs.pairs, left_out=inputs.left_out.total())
+    member = Member(job, session, inputs.start, inputs.pairs, left_out=sum(inputs.left_out.values()))
     try:
         trainer.limits.check_size(session)
         run_on_rank0(partial(_report_joined, member, inputs.left_out, trainer))
@@ -67,27 +67,13 @@ def join(job: Consolidation, trainer: TrainerContext) -> Member | None:
     return member
 
 
-def _report_joined(member: Member, left_out: Counter[str], trainer: TrainerContext) -> None:
+def _report_joined(member: Member, left_out: Mapping[str, int], trainer: TrainerContext) -> None:
     """Write the member's progress, and once per consolidation what is left out."""
     report_progress(member, trainer)
     if member.job.progress is None:
-        for reason, count in left_out.most_common(MAX_REASONS):
-            what = f"training examples left out: {count}, because they cannot be encoded: {reason}"
+        for reason, count in Counter(left_out).most_common(MAX_REASONS):
+            what = f"turns left out: {count}, because the base model cannot be taught them: {reason}"
             trainer.catalog.record_event(member.job.id, trainer.owner, what)
-
-
-def make_encoder(job: Consolidation, trainer: TrainerContext) -> ExampleEncoder:
-    """Return an encoder that cuts examples into windows of at most the recipe's ``max_seq_length`` tokens.
-
-    Args:
-        job: Gives the recipe.
-        trainer: Gives the tokenizer.
-
-    Returns:
-        The encoder. What it leaves out is counted in it.
-    """
-    encode = partial(encode_example, tokenizer=trainer.base.tokenizer, max_seq_length=job.recipe.max_seq_length)
-    return ExampleEncoder(encode, on_example=trainer.progress.advance)
 
 
 def _hand_over_candidate(job: Consolidation, trainer: TrainerContext) -> bool:
@@ -105,19 +91,20 @@ class _Inputs:
     start: Lora | None
     past: strategy.StrategyState
     windows: list[Window]
-    left_out: Counter[str]
-    """Number of training examples that cannot be encoded, by reason."""
+    left_out: Mapping[str, int]
+    """Number of turns that the base model cannot be taught, by reason."""
     pairs: EncodedPairs | None
 
 
 def _read_inputs(job: Consolidation, trainer: TrainerContext) -> _Inputs:
-    encoder = make_encoder(job, trainer)
+    training = _read_windows(job, "train.parquet", trainer)
+    training.require("training examples")
     return _Inputs(
         start=None if job.parent is None else _read_version(job, job.parent, trainer),
         past=strategy_state.load_strategy_state(trainer.store, job.instance, job.parent),
-        windows=encoder.encode_all(_read_examples(job, trainer), "training examples"),
-        left_out=encoder.left_out,
-        pairs=_read_pairs(job, trainer) if job.recipe.preference_weight else None,
+        windows=training.windows,
+        left_out=training.left_out,
+        pairs=pairs_of(_read_windows(job, "pairs.parquet", trainer)) if job.recipe.preference_weight else None,
     )
 
 
@@ -168,10 +155,7 @@ def _read_version(job: Consolidation, digest: str, trainer: TrainerContext) -> L
     return {layer: factors.to(trainer.base.device) for layer, factors in lora.items()}
 
 
-def _read_examples(job: Consolidation, trainer: TrainerContext) -> list[Example]:
-    return read_examples(trainer.store.get(keys.examples(job.id, "train.parquet")))
-
-
-def _read_pairs(job: Consolidation, trainer: TrainerContext) -> EncodedPairs:
-    pairs = read_pairs(trainer.store.get(keys.examples(job.id, "pairs.parquet")))
-    return encode_pairs(pairs, trainer.base.tokenizer, job.recipe.max_seq_length, trainer.progress.advance)
+def _read_windows(job: Consolidation, name: str, trainer: TrainerContext) -> WindowTable:
+    content = trainer.store.get(keys.examples(job.id, WINDOW_FILES[name]))
+    trainer.progress.advance()
+    return read_windows(content, trainer.base.revision)

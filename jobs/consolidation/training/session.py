@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from looper.jobs.consolidation.adapters.lora import Lora, fit_to_max_rank, stack_adapters
 from looper.jobs.consolidation.adapters.parametrization import Parametrization
 from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter
-from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.data.preference import PairWindows
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.deepspeed_engine import initialize_engine
 from looper.jobs.consolidation.strategies.strategy import Strategy, StrategyContext, StrategyState
 from looper.jobs.consolidation.strategies.tensors import add_prefix, select_prefix

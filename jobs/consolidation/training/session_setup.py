@@ -13,8 +13,8 @@ from looper.jobs.consolidation.adapters.adalora import AdaLora
 from looper.jobs.consolidation.adapters.dora import Dora
 from looper.jobs.consolidation.adapters.lora import Factors, Lora, adapter_rank, truncate_rank
 from looper.jobs.consolidation.adapters.parametrization import Parametrization, PlainLora
-from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.data.preference import PairWindows
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.evaluation.teacher_forcing import evaluate_windows
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.strategies import fisher
@@ -118,7 +118,7 @@ def _make_context(
 ) -> StrategyContext:
     def losses(adapter: Lora, of: Sequence[Window]) -> list[float]:
         judged = evaluate_windows(base, adapter, of)
-        return [result.loss / sum(window.weights) for result, window in zip(judged, of, strict=True)]
+        return [result.loss / window.total_weight for result, window in zip(judged, of, strict=True)]
 
     def logits(adapter: Lora, of: Sequence[Window]) -> Tensor:
         return base.logits(base.pack([of]), [adapter])

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from looper.jobs.consolidation.data.window_table import write_windows
 from looper.jobs.synthesis.llm.instance_files import INSTANCE_STAGES, count_entries
+from looper.jobs.synthesis.output.encode_files import WINDOW_FILES, encode_file
 from looper.jobs.synthesis.output.report import SynthesisReport
 from looper.jobs.synthesis.output.report_page import render_report_page
 from looper.jobs.synthesis.output.window_statistics import measure_packing
@@ -21,7 +23,7 @@ class ExamplePublisher:
     store: ObjectStore
     """Receives the files."""
     model_dir: Path | None
-    """Folder of the base model, whose tokenizer counts tokens for the report. None if it is not on this machine."""
+    """Folder of the base model, for which the examples are encoded. None: they are not."""
     max_seq_lengths: Mapping[str, int]
     """Window length of each consolidation, in tokens."""
 
@@ -34,10 +36,14 @@ class ExamplePublisher:
             files: Name and content of each file.
         """
         packing = None
+        max_seq_length = self.max_seq_lengths[consolidation]
         for name, content in files:
             self.store.put(keys.examples(consolidation, name), content)
-            if name == "train.parquet" and self.model_dir is not None:
-                packing = measure_packing(content, self.model_dir, self.max_seq_lengths[consolidation])
+            if name in WINDOW_FILES and self.model_dir is not None:
+                windows = encode_file(name, content, self.model_dir, max_seq_length)
+                self.store.put(keys.examples(consolidation, WINDOW_FILES[name]), write_windows(windows))
+                if name == "train.parquet":
+                    packing = measure_packing(windows, max_seq_length)
         counts = self._count_instance_files(consolidation)
         report = report.model_copy(update={"beside": counts, "packing": packing})
         page = render_report_page(report, consolidation)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from looper.jobs.synthesis.draft import Draft, DraftStep
 from looper.platform.domain.example import Example, Turn
 
-_ROLES = {"system": "system", "user": "user", "agent": "assistant", "tool": "tool"}
+_ROLES = {"system": "system", "developer": "developer", "user": "user", "agent": "assistant", "tool": "tool"}
 
 
 def render_example(draft: Draft) -> Example:
@@ -30,10 +30,9 @@ def render_example(draft: Draft) -> Example:
 
 
 def render_turns(steps: Iterable[DraftStep]) -> tuple[Turn, ...]:
-    """Render steps as chat turns.
+    """Render steps as chat turns, one for each step, as a client would send them.
 
-    Tool calls that the user made and their results are left out, and so are turns without text and calls. Consecutive
-    turns of the same speaker become one turn, as chat templates expect.
+    Tool calls that the user made and their results are left out, and so are turns without text and calls.
 
     Args:
         steps: Steps of a draft.
@@ -41,33 +40,21 @@ def render_turns(steps: Iterable[DraftStep]) -> tuple[Turn, ...]:
     Returns:
         The turns.
     """
-    turns: list[Turn] = []
-    for step in steps:
-        turn = _render_turn(step)
-        if turn is None:
-            continue
-        if turns and _can_join(turns[-1], turn):
-            turns[-1] = _join(turns[-1], turn)
-        else:
-            turns.append(turn)
-    return tuple(turns)
+    return tuple(turn for turn in map(_render_turn, steps) if turn is not None)
 
 
 def _render_turn(draft_step: DraftStep) -> Turn | None:
     step = draft_step.step
     if step.source == "tool":
         return None if step.requestor == "user" else Turn(role="tool", content=step.content, call_id=step.call_id)
-    calls = step.tool_calls if step.source == "agent" else ()
+    is_agent = step.source == "agent"
+    calls = step.tool_calls if is_agent else ()
     if not step.content.strip() and not calls:
         return None
-    weight = draft_step.weight if step.source == "agent" else 0.0
-    return Turn(role=_ROLES[step.source], content=step.content, tool_calls=calls, weight=weight)
-
-
-def _can_join(previous: Turn, turn: Turn) -> bool:
-    return previous.role == turn.role and previous.role != "tool" and not previous.tool_calls
-
-
-def _join(previous: Turn, turn: Turn) -> Turn:
-    content = "\n".join(text for text in (previous.content, turn.content) if text)
-    return turn.model_copy(update={"content": content})
+    return Turn(
+        role=_ROLES[step.source],
+        content=step.content,
+        reasoning=step.reasoning,
+        tool_calls=calls,
+        weight=draft_step.weight if is_agent else 0.0,
+    )

@@ -46,7 +46,7 @@ _PAGE = """<!doctype html>
 <tr><td>pairs of a better and a worse turn</td><td class="n">{{ tally.pairs }}</td><td></td></tr>
 </table>
 {% if report.packing %}<h2>How examples fit into windows</h2>
-<p>Measured on {{ report.packing.examples }} of {{ report.train }} examples, in the base model's tokens.</p>
+<p>{{ report.packing.examples }} of {{ report.train }} examples, in the base model's tokens.</p>
 <table>
 <tr><td>tokens of an example, median</td><td class="n">{{ report.packing.p50 }}</td>
 <td>95% have at most {{ report.packing.p95 }}, the longest {{ report.packing.longest }}</td></tr>
@@ -54,7 +54,9 @@ _PAGE = """<!doctype html>
 <td>{{ (100 * report.packing.fill) | round(1) }}% full;
 {{ report.packing.divided }} examples take several windows</td></tr>
 <tr><td>tokens that are learned</td><td class="n">{{ (100 * report.packing.loss) | round(1) }}%</td>
-<td>{{ report.packing.truncated }} examples lose some to truncation</td></tr>
+<td>{{ report.packing.truncated }} turns do not fit with their prompt</td></tr>
+{% for reason, count in report.packing.left_out.items() %}<tr><td>turns left out</td><td class="n">{{ count }}</td>
+<td>{{ reason }}</td></tr>{% endfor %}
 </table>{% endif %}
 {% if report.beside %}<h2>Files next to the examples</h2>
 <p>Rules are notes for the knowledge layer. Variants are requests that nobody has made yet: try them on the agent.</p>

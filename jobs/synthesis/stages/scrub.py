@@ -23,7 +23,7 @@ STAGE = "scrub"
 
 
 def scrub(draft: Draft) -> Draft:
-    """Replace secrets and personal data in the contents and tool calls of all steps.
+    """Replace secrets and personal data in the contents, the reasoning and the tool calls of all steps.
 
     JSON stays JSON, with the same keys in the same order and values of the same types.
 
@@ -51,23 +51,25 @@ def scrub(draft: Draft) -> Draft:
 
 
 def _scan(step: DraftStep) -> list[ScannedText]:
-    """Return the content of a step, then the arguments of each of its calls."""
+    """Return the content of a step, its reasoning, then the arguments of each of its calls."""
     content = ScannedText.from_text(step.step.content, is_user=step.step.source == "user")
     arguments = (
         ScannedText.from_text(call.arguments, about_person=is_about_person(call.name)) for call in step.step.tool_calls
     )
-    return [content, *arguments]
+    return [content, ScannedText.from_text(step.step.reasoning), *arguments]
 
 
 def _with_texts(step: DraftStep, texts: Sequence[str]) -> DraftStep:
     """Return ``step`` with new texts, in the order of ``_scan``."""
-    content, *arguments = texts
-    if texts == [step.step.content, *(call.arguments for call in step.step.tool_calls)]:
+    content, reasoning, *arguments = texts
+    if texts == [step.step.content, step.step.reasoning, *(call.arguments for call in step.step.tool_calls)]:
         return step
     calls = tuple(
         call.model_copy(update={"arguments": new}) for new, call in zip(arguments, step.step.tool_calls, strict=True)
     )
-    return replace(step, step=step.step.model_copy(update={"content": content, "tool_calls": calls}))
+    return replace(
+        step, step=step.step.model_copy(update={"content": content, "reasoning": reasoning, "tool_calls": calls})
+    )
 
 
 def _verdict(kind: SensitiveKind, places: Sequence[int]) -> StageVerdict:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 
 from looper.platform.domain.trajectory import Outcome, Trajectory
 from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall
-from looper.platform.trajectories.readers.openai_messages import Content, join_reasoning, message_text
+from looper.platform.trajectories.readers.openai_messages import Content, message_text
 from looper.platform.trajectories.readers.reader import Reader, has_keys
 
 
@@ -95,8 +95,8 @@ def _to_trajectory(document: object) -> Trajectory:
 
 def _add_step(episode: EpisodeBuilder, step: _AtifStep) -> None:
     calls = [RecordedCall(call.function_name, call.arguments, call.tool_call_id) for call in step.tool_calls or ()]
-    text = join_reasoning(step.reasoning_content, message_text(step.message))
-    episode.add_message(step.source, text, calls, timestamp=step.timestamp)
+    text = message_text(step.message)
+    episode.add_message(step.source, text, calls, reasoning=step.reasoning_content or "", timestamp=step.timestamp)
     for result in step.observation.results if step.observation else ():
         content = message_text(result.content)
         if result.source_call_id is not None:

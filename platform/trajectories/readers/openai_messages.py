@@ -3,9 +3,9 @@
 Used by the readers of ``openai_chat``, ``tau_bench``, ``swe_agent``, ``openhands`` and ``atif``.
 """
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from looper.platform.domain.errors import MalformedTrajectory
 from looper.platform.trajectories.episode import EpisodeBuilder, RecordedCall
@@ -55,15 +55,12 @@ class OpenAIMessage(BaseModel):
     """``system``, ``developer``, ``user``, ``assistant`` or ``tool``."""
     content: Content = None
     """Text or parts."""
-    reasoning_content: str | None = None
+    reasoning: str | None = Field(default=None, validation_alias=AliasChoices("reasoning", "reasoning_content"))
     """Reasoning of the model, where the source keeps it."""
     tool_calls: list[OpenAIToolCall] | None = None
     """Calls of an assistant message."""
     tool_call_id: str | None = None
     """Id of the call that a tool message answers."""
-
-
-_PROMPT_SOURCES: dict[str, Literal["system", "user"]] = {"system": "system", "developer": "system", "user": "user"}
 
 
 def message_text(content: Content) -> str:
@@ -81,16 +78,6 @@ def message_text(content: Content) -> str:
     return "\n".join(parts)
 
 
-def join_reasoning(reasoning: str | None, text: str) -> str:
-    """Return an agent's reasoning followed by its text: it wrote both.
-
-    Args:
-        reasoning: The reasoning, None if the source has none.
-        text: The text.
-    """
-    return "\n\n".join(part for part in (reasoning, text) if part)
-
-
 def add_openai_message(episode: EpisodeBuilder, message: OpenAIMessage) -> None:
     """Add one chat message to an episode.
 
@@ -105,11 +92,11 @@ def add_openai_message(episode: EpisodeBuilder, message: OpenAIMessage) -> None:
     text = message_text(message.content)
     if message.role == "assistant":
         calls = [call.to_recorded_call() for call in message.tool_calls or ()]
-        episode.add_message("agent", join_reasoning(message.reasoning_content, text), calls)
+        episode.add_message("agent", text, calls, reasoning=message.reasoning or "")
     elif message.role == "tool":
         episode.add_tool_result(message.tool_call_id, text)
-    elif message.role in _PROMPT_SOURCES:
-        episode.add_message(_PROMPT_SOURCES[message.role], text)
+    elif message.role in ("system", "developer", "user"):
+        episode.add_message(message.role, text)
     else:
         raise MalformedTrajectory(
             "unknown_role", f"role {message.role!r} is not one of system, developer, user, assistant, tool"

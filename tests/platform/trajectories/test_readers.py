@@ -54,12 +54,13 @@ def test_openai_chat() -> None:
         }
     )
     assert outline(trajectory) == [
-        ("system", "Be brief.", [], None),
+        ("developer", "Be brief.", [], None),
         ("user", "Where?\n[image_url]", [], None),
         ("agent", "", [("look", '{"at": 1}')], None),
         ("tool", "here", [], "a"),
-        ("agent", "It said here.\n\nHere.", [], None),
+        ("agent", "Here.", [], None),
     ]
+    assert trajectory.steps[-1].reasoning == "It said here."
     assert (trajectory.task_id, trajectory.format) == ("7", "openai_chat")
     assert trajectory.tools is not None
     assert json.loads(trajectory.tools) == TOOLS
@@ -380,13 +381,14 @@ def test_atif() -> None:
     assert isinstance(sub, Trajectory)
     assert outline(trajectory) == [
         ("user", "Where?", [], None),
-        ("agent", "Not known yet.\n\nI look.", [("look", '{"at":"é"}')], None),
+        ("agent", "I look.", [("look", '{"at":"é"}')], None),
         ("tool", "here", [], "c"),
         ("agent", "So.", [], None),
         ("user", "Bye", [], None),
     ]
     assert (trajectory.task_id, trajectory.outcome.success, trajectory.outcome.reward) == ("t9", True, 1.0)
     assert trajectory.steps[0].timestamp == "2026-01-01T00:00:00Z"
+    assert trajectory.steps[1].reasoning == "Not known yet."
     assert json.loads(trajectory.tools or "") == TOOLS
     assert outline(sub) == [("agent", "Sub.", [], None)]
 

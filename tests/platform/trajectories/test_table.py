@@ -1,6 +1,9 @@
 """Trajectories survive Arrow and Parquet unchanged, and equal trajectories give equal bytes."""
 
+from io import BytesIO
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,8 +14,9 @@ TEXT = st.text(max_size=20)
 CALLS = st.lists(st.builds(ToolCall, id=TEXT, name=TEXT, arguments=TEXT), max_size=3).map(tuple)
 STEPS = st.builds(
     Step,
-    source=st.sampled_from(["system", "user", "agent", "tool"]),
+    source=st.sampled_from(["system", "developer", "user", "agent", "tool"]),
     content=TEXT,
+    reasoning=TEXT,
     tool_calls=CALLS,
     call_id=st.none() | TEXT,
     requestor=st.sampled_from(["agent", "user"]),
@@ -63,3 +67,23 @@ def test_many_rows_make_several_row_groups() -> None:
     content = to_parquet(trajectories)
     assert pa.parquet.ParquetFile(pa.BufferReader(content)).num_row_groups == 3
     assert from_parquet(content) == trajectories
+
+
+def test_a_file_of_a_version_that_kept_no_reasoning_can_be_read() -> None:
+    trajectory = make_trajectory("a")
+    table = to_table([trajectory])
+    steps = [[{key: value for key, value in step.items() if key != "reasoning"} for step in table["steps"][0].as_py()]]
+    fields = [field for field in SCHEMA.field("steps").type.value_type if field.name != "reasoning"]
+    index = SCHEMA.get_field_index("steps")
+    old = table.set_column(index, "steps", pa.array(steps, pa.list_(pa.struct(fields))))
+    file = BytesIO()
+    pq.write_table(old, file)
+    assert from_parquet(file.getvalue()) == [trajectory]
+
+
+def test_an_episode_without_reasoning_keeps_the_id_that_it_always_had() -> None:
+    step = Step(source="user", content="a")
+    plain = Trajectory.create(task_id="t", format="f", steps=(step,))
+    assert plain.id == "aac2b7176a231a478a2f12645d151106"
+    thinking = Trajectory.create(task_id="t", format="f", steps=(step.model_copy(update={"reasoning": "b"}),))
+    assert thinking.id != plain.id

@@ -13,7 +13,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.parser.parser_manager import ParserManager
 
 from looper.serve.engine import tool_parsers
-from looper.serve.engine.engine_arguments import TOOL_PARSER
+from looper.serve.engine.engine_arguments import streaming_parser_name
 from tests.tiny import tiny_base
 
 BOOK = {"type": "function", "function": {"name": "book", "parameters": {"type": "object"}}}
@@ -43,8 +43,8 @@ cut_texts = st.builds(lambda text, end: text[: len(text) - end], texts, st.integ
 
 @cache
 def parser_class() -> Any:
-    tool_parsers.register()
-    return ParserManager.get_parser(TOOL_PARSER, None, enable_auto_tools=True)
+    tool_parsers.register("hermes", "<tool_call>")
+    return ParserManager.get_parser(streaming_parser_name("hermes"), None, enable_auto_tools=True)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from looper.jobs.consolidation.adapters import adapter_file
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
 from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter, DoraLayer
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.evaluation.teacher_forcing import evaluate_windows
 from looper.jobs.consolidation.model import nf4
 from looper.jobs.consolidation.model.device import Device
@@ -62,7 +62,7 @@ def windows() -> list[Window]:
     beginning = [rng.randrange(250) for _ in range(6)]
     answer = [rng.randrange(250) for _ in range(6)]
     tokens = [(*beginning, *(rng.randrange(250) for _ in range(rng.randrange(1, 16))), *answer) for _ in range(14)]
-    return [Window(each, (*[0.0] * 6, *[1.0] * (len(each) - 6)), ()) for each in tokens]
+    return [Window.of(each, (*[0.0] * 6, *[1.0] * (len(each) - 6)), ()) for each in tokens]
 
 
 def recipe(method: str, **other: object) -> Recipe:
@@ -146,12 +146,12 @@ class Reference:
 
     def step(self, number: int, windows: Sequence[Window]) -> None:
         batch = [windows[i] for i in batch_at(number, len(windows), self.recipe)]
-        total = sum(sum(window.weights) for window in batch)
+        total = sum(window.total_weight for window in batch)
         self.optimizer.zero_grad()
         for i, window in enumerate(batch):
             loss = (nats(self.model, window) * torch.tensor(window.weights[1:])).sum() / total
             if self.recipe.method == "adalora" and i == 0:  # PEFT adds its penalty to a loss that the model computes
-                tokens = torch.tensor([window.tokens])
+                tokens = torch.tensor(window.tokens[None], dtype=torch.long)
                 adapted = self.model.base_model
                 loss = loss + adapted(tokens, labels=tokens).loss - adapted.model(tokens, labels=tokens).loss
             loss.backward()
@@ -182,7 +182,7 @@ class Reference:
 
 
 def nats(model: PreTrainedModel | PeftModel, window: Window) -> Tensor:
-    tokens = torch.tensor([window.tokens])
+    tokens = torch.tensor(window.tokens[None], dtype=torch.long)
     return cross_entropy(model(tokens).logits[0, :-1], tokens[0, 1:], reduction="none")
 
 
@@ -239,7 +239,10 @@ def loaded(folder: Path, work: Path, lora: Lora) -> PeftModel:
 def through_peft(model: PeftModel, windows: Sequence[Window]) -> Tensor:
     """As ``logits`` has them."""
     with torch.no_grad():
-        rows = [model(torch.tensor([w.tokens])).logits[0, [i - 1 for i in w.target_places]] for w in windows]
+        rows = [
+            model(torch.tensor(w.tokens[None], dtype=torch.long)).logits[0, [i - 1 for i in w.target_places]]
+            for w in windows
+        ]
     return torch.cat(rows)
 
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from looper.jobs.consolidation.adapters import adapter_file
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
-from looper.jobs.consolidation.data.encode import Window
 from looper.jobs.consolidation.data.packing import packed_size, shared_prefix_length, split_into_passes
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.platform.domain.recipe import Recipe
@@ -27,7 +27,7 @@ VOCABULARY = 250
 
 def window(*tokens: int, targets: int = 1) -> Window:
     """Of these tokens, the last ``targets`` are to be predicted."""
-    return Window(tokens, (0.0,) * (len(tokens) - targets) + (1.0,) * targets, ())
+    return Window.of(tokens, (0.0,) * (len(tokens) - targets) + (1.0,) * targets, ())
 
 
 def random_windows(rng: Random) -> list[Window]:
@@ -37,7 +37,7 @@ def random_windows(rng: Random) -> list[Window]:
     for _ in range(rng.randrange(1, 5)):
         tokens = (*beginning, *(rng.randrange(VOCABULARY) for _ in range(rng.randrange(2, 25))))
         weights = [rng.choice([0.0, 0.5, 1.0]) for _ in tokens[:-1]]
-        windows.append(Window(tokens, (*weights, 1.0), ()))
+        windows.append(Window.of(tokens, (*weights, 1.0), ()))
     return windows
 
 
@@ -58,8 +58,8 @@ def through_peft(folder: Path, work: Path, lora: Lora, windows: list[Window]) ->
     set_peft_model_state_dict(model, load((work / "adapter_model.safetensors").read_bytes()))
     losses = []
     for each in windows:
-        tokens = torch.tensor([each.tokens])
-        weights = torch.tensor(each.weights[1:])
+        tokens = torch.tensor(each.tokens[None], dtype=torch.long)
+        weights = torch.from_numpy(each.weights[1:])
         loss = cross_entropy(model(tokens).logits[0, :-1], tokens[0, 1:], reduction="none") * weights
         losses.append(loss[weights > 0])
     torch.cat(losses).sum().backward()

@@ -1,5 +1,6 @@
 """The preference loss: its formula, what it does to pairs, and that a tenant's result stays its own."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, logsigmoid
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from looper.jobs.consolidation.data.encode import Window
-from looper.jobs.consolidation.data.preference import EncodedPairs, PairWindows, encode_pairs, measure_margins
+from looper.jobs.consolidation.data.encode import ExampleEncoder
+from looper.jobs.consolidation.data.encode_pairs import encode_pairs
+from looper.jobs.consolidation.data.preference import EncodedPairs, PairWindows, measure_margins, pairs_of
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training import checkpoint
@@ -43,6 +46,7 @@ from tests.jobs.consolidation.training.test_trainer import (
     weights,
 )
 from tests.jobs.episodes import RECIPE, TOOLS, episode, submit
+from tests.jobs.windows import put_examples, replace_object
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -57,7 +61,7 @@ def base(base_dir: Path) -> SharedBase:
 
 def random_window(rng: Random, *beginning: int) -> Window:
     answer = [rng.randrange(250) for _ in range(rng.randrange(2, 9))]
-    return Window((*beginning, *answer), (*[0.0] * len(beginning), *[1.0] * len(answer)), ())
+    return Window.of((*beginning, *answer), (*[0.0] * len(beginning), *[1.0] * len(answer)), ())
 
 
 def random_pairs(seed: int, count: int) -> list[PairWindows]:
@@ -87,7 +91,7 @@ def as_written(model_dir: Path, tenant: TrainingSession) -> list[Tensor]:
     }
 
     def nats(window: Window) -> Tensor:
-        tokens = torch.tensor([window.tokens])
+        tokens = torch.tensor(window.tokens[None], dtype=torch.long)
         logits = functional_call(model, changed, (tokens,)).logits
         return cross_entropy(logits[0, :-1], tokens[0, 1:], reduction="none")[-window.targets :]
 
@@ -110,7 +114,7 @@ def test_the_gradient_is_that_of_the_formula(base: SharedBase, base_dir: Path) -
 
 
 def test_a_pair_that_is_certain_has_a_loss_and_a_gradient() -> None:
-    pair = PairWindows(*[Window((0, 1), (0.0, 1.0), ())] * 2)
+    pair = PairWindows(*[Window.of((0, 1), (0.0, 1.0), ())] * 2)
     for losses in ([0.0, 200.0], [200.0, 0.0], [0.0, 0.0]):
         given = torch.tensor(losses, requires_grad=True)
         loss = pair.loss(given)
@@ -175,10 +179,13 @@ def pair(chosen: Turn, rejected: Turn, asked: str = "Book it.") -> PreferencePai
     )
 
 
-def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base_dir: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(base_dir, folder)
+    template = folder / "chat_template.jinja"
     refuses = "{%- if messages[0].role == 'tool' %}{{ raise_exception('begins with a tool') }}{%- endif %}"
-    tokenizer.chat_template = refuses + tokenizer.chat_template
+    template.write_text(refuses + template.read_text())
+    encoder = ExampleEncoder.open(folder, 256)
     good = pair(agent("", room="blue"), agent("", room="red"))
     refused = good.model_copy(update={"prefix": (Turn(role="tool", content="ok"),)})
     found = encode_pairs(
@@ -190,8 +197,9 @@ def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base_dir: 
             pair(agent("done"), agent("no"), asked="Please. " * 200),
             refused,
         ],
-        tokenizer,
+        encoder,
         256,
+        "revision",
     )
     assert found.left_out == {
         "empty": 2,
@@ -199,12 +207,12 @@ def test_pairs_become_windows_and_bad_ones_are_left_out_with_a_reason(base_dir: 
         "longer than max_seq_length": 1,
         "refused by the chat template": 1,
     }
-    (usable,) = found.usable
+    (usable,) = pairs_of(found).usable
 
     def learned(window: Window) -> str:
         tokens = [token for token, weight in zip(window.tokens, window.weights, strict=True) if weight == 1.0]
         assert len(tokens) == window.targets
-        return str(tokenizer.decode(tokens))
+        return str(encoder._renderer.tokenizer.decode(tokens))
 
     call = '<tool_call>\n{{"name": "book", "arguments": {{"room": "{}"}}}}\n</tool_call><|im_end|>'
     assert [learned(window) for window in usable.windows] == [call.format("blue"), call.format("red")]
@@ -232,9 +240,12 @@ def queue(trainer: TrainerContext, name: str, **recipe: object) -> None:
 
 
 def without_pairs(trainer: TrainerContext, job: Consolidation) -> None:
-    key = keys.examples(job.id, "pairs.parquet")
-    trainer.store.delete(key)
-    trainer.store.put(key, write_rows([], PAIR_SCHEMA))
+    put_pairs(trainer, job, [])
+
+
+def put_pairs(trainer: TrainerContext, job: Consolidation, pairs: list[PreferencePair]) -> None:
+    content = write_rows(map(pair_to_row, pairs), PAIR_SCHEMA)
+    put_examples(trainer.store, job, {"pairs.parquet": content}, trainer.base.folder)
 
 
 def told(trainer: TrainerContext, job: Consolidation) -> Margins | None:
@@ -276,8 +287,8 @@ def test_off_or_without_pairs_the_plain_loss_alone_is_trained(new_trainer: Calla
 
     queue(trainer, "blue")
     (on,) = claim(trainer)
-    trainer.store.delete(keys.examples(on.id, "train.parquet"))
-    trainer.store.put(keys.examples(on.id, "train.parquet"), trainer.store.get(keys.examples(off.id, "train.parquet")))
+    name = "train.windows.parquet"
+    replace_object(trainer.store, keys.examples(on.id, name), trainer.store.get(keys.examples(off.id, name)))
     pairs = read_pairs(trainer.store.get(keys.examples(on.id, "pairs.parquet")))
     train_jobs([on], new_trainer())
     assert max_relative_difference(weights(trainer, on), plain) > 0.01
@@ -287,9 +298,7 @@ def test_off_or_without_pairs_the_plain_loss_alone_is_trained(new_trainer: Calla
     assert told(trainer, on) == Margins(pairs=0, left_out={}, before=None, after=None)
 
     same = [each.model_copy(update={"rejected": each.chosen}) for each in pairs]
-    key = keys.examples(on.id, "pairs.parquet")
-    trainer.store.delete(key)
-    trainer.store.put(key, write_rows(map(pair_to_row, same), PAIR_SCHEMA))
+    put_pairs(trainer, on, same)
     train_jobs(reset_to_training(trainer, [on]), new_trainer())
     assert max_relative_difference(weights(trainer, on), plain) == 0
     assert told(trainer, on) == Margins(pairs=0, left_out={"identical": len(pairs)}, before=None, after=None)

@@ -1,16 +1,16 @@
 """The numbers of a candidate, on a tiny base."""
 
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
-from looper.jobs.consolidation.data.encode import encode_example
+from looper.jobs.consolidation.data.encode import ExampleEncoder
+from looper.jobs.consolidation.data.window_table import ExampleWindow
 from looper.jobs.consolidation.evaluation.candidate_scores import evaluate_candidate, score_adapter
-from looper.jobs.consolidation.evaluation.heldout import Encode, HeldOutQuestions, HeldOutWindow, sample_windows
+from looper.jobs.consolidation.evaluation.heldout import HeldOutQuestions, sample_windows
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.synthesis.draft import Draft
@@ -20,6 +20,7 @@ from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example, Turn
 from looper.platform.domain.trajectory import ToolCall
 from tests.jobs.episodes import RECIPE, episode
+from tests.jobs.windows import windows_of
 
 pytestmark = pytest.mark.usefixtures("one_process")
 
@@ -29,13 +30,14 @@ def base(base_dir: Path, device: Device) -> SharedBase:
     return SharedBase(base_dir, device)
 
 
-def encoder(base: SharedBase) -> Encode:
-    return partial(encode_example, tokenizer=base.tokenizer, max_seq_length=256)
+def windows(base: SharedBase, *examples: Example) -> list[ExampleWindow]:
+    return sample_windows([windows_of(ExampleEncoder.open(base.folder, 256), *examples)], 10_000)
 
 
-def asked(base: SharedBase, *tasks: int) -> list[HeldOutWindow]:
-    examples = [render_example(weigh(Draft.from_trajectory(episode(task), has_labels=True))) for task in tasks]
-    return sample_windows([examples], encoder(base), 10_000)
+def asked(base: SharedBase, *tasks: int) -> list[ExampleWindow]:
+    return windows(
+        base, *(render_example(weigh(Draft.from_trajectory(episode(task), has_labels=True))) for task in tasks)
+    )
 
 
 def lived(*calls: str) -> Example:
@@ -53,7 +55,7 @@ def taught(base: SharedBase, example: Example) -> Lora:
     lora = base.init_adapter(RECIPE)
     parameters = [parameter for factors in lora.values() for parameter in (factors.a, factors.b)]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-    packed = base.pack([encode_example(example, base.tokenizer, 256)])
+    packed = base.pack([[row.window for row in windows(base, example)]])
     for _ in range(60):
         optimizer.zero_grad()
         base.losses(packed, [lora]).mean().backward()
@@ -111,16 +113,14 @@ def test_an_adapter_that_was_trained_to_pieces_has_no_numbers(base: SharedBase) 
 
 def test_an_agent_that_says_its_last_call_again_loops(base: SharedBase) -> None:
     looping = taught(base, lived("book", "book", "book"))
-    heldout = sample_windows([[lived("book", "find", "book")]], encoder(base), 1000)
+    heldout = windows(base, lived("book", "find", "book"))
     scores = score_adapter(base, looping, heldout)
     assert (scores.actions, scores.accuracy, scores.loops) == (3, 2 / 3, 1 / 3)
     assert scores.tool_errors == 0, "both are tools it has"
-    assert (
-        score_adapter(base, looping, sample_windows([[lived("book", "book", "book")]], encoder(base), 1000)).loops == 0
-    )
+    assert score_adapter(base, looping, windows(base, lived("book", "book", "book"))).loops == 0
 
 
 def test_an_agent_that_calls_what_is_no_tool_makes_errors(base: SharedBase) -> None:
     inventing = taught(base, lived("zap", "zap"))
-    scores = score_adapter(base, inventing, sample_windows([[lived("book", "find")]], encoder(base), 1000))
+    scores = score_adapter(base, inventing, windows(base, lived("book", "find")))
     assert scores.tool_errors == 1

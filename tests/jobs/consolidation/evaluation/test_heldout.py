@@ -4,40 +4,40 @@ from collections.abc import Sequence
 
 import pytest
 
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
+from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable, write_windows
 from looper.jobs.consolidation.evaluation.heldout import (
     MAX_EARLIER_TOKENS,
-    HeldOutWindow,
+    HeldOutQuestions,
     gather_heldout,
     sample_windows,
 )
-from looper.jobs.synthesis.output.example_table import EXAMPLE_SCHEMA, example_to_row, write_rows
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
-from looper.platform.domain.example import Example, Turn
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.scores import GateVerdict, Scores
 from looper.platform.domain.states import QueueStage
 from looper.platform.objectstore import ObjectStore, keys
 from tests.jobs.episodes import RECIPE, episode, ingest
 
+REVISION = "r"
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
 VERDICT = GateVerdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
 
 
-def example(task: str, tokens: int = 10) -> Example:
-    turn = Turn(role="assistant", content=f"{task} " + "x" * tokens, weight=1)
-    return Example(id=task, trajectory_id=task, task_id=task, turns=(turn,), tools=f'["{task}"]')
+def example(task: str, *, tokens: int = 10, windows: int = 1) -> list[ExampleWindow]:
+    window = Window.of([1] * tokens, [1.0] * tokens)
+    return [ExampleWindow(window, f"example of {task}", task, "[]")] * windows
 
 
-def encode(example: Example) -> list[Window]:
-    """A window of as many tokens as the text has "x"; text after a "|" is a window of its own."""
-    parts = example.turns[0].content.split("|")
-    return [Window((1,) * part.count("x"), (1.0,) * part.count("x"), ()) for part in parts]
+def tasks(asked: Sequence[ExampleWindow]) -> list[str]:
+    return sorted(each.task_id for each in asked)
 
 
-def tasks(asked: Sequence[HeldOutWindow]) -> list[str]:
-    return sorted(str(each.tools)[2:-2] for each in asked)
+def gather(job: Consolidation, queue: "Queue") -> HeldOutQuestions:
+    questions, left_out = gather_heldout(job, queue.catalog, queue.store, REVISION)
+    assert left_out == {}
+    return questions
 
 
 class Queue:
@@ -47,7 +47,7 @@ class Queue:
         self.catalog, self.store, self.count = catalog, store, 0
 
     def claimed(
-        self, name: str, holdout: Sequence[Example], train: Sequence[str] = (), base: str = "b"
+        self, name: str, holdout: Sequence[list[ExampleWindow]], train: Sequence[str] = (), base: str = "b"
     ) -> Consolidation:
         self.count += 1
         instance = InstanceName.parse(name)
@@ -55,8 +55,10 @@ class Queue:
         self.catalog.submit(instance, base=base, recipe=RECIPE)
         (job,) = self.catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
         for part, examples in (("train", [example(task) for task in train]), ("holdout", holdout)):
-            content = write_rows([example_to_row(each) for each in examples], EXAMPLE_SCHEMA)
-            self.store.put(keys.examples(job.id, f"{part}.parquet"), content)
+            rows = [row for each in examples for row in each]
+            self.store.put(
+                keys.examples(job.id, f"{part}.windows.parquet"), write_windows(WindowTable(rows, {}, REVISION))
+            )
         return job
 
     def publish(self, job: Consolidation) -> None:
@@ -81,7 +83,7 @@ def test_earlier_are_the_sessions_that_led_to_the_version_it_goes_on_from(queue:
     queue.catalog.set_channel(rolled_back.instance, "prod", str(rolled_back.parent))
     rejected = queue.claimed("acme/desk", [example("four")])
     queue.catalog.reject(rejected.id, "me", VERDICT)
-    asked = gather_heldout(queue.claimed("acme/desk", [example("five")]), queue.catalog, queue.store, encode)
+    asked = gather(queue.claimed("acme/desk", [example("five")]), queue)
     assert (tasks(asked.new), tasks(asked.earlier), asked.control) == (["five"], ["one", "two"], [])
 
 
@@ -92,7 +94,7 @@ def test_control_is_of_the_tenants_other_instances_on_the_same_base(queue: Queue
     queue.published("umbrella/desk", "of-another-tenant")
     job = queue.claimed("acme/desk", [example("mine")])
     queue.published("acme/late", "later")
-    asked = gather_heldout(job, queue.catalog, queue.store, encode)
+    asked = gather(job, queue)
     assert (tasks(asked.new), asked.earlier, tasks(asked.control)) == (["mine"], [], ["other"])
 
 
@@ -100,7 +102,7 @@ def test_of_a_task_that_came_again_the_latest_counts_and_what_is_trained_is_not_
     queue.published("acme/desk", "a", "b", "c", "d")
     queue.publish(queue.claimed("acme/desk", [example("b", tokens=20), example("e")]))
     queue.published("acme/other", "c", "f")
-    asked = gather_heldout(queue.claimed("acme/desk", [example("d")], train=["c"]), queue.catalog, queue.store, encode)
+    asked = gather(queue.claimed("acme/desk", [example("d")], train=["c"]), queue)
     assert (tasks(asked.earlier), tasks(asked.control)) == (["a", "b", "e"], ["f"])
     assert max(len(each.window) for each in asked.earlier) == 20
 
@@ -108,8 +110,8 @@ def test_of_a_task_that_came_again_the_latest_counts_and_what_is_trained_is_not_
 def test_what_is_no_longer_in_the_store_is_left_out(queue: Queue) -> None:
     gone = queue.published("acme/desk", "gone")
     queue.published("acme/desk", "kept")
-    queue.store.delete(keys.examples(gone.id, "holdout.parquet"))
-    asked = gather_heldout(queue.claimed("acme/desk", [example("new")]), queue.catalog, queue.store, encode)
+    queue.store.delete(keys.examples(gone.id, "holdout.windows.parquet"))
+    asked = gather(queue.claimed("acme/desk", [example("new")]), queue)
     assert tasks(asked.earlier) == ["kept"]
 
 
@@ -118,15 +120,15 @@ def test_all_earlier_sessions_share_one_budget(queue: Queue) -> None:
     for session in range(4):
         queue.publish(queue.claimed("acme/desk", [example(f"s{session}-{i}", tokens=size) for i in range(9)]))
     job = queue.claimed("acme/desk", [example("new")])
-    asked = gather_heldout(job, queue.catalog, queue.store, encode)
+    asked = gather(job, queue)
     sessions = [task[:2] for task in tasks(asked.earlier)]
     assert sorted(sessions.count(f"s{i}") for i in range(4)) == [2, 2, 3, 3]
-    assert gather_heldout(job, queue.catalog, queue.store, encode) == asked
+    assert gather(job, queue) == asked
 
 
 def test_a_draw_asks_one_window_of_each_example_before_a_second() -> None:
-    long = example("long", 0).model_copy(update={"turns": (Turn(role="assistant", content="|".join(["x" * 5] * 9)),)})
-    assert tasks(sample_windows([[long, example("short", 5)]], encode, 10)) == ["long", "short"]
-    assert len(sample_windows([[long]], encode, 1000)) == 9
-    assert len(sample_windows([[long]], encode, 2)) == 1, "one at least"
-    assert sample_windows([], encode, 10) == []
+    long = example("long", tokens=5, windows=9)
+    assert tasks(sample_windows([[long, example("short", tokens=5)]], 10)) == ["long", "short"]
+    assert len(sample_windows([[long]], 1000)) == 9
+    assert len(sample_windows([[long]], 2)) == 1, "one at least"
+    assert sample_windows([], 10) == []

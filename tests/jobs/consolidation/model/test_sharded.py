@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training.fused_step import compute_losses_and_gradients
@@ -82,4 +82,4 @@ def start(base: SharedBase) -> Lora:
 def windows() -> list[Window]:
     rng = Random(0)
     tokens = [tuple(rng.randrange(250) for _ in range(length)) for length in (5, 9, 14, 20)]
-    return [Window(each, (0.0, 0.0, *[1.0] * (len(each) - 2)), ()) for each in tokens]
+    return [Window.of(each, (0.0, 0.0, *[1.0] * (len(each) - 2)), ()) for each in tokens]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora, stack_adapters
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.strategies.strategy import Importance, Strategy, StrategyContext, StrategyState
 
 VOCABULARY = 4
@@ -20,7 +20,7 @@ LAYERS = ("down", "up")
 
 def window(*tokens: int) -> Window:
     """The last token is the target."""
-    return Window(tokens, (0.0,) * (len(tokens) - 1) + (1.0,), ((len(tokens) - 1, len(tokens)),))
+    return Window.of(tokens, (0.0,) * (len(tokens) - 1) + (1.0,), ((len(tokens) - 1, len(tokens)),))
 
 
 def factors(b: Sequence[Sequence[float]], a: Sequence[Sequence[float]], scale: float = 1.0) -> Factors:
@@ -55,7 +55,7 @@ def _logits(updates: Mapping[str, Tensor], windows: Sequence[Window]) -> Tensor:
 
 
 def _loss(updates: Mapping[str, Tensor], windows: Sequence[Window]) -> Tensor:
-    return cross_entropy(_logits(updates, windows), torch.tensor([window.tokens[-1] for window in windows]))
+    return cross_entropy(_logits(updates, windows), torch.tensor([int(window.tokens[-1]) for window in windows]))
 
 
 def logits(lora: Lora, windows: Sequence[Window]) -> Tensor:

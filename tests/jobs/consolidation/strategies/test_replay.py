@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import torch
 
 from looper.jobs.consolidation.adapters.lora import Lora
-from looper.jobs.consolidation.data.encode import Window
+from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.strategies.replay import LossReplay, Replay
 from looper.jobs.consolidation.strategies.strategy import StrategyState
 from looper.jobs.consolidation.strategies.tensors import pack_windows, unpack_windows
@@ -15,9 +15,9 @@ LORA = zero_lora(0)
 
 def test_windows_survive_the_store() -> None:
     windows = [
-        Window((5, 6, 7), (0.0, 1.0, 0.5), ((1, 2), (2, 3))),
-        Window((49151,), (1.0,), ()),
-        Window((1, 2), (0.0, 2.0), ((1, 2),)),
+        Window.of((5, 6, 7), (0.0, 1.0, 0.5), ((1, 2), (2, 3))),
+        Window.of((49151,), (1.0,), ()),
+        Window.of((1, 2), (0.0, 2.0), ((1, 2),)),
     ]
     assert unpack_windows(stored(pack_windows(windows))) == windows
     assert unpack_windows(stored(pack_windows([]))) == []

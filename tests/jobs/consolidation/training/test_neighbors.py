@@ -1,6 +1,7 @@
 """What one consolidation does in a shared trainer costs that one, and not its neighbors: bad examples, NaN, hours."""
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
@@ -24,13 +25,13 @@ from looper.platform.objectstore import ObjectStore, keys
 from tests.jobs.consolidation.training.test_trainer import (
     claim,
     max_relative_difference,
-    publish,
     reset_to_training,
     submit_job,
     ticking_clock,
     train_jobs,
     weights,
 )
+from tests.jobs.windows import put_examples
 from tests.tiny import FLOAT32
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -42,18 +43,22 @@ def base(base_dir: Path, one_process: None) -> SharedBase:
 
 
 @pytest.fixture
-def trainer(base: SharedBase, catalog: Catalog, store: ObjectStore) -> Iterator[TrainerContext]:
-    template = base.tokenizer.chat_template
-    yield TrainerContext(base, catalog, store, owner="me", max_rank=16)
-    base.tokenizer.chat_template = template
+def trainer(base: SharedBase, catalog: Catalog, store: ObjectStore) -> TrainerContext:
+    return TrainerContext(base, catalog, store, owner="me", max_rank=16)
 
 
-def refuse(trainer: TrainerContext, task: str, how: str) -> None:
-    """Let the base model's template fail on the examples of a task: ``how`` is what it does in Jinja."""
-    day = task.removeprefix("task-")
-    tokenizer = trainer.base.tokenizer
-    condition = f"(messages | map(attribute='content') | join(' ')).find('day {day}.') >= 0"
-    tokenizer.chat_template = f"{{% if {condition} %}}{{{{ {how} }}}}{{% endif %}}{tokenizer.chat_template}"
+def refuse(trainer: TrainerContext, job: Consolidation, part: str, folder: Path, condition: str, how: str) -> None:
+    """Encode a part of the examples with a template that fails: ``how`` is what it does in Jinja."""
+    shutil.copytree(trainer.base.folder, folder)
+    file = folder / "chat_template.jinja"
+    file.write_text(f"{{% if {condition} %}}{{{{ {how} }}}}{{% endif %}}{file.read_text()}")
+    parts = {f"{part}.parquet": trainer.store.get(keys.examples(job.id, f"{part}.parquet"))}
+    put_examples(trainer.store, job, parts, folder)
+
+
+def asks_for(task: str) -> str:
+    """Return the condition that a conversation is about a task."""
+    return f"(messages | map(attribute='content') | join(' ')).find('day {task.removeprefix('task-')}.') >= 0"
 
 
 def task_of(trainer: TrainerContext, job: Consolidation, part: str) -> str:
@@ -68,11 +73,11 @@ def state(trainer: TrainerContext, job: Consolidation) -> tuple[ConsolidationSta
 @pytest.mark.parametrize("how", ["raise_exception('no')", "1 // 0"])
 @pytest.mark.parametrize("part", ["train", "holdout"])
 def test_an_example_that_cannot_be_rendered_is_left_out_and_counted(
-    trainer: TrainerContext, part: str, how: str
+    trainer: TrainerContext, part: str, how: str, tmp_path: Path
 ) -> None:
     submit_job(trainer, "red")
     (job,) = claim(trainer)
-    refuse(trainer, task_of(trainer, job, part), how)
+    refuse(trainer, job, part, tmp_path / "base", asks_for(task_of(trainer, job, part)), how)
     train_jobs([job], trainer)
     assert state(trainer, job) == (ConsolidationState.EVALUATING, None)
     scores = checkpoint.load_candidate(trainer.store, job.id).scores
@@ -80,32 +85,20 @@ def test_an_example_that_cannot_be_rendered_is_left_out_and_counted(
     progress = trainer.catalog.get_consolidation(job.id).progress
     assert progress is not None
     if part == "train":
-        assert progress.left_out == 1
-        assert [what for what in events if what.startswith("training examples left out: 1, because they cannot be")]
+        assert progress.left_out == 2
+        assert [what for what in events if what.startswith("turns left out: 2, because the base model cannot be")]
     else:
-        assert list((scores.left_out or {}).values()) == [1]
+        assert list((scores.left_out or {}).values()) == [2]
 
 
-def test_a_neighbors_bad_held_out_example_does_not_fail_this_job(trainer: TrainerContext) -> None:
-    submit_job(trainer, "blue", first=20)
-    (blue,) = claim(trainer)
-    train_jobs([blue], trainer)
-    publish(trainer, trainer.base.revision)
-    refuse(trainer, task_of(trainer, blue, "holdout"), "raise_exception('no')")
-    submit_job(trainer, "red")
-    (red,) = claim(trainer)
-    train_jobs([red], trainer)
-    assert state(trainer, red) == (ConsolidationState.EVALUATING, None)
-
-
-def test_a_job_without_any_example_that_can_be_rendered_fails_by_name(trainer: TrainerContext) -> None:
+def test_a_job_without_any_example_that_can_be_rendered_fails_by_name(trainer: TrainerContext, tmp_path: Path) -> None:
     submit_job(trainer, "red")
     (job,) = claim(trainer)
-    trainer.base.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    refuse(trainer, job, "train", tmp_path / "base", "true", "raise_exception('roles must alternate')")
     train_jobs([job], trainer)
     failed, reason = state(trainer, job)
     assert failed is ConsolidationState.FAILED
-    assert "none of the training examples can be encoded: the chat template" in str(reason)
+    assert "none of the training examples can be taught to the base model: the chat template" in str(reason)
     assert "refuses it: roles must alternate" in str(reason)
 
 

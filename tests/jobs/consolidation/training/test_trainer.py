@@ -30,6 +30,7 @@ from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import GateSettings, Settings
 from looper.platform.trajectories.table import from_parquet
 from tests.jobs.episodes import RECIPE, episode, submit
+from tests.jobs.windows import put_examples
 from tests.tiny import FLOAT32
 
 pytestmark = pytest.mark.usefixtures("one_process")
@@ -71,8 +72,7 @@ def claim(trainer: TrainerContext) -> list[Consolidation]:
         trainer.catalog.advance(job.id, trainer.owner, ConsolidationState.TRAINING)
         (batch,) = job.batches
         _, parts = synthesize_in_memory([from_parquet(trainer.store.get(keys.trajectories(job.instance, batch)))], 0.2)
-        for part, content in parts.items():
-            trainer.store.put(keys.examples(job.id, part), content)
+        put_examples(trainer.store, job, parts, trainer.base.folder)
     return cohort
 
 

@@ -235,11 +235,11 @@ def cancel_points(scenario: str, job: str, calls: list[str]) -> range:
         first = calls.index("ObjectStore.exists(checkpoints/green/candidate/scores.json)") + 1
         last = calls.index("Catalog.hand_over(green)") + 1
     elif scenario == "sharded":  # all ranks examine a member that has taken its last step
-        first = calls.index("ObjectStore.get(examples/red/holdout.parquet)")
+        first = calls.index("ObjectStore.get(examples/red/holdout.windows.parquet)")
         last = calls.index("Catalog.list_sibling_versions(acme/red)") + 1
     elif scenario == "paused":  # before that and after it, nothing is paused
         first = calls.index("ObjectStore.exists(checkpoints/blue/candidate/scores.json)") + 1
-        last = calls.index("ObjectStore.get(examples/blue/holdout.parquet)") + 1
+        last = calls.index("ObjectStore.get(examples/blue/holdout.windows.parquet)") + 1
     return range(first, last + 1)
 
 

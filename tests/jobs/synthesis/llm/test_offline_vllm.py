@@ -8,7 +8,7 @@ import pytest
 import ray.data
 from transformers import AutoTokenizer
 
-from looper.jobs import basemodel
+from looper import basemodel
 from looper.jobs.synthesis.llm.model_factory import open_model
 from looper.jobs.synthesis.llm.offline_vllm import ACTOR_ENV_VARS, OfflineEngine
 from looper.jobs.synthesis.llm.prompt import build_request

@@ -48,7 +48,7 @@ def test_tool_calls_of_the_user_are_left_out() -> None:
     )
 
 
-def test_consecutive_turns_of_one_speaker_are_joined() -> None:
+def test_consecutive_turns_of_one_speaker_stay_apart_as_the_engine_was_asked() -> None:
     rendered = rendered_turns(
         trajectory(
             Step(source="user", content="Hello."),
@@ -60,10 +60,26 @@ def test_consecutive_turns_of_one_speaker_are_joined() -> None:
         )
     )
     assert [(role, content) for role, content, _ in rendered] == [
-        ("user", "Hello.\nAre you there?"),
+        ("user", "Hello."),
+        ("user", "Are you there?"),
         ("assistant", "I look."),
+        ("assistant", ""),
         ("tool", "1"),
         ("tool", "2"),
+    ]
+
+
+def test_developers_and_reasoning_are_kept() -> None:
+    source = trajectory(
+        Step(source="developer", content="Be brief."),
+        Step(source="user", content="Hello."),
+        Step(source="agent", content="Hi.", reasoning="A greeting."),
+    )
+    example = render_example(weigh(Draft.from_trajectory(source, has_labels=True)))
+    assert [(turn.role, turn.content, turn.reasoning) for turn in example.turns] == [
+        ("developer", "Be brief.", ""),
+        ("user", "Hello.", ""),
+        ("assistant", "Hi.", "A greeting."),
     ]
 
 

@@ -182,6 +182,14 @@ def test_a_value_gets_one_placeholder_in_the_whole_episode() -> None:
         assert not occurrences(value, after), value
 
 
+def test_reasoning_is_scrubbed_with_the_same_placeholders() -> None:
+    said = Step(source="user", content="My mail is mia.li38@mail.com.")
+    thought = Step(source="agent", content="Noted.", reasoning="So it is mia.li38@mail.com.")
+    first, second = (step.step for step in scrub(draft(said, thought)).steps)
+    assert "mia" not in second.reasoning
+    assert second.reasoning.removeprefix("So it is ") == first.content.removeprefix("My mail is ")
+
+
 def test_different_values_get_different_placeholders() -> None:
     emails = [f"p{number}@mail.com" for number in range(300)]
     after = scrubbed_message(" ".join(emails)).split()

