@@ -3,7 +3,7 @@
 Used by the readers of ``openai_chat``, ``tau_bench``, ``swe_agent``, ``openhands`` and ``atif``.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
@@ -63,6 +63,13 @@ class OpenAIMessage(BaseModel):
     """Id of the call that a tool message answers."""
 
 
+_PROMPT_SOURCES: dict[str, Literal["system", "developer", "user"]] = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+}
+
+
 def message_text(content: Content) -> str:
     """Return the text of a message's content.
 
@@ -95,8 +102,8 @@ def add_openai_message(episode: EpisodeBuilder, message: OpenAIMessage) -> None:
         episode.add_message("agent", text, calls, reasoning=message.reasoning or "")
     elif message.role == "tool":
         episode.add_tool_result(message.tool_call_id, text)
-    elif message.role in ("system", "developer", "user"):
-        episode.add_message(message.role, text)
+    elif message.role in _PROMPT_SOURCES:
+        episode.add_message(_PROMPT_SOURCES[message.role], text)
     else:
         raise MalformedTrajectory(
             "unknown_role", f"role {message.role!r} is not one of system, developer, user, assistant, tool"
