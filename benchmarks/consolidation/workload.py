@@ -8,8 +8,7 @@ from pathlib import Path
 
 from looper.gym.generate import record_episodes
 from looper.gym.workplaces import WORKPLACES
-from looper.jobs.consolidation.data.window_table import write_windows
-from looper.jobs.synthesis.output.encode_files import WINDOW_FILES, encode_file
+from looper.jobs.synthesis.output.encode_files import FileEncoder
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.jobs.synthesis.pipeline.stages import OPTIONAL_STAGES
 from looper.platform.domain.recipe import Recipe
@@ -57,8 +56,8 @@ def prepare_workloads(n: int, folder: Path, model_dir: Path, tasks: int = TASKS_
         file = workload.folder / "trajectories.jsonl"
         file.write_bytes(b"".join(episode.to_jsonl() for episode in record_episodes(workplace, seed, tasks)))
         ((_, trajectories),) = read_path(file)
-        _, parts = synthesize_in_memory([trajectories], HOLDOUT_SHARE, disabled_stages=OPTIONAL_STAGES)
-        for part in ("train.parquet", "holdout.parquet"):
-            windows = encode_file(part, parts[part], model_dir, RECIPE.max_seq_length)
-            (workload.folder / WINDOW_FILES[part]).write_bytes(write_windows(windows))
+        encoder = FileEncoder(model_dir, RECIPE.max_seq_length)
+        _, parts = synthesize_in_memory([trajectories], HOLDOUT_SHARE, disabled_stages=OPTIONAL_STAGES, encoder=encoder)
+        for part in ("train.windows.parquet", "holdout.windows.parquet"):
+            (workload.folder / part).write_bytes(parts[part])
     return workloads

@@ -22,9 +22,8 @@ from looper.benchmarks.synthesis.corpus import Corpus
 from looper.demo.peak_memory import PeakMemory
 from looper.jobs.synthesis.output.example_table import read_examples
 from looper.jobs.synthesis.output.output_files import (
-    PARTITION_FILES,
     combine_partitions,
-    partition_contents,
+    partition_files,
     synthesize_in_memory,
 )
 from looper.jobs.synthesis.pipeline.draft_rows import BATCH_ROWS, decode_draft, encode_draft
@@ -103,7 +102,7 @@ def run_datasets_map(jobs: Sequence[Consolidation], store: ObjectStore, folder: 
             )
             for name in sorted(rows_by_task)
         ]
-        contents = dict(zip(PARTITION_FILES, partition_contents(tasks), strict=True))
+        contents = dict(partition_files(tasks))
         _put_examples(store, job, dict(combine_partitions([contents.__getitem__], HOLDOUT_SHARE)[1]))
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from looper.jobs.consolidation.data.encode import ExampleEncoder
-from looper.jobs.consolidation.data.window_table import ExampleWindow, write_windows
-from looper.jobs.synthesis.output.encode_files import WINDOW_FILES, encode_file
+from looper.jobs.consolidation.data.window_table import ExampleWindow
+from looper.jobs.synthesis.output.encode_files import FileEncoder
+from looper.jobs.synthesis.output.example_table import read_examples, read_pairs
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.example import Example
 from looper.platform.objectstore import ObjectStore, keys
@@ -13,11 +14,14 @@ from looper.platform.objectstore import ObjectStore, keys
 
 def put_examples(store: ObjectStore, job: Consolidation, parts: Mapping[str, bytes], base_dir: Path) -> None:
     """Write the files of a consolidation, and the windows of those that have any. What is there is replaced."""
+    encoder = FileEncoder(base_dir, job.recipe.max_seq_length)
     for part, content in parts.items():
         replace_object(store, keys.examples(job.id, part), content)
-        if part in WINDOW_FILES:
-            windows = encode_file(part, content, base_dir, job.recipe.max_seq_length)
-            replace_object(store, keys.examples(job.id, WINDOW_FILES[part]), write_windows(windows))
+        windows = keys.examples(job.id, part.replace(".parquet", ".windows.parquet"))
+        if part in ("train.parquet", "holdout.parquet"):
+            replace_object(store, windows, encoder.encode_examples(read_examples(content)))
+        elif part == "pairs.parquet":
+            replace_object(store, windows, encoder.encode_pairs(read_pairs(content)))
 
 
 def replace_object(store: ObjectStore, key: str, content: bytes) -> None:

@@ -25,14 +25,14 @@ def encode_pairs(
         For each pair the window with the preferred turn, and then the other one.
     """
     rows: list[ExampleWindow] = []
-    left_out: Counter[str] = Counter()
+    left_out: dict[str, Counter[str]] = {}
     for pair in pairs:
         windows = _encode_pair(pair, encoder, max_seq_length)
         if isinstance(windows, str):
-            left_out[windows] += 1
+            left_out.setdefault(pair.task_id, Counter())[windows] += 1
             continue
         rows += (ExampleWindow(window, pair.chosen_from, pair.task_id, pair.tools) for window in windows)
-    return WindowTable(rows, dict(left_out), base_revision)
+    return WindowTable(rows, base_revision, left_out)
 
 
 def _encode_pair(pair: PreferencePair, encoder: ExampleEncoder, max_seq_length: int) -> list[Window] | str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from random import Random
 
 from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable, read_task_ids, read_windows
-from looper.jobs.synthesis.output.encode_files import WINDOW_FILES
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import InvalidInput, NotFound
@@ -151,10 +150,10 @@ def _list_sibling_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
 
 
 def _read_heldout(store: ObjectStore, consolidation: str, base_revision: str) -> WindowTable:
-    content = store.get(keys.examples(consolidation, WINDOW_FILES["holdout.parquet"]))
+    content = store.get(keys.examples(consolidation, "holdout.windows.parquet"))
     return read_windows(content, base_revision)
 
 
 def _read_training_task_ids(store: ObjectStore, consolidation: str) -> set[str]:
     """Return the task ids of the training examples."""
-    return read_task_ids(store.get(keys.examples(consolidation, WINDOW_FILES["train.parquet"])))
+    return read_task_ids(store.get(keys.examples(consolidation, "train.windows.parquet")))

@@ -24,7 +24,6 @@ from looper.jobs.consolidation.training.collective import run_on_all_ranks, run_
 from looper.jobs.consolidation.training.session import TrainingSession
 from looper.jobs.consolidation.training.session_setup import start_session
 from looper.jobs.consolidation.training.trainer_context import TrainerContext
-from looper.jobs.synthesis.output.encode_files import WINDOW_FILES
 from looper.platform import adapters
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import InvalidInput, LooperError, NotFound
@@ -97,14 +96,14 @@ class _Inputs:
 
 
 def _read_inputs(job: Consolidation, trainer: TrainerContext) -> _Inputs:
-    training = _read_windows(job, "train.parquet", trainer)
+    training = _read_windows(job, "train.windows.parquet", trainer)
     training.require("training examples")
     return _Inputs(
         start=None if job.parent is None else _read_version(job, job.parent, trainer),
         past=strategy_state.load_strategy_state(trainer.store, job.instance, job.parent),
         windows=training.windows,
         left_out=training.left_out,
-        pairs=pairs_of(_read_windows(job, "pairs.parquet", trainer)) if job.recipe.preference_weight else None,
+        pairs=pairs_of(_read_windows(job, "pairs.windows.parquet", trainer)) if job.recipe.preference_weight else None,
     )
 
 
@@ -156,6 +155,6 @@ def _read_version(job: Consolidation, digest: str, trainer: TrainerContext) -> L
 
 
 def _read_windows(job: Consolidation, name: str, trainer: TrainerContext) -> WindowTable:
-    content = trainer.store.get(keys.examples(job.id, WINDOW_FILES[name]))
+    content = trainer.store.get(keys.examples(job.id, name))
     trainer.progress.advance()
     return read_windows(content, trainer.base.revision)

@@ -1,55 +1,70 @@
-"""Writes the tokens of examples beside the examples, for the trainers, which only read them.
+"""Encodes examples and pairs as tokens of the base model, for the trainers, which only read them.
 
-``publish.py`` calls it for each file of a consolidation.
+``output_files.py`` calls it for each partition, in the workers of Ray Data.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
-from looper.jobs.synthesis.output.example_table import read_examples, read_pairs
-from looper.platform.adapters.base_revision import read_base_manifest
-
-if TYPE_CHECKING:
-    from looper.jobs.consolidation.data.window_table import WindowTable
-
-WINDOW_FILES: Mapping[str, str] = {
-    "train.parquet": "train.windows.parquet",
-    "holdout.parquet": "holdout.windows.parquet",
-    "pairs.parquet": "pairs.windows.parquet",
-}
-"""Name of the file of windows for each file that is encoded."""
+from looper.jobs.synthesis.stages.preference_pairs import PreferencePair
+from looper.platform.adapters.base_revision import read_base_revision
+from looper.platform.domain.example import Example
 
 _LOCK = Lock()
 """Held while a thread encodes: a tokenizer serves one thread, and two threads must not import vLLM."""
 
 
-def encode_file(name: str, content: bytes, model_dir: Path, max_seq_length: int) -> "WindowTable":
-    """Encode one of a consolidation's files.
+@dataclass(frozen=True)
+class FileEncoder:
+    """Encodes for one base model and one length of windows."""
 
-    Args:
-        name: Name of the file, one of ``WINDOW_FILES``.
-        content: Content of the file.
-        model_dir: Folder of the base model.
-        max_seq_length: Maximum tokens of a window.
+    model_dir: Path
+    """Folder of the base model."""
+    max_seq_length: int
+    """Maximum tokens of a window."""
 
-    Returns:
-        The windows.
-    """
-    with _LOCK:
-        # Imports vLLM, which takes seconds that only jobs with a base model need.
-        from looper.jobs.consolidation.data.encode import ExampleEncoder
-        from looper.jobs.consolidation.data.encode_pairs import encode_pairs
-        from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable
+    def encode_examples(self, examples: Iterable[Example]) -> bytes:
+        """Encode examples.
 
-        encoder = ExampleEncoder.open(model_dir, max_seq_length)
-        revision = read_base_manifest(model_dir).revision
-        if name == "pairs.parquet":
-            return encode_pairs(read_pairs(content), encoder, max_seq_length, revision)
-        rows = [
-            ExampleWindow(window, example.id, example.task_id, example.tools)
-            for example in read_examples(content)
-            for window in encoder.encode(example)
-        ]
-        return WindowTable(rows, dict(encoder.left_out), revision, encoder.cropped)
+        Args:
+            examples: The examples.
+
+        Returns:
+            Content of a file of windows.
+        """
+        with _LOCK:
+            # Imports vLLM, which takes seconds that only jobs with a base model need.
+            from looper.jobs.consolidation.data.encode import ExampleEncoder
+            from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable, write_windows
+
+            encoder = ExampleEncoder.open(self.model_dir, self.max_seq_length)
+            rows: list[ExampleWindow] = []
+            left_out: dict[str, Counter[str]] = {}
+            cropped: Counter[str] = Counter()
+            for example in examples:
+                encoder.left_out, encoder.cropped = left_out.setdefault(example.task_id, Counter()), 0
+                windows = encoder.encode(example)
+                rows += (ExampleWindow(window, example.id, example.task_id, example.tools) for window in windows)
+                cropped[example.task_id] += encoder.cropped
+            left_out = {task: of for task, of in left_out.items() if of}
+            return write_windows(WindowTable(rows, read_base_revision(self.model_dir), left_out, +cropped))
+
+    def encode_pairs(self, pairs: Iterable[PreferencePair]) -> bytes:
+        """Encode preference pairs.
+
+        Args:
+            pairs: The pairs.
+
+        Returns:
+            Content of a file with two windows for each pair.
+        """
+        with _LOCK:
+            from looper.jobs.consolidation.data.encode import ExampleEncoder
+            from looper.jobs.consolidation.data.encode_pairs import encode_pairs
+            from looper.jobs.consolidation.data.window_table import write_windows
+
+            encoder = ExampleEncoder.open(self.model_dir, self.max_seq_length)
+            return write_windows(encode_pairs(pairs, encoder, self.max_seq_length, read_base_revision(self.model_dir)))

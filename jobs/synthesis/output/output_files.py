@@ -10,6 +10,7 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from looper.jobs.synthesis.output.encode_files import FileEncoder
 from looper.jobs.synthesis.output.example_table import (
     EXAMPLE_SCHEMA,
     PAIR_SCHEMA,
@@ -24,26 +25,28 @@ from looper.jobs.synthesis.pipeline.stages import TaskDrafts, run_all_stages
 from looper.jobs.synthesis.stages.holdout_split import holdout_tasks
 from looper.platform.domain.trajectory import Trajectory
 
-PARTITION_FILES = ("examples.parquet", "rejected.parquet", "pairs.parquet", "tally.json")
-"""Names of the files of a partition. The last one is written last: if it exists, the partition is complete."""
+LAST_PARTITION_FILE = "tally.json"
+"""Name of the file of a partition that is written last: if it exists, the partition is complete."""
 
 PartitionReader = Callable[[str], bytes]
-"""Returns the content of a partition's file by its name, one of ``PARTITION_FILES``."""
+"""Returns the content of a partition's file by its name, as ``partition_files`` yields it."""
 
 
-def partition_contents(tasks: Sequence[TaskDrafts]) -> Iterator[bytes]:
+def partition_files(tasks: Sequence[TaskDrafts], encoder: FileEncoder | None = None) -> Iterator[tuple[str, bytes]]:
     """Make the files of a partition.
 
     Args:
         tasks: The results of the stages for the tasks of the partition.
+        encoder: Encodes for the base model. None: there are no files of windows.
 
     Yields:
-        The content of each of ``PARTITION_FILES``, in their order.
+        Name and content of each file.
     """
     drafts = [(task.name, draft) for task in tasks for draft in task.drafts]
-    examples = (
-        {**example_to_row(render_example(draft)), "task_id": name} for name, draft in drafts if not draft.rejected
-    )
+    examples = [
+        render_example(draft).model_copy(update={"task_id": name}) for name, draft in drafts if not draft.rejected
+    ]
+    pairs = [pair for task in tasks for pair in task.pairs]
     rejected: Iterator[dict[str, str | None]] = (
         {
             "trajectory_id": draft.source.id,
@@ -54,14 +57,17 @@ def partition_contents(tasks: Sequence[TaskDrafts]) -> Iterator[bytes]:
         for name, draft in drafts
         if draft.rejected
     )
-    yield write_rows(examples, EXAMPLE_SCHEMA)
-    yield write_rows(rejected, REJECTED_SCHEMA)
-    yield write_rows((pair_to_row(pair) for task in tasks for pair in task.pairs), PAIR_SCHEMA)
-    yield count_verdicts(tasks).model_dump_json().encode()
+    yield "examples.parquet", write_rows(map(example_to_row, examples), EXAMPLE_SCHEMA)
+    yield "rejected.parquet", write_rows(rejected, REJECTED_SCHEMA)
+    yield "pairs.parquet", write_rows(map(pair_to_row, pairs), PAIR_SCHEMA)
+    if encoder is not None:
+        yield "examples.windows.parquet", encoder.encode_examples(examples)
+        yield "pairs.windows.parquet", encoder.encode_pairs(pairs)
+    yield LAST_PARTITION_FILE, count_verdicts(tasks).model_dump_json().encode()
 
 
 def combine_partitions(
-    readers: Sequence[PartitionReader], holdout: float, failure: str | None = None
+    readers: Sequence[PartitionReader], holdout: float, failure: str | None = None, *, encoded: bool = False
 ) -> tuple[SynthesisReport, Iterator[tuple[str, bytes]]]:
     """Combine the partitions of a consolidation, and split its tasks into training and held-out ones.
 
@@ -69,6 +75,7 @@ def combine_partitions(
         readers: Returns the files of each partition. One partition is in memory at a time.
         holdout: Share of tasks that is kept from training, 0 to 1.
         failure: Why a source could not be read, or None.
+        encoded: Whether the partitions have files of windows.
 
     Returns:
         The report, and the names and contents of the files. A file is made when the iterator reaches it.
@@ -99,6 +106,16 @@ def combine_partitions(
         pairs = _filter_tasks(read_tables("pairs.parquet"), held_out, is_member=False)
         yield "pairs.parquet", _concatenate(pairs, PAIR_SCHEMA)
         yield "rejected.parquet", _concatenate(read_tables("rejected.parquet"), REJECTED_SCHEMA)
+        if encoded:
+            from looper.jobs.consolidation.data.window_table import merge_windows  # imports torch
+
+            for name, file_name, is_held_out in (
+                ("train.windows.parquet", "examples.windows.parquet", False),
+                ("holdout.windows.parquet", "examples.windows.parquet", True),
+                ("pairs.windows.parquet", "pairs.windows.parquet", False),
+            ):
+                contents = (reader(file_name) for reader in readers)
+                yield name, merge_windows(contents, lambda task, wanted=is_held_out: (task in held_out) is wanted)
 
     return report, make_files()
 
@@ -108,6 +125,7 @@ def synthesize_in_memory(
     holdout: float,
     disabled_stages: Collection[str] = (),
     failure: str | None = None,
+    encoder: FileEncoder | None = None,
 ) -> tuple[SynthesisReport, dict[str, bytes]]:
     """Synthesize the examples of one instance in this process, without stages that need a language model.
 
@@ -116,12 +134,13 @@ def synthesize_in_memory(
         holdout: Share of tasks that is kept from training, 0 to 1.
         disabled_stages: Names of stages to leave out.
         failure: Why a source could not be read, or None.
+        encoder: Encodes for the base model. None: there are no files of windows.
 
     Returns:
         The report, and the content of each file by name. ``pipeline.run.synthesize`` writes the same files.
     """
-    files = dict(zip(PARTITION_FILES, partition_contents(run_all_stages(batches, disabled_stages)), strict=True))
-    report, combined = combine_partitions([files.__getitem__], holdout, failure)
+    files = dict(partition_files(run_all_stages(batches, disabled_stages), encoder))
+    report, combined = combine_partitions([files.__getitem__], holdout, failure, encoded=encoder is not None)
     return report, dict(combined)
 
 

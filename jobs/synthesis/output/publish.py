@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from looper.jobs.consolidation.data.window_table import write_windows
 from looper.jobs.synthesis.llm.instance_files import INSTANCE_STAGES, count_entries
-from looper.jobs.synthesis.output.encode_files import WINDOW_FILES, encode_file
+from looper.jobs.synthesis.output.encode_files import FileEncoder
 from looper.jobs.synthesis.output.report import SynthesisReport
 from looper.jobs.synthesis.output.report_page import render_report_page
 from looper.jobs.synthesis.output.window_statistics import measure_packing
@@ -27,6 +26,10 @@ class ExamplePublisher:
     max_seq_lengths: Mapping[str, int]
     """Window length of each consolidation, in tokens."""
 
+    def encoder(self, consolidation: str) -> FileEncoder | None:
+        """Return the encoder for a consolidation's examples, or None if they are not encoded."""
+        return None if self.model_dir is None else FileEncoder(self.model_dir, self.max_seq_lengths[consolidation])
+
     def publish(self, consolidation: str, report: SynthesisReport, files: Iterable[tuple[str, bytes]]) -> None:
         """Write the files of one consolidation, its report last.
 
@@ -36,14 +39,10 @@ class ExamplePublisher:
             files: Name and content of each file.
         """
         packing = None
-        max_seq_length = self.max_seq_lengths[consolidation]
         for name, content in files:
             self.store.put(keys.examples(consolidation, name), content)
-            if name in WINDOW_FILES and self.model_dir is not None:
-                windows = encode_file(name, content, self.model_dir, max_seq_length)
-                self.store.put(keys.examples(consolidation, WINDOW_FILES[name]), write_windows(windows))
-                if name == "train.parquet":
-                    packing = measure_packing(windows, max_seq_length)
+            if name == "train.windows.parquet":
+                packing = measure_packing(content, self.max_seq_lengths[consolidation])
         counts = self._count_instance_files(consolidation)
         report = report.model_copy(update={"beside": counts, "packing": packing})
         page = render_report_page(report, consolidation)

@@ -8,7 +8,6 @@ from math import ceil
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from looper.jobs.consolidation.data.window_table import WindowTable
 from looper.platform.domain.renamed import rename_old_fields
 
 
@@ -43,34 +42,34 @@ class PackingStatistics(BaseModel):
     _known_names = model_validator(mode="before")(rename_old_fields)
 
 
-def measure_packing(table: WindowTable, max_seq_length: int) -> PackingStatistics | None:
+def measure_packing(content: bytes, max_seq_length: int) -> PackingStatistics | None:
     """Measure how examples fit into windows.
 
     Args:
-        table: The windows of the training examples.
+        content: File of windows of the training examples.
         max_seq_length: Length of a window, in tokens.
 
     Returns:
         The statistics. None if there are no windows; training reports that error.
     """
-    if not table.rows:
+    from looper.jobs.consolidation.data.window_table import count_windows  # imports torch
+
+    counts = count_windows(content)
+    if not counts.windows:
         return None
-    windows = table.windows
-    examples = table.by_example()
-    lengths = sorted(sum(len(row.window) for row in rows) for rows in examples)
-    num_tokens = sum(map(len, windows))
+    lengths = sorted(counts.tokens_by_example)
     return PackingStatistics(
-        examples=len(examples),
+        examples=len(lengths),
         max_seq_length=max_seq_length,
         p50=_quantile(lengths, 0.5),
         p95=_quantile(lengths, 0.95),
         longest=lengths[-1],
-        divided=sum(len(rows) > 1 for rows in examples),
-        truncated=table.cropped,
-        left_out=table.left_out,
-        windows=len(windows),
-        loss=round(sum(window.targets for window in windows) / num_tokens, 4),
-        fill=round(num_tokens / (len(windows) * max_seq_length), 4),
+        divided=counts.divided,
+        truncated=counts.cropped,
+        left_out=counts.left_out,
+        windows=counts.windows,
+        loss=round(counts.targets / sum(lengths), 4),
+        fill=round(sum(lengths) / (counts.windows * max_seq_length), 4),
     )
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import ray
 
 from looper.jobs.synthesis.draft import Draft
-from looper.jobs.synthesis.output.output_files import PARTITION_FILES, combine_partitions, partition_contents
+from looper.jobs.synthesis.output.output_files import LAST_PARTITION_FILE, combine_partitions, partition_files
 from looper.jobs.synthesis.output.publish import ExamplePublisher
 from looper.jobs.synthesis.pipeline.draft_rows import Row, decode_draft
 from looper.jobs.synthesis.pipeline.instance_summary import PARTITION_TRAJECTORIES, InstanceSummary
@@ -93,7 +93,7 @@ def write_partitions(
     """
     summary_of: Mapping[str, InstanceSummary] = ray.get(summaries)
     store = publisher.store
-    missing = [name for name in row["partitions"] if not store.exists(_file_key(name, PARTITION_FILES[-1]))]
+    missing = [name for name in row["partitions"] if not store.exists(_file_key(name, LAST_PARTITION_FILE))]
     drafts = _pick_drafts(missing, summary_of, ray.get(block_refs))
     with ThreadPoolExecutor(WRITER_THREADS) as writers:
         writes = []
@@ -101,9 +101,10 @@ def write_partitions(
             consolidation = name.partition("/")[0]
             summary = summary_of[consolidation]
             tasks = _run_partition_stages(drafts.pop(name, []), summary, disabled_stages)
-            files = dict(zip(PARTITION_FILES, partition_contents(tasks), strict=True))
+            encoder = publisher.encoder(consolidation)
+            files = dict(partition_files(tasks, encoder))
             if summary.num_partitions == 1:
-                result = combine_partitions([files.__getitem__], holdout, summary.failure)
+                result = combine_partitions([files.__getitem__], holdout, summary.failure, encoded=encoder is not None)
                 writes.append(writers.submit(publisher.publish, consolidation, *result))
             else:
                 writes.append(writers.submit(_write_files, store, name, files))
@@ -113,8 +114,8 @@ def write_partitions(
 
 
 def _write_files(store: ObjectStore, partition: str, files: Mapping[str, bytes]) -> None:
-    for file_name in PARTITION_FILES:
-        store.put(_file_key(partition, file_name), files[file_name])
+    for file_name, content in files.items():  # in the order in which they were made, so the last one is the last
+        store.put(_file_key(partition, file_name), content)
 
 
 def _pick_drafts(
@@ -168,7 +169,8 @@ def merge_partitions(row: Row, publisher: ExamplePublisher, summaries: Any, hold
     summary: InstanceSummary = ray.get(summaries)[consolidation]
     names = [partition_id(consolidation, number) for number in range(summary.num_partitions)]
     readers = [partial(_read_file, publisher.store, name) for name in names]
-    publisher.publish(consolidation, *combine_partitions(readers, holdout, summary.failure))
+    encoded = publisher.encoder(consolidation) is not None
+    publisher.publish(consolidation, *combine_partitions(readers, holdout, summary.failure, encoded=encoded))
     publisher.store.delete(keys.examples(consolidation, "parts"))
     return {"consolidation": consolidation}
 

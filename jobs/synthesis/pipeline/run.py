@@ -168,7 +168,9 @@ def _run_in_process(
             batches.append(from_parquet(content))
         except (LooperError, pa.ArrowInvalid) as error:
             failures.append(f"{key}: {error}")
-    report, files = synthesize_in_memory(batches, holdout, settings.disabled_stages, min(failures, default=None))
+    report, files = synthesize_in_memory(
+        batches, holdout, settings.disabled_stages, min(failures, default=None), publisher.encoder(job.id)
+    )
     publisher.publish(job.id, report, files.items())
 
 

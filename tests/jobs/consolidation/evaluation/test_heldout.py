@@ -56,9 +56,7 @@ class Queue:
         (job,) = self.catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
         for part, examples in (("train", [example(task) for task in train]), ("holdout", holdout)):
             rows = [row for each in examples for row in each]
-            self.store.put(
-                keys.examples(job.id, f"{part}.windows.parquet"), write_windows(WindowTable(rows, {}, REVISION))
-            )
+            self.store.put(keys.examples(job.id, f"{part}.windows.parquet"), write_windows(WindowTable(rows, REVISION)))
         return job
 
     def publish(self, job: Consolidation) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from looper.jobs.consolidation.data.window_table import WindowTable
-from looper.jobs.synthesis.output.encode_files import encode_file
+from looper.jobs.consolidation.data.window_table import WindowTable, write_windows
+from looper.jobs.synthesis.output.encode_files import FileEncoder
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.jobs.synthesis.output.report_page import render_report_page
 from looper.jobs.synthesis.output.window_statistics import measure_packing
@@ -18,9 +18,10 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
-def windows(base_dir: Path, count: int, max_seq_length: int, words: int = 1) -> WindowTable:
-    _, files = synthesize_in_memory([[episode(task, words=words) for task in range(count)]], 0)
-    return encode_file("train.parquet", files["train.parquet"], base_dir, max_seq_length)
+def windows(base_dir: Path, count: int, max_seq_length: int, words: int = 1) -> bytes:
+    episodes = [episode(task, words=words) for task in range(count)]
+    _, files = synthesize_in_memory([episodes], 0, encoder=FileEncoder(base_dir, max_seq_length))
+    return files["train.windows.parquet"]
 
 
 def test_tokens_windows_and_learned_share_are_measured(base_dir: Path) -> None:
@@ -40,7 +41,7 @@ def test_long_examples_are_divided_and_truncated(base_dir: Path) -> None:
 
 
 def test_without_windows_there_are_no_statistics() -> None:
-    assert measure_packing(WindowTable([], {}, "r"), 512) is None
+    assert measure_packing(write_windows(WindowTable([], "r")), 512) is None
 
 
 def test_the_report_page_shows_packing_statistics(base_dir: Path) -> None:
