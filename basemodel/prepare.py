@@ -47,7 +47,7 @@ def prepare(base: str, cache: Path) -> Path:
         A folder in ``cache``.
 
     Raises:
-        InvalidInput: If ``base`` is none of these.
+        InvalidInput: If ``base`` is none of these, or cannot be taught.
         StoreUnavailable: If the hub or the disk fails.
     """
     try:
@@ -74,8 +74,17 @@ def _build_once(folder: Path, base: str, build: Callable[[Path], None]) -> Path:
         build(unfinished)
         from looper.basemodel.chat_renderer import ChatRenderer  # imports vLLM: only when needed
         from looper.basemodel.parser_choice import choose_parsers
+        from looper.basemodel.teachable import check_teachable
 
-        parsers = choose_parsers(ChatRenderer(unfinished))
+        try:
+            renderer = ChatRenderer(unfinished)
+        except InvalidInput:
+            raise
+        except Exception as error:  # vLLM and transformers raise many types for files that are damaged or unknown
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InvalidInput(f"base model {base!r} cannot be loaded: {reason[:300]}") from error
+        check_teachable(renderer, base)
+        parsers = choose_parsers(renderer)
         manifest = BaseManifest(base=base, revision=_digest_weights(unfinished), parsers=parsers)
         (unfinished / BASE_MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
         unfinished.rename(folder)

@@ -15,7 +15,7 @@ from looper.platform.domain.errors import LooperError
 PACKAGE = "looper-skills"
 """Name of the distribution: on the package index, `looper` is another program."""
 
-_EXTRA_BY_PACKAGE = {"jobs": "train", "benchmarks": "bench", "demo": "bench", "gym": "bench"}
+_EXTRA_BY_PACKAGE = {"basemodel": "train", "jobs": "train", "benchmarks": "bench", "demo": "bench", "gym": "bench"}
 """Extra that installs what a package of Looper imports; for all other packages it is serve."""
 _ENGINE_MODULES = {"vllm", "numba", "llvmlite"}
 

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from looper.basemodel import BUNDLED, CHAT_TEMPLATE, prepare
-from looper.platform.adapters.base_revision import read_base_revision
+from looper.basemodel.chat_renderer import ChatRenderer
+from looper.basemodel.teachable import check_teachable
+from looper.platform.adapters.base_revision import read_base_manifest, read_base_revision
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
+from tests.template_bases import write_template_base
+from tests.tiny import PARSERS
 
 TOOLS = [
     {
@@ -117,9 +122,43 @@ def test_a_local_folder_is_linked_and_not_changed(base_dir: Path, tmp_path: Path
 
 def test_a_template_that_renders_tools_is_kept(base_dir: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base_dir, tmp_path / "mine")
-    (source / "chat_template.jinja").write_text("{{ tools }}{{ messages }}")
+    template = f"{{# mine, with tools #}}{CHAT_TEMPLATE}"
+    (source / "chat_template.jinja").write_text(template)
     folder = prepare(str(source), tmp_path / "cache")
-    assert (folder / "chat_template.jinja").read_text() == "{{ tools }}{{ messages }}"
+    assert (folder / "chat_template.jinja").read_text() == template
+    assert read_base_manifest(folder).parsers == PARSERS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt_oss"}, "is of the type gpt_oss"),
+        ({"attn_logit_softcapping": 50.0}, "caps its attention scores"),
+    ],
+)
+def test_a_base_model_that_cannot_be_taught_is_refused_by_name(
+    base_dir: Path, changes: dict[str, object], message: str
+) -> None:
+    renderer = ChatRenderer(base_dir)
+    for name, value in changes.items():
+        setattr(renderer.model_config.hf_config, name, value)
+    with pytest.raises(InvalidInput, match=f"base model 'mine' {message}.* choose another base"):
+        check_teachable(renderer, "mine")
+
+
+def test_a_template_without_an_end_of_turn_is_refused(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    (source / "chat_template.jinja").write_text("{{ tools }}{{ messages }}")
+    with pytest.raises(InvalidInput, match=r"cannot be taught: .*; put another chat_template\.jinja into"):
+        prepare(str(source), tmp_path / "cache")
+
+
+def test_a_template_is_not_borrowed_by_a_vocabulary_without_its_tokens(tmp_path: Path) -> None:
+    template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
+    source = write_template_base(tmp_path / "mine", template, ["<|end|>"])
+    save_file({"weight": torch.zeros(1)}, source / "model.safetensors")
+    with pytest.raises(InvalidInput, match="cannot be taught"):
+        prepare(str(source), tmp_path / "cache")
 
 
 def test_a_changed_folder_is_another_base_model(base_dir: Path, tmp_path: Path) -> None:
@@ -142,6 +181,13 @@ def test_a_folder_without_weights_is_refused_and_leaves_no_folder(tmp_path: Path
     with pytest.raises(InvalidInput, match=r"config\.json"):
         prepare(str(tmp_path / "empty"), tmp_path / "cache")
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix not in (".lock", ".partial")]
+
+
+def test_half_a_download_is_refused_in_one_line(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    (source / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InvalidInput, match=r"\Abase model '[^']*mine' cannot be loaded: [^\n]+\Z"):
+        prepare(str(source), tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written_is_a_store_error(base_dir: Path, tmp_path: Path) -> None:
