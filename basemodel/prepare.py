@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError, safe_open
 
 from looper.platform.adapters.base_revision import BASE_MANIFEST, BaseManifest
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
@@ -124,6 +125,12 @@ def _link_source(source: Path, folder: Path) -> None:
         raise InvalidInput(
             f"base model {str(source)!r} has no config.json next to *.safetensors: save it with transformers"
         )
+    for file in source.glob("*.safetensors"):
+        try:
+            with safe_open(file, "numpy"):  # reads the header, and compares it with the size of the file
+                pass
+        except SafetensorError as error:
+            raise InvalidInput(f"{file.name} of base model {str(source)!r} is damaged: {error}") from error
     own_files = {BASE_MANIFEST}  # never linked: writing through a link would change the source
     if "tools" not in _read_chat_template(source) and _has_template_tokens(source):
         own_files.add(_TEMPLATE)

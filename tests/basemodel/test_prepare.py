@@ -164,7 +164,7 @@ def test_a_template_is_not_borrowed_by_a_vocabulary_without_its_tokens(tmp_path:
 def test_a_changed_folder_is_another_base_model(base_dir: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base_dir, tmp_path / "mine")
     before = prepare(str(source), tmp_path / "cache")
-    (source / "model.safetensors").write_bytes(b"other")
+    save_file({"weight": torch.zeros(1)}, source / "model.safetensors")
     after = prepare(str(source), tmp_path / "cache")
     assert before != after
     assert read_base_revision(before) != read_base_revision(after)
@@ -185,8 +185,9 @@ def test_a_folder_without_weights_is_refused_and_leaves_no_folder(tmp_path: Path
 
 def test_half_a_download_is_refused_in_one_line(base_dir: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base_dir, tmp_path / "mine")
-    (source / "model.safetensors").write_bytes(b"")
-    with pytest.raises(InvalidInput, match=r"\Abase model '[^']*mine' cannot be loaded: [^\n]+\Z"):
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(InvalidInput, match=r"\Amodel.safetensors of base model '[^']*mine' is damaged: [^\n]+\Z"):
         prepare(str(source), tmp_path / "cache")
 
 

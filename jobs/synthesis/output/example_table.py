@@ -5,7 +5,6 @@ Nested values are stored as JSON text, so that the schema does not depend on the
 """
 
 from collections.abc import Iterable
-from heapq import nsmallest
 from io import BytesIO
 from typing import Any
 
@@ -15,9 +14,6 @@ import pyarrow.parquet as pq
 
 from looper.jobs.synthesis.stages.preference_pairs import PreferencePair
 from looper.platform.domain.example import Example
-
-BATCH_ROWS = 256
-"""Number of rows that are read together."""
 
 EXAMPLE_SCHEMA = pa.schema(
     [
@@ -119,21 +115,6 @@ def read_examples(content: bytes) -> list[Example]:
         The examples in the order of the file.
     """
     return [_to_example(row) for row in pq.read_table(BytesIO(content), schema=EXAMPLE_SCHEMA).to_pylist()]
-
-
-def read_example_sample(content: bytes, max_examples: int) -> list[Example]:
-    """Read some examples of a file. Only these and one batch of rows are in memory.
-
-    Args:
-        content: Content of a file with the schema ``EXAMPLE_SCHEMA``.
-        max_examples: Maximum number of examples.
-
-    Returns:
-        The examples with the smallest ids. Ids are digests, so the choice is arbitrary, but always the same.
-    """
-    batches = pq.ParquetFile(BytesIO(content)).iter_batches(BATCH_ROWS)
-    rows = (row for batch in batches for row in batch.to_pylist())
-    return [_to_example(row) for row in nsmallest(max_examples, rows, key=lambda row: row["id"])]
 
 
 def _to_example(row: dict[str, Any]) -> Example:

@@ -5,6 +5,7 @@ for a small instance.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 
 import pyarrow as pa
@@ -115,7 +116,7 @@ def combine_partitions(
                 ("pairs.windows.parquet", "pairs.windows.parquet", False),
             ):
                 contents = (reader(file_name) for reader in readers)
-                yield name, merge_windows(contents, lambda task, wanted=is_held_out: (task in held_out) is wanted)
+                yield name, merge_windows(contents, partial(_is_member, held_out, is_held_out))
 
     return report, make_files()
 
@@ -142,6 +143,10 @@ def synthesize_in_memory(
     files = dict(partition_files(run_all_stages(batches, disabled_stages), encoder))
     report, combined = combine_partitions([files.__getitem__], holdout, failure, encoded=encoder is not None)
     return report, dict(combined)
+
+
+def _is_member(tasks: Collection[str], wanted: bool, task: str) -> bool:
+    return (task in tasks) is wanted
 
 
 def _filter_tasks(tables: Iterator[pa.Table], tasks: Collection[str], *, is_member: bool) -> Iterator[pa.Table]:
