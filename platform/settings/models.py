@@ -147,6 +147,11 @@ class SynthesisSettings(SettingsSection):
     """How trajectories become training examples."""
 
     disabled_stages: tuple[SynthesisStage, ...] = Field((), description="Stages that are skipped. Default: none.")
+    reasoning: Literal["learn", "mask", "drop"] | None = Field(
+        None,
+        description="What happens to an agent's reasoning: it is learned, it is context only, or it is left out. "
+        "Default: learned if the engine reads it from the base model's answers, or else left out.",
+    )
     model: ModelSettings = Field(ModelSettings(), description="The language model that some stages call.")
 
 

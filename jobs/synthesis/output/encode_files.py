@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 from looper.jobs.synthesis.stages.preference_pairs import PreferencePair
 from looper.platform.adapters.base_revision import read_base_revision
@@ -25,6 +26,8 @@ class FileEncoder:
     """Folder of the base model."""
     max_seq_length: int
     """Maximum tokens of a window."""
+    reasoning: Literal["learn", "mask", "drop"] | None = None
+    """What happens to reasoning. None: it is learned if the engine reads it, or else left out."""
 
     def encode_examples(self, examples: Iterable[Example]) -> bytes:
         """Encode examples.
@@ -40,7 +43,7 @@ class FileEncoder:
             from looper.jobs.consolidation.data.encode import ExampleEncoder
             from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable, write_windows
 
-            encoder = ExampleEncoder.open(self.model_dir, self.max_seq_length)
+            encoder = ExampleEncoder.open(self.model_dir, self.max_seq_length, self.reasoning)
             rows: list[ExampleWindow] = []
             left_out: dict[str, Counter[str]] = {}
             cropped: Counter[str] = Counter()
@@ -66,5 +69,5 @@ class FileEncoder:
             from looper.jobs.consolidation.data.encode_pairs import encode_pairs
             from looper.jobs.consolidation.data.window_table import write_windows
 
-            encoder = ExampleEncoder.open(self.model_dir, self.max_seq_length)
+            encoder = ExampleEncoder.open(self.model_dir, self.max_seq_length, self.reasoning)
             return write_windows(encode_pairs(pairs, encoder, self.max_seq_length, read_base_revision(self.model_dir)))

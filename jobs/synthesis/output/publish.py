@@ -6,6 +6,7 @@ The report is written last: if it exists, all files exist. ``pipeline/run.py`` a
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from looper.jobs.synthesis.llm.instance_files import INSTANCE_STAGES, count_entries
 from looper.jobs.synthesis.output.encode_files import FileEncoder
@@ -25,10 +26,14 @@ class ExamplePublisher:
     """Folder of the base model, for which the examples are encoded. None: they are not."""
     max_seq_lengths: Mapping[str, int]
     """Window length of each consolidation, in tokens."""
+    reasoning: Literal["learn", "mask", "drop"] | None = None
+    """What happens to reasoning, as ``FileEncoder`` takes it."""
 
     def encoder(self, consolidation: str) -> FileEncoder | None:
         """Return the encoder for a consolidation's examples, or None if they are not encoded."""
-        return None if self.model_dir is None else FileEncoder(self.model_dir, self.max_seq_lengths[consolidation])
+        if self.model_dir is None:
+            return None
+        return FileEncoder(self.model_dir, self.max_seq_lengths[consolidation], self.reasoning)
 
     def publish(self, consolidation: str, report: SynthesisReport, files: Iterable[tuple[str, bytes]]) -> None:
         """Write the files of one consolidation, its report last.

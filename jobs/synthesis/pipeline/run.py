@@ -76,8 +76,8 @@ def synthesize(
         store: Object store with the trajectories, which also receives the results.
         holdout: Share of tasks that is kept from training, 0 to 1.
         settings: Stages to run, and the language model for those that need one.
-        model_dir: Folder of the base model, for stages that need a language model if the settings name no endpoint.
-            Without it, the report has no token counts.
+        model_dir: Folder of the base model, for which the examples are encoded, and which answers stages that need a
+            language model if the settings name no endpoint. None: nothing is encoded, so nothing can be trained.
         max_in_process_bytes: Maximum bytes of Parquet that are processed in this process instead of Ray's workers.
         on_progress: Called after each consolidation that was processed in this process, or each block of Ray Data's.
         stall_timeout_s: Seconds without such progress after which Ray's workers are killed. None: never. Stages that
@@ -91,7 +91,8 @@ def synthesize(
         SynthesisStalled: Ray's workers made no progress for ``stall_timeout_s``. They are killed.
     """
     missing = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
-    publisher = ExamplePublisher(store, model_dir, {job.id: job.recipe.max_seq_length for job in missing})
+    lengths = {job.id: job.recipe.max_seq_length for job in missing}
+    publisher = ExamplePublisher(store, model_dir, lengths, settings.reasoning)
     batches = None if settings.model.stages else _read_small_batches(missing, store, max_in_process_bytes)
     if batches is not None:
         for job in missing:
