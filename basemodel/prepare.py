@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
+from looper.basemodel.vllm_logging import import_vllm_quietly
 from looper.platform.adapters.base_revision import BASE_MANIFEST, BaseManifest
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 
@@ -73,9 +74,10 @@ def _build_once(folder: Path, base: str, build: Callable[[Path], None]) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)  # from a process that died; this process holds the lock now
         unfinished.mkdir()
         build(unfinished)
-        from looper.basemodel.chat_renderer import ChatRenderer  # imports vLLM: only when needed
-        from looper.basemodel.parser_choice import choose_parsers
-        from looper.basemodel.teachable import check_teachable
+        with import_vllm_quietly():  # only when needed, because it takes seconds
+            from looper.basemodel.chat_renderer import ChatRenderer
+            from looper.basemodel.parser_choice import choose_parsers
+            from looper.basemodel.teachable import check_teachable
 
         try:
             renderer = ChatRenderer(unfinished)

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Literal
 
+from looper.basemodel.vllm_logging import import_vllm_quietly
 from looper.jobs.synthesis.stages.preference_pairs import PreferencePair
 from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.domain.example import Example
@@ -38,8 +39,7 @@ class FileEncoder:
         Returns:
             Content of a file of windows.
         """
-        with _LOCK:
-            # Imports vLLM, which takes seconds that only jobs with a base model need.
+        with _LOCK, import_vllm_quietly():  # it takes seconds, which only jobs with a base model need
             from looper.jobs.consolidation.data.encode import ExampleEncoder
             from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable, write_windows
 
@@ -64,7 +64,7 @@ class FileEncoder:
         Returns:
             Content of a file with two windows for each pair.
         """
-        with _LOCK:
+        with _LOCK, import_vllm_quietly():
             from looper.jobs.consolidation.data.encode import ExampleEncoder
             from looper.jobs.consolidation.data.encode_pairs import encode_pairs
             from looper.jobs.consolidation.data.window_table import write_windows
