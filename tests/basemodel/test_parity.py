@@ -20,7 +20,7 @@ from looper.platform.domain.example import Example
 from tests.basemodel.histories import make_history
 from tests.template_bases import template_base, template_names
 
-HISTORIES = 200
+HISTORIES = [20, pytest.param(200, marks=pytest.mark.bench)]
 
 MAX_LENGTH = 2**19
 """No history is as long."""
@@ -72,12 +72,13 @@ def asked_prompts(engine: EngineRenderer, encoder: ExampleEncoder, example: Exam
 
 
 @pytest.mark.parametrize("name", [name for name in template_names() if "gpt-oss" not in name])
-def test_trained_prompts_are_those_of_the_engine(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("histories", HISTORIES)
+def test_trained_prompts_are_those_of_the_engine(name: str, histories: int, tmp_path: Path) -> None:
     renderer = ChatRenderer(template_base(tmp_path / name, name))
     encoder = ExampleEncoder(renderer, choose_parsers(renderer), MAX_LENGTH)
     engine = EngineRenderer(renderer)
     learned = 0
-    for seed in range(HISTORIES):
+    for seed in range(histories):
         example = make_history(seed)
         trained = learned_prompts(encoder.encode(example))
         assert trained <= asked_prompts(engine, encoder, example), f"history {seed}"
