@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -170,7 +171,9 @@ class PinnedLRUCache(Generic[T]):
             del self._errors[digest]
         task = self._loading.get(digest)
         if task is None:
-            task = asyncio.create_task(self._load_entry(digest))
+            # In a context of its own: Ray cancels all that a request has begun when its client goes away, and others
+            # may wait for this entry by then.
+            task = asyncio.create_task(self._load_entry(digest), context=Context())
             # Retrieve the exception even if nobody waits: asyncio would log it otherwise.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._loading[digest] = task

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextvars import ContextVar
 
 import pytest
 
@@ -167,6 +168,26 @@ def test_a_canceled_caller_does_not_cancel_the_load_for_others() -> None:
         assert source.load_counts == {"a": 1}
 
     run(test)
+
+
+def test_a_load_does_not_belong_to_the_request_that_began_it() -> None:
+    """Ray cancels what a request has begun, by a context variable, when its client goes away."""
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen = []
+
+    async def load(digest: str) -> str:
+        seen.append(request.get())
+        return digest
+
+    async def evict(digest: str, entry: str) -> None:
+        raise AssertionError
+
+    async def test() -> None:
+        request.set("the first")
+        await PinnedLRUCache(load, evict, 4, cache_errors_s=10).get("a")
+
+    run(test)
+    assert seen == ["none"]
 
 
 def test_a_held_entry_is_not_evicted() -> None:
