@@ -114,7 +114,9 @@ class ChatRenderer:
                 None, tool_list, "auto", self.tokenizer, model_config=self.model_config
             )
             parsed, _, _ = parse_chat_messages(request.messages, self.model_config, content_format)
-        except ValueError as error:
+        except MemoryError:  # not a property of the messages
+            raise
+        except Exception as error:  # vLLM looks into what it has not validated yet, so any type may come out
             raise Unrenderable("the engine refuses the messages or the tools") from error
         return Conversation(request, parsed, tool_list)
 

@@ -107,6 +107,14 @@ def test_a_call_that_would_be_served_otherwise_is_left_out_alone(encoder: Exampl
     assert encoder.left_out == {"the engine would read other tool calls otherwise than they were made": 1}
 
 
+@pytest.mark.parametrize(
+    "tools", ['{"a": 1}', '"x"', "7", "[1]", '[{"type": "function"}]', "[", '[{"function": null}]']
+)
+def test_an_example_whose_tools_the_engine_refuses_is_left_out(encoder: ExampleEncoder, tools: str) -> None:
+    assert encoder.encode(asked(agent("Hello.")).model_copy(update={"tools": tools})) == []
+    assert encoder.left_out == {"the engine refuses the messages or the tools": 1}
+
+
 def test_call_spans_need_nothing_of_the_template() -> None:
     assert call_spans(["text.", "text[a].", "text[a][b]."]) == [(4, 7), (7, 10)]
     assert call_spans(["text."]) == []
