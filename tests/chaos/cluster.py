@@ -59,7 +59,10 @@ class ChaosCluster:
     def start(self) -> None:
         """Start the cluster as a user does, and wait until it answers."""
         command = [sys.executable, "-m", "looper", "up", "--json"]
-        subprocess.run(command, env=os.environ | self.environment, check=True, stdout=subprocess.DEVNULL)
+        ran = subprocess.run(command, env=os.environ | self.environment, check=False, stdout=subprocess.DEVNULL)
+        if ran.returncode:
+            log = (self.settings.home / "logs" / "head.log").read_text()  # it will not outlive the run
+            raise RuntimeError(f"the cluster did not start:\n{log[-8000:]}")
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """Return the processes of each role."""
