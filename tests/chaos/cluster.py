@@ -14,7 +14,7 @@ import psutil
 import yaml
 
 from looper.cluster.control import stop_cluster
-from looper.cluster.state import read_state
+from looper.cluster.state import log_path, read_state
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
@@ -61,7 +61,7 @@ class ChaosCluster:
         command = [sys.executable, "-m", "looper", "up", "--json"]
         ran = subprocess.run(command, env=os.environ | self.environment, check=False, stdout=subprocess.DEVNULL)
         if ran.returncode:
-            log = (self.settings.home / "logs" / "head.log").read_text()  # it will not outlive the run
+            log = log_path(self.settings).read_text()  # it will not outlive the run
             raise RuntimeError(f"the cluster did not start:\n{log[-8000:]}")
 
     def processes(self) -> dict[str, list[psutil.Process]]:
