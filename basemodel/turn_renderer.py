@@ -121,10 +121,10 @@ class TurnRenderer:
             reasoning = (turn.get("reasoning") or "").strip()
             return f"{reasoning}\n</{opened[1]}>\n\n{answer}"
         # The template changes what is before as soon as a turn follows. The answer follows the same end of the prompt.
-        ending = prompt[max(prompt.rfind(text) for text in self._renderer.special_texts) :]
-        parts = whole.split(ending)
-        repeated = prompt.count(ending)
-        if not ending or len(parts) <= repeated:
+        start = max((prompt.rfind(text) for text in self._renderer.special_texts), default=-1)
+        ending = prompt[start:]
+        parts, repeated = whole.split(ending), prompt.count(ending)
+        if start < 0 or len(parts) <= repeated:
             raise Unrenderable("the chat template renders the agent's turn otherwise than it prompts for it")
         return ending.join(parts[repeated:])
 

@@ -114,6 +114,7 @@ class ConsolidationSettings(SettingsSection):
 
 
 SynthesisStage = Literal["schema", "errors", "grade", "segment", "prune", "scrub", "credit", "duplicates", "pairs"]
+Reasoning = Literal["learn", "mask", "drop"]
 ModelStage = Literal["judge", "hindsight", "distillation", "critique", "variants", "rules"]
 
 
@@ -147,7 +148,7 @@ class SynthesisSettings(SettingsSection):
     """How trajectories become training examples."""
 
     disabled_stages: tuple[SynthesisStage, ...] = Field((), description="Stages that are skipped. Default: none.")
-    reasoning: Literal["learn", "mask", "drop"] | None = Field(
+    reasoning: Reasoning | None = Field(
         None,
         description="What happens to an agent's reasoning: it is learned, it is context only, or it is left out. "
         "Default: learned if the engine reads it from the base model's answers, or else left out.",

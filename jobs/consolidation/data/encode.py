@@ -7,8 +7,9 @@ Synthesis encodes, and trainers read the windows.
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from looper.basemodel.answer_reader import AnswerReader, parse_arguments
 from looper.basemodel.chat_renderer import ChatRenderer, Conversation, TokenizedText, Unrenderable
@@ -16,9 +17,7 @@ from looper.basemodel.turn_renderer import RenderedTurn, TurnRenderer
 from looper.jobs.consolidation.data.window import Span, Window
 from looper.platform.adapters.base_revision import Parsers, read_base_manifest
 from looper.platform.domain.example import Example, Turn
-
-Reasoning = Literal["learn", "mask", "drop"]
-"""Whether reasoning is learned, kept as context only, or left out."""
+from looper.platform.settings.models import Reasoning
 
 HEAD_SHARE = 4
 """A prompt that is longer than a window keeps a quarter of its room for its beginning, and the rest for its end."""
@@ -150,8 +149,8 @@ class ExampleEncoder:
             raise Unrenderable("no parser of the engine reads the tool calls of this base model")
         answer = self._reader.read(conversation, rendered.answer, [_call_message(call) for call in turn.tool_calls])
         if answer.calls != calls:
-            several = "several tool calls" if len(calls) > 1 else "other tool calls"
-            raise Unrenderable(f"the engine would read {several} otherwise than they were made")
+            several = " in a turn with several" if len(calls) > 1 else ""
+            raise Unrenderable(f"the engine would read other tool calls than were made{several}")
         if answer.content.split() != turn.content.split():
             raise Unrenderable("the engine would read other text than was written")
 
@@ -221,10 +220,9 @@ def _crop(prompt: list[int], size: int) -> list[int]:
 
 def _count_head(messages: list[dict[str, Any]]) -> int:
     """Return how many messages open the conversation: instructions, and the first message of the user after them."""
-    instructions = next(
-        (index for index, each in enumerate(messages) if each["role"] not in ("system", "developer")), len(messages)
-    )
-    return instructions + (messages[instructions : instructions + 1] != [] and messages[instructions]["role"] == "user")
+    roles = [message["role"] for message in messages]
+    count = len(list(takewhile(lambda role: role in ("system", "developer"), roles)))
+    return count + 1 if roles[count : count + 1] == ["user"] else count
 
 
 def _find_previous_turn(messages: list[dict[str, Any]], head: int, index: int) -> int:

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Literal
 
 from looper.basemodel.vllm_logging import import_vllm_quietly
 from looper.jobs.synthesis.stages.preference_pairs import PreferencePair
 from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.domain.example import Example
+from looper.platform.settings.models import Reasoning
 
 _LOCK = Lock()
 """Held while a thread encodes: a tokenizer serves one thread, and two threads must not import vLLM."""
@@ -27,7 +27,7 @@ class FileEncoder:
     """Folder of the base model."""
     max_seq_length: int
     """Maximum tokens of a window."""
-    reasoning: Literal["learn", "mask", "drop"] | None = None
+    reasoning: Reasoning | None = None
     """What happens to reasoning. None: it is learned if the engine reads it, or else left out."""
 
     def encode_examples(self, examples: Iterable[Example]) -> bytes:

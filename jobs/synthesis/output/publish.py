@@ -6,7 +6,6 @@ The report is written last: if it exists, all files exist. ``pipeline/run.py`` a
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from looper.jobs.synthesis.llm.instance_files import INSTANCE_STAGES, count_entries
 from looper.jobs.synthesis.output.encode_files import FileEncoder
@@ -14,6 +13,7 @@ from looper.jobs.synthesis.output.report import SynthesisReport
 from looper.jobs.synthesis.output.report_page import render_report_page
 from looper.jobs.synthesis.output.window_statistics import measure_packing
 from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.settings.models import Reasoning
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ExamplePublisher:
     """Folder of the base model, for which the examples are encoded. None: they are not."""
     max_seq_lengths: Mapping[str, int]
     """Window length of each consolidation, in tokens."""
-    reasoning: Literal["learn", "mask", "drop"] | None = None
+    reasoning: Reasoning | None = None
     """What happens to reasoning, as ``FileEncoder`` takes it."""
 
     def encoder(self, consolidation: str) -> FileEncoder | None:

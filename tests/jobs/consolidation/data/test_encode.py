@@ -104,7 +104,7 @@ def test_arguments_are_learned_digit_for_digit(encoder: ExampleEncoder) -> None:
 def test_a_call_that_would_be_served_otherwise_is_left_out_alone(encoder: ExampleEncoder, arguments: str) -> None:
     (window,) = encoder.encode(asked(agent("", ("find", arguments)), Turn(role="tool", content="bad"), agent("Oh.")))
     assert targets(window, encoder) == "Oh.<|im_end|>"
-    assert encoder.left_out == {"the engine would read other tool calls otherwise than they were made": 1}
+    assert encoder.left_out == {"the engine would read other tool calls than were made": 1}
 
 
 @pytest.mark.parametrize(
