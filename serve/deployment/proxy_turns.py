@@ -2,8 +2,8 @@
 
 A proxy and a gateway are one event loop each, which takes up what is ready in the order of arrival. With 64 connections
 that each send the next request as soon as the last one was refused, another client's request would wait for 64 others
-in every step on its way. So the next request of a key goes in when the response to an earlier one of that key begins,
-or when that has been inside for ``MAX_TURN_S``: then it waits for an engine and not for an event loop.
+in every step on its way. So the next request of a key goes in when an earlier one of that key has been answered, or is
+with an engine (``gateway/turn_end``): then it waits no longer for an event loop.
 """
 
 import asyncio
@@ -11,11 +11,13 @@ from weakref import WeakValueDictionary
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_TURNS = 4
-"""Number of new requests of a key that are inside at once."""
+from looper.serve.gateway.turn_end import TURN_END
 
-MAX_TURN_S = 0.025
-"""Time after which a request counts as new no longer, in seconds. It bounds what an honest client may notice."""
+MAX_TURNS = 2
+"""Number of new requests of a key that are inside at once. The second one is on its way while the first is read."""
+
+MAX_TURN_S = 1.0
+"""Time after which a request counts as new no longer, in seconds: its client may send a long body slowly."""
 
 
 class RequestTurnMiddleware:
@@ -59,9 +61,11 @@ class RequestTurnMiddleware:
 
         async def send_and_end_turn(message: Message) -> None:
             end_turn()
-            await send(message)
+            if message["type"] != TURN_END:
+                await send(message)
 
         timer = asyncio.get_running_loop().call_later(self._max_turn_s, end_turn)
+        scope = {**scope, "extensions": {**(scope.get("extensions") or {}), TURN_END: {}}}
         try:
             await self._app(scope, receive, send_and_end_turn)
         finally:

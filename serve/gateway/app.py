@@ -4,6 +4,7 @@ A request is authenticated, its model name is resolved to a version, and the ver
 modules, in the order in which a request meets them:
 
 metrics               counts, traces and logs requests (``request_log``)
+turn_end              tells the proxy that a request is with the engines
 openai_app            the routes of ``/v1``, API keys, ``rate_limits``
 completion_handler    ``model_resolver``, ``traffic_split``, ``request_recorder``, then the engine
 response_stream       the response on its way back; ``revocation`` stops it
@@ -42,6 +43,7 @@ from looper.serve.gateway.model_resolver import ModelResolver
 from looper.serve.gateway.openai_app import openai_app
 from looper.serve.gateway.rate_limits import TenantRateLimiter
 from looper.serve.gateway.revocation import RevocationWatcher
+from looper.serve.gateway.turn_end import TurnEndMiddleware
 from looper.serve.protocol import EngineClient
 from looper.serve.requests.checks import RequestLimits
 
@@ -122,7 +124,7 @@ def build_gateway(
     app.include_router(_monitoring_router(counts, peers, known))
     limiter = _build_limiter(settings.serve, shared_budgets or MemoryBudgets())
     openai = openai_app(known, limiter, resolver, completions)
-    app.mount("/v1", MetricsMiddleware(openai, counts.metrics))
+    app.mount("/v1", MetricsMiddleware(TurnEndMiddleware(openai), counts.metrics))
     return app
 
 

@@ -159,6 +159,7 @@ class CompletionHandler:
         stats = self._traffic.stats_of(instance, digest) if instance and digest and len(targets) > 1 else None
         recorder = RequestRecorder(self._metrics, record, channel, stats, charge.update)
         check = partial(self._revoked.find_reason_to_stop, digest, request.state.key.id)
+        await request.state.end_turn()
         stream = ResponseStream(self._engine.generate(engine_request), model, digest, recorder, check, deadline)
         return await _respond(stream, model, digest)
 

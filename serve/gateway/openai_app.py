@@ -36,7 +36,7 @@ def openai_app(
         completions: Handles chat and completion requests.
 
     Returns:
-        The application. It needs ``MetricsMiddleware`` around it.
+        The application. It needs ``MetricsMiddleware`` and ``TurnEndMiddleware`` around it.
     """
     app = FastAPI(openapi_url=None)
     install_error_handlers(app)

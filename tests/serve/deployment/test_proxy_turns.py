@@ -8,27 +8,34 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from looper.serve.deployment.proxy_turns import RequestTurnMiddleware
+from looper.serve.gateway.turn_end import TURN_END
 
 
 class Gateway:
-    """An application whose responses begin when the test says so."""
+    """An application whose responses begin when the test says so, and whose requests are with an engine before."""
 
     def __init__(self) -> None:
         self.inside: list[str] = []
         self.arrivals = asyncio.Queue[str]()
         self.begin: dict[str, asyncio.Event] = {}
+        self.leave: dict[str, asyncio.Event] = {}
         self.end = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.inside.append(scope["path"])
         self.arrivals.put_nowait(scope["path"])
+        if scope["path"] in self.leave:
+            await self.leave[scope["path"]].wait()
+            assert TURN_END in scope["extensions"]
+            await send({"type": TURN_END})
         await self.begin.setdefault(scope["path"], asyncio.Event()).wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await self.end.wait()
 
 
-async def discard(_: Message) -> None:
+async def discard(message: Message) -> None:
     """Take a message of a response."""
+    assert message["type"].startswith("http.response."), "the server knows no other"
 
 
 async def no_body() -> Message:
@@ -87,7 +94,27 @@ def test_the_next_request_of_a_key_goes_in_when_a_response_begins_and_other_keys
     run(test)
 
 
-def test_a_request_that_waits_for_an_engine_gives_its_turn_away() -> None:
+def test_a_request_that_is_with_an_engine_gives_its_turn_away() -> None:
+    async def test(gateway: Gateway, middleware: RequestTurnMiddleware) -> None:
+        gateway.leave["/a0"] = asyncio.Event()
+        tasks = [request(middleware, f"/a{number}", "a") for number in range(4)]
+        await settle()
+        assert gateway.inside == ["/a0", "/a1"]
+        gateway.leave["/a0"].set()
+        await settle()
+        assert gateway.inside == ["/a0", "/a1", "/a2"]
+        gateway.begin["/a0"].set()
+        await settle()
+        assert gateway.inside == ["/a0", "/a1", "/a2"], "it had no second turn to give away"
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await expect_all_turns_are_free(gateway, middleware)
+
+    run(test)
+
+
+def test_a_request_that_takes_long_gives_its_turn_away() -> None:
     async def test(gateway: Gateway, middleware: RequestTurnMiddleware) -> None:
         tasks = [request(middleware, f"/a{number}", "a") for number in range(5)]
         for number in range(5):
