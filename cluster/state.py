@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from pydantic import BaseModel, ConfigDict
 
 from looper.platform.settings import Settings
@@ -17,8 +16,8 @@ class ClusterState(BaseModel):
 
     pid: int
     """Process id of the supervisor."""
-    started: float
-    """When the supervisor started, in seconds since 1970. It tells the supervisor from a later process with its id."""
+    started: int
+    """When the supervisor started, by ``process_start``. It tells the supervisor from a later process with its id."""
     phase: Literal["starting", "up"]
     """Whether the cluster has answered since the head's latest start."""
     url: str | None = None
@@ -31,11 +30,27 @@ class ClusterState(BaseModel):
     @property
     def is_alive(self) -> bool:
         """Whether the supervisor is running."""
-        try:
-            process = psutil.Process(self.pid)
-            return process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        return process_start(self.pid) == self.started
+
+
+def process_start(pid: int) -> int | None:
+    """Return when a process started, None if it has ended.
+
+    psutil tells it in seconds since 1970, which change by one whenever the machine's clock is corrected: a cluster that
+    runs would be taken for one that has ended.
+
+    Args:
+        pid: Id of the process.
+
+    Returns:
+        Clock ticks since the machine was started, field ``starttime`` of proc(5). Linux only.
+    """
+    try:
+        # The second field is the name, in parentheses, and may contain spaces.
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else int(fields[18])
 
 
 def state_path(settings: Settings) -> Path:

@@ -14,7 +14,7 @@ import time
 import psutil
 
 from looper.cluster.processes import kill_remaining, stop_on_signals
-from looper.cluster.state import ClusterState, clear_state, log_path, write_state
+from looper.cluster.state import ClusterState, clear_state, log_path, process_start, write_state
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.settings import Settings
 
@@ -36,12 +36,14 @@ def supervise(settings: Settings, stop: threading.Event) -> None:
         stop: Ends the head, and then this function, when it is set.
     """
     me = psutil.Process()
+    started = process_start(me.pid)
+    assert started is not None, "this process runs"
     _adopt_orphans()
     delay_s, starts = 1.0, 0
     log_path(settings).parent.mkdir(parents=True, exist_ok=True)
     while not stop.is_set():
         starts += 1
-        write_state(settings, ClusterState(pid=me.pid, started=me.create_time(), phase="starting", starts=starts))
+        write_state(settings, ClusterState(pid=me.pid, started=started, phase="starting", starts=starts))
         began = time.monotonic()
         with log_path(settings).open("ab") as log:
             head = subprocess.Popen(

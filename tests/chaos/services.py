@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -21,10 +22,12 @@ NetworkState = Literal["open", "stalled", "closed"]
 
 
 def free_port() -> int:
-    """Return a TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that is free now, and that Linux does not give to connections meanwhile (32768 to 60999)."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            port = secrets.randbelow(10_000) + 21_000  # Ray's own are below
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class TcpProxy:
