@@ -33,7 +33,7 @@ def tiny_base(folder: Path) -> Path:
     The same bytes each time. Heads are 32 wide, the least that vLLM's CPU attention takes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -58,7 +58,7 @@ def tiny_base(folder: Path) -> Path:
     return folder
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE, 512 tokens: any text goes through it, and tool calls stay short."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -211,39 +211,53 @@ def packed_attention(
     pack: PackedBatch,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Compute causal attention within each window, with the signature that transformers' models call.
 
     Args:
-        module: The attention module that calls; unused.
+        module: The attention module that calls.
         query: ``[1, H, L, D]``.
         key: ``[1, G, L, D]``, with G groups of heads.
         value: ``[1, G, L, D]``.
         attention_mask: Always None, because the windows tell what attends to what.
         pack: The packed batch.
         scaling: Factor of the scores; None for 1 / sqrt(D).
-        sliding_window: Tokens that the base model's attention slides over, if it does.
+        sliding_window: Tokens that each token attends to, itself included; None for all before it.
+        softcap: Cap of the scores; only None is supported.
+        s_aux: Attention sinks; only None is supported.
 
     Returns:
         The output, ``[1, L, H, D]``, and None for the attention weights.
 
     Raises:
-        InvalidInput: If a window is longer than ``sliding_window``.
+        InvalidInput: If the model caps its scores or has attention sinks.
     """
-    if sliding_window is not None and sliding_window < pack.windows.shape[1]:
+    if softcap is not None or s_aux is not None:
         raise InvalidInput(
-            f"a window of {pack.windows.shape[1]} tokens is longer than the {sliding_window} that the base model's "
-            "attention slides over: lower the recipe's max_seq_length"
+            f"the base model's attention ({type(module).__name__}) has a cap or sinks, which consolidation does not "
+            "support: choose another base model"
         )
     heads = query.shape[1]
     q, k, v = (_gather_windows(x, pack.windows) for x in (query, key, value))
     if query.device.type == "cpu":
         q, k, v = q.float(), k.float(), v.float()  # on a CPU, short windows take twice as long in bfloat16
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
-    out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+    mask = None
+    if sliding_window is not None and sliding_window < pack.windows.shape[1]:
+        mask = _sliding_mask(pack.windows.shape[1], sliding_window, q.device)
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
     laid = out.to(query.dtype).transpose(1, 2).flatten(0, 1)
     return laid.index_select(0, pack.restore).unsqueeze(0), None
+
+
+def _sliding_mask(length: int, sliding_window: int, device: torch.device) -> Tensor:
+    """Return which of the tokens in the columns each token in the rows attends to, ``[length, length]``."""
+    places = torch.arange(length, device=device)
+    distance = places[:, None] - places
+    return (distance >= 0) & (distance < sliding_window)
 
 
 def _gather_windows(x: Tensor, windows: Tensor) -> Tensor:
