@@ -18,10 +18,8 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.renderers.hf import resolve_chat_template, resolve_chat_template_content_format, safe_apply_chat_template
 from vllm.tokenizers import cached_tokenizer_from_config
 
+from looper.platform.adapters.base_revision import TOKENIZER_MODE
 from looper.platform.domain.errors import InvalidInput
-
-TOKENIZER_MODE = "hf"
-"""vLLM's ``tokenizer_mode`` of engines and renderers: the tokenizer and the chat template of transformers."""
 
 
 class Unrenderable(InvalidInput):
@@ -60,6 +58,7 @@ class ChatRenderer:
         tokenizer: The base model's tokenizer, as the engine uses it.
         stop_tokens: Ids of the tokens that end a response.
         special_texts: Texts of the special tokens.
+        vocab_size: Number of tokens that the base model has embeddings for. A tokenizer may know more.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,6 +79,7 @@ class ChatRenderer:
                 f"base model {folder.name!r} has no chat template to render examples with: choose an "
                 "instruction-tuned base, or put a chat_template.jinja into its folder"
             )
+        self.vocab_size = self.model_config.get_vocab_size()
         stop = self.model_config.try_get_generation_config().get("eos_token_id", [])
         stop = {stop} if isinstance(stop, int) else set(stop)
         self.stop_tokens = frozenset(stop | {self.tokenizer.eos_token_id} - {None})

@@ -17,6 +17,10 @@ from looper.basemodel.answer_reader import AnswerReader
 from looper.basemodel.chat_renderer import ChatRenderer, Unrenderable
 from looper.basemodel.turn_renderer import RenderedTurn, TurnRenderer
 from looper.platform.adapters.base_revision import Parsers
+from looper.platform.domain.errors import InvalidInput
+
+AUTO, NONE = "auto", "none"
+"""Instead of a parser's name: the one that reads back what the template writes, or no parser."""
 
 _PREFERRED = ("hermes", "llama3_json", "mistral", "qwen3_coder", "glm45", "granite4", "granite", "kimi_k2", "pythonic")
 """Tried first, because several parsers read some forms and these are the ones that vLLM documents for them."""
@@ -38,18 +42,55 @@ _CALLS = [("find", {"query": 'the "blue" room, 5 €'}), ("book_room", {"day": "
 _REASONING = "They want a room."
 
 
-def choose_parsers(renderer: ChatRenderer) -> Parsers:
+def choose_parsers(renderer: ChatRenderer, tool_call_parser: str = AUTO, reasoning_parser: str = AUTO) -> Parsers:
     """Choose the parsers of a base model.
 
     Args:
         renderer: Renderer of the base model.
+        tool_call_parser: vLLM's name of the parser for tool calls, "none", or "auto" for the one that reads back what
+            the template writes.
+        reasoning_parser: The same for reasoning.
 
     Returns:
-        The parsers that read back what the template writes.
+        The parsers.
+
+    Raises:
+        InvalidInput: If vLLM has no parser of that name.
     """
     turns = TurnRenderer(renderer)
-    reasoning = _choose_reasoning_parser(renderer, turns)
+    if reasoning_parser == AUTO:
+        reasoning = _choose_reasoning_parser(renderer, turns)
+    else:
+        names = ReasoningParserManager.list_registered()
+        reasoning = _check_name("reasoning_parser", reasoning_parser, names)
     found = Parsers(reasoning_parser=reasoning)
+    if tool_call_parser == AUTO:
+        return _choose_tool_call_parser(renderer, turns, found)
+    name = _check_name("tool_call_parser", tool_call_parser, ToolParserManager.list_registered())
+    found = found.model_copy(update={"tool_call_parser": name})
+    single = _render(renderer, turns, [_CALLS[0]])
+    if name is None or single is None or not single[1].calls:
+        return found
+    update = {
+        "tool_call_start": _find_start(renderer, single[1]),
+        "parallel_calls": _reads_back(renderer, found, turns, _CALLS),
+    }
+    return found.model_copy(update=update)
+
+
+def _check_name(setting: str, name: str, known: list[str]) -> str | None:
+    """Return the name of a parser, None for "none"."""
+    if name == NONE:
+        return None
+    if name not in known:
+        raise InvalidInput(
+            f"vLLM has no {setting} {name!r}: set LOOPER_SERVE__{setting.upper()} to {AUTO}, {NONE}, or one of "
+            f"{', '.join(sorted(known))}"
+        )
+    return name
+
+
+def _choose_tool_call_parser(renderer: ChatRenderer, turns: TurnRenderer, found: Parsers) -> Parsers:
     single = _render(renderer, turns, [_CALLS[0]])
     if single is None or not single[1].calls:
         return found

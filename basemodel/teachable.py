@@ -4,6 +4,9 @@ from looper.basemodel.chat_renderer import ChatRenderer, Unrenderable
 from looper.basemodel.turn_renderer import TurnRenderer
 from looper.platform.domain.errors import InvalidInput
 
+_TURNS = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes."}]
+_TOOLS = '[{"type": "function", "function": {"name": "find", "description": "Find", "parameters": {"type": "object"}}}]'
+
 
 def check_teachable(renderer: ChatRenderer, base: str) -> None:
     """Check that a base model can be taught.
@@ -27,11 +30,16 @@ def check_teachable(renderer: ChatRenderer, base: str) -> None:
             f"base model {base!r} caps its attention scores (attn_logit_softcapping), which consolidation does not "
             "support: choose another base"
         )
-    conversation = renderer.parse([{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes."}], None)
-    try:
-        TurnRenderer(renderer).render(conversation, conversation.messages[:1], conversation.messages[1])
-    except Unrenderable as error:
-        raise InvalidInput(
-            f"base model {base!r} cannot be taught: {error}; put another chat_template.jinja into its folder, or "
-            "choose an instruction-tuned base"
-        ) from error
+    failure: Unrenderable | None = None
+    for tools in (None, _TOOLS):  # some templates are for agents with tools only
+        try:
+            conversation = renderer.parse(_TURNS, tools)
+            TurnRenderer(renderer).render(conversation, conversation.messages[:1], conversation.messages[1])
+        except Unrenderable as error:
+            failure = failure or error
+        else:
+            return
+    raise InvalidInput(
+        f"base model {base!r} cannot be taught: {failure}; put another chat_template.jinja into its folder, or choose "
+        "an instruction-tuned base"
+    ) from failure

@@ -72,7 +72,8 @@ class TurnRenderer:
             The turn.
 
         Raises:
-            Unrenderable: If the template refuses it, or writes no answer that the engine would end.
+            Unrenderable: If the template refuses it, or writes no answer that the engine would end, or a token that the
+                base model has no embedding for.
         """
         text = self._renderer.render(conversation, history, prompt=True)
         prompt = self._renderer.tokenize(text, known)
@@ -85,6 +86,8 @@ class TurnRenderer:
                 joint.text, prompt.tokens + alone.tokens, prompt.ends + [len(text) + end for end in alone.ends]
             )
         size = self._find_end(joint, len(prompt.tokens))
+        if max(joint.tokens[:size]) >= self._renderer.vocab_size:
+            raise Unrenderable("it has a token that the base model has no embedding for")
         spans = [_shift(span, len(text)) for span in self._find_calls(conversation, history, turn, answer)]
         reasoning = turn.get("reasoning") or ""
         start = answer.find(reasoning.strip()) if reasoning.strip() else -1

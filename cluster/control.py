@@ -17,6 +17,7 @@ from looper.cluster.state import clear_state, log_path, read_state, state_path
 from looper.platform.domain.errors import LooperError
 from looper.platform.settings import Settings
 from looper.serve.deployment.tls import trust_own_certificate
+from looper.serve.engine.engine_arguments import check_engine_options
 
 MAX_FAILED_STARTS = 2
 """How often the head may die before the first start is given up."""
@@ -36,8 +37,10 @@ def start_cluster(
         URL of the HTTP API.
 
     Raises:
+        InvalidInput: ``serve.engine`` has an argument that cannot be set.
         LooperError: The cluster ended, failed repeatedly, or did not answer in time.
     """
+    check_engine_options(settings.serve.engine)
     state_path(settings).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(state_path(settings).with_suffix(".lock"), mode=0o600):
         if read_state(settings) is None:

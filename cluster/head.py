@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from looper.basemodel.prepare import prepare
+from looper.basemodel.prepare import prepare_base
 from looper.cluster.local_ray import local_ray
 from looper.cluster.processes import stop_on_signals
 from looper.cluster.state import read_state, write_state
@@ -29,7 +29,7 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
         settings: Settings of the cluster.
         stop: Ends the work when it is set.
     """
-    model_dir = prepare(settings.base, settings.models_dir)
+    model_dir = prepare_base(settings)
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     with local_ray():
         stop_on_signals(stop)  # again, because Ray has installed its own handler, which ends the process immediately

@@ -1,4 +1,4 @@
-"""Tiny base models of the real architectures, with random weights, for the tests that hold training equal to serving."""
+"""Tiny base models of the real architectures, with random weights."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from transformers import (
     Glm4Config,
     GptOssConfig,
     GraniteConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -25,6 +26,7 @@ from transformers import (
     SmolLM3Config,
 )
 
+from looper.basemodel.linear_layers import read_layer_shapes
 from looper.platform.adapters.base_revision import BASE_MANIFEST, BaseManifest
 from tests.tiny import PARSERS, tiny_tokenizer
 
@@ -63,6 +65,7 @@ ARCHITECTURES: Mapping[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
 REFUSED: Mapping[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "Gemma-2": (Gemma2Config, {"sliding_window": SLIDING_WINDOW}),
     "gpt-oss": (GptOssConfig, {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "LFM2": (Lfm2Config, {"layer_types": ["conv", "full_attention"]}),
 }
 """What is refused."""
 
@@ -99,5 +102,7 @@ def architecture_base(folder: Path, name: str) -> Path:
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     revision = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / BASE_MANIFEST).write_text(BaseManifest(revision=revision, parsers=PARSERS).model_dump_json())
+    layers, parameters = read_layer_shapes(folder)
+    manifest = BaseManifest(revision=revision, parsers=PARSERS, layers=layers, parameters=parameters)
+    (folder / BASE_MANIFEST).write_text(manifest.model_dump_json())
     return folder

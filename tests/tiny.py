@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import looper.basemodel
+from looper.basemodel.linear_layers import read_layer_shapes
 from looper.jobs.consolidation.model.device import Device
 from looper.platform.adapters.base_revision import BASE_MANIFEST, BaseManifest, Parsers
 
@@ -53,7 +54,8 @@ def tiny_base(folder: Path) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     revision = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    manifest = BaseManifest(revision=revision, parsers=PARSERS)
+    layers, parameters = read_layer_shapes(folder)
+    manifest = BaseManifest(revision=revision, parsers=PARSERS, layers=layers, parameters=parameters)
     (folder / BASE_MANIFEST).write_text(manifest.model_dump_json())
     return folder
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from looper.cli import bench, chat, config, consolidate, demo, ingest, instances, jobs, skills, tenants
+from looper.cli import bench, chat, config, consolidate, demo, doctor, ingest, instances, jobs, plan, skills, tenants
 from looper.cli import up as cluster
 from looper.cli.output import fail
 from looper.cli.requirements import PACKAGE, describe_missing_module
@@ -27,6 +27,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.command()(plan.plan)
 app.command()(cluster.up)
 app.command()(cluster.status)
 app.command()(cluster.down)

@@ -59,7 +59,7 @@ def forgetting(
 
     from rich.console import Console
 
-    from looper.basemodel.prepare import prepare
+    from looper.basemodel.prepare import prepare_base
     from looper.benchmarks.forgetting.bench import bench
     from looper.benchmarks.forgetting.looper_learner import LooperLearner
     from looper.benchmarks.forgetting.report import to_table
@@ -72,7 +72,7 @@ def forgetting(
     with progress() as display, single_process_group():
         line = display.add_task("base model", total=None, note="")
         set_thread_count(sharing)
-        learner = LooperLearner(prepare(settings.base, settings.models_dir), settings.serve.max_rank)
+        learner = LooperLearner(prepare_base(settings), settings.serve.max_rank)
 
         def notify(at: "BenchmarkProgress") -> None:
             name = f"{at.run_number} of {at.run_count}: {at.run.name}"
@@ -105,7 +105,7 @@ def consolidation(
 
     from rich.console import Console
 
-    from looper.basemodel.prepare import prepare
+    from looper.basemodel.prepare import prepare_base
     from looper.benchmarks.consolidation.bench import bench, to_table
     from looper.benchmarks.machine import describe_machine
     from looper.platform.settings import load_settings
@@ -113,7 +113,7 @@ def consolidation(
     settings = load_settings()
     with progress() as display:
         line = display.add_task("base model", total=None, note="")
-        model_dir = prepare(settings.base, settings.models_dir)
+        model_dir = prepare_base(settings)
         found = bench(
             n,
             tasks,
@@ -203,7 +203,7 @@ def capacity(
 
     from rich.console import Console
 
-    from looper.basemodel.prepare import prepare
+    from looper.basemodel.prepare import prepare_base
     from looper.benchmarks.capacity.bench import bench, simulate_capacity
     from looper.benchmarks.capacity.report import to_table
     from looper.benchmarks.capacity.simulation.predict import to_tables
@@ -215,7 +215,7 @@ def capacity(
     console = Console(width=None if sys.stdout.isatty() else 200)
     with progress() as display:
         line = display.add_task("base model", total=None, note="")
-        model_dir = prepare(settings.base, settings.models_dir)
+        model_dir = prepare_base(settings)
 
         def notify(what: str) -> None:
             display.update(line, description=what)

@@ -127,7 +127,7 @@ def _run_here(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list
     import threading
     from contextlib import ExitStack
 
-    from looper.basemodel.prepare import prepare
+    from looper.basemodel.prepare import prepare_base
     from looper.cluster.local_ray import local_ray
     from looper.cluster.run_until_complete import run_until_complete
     from looper.platform.objectstore import ObjectStore
@@ -135,7 +135,7 @@ def _run_here(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list
     with ExitStack() as stack:
         with progress() as live:
             live.add_task("preparing the base model and a local Ray", total=None, note="")
-            model_dir = prepare(settings.base, settings.models_dir)
+            model_dir = prepare_base(settings)
             stack.enter_context(local_ray())
         ended = threading.Event()
         watcher = threading.Thread(target=watch, args=(catalog, ids, sys.stderr), kwargs={"stop": ended})

@@ -15,7 +15,7 @@ import openai
 from rich.console import Console
 from rich.text import Text
 
-from looper.basemodel.prepare import prepare
+from looper.basemodel.prepare import prepare_base
 from looper.cluster.local_ray import local_ray
 from looper.cluster.run_until_complete import run_until_complete
 from looper.demo.evaluate import EpisodeRequest, run_episodes
@@ -68,7 +68,7 @@ def run_demo(examples: Path, out: Path) -> None:
     settings = load_settings(home=out / "state", serve={"port": 0})
     with PeakMemory() as memory, StageDisplay(console) as stages:
         stages.begin("base model", f"{settings.base}, prepared once and kept in {settings.models_dir}")
-        model_dir = prepare(settings.base, settings.models_dir)
+        model_dir = prepare_base(settings)
         catalog, store = Catalog.open(settings), ObjectStore.open(settings)
 
         stages.begin("ingest")

@@ -1,7 +1,8 @@
-"""What is known of a base model: the revision of its weights, and how its answers are read.
+"""What is known of a base model: the revision of its weights, its layers, and how its answers are read.
 
 ``looper.basemodel`` writes it. Trainers, the gate and the engines' download processes read the revision, to refuse
-adapters of another one. Engines and synthesis read the names of the parsers.
+adapters of another one. Engines and synthesis read the names of the parsers, and engines what adapters change: they
+must not import torch before their environment is set.
 """
 
 from pathlib import Path
@@ -10,6 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 BASE_MANIFEST = "looper.json"
 """File in a base model's folder."""
+
+
+TOKENIZER_MODE = "hf"
+"""vLLM's ``tokenizer_mode`` of engines and renderers: the tokenizer and the chat template of transformers."""
 
 
 class Parsers(BaseModel):
@@ -38,6 +43,10 @@ class BaseManifest(BaseModel):
     """SHA-256 of the weights. It ties an adapter to the weights that it was trained on."""
     parsers: Parsers = Parsers()
     """How its answers are read."""
+    layers: dict[str, tuple[int, int]] = {}
+    """Shape ``[outputs, inputs]`` of each layer that adapters change, by name."""
+    parameters: int = 0
+    """Number of all parameters."""
 
 
 def read_base_manifest(folder: Path) -> BaseManifest:

@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import (
     ConfigDict,
     Field,
+    JsonValue,
     SecretStr,
     ValidationError,
     field_serializer,
@@ -229,6 +230,19 @@ class ServeSettings(PoolSettings):
     )
     gateways: int = Field(
         1, ge=1, le=64, description="Number of gateways. They share limits and canaries through the catalog."
+    )
+    tool_call_parser: str = Field(
+        "auto",
+        description="vLLM's parser for the base model's tool calls. auto: the one that reads back what its chat "
+        "template writes. none: the base model calls no tools.",
+    )
+    reasoning_parser: str = Field(
+        "auto", description="vLLM's parser for the base model's reasoning. auto and none as for tool_call_parser."
+    )
+    engine: dict[str, JsonValue] = Field(
+        {},
+        description="More arguments of vLLM's engines, by vLLM's names, such as {\"gpu_memory_utilization\": 0.8}. "
+        "Those that Looper sets are refused.",
     )
     kv_cache_gib: float = Field(
         1.0, gt=0, description="KV cache of a CPU engine. A GPU engine uses the memory that is free."

@@ -44,10 +44,10 @@ class Setting:
         return variable_of(self.path)
 
     @property
-    def is_list(self) -> bool:
-        """Whether it is a list. An environment variable holds a list as JSON."""
+    def is_json(self) -> bool:
+        """Whether it is a list, or values by name. An environment variable holds them as JSON."""
         annotation = self.field.annotation
-        return any(get_origin(kind) is tuple for kind in (annotation, *get_args(annotation)))
+        return any(get_origin(kind) in (tuple, dict) for kind in (annotation, *get_args(annotation)))
 
     @property
     def is_secret(self) -> bool:
@@ -163,7 +163,13 @@ def _model_schema(model: type[BaseModel]) -> dict[str, Any]:
     return model.model_json_schema()
 
 
-_TYPES = {"integer": "an integer", "number": "a number", "string": "text", "boolean": "true or false"}
+_TYPES = {
+    "integer": "an integer",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "object": "values by name",
+}
 _FORMATS = {"path": "a path"}
 
 

@@ -134,13 +134,14 @@ def read_environment(environ: Mapping[str, str]) -> Iterator[SettingValue]:
         if path is None:
             raise InvalidInput(f"{name} is not a setting: {_variable_advice(variable)}")
         setting = settings_by_path().get(path)
-        if setting is not None and not setting.is_list:
+        if setting is not None and not setting.is_json:
             yield SettingValue(path, text, Source.ENVIRONMENT, name)
             continue
         try:
             value = json.loads(text)
         except ValueError as error:  # the message does not show the text: a section may contain a key
-            kind = "a list as JSON, such as '[\"first\"]'" if setting else "a section as JSON, such as '{\"name\": 1}'"
+            is_list = setting is not None and setting.expected.startswith("a list")
+            kind = "a list as JSON, such as '[\"first\"]'" if is_list else "values as JSON, such as '{\"name\": 1}'"
             raise InvalidInput(f"{name} is not JSON: write {kind}") from error
         tree = _nest(path, value)
         _refuse_unknown(tree, f" in {name}")

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from safetensors import safe_open
-
+from looper.platform.adapters.base_revision import read_base_manifest
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
 from looper.serve.engine.admission import HEADROOM
@@ -58,7 +57,7 @@ def plan_cache_sizes(serve: ServeSettings, pool: PoolSettings, model_dir: Path) 
         The sizes of one engine's tiers.
 
     Raises:
-        InvalidInput: ``model_dir`` has no weights in the safetensors format.
+        InvalidInput: The base model has no layers that adapters change.
     """
     adapter_bytes = pool.max_lora_rank * lora_params_per_rank(model_dir) * BYTES_PER_PARAMETER
     # More slots than a full batch has adapters would rarely be used.
@@ -97,13 +96,13 @@ def lora_params_per_rank(model_dir: Path) -> int:
         Number of parameters.
 
     Raises:
-        InvalidInput: The folder has no weights in the safetensors format.
+        InvalidInput: The base model has no such layers.
     """
-    return sum(map(sum, _linear_layer_shapes(model_dir).values()))
+    return sum(map(sum, _read_layers(model_dir).values()))
 
 
 def lora_target_modules(model_dir: Path) -> list[str]:
-    """Return the names of the layers that adapters change: all linear layers in the base model's blocks.
+    """Return the names of the layers that adapters change.
 
     Args:
         model_dir: Folder of the base model.
@@ -112,25 +111,19 @@ def lora_target_modules(model_dir: Path) -> list[str]:
         The last part of each name, sorted, as for PEFT's ``target_modules``.
 
     Raises:
-        InvalidInput: The folder has no weights in the safetensors format.
+        InvalidInput: The base model has no such layers.
     """
-    return sorted({name.split(".")[-2] for name in _linear_layer_shapes(model_dir)})
+    return sorted({name.rpartition(".")[2] for name in _read_layers(model_dir)})
 
 
-def _linear_layer_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape ``[outputs, inputs]`` of each linear layer's weight in the blocks, by name."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(model_dir.glob("*.safetensors")):
-        with safe_open(file, framework="np") as weights:
-            for name in weights.keys():  # noqa: SIM118 (it is not a mapping)
-                if ".layers." in name and name.endswith(".weight"):
-                    shapes[name] = tuple(weights.get_slice(name).get_shape())
-    linear: dict[str, tuple[int, ...]] = {name: shape for name, shape in shapes.items() if len(shape) == 2}
-    if not linear:
+def _read_layers(model_dir: Path) -> dict[str, tuple[int, int]]:
+    """Return the shape ``[outputs, inputs]`` of each layer that adapters change, by name."""
+    layers = read_base_manifest(model_dir).layers
+    if not layers:
         raise InvalidInput(
-            f"{model_dir} has no weights of linear layers in *.safetensors: save the base model with transformers there"
+            f"base model {model_dir} has no layers that adapters could change: choose another base model"
         )
-    return linear
+    return layers
 
 
 def _format_bytes(size: int) -> str:

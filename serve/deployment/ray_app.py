@@ -28,7 +28,7 @@ from looper.serve.deployment.gateway_peers import RayGatewayPeers
 from looper.serve.deployment.loopback import bind_replica_to_node
 from looper.serve.deployment.skill_replica import SkillReplica
 from looper.serve.deployment.tls import base_url, http_options, trust_own_certificate
-from looper.serve.engine.engine_arguments import Device
+from looper.serve.engine.engine_arguments import Device, count_gpus
 from looper.serve.gateway.app import build_gateway
 from looper.serve.gateway.gateway_counts import GatewayCounts
 from looper.serve.gateway.request_log import configure_json_logging
@@ -107,13 +107,17 @@ def build_app(settings: Settings, model_dir: Path, device: Device) -> serve.Appl
 
 
 def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, device: Device) -> serve.Application:
+    bundles: list[dict[str, float]] = [{"CPU": 1}]
+    if device == "gpu":  # the replica is in the first bundle, and vLLM's workers take the GPUs of all
+        gpu: dict[str, float] = {"GPU": 1}
+        bundles = [{"CPU": 1, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
     return serve.deployment(
         name=f"skills-r{pool.max_lora_rank}",
         num_replicas=None if is_autoscaled else pool.replicas,
         autoscaling_config=_autoscaling_config(pool) if is_autoscaled else None,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        placement_group_bundles=[{"CPU": 1, "GPU": 1} if device == "gpu" else {"CPU": 1}],
+        placement_group_bundles=bundles,
         ray_actor_options={"num_cpus": 1},
         health_check_timeout_s=60,
         request_router_config=RequestRouterConfig(

@@ -3,12 +3,14 @@
 ``skill_replica.SkillReplica`` calls it before it imports vLLM. Plain functions, importable without torch, Ray or vLLM.
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from looper.platform.adapters.base_revision import Parsers
+from looper.basemodel.vllm_logging import import_vllm_quietly
+from looper.platform.adapters.base_revision import TOKENIZER_MODE, Parsers
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
 from looper.serve.cpu.cores import BIND_VARIABLE, engine_cores, format_binding, other_cores
@@ -24,9 +26,93 @@ CPU_MAX_BATCHED_TOKENS = 64
 """Maximum number of tokens in a step on a CPU. Longer steps gain little there, and running requests wait for them."""
 
 
+_SET_BY_LOOPER = {
+    **dict.fromkeys(("model", "tokenizer", "hf_config_path", "served_model_name"), "set LOOPER_BASE"),
+    **dict.fromkeys(
+        (
+            "max_lora_rank",
+            "max_loras",
+            "max_cpu_loras",
+            "max_model_len",
+            "max_num_seqs",
+            "tool_call_parser",
+            "reasoning_parser",
+        ),
+        "set LOOPER_SERVE__{}",
+    ),
+    "kv_cache_memory_bytes": "set LOOPER_SERVE__KV_CACHE_GIB",
+    "tokenizer_mode": "training renders with the tokenizer of transformers",
+    "chat_template": "put a chat_template.jinja into the base model's folder",
+    "trust_remote_code": "code of a base model is never run",
+    **dict.fromkeys(
+        (
+            "enable_lora",
+            "lora_target_modules",
+            "worker_extension_cls",
+            "scheduler_cls",
+            "scheduling_policy",
+            "enable_prompt_tokens_details",
+            "structured_outputs_config",
+            "enable_auto_tool_choice",
+            "logits_processors",
+            "distributed_executor_backend",
+        ),
+        "Looper needs it as it is",
+    ),
+}
+"""Engine arguments that nobody else may set, and what to do instead."""
+
+
+def check_engine_options(options: Mapping[str, object]) -> None:
+    """Check the arguments of vLLM's engines that an operator has set.
+
+    Args:
+        options: ``serve.engine`` of the settings.
+
+    Raises:
+        InvalidInput: Looper sets one of them, vLLM does not know one, or a number of GPUs is none.
+    """
+    for name in options:
+        if way_out := _SET_BY_LOOPER.get(name):
+            raise InvalidInput(f"serve.engine cannot set {name!r}: {way_out.format(name.upper())}")
+    count_gpus(options)
+    if options:
+        with import_vllm_quietly():  # only when needed, because it takes seconds
+            from vllm.engine.arg_utils import AsyncEngineArgs
+
+        known = [field.name for field in fields(AsyncEngineArgs)]
+        for name in options:
+            if name not in known:
+                close = get_close_matches(name, known, 1)
+                hint = f"do you mean {close[0]!r}?" if close else "see vLLM's documentation of its engine arguments"
+                raise InvalidInput(f"serve.engine has {name!r}, which vLLM does not know: {hint}")
+
+
+def count_gpus(options: Mapping[str, object]) -> int:
+    """Return how many GPUs one engine takes.
+
+    Args:
+        options: ``serve.engine`` of the settings.
+
+    Raises:
+        InvalidInput: A number is not one.
+    """
+    total = 1
+    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
+        size = options.get(name, 1)
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_PARALLEL:
+            raise InvalidInput(f"serve.engine: {name} is {size!r}, not a number from 1 to {MAX_PARALLEL}")
+        total *= size
+    return total
+
+
 def streaming_parser_name(parser: str) -> str:
     """Return the name under which ``tool_parsers`` registers one of vLLM's parsers for tool calls."""
     return f"looper_{parser}"
+
+
+MAX_PARALLEL = 64
+"""Maximum number of GPUs that an engine is divided over, in each way."""
 
 
 def has_amx_bfloat16() -> bool:
@@ -98,6 +184,7 @@ def build_engine_settings(
         "max_num_seqs": serve.max_num_seqs + HEADROOM,
         # The skill server sets the priorities. Clients cannot.
         "scheduling_policy": "priority",
+        "tokenizer_mode": TOKENIZER_MODE,
         # Usage reports how much of a prompt was found in the prefix cache.
         "enable_prompt_tokens_details": True,
         # By default, vLLM validates each request for a backend chosen for it, and then runs all requests on the first
@@ -105,12 +192,14 @@ def build_engine_settings(
         "structured_outputs_config": {"backend": "xgrammar"},
     }
     if parsers.tool_call_parser:
-        name = streaming_parser_name(parsers.tool_call_parser)
+        # Without knowing how calls begin, only vLLM's own way of streaming them is left.
+        name = parsers.tool_call_parser
+        name = streaming_parser_name(name) if parsers.tool_call_start else name
         arguments |= {"enable_auto_tool_choice": True, "tool_call_parser": name}
     if parsers.reasoning_parser:
         arguments["reasoning_parser"] = parsers.reasoning_parser
     if device == "gpu":
-        return EngineSettings(arguments, {}, set(cores))
+        return EngineSettings(arguments | serve.engine, {}, set(cores))
     arguments |= {
         "dtype": "bfloat16" if has_amx_bfloat16() else "float32",
         # Every step reads all of its adapters: bfloat16 halves the bytes.
@@ -134,4 +223,4 @@ def build_engine_settings(
         # seconds in which all requests wait.
         "TORCHDYNAMO_DISABLE": "1",
     }
-    return EngineSettings(arguments, environment, other_cores(cores) if is_only_engine else set(cores))
+    return EngineSettings(arguments | serve.engine, environment, other_cores(cores) if is_only_engine else set(cores))

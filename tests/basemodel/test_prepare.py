@@ -191,6 +191,42 @@ def test_half_a_download_is_refused_in_one_line(base_dir: Path, tmp_path: Path) 
         prepare(str(source), tmp_path / "cache")
 
 
+def test_a_download_that_lacks_files_is_refused_in_one_line(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    names = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(InvalidInput, match=r"lacks 1 of 2 files with weights, such as model-00002[^\n]+\Z"):
+        prepare(str(source), tmp_path / "cache")
+
+
+def test_a_template_with_a_syntax_error_is_refused_in_one_line(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    (source / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}")
+    with pytest.raises(InvalidInput, match=r"\Abase model '[^']*mine' cannot be taught: [^\n]+\Z"):
+        prepare(str(source), tmp_path / "cache")
+
+
+def test_a_template_whose_tokens_have_no_embedding_is_refused(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer.add_special_tokens({"eos_token": "<|done|>"})
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("<|im_end|>", "<|done|>")
+    tokenizer.save_pretrained(source)
+    with pytest.raises(InvalidInput, match="it has a token that the base model has no embedding for"):
+        prepare(str(source), tmp_path / "cache")
+
+
+def test_the_parsers_can_be_chosen(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    chosen = read_base_manifest(prepare(str(source), tmp_path / "cache", "pythonic", "qwen3")).parsers
+    assert (chosen.tool_call_parser, chosen.reasoning_parser) == ("pythonic", "qwen3")
+    assert not chosen.parallel_calls, "it does not read what the template writes"
+    none = read_base_manifest(prepare(str(source), tmp_path / "cache", "none", "none")).parsers
+    assert (none.tool_call_parser, none.reasoning_parser) == (None, None)
+    with pytest.raises(InvalidInput, match="vLLM has no tool_call_parser 'hermez': set LOOPER_SERVE__TOOL_CALL_PARSER"):
+        prepare(str(source), tmp_path / "cache", "hermez")
+
+
 def test_a_cache_that_cannot_be_written_is_a_store_error(base_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in the way")
     with pytest.raises(StoreUnavailable, match="base model"):

@@ -86,10 +86,10 @@ def _command_line(process: psutil.Process) -> str:
 
 @contextmanager
 def run_server(
-    home: Path, *, replicas: int = 1, gateways: int = 2, max_replicas: int | None = None
+    home: Path, *, replicas: int = 1, gateways: int = 2, max_replicas: int | None = None, base: Path | None = None
 ) -> Iterator[LiveServer]:
-    """Run the server on the Ray of this process while the context is open."""
-    base = single_token_base(home / "base")
+    """Run the server on the Ray of this process while the context is open, on ``single_token_base`` by default."""
+    base = base or single_token_base(home / "base")
     settings = load_settings(
         home=home / "home",
         base="tiny",

@@ -6,7 +6,7 @@ Several of these commands may run on one folder at the same time. On a CPU, one 
 import argparse
 from pathlib import Path
 
-from looper.basemodel.prepare import prepare
+from looper.basemodel.prepare import prepare_base
 from looper.benchmarks.machine import describe_machine
 from looper.benchmarks.synthesis.ablation.bench import AblationTrainer, load_rows, plan_ablation, run_variants
 from looper.benchmarks.synthesis.ablation.report import build_report, to_markdown
@@ -29,7 +29,7 @@ def main() -> None:
     settings = load_settings()
     with single_process_group():
         set_thread_count(arguments.sharing)
-        folder = prepare(settings.base, settings.models_dir)
+        folder = prepare_base(settings)
         trainer = AblationTrainer(folder, SharedBase(folder, pick_device()))
         run_variants(arguments.out, planned, trainer.train_and_evaluate, lambda line: print(line, flush=True))
     report = build_report(load_rows(arguments.out), seeds, describe_machine(), settings.base)

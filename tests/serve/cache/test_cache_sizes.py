@@ -1,11 +1,10 @@
-"""Budgets are converted to numbers of adapters, for a small file of weights."""
+"""Budgets are converted to numbers of adapters, for small layers."""
 
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
+from looper.platform.adapters.base_revision import BASE_MANIFEST, BaseManifest
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
 from looper.serve.cache.cache_sizes import (
@@ -18,15 +17,8 @@ from looper.serve.cache.cache_sizes import (
 
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
-    save_file(
-        {
-            "model.embed_tokens.weight": torch.zeros(100, 8),
-            "model.layers.0.self_attn.q_proj.weight": torch.zeros(8, 8),
-            "model.layers.0.mlp.down_proj.weight": torch.zeros(8, 24),
-            "model.layers.0.input_layernorm.weight": torch.zeros(8),
-        },
-        tmp_path / "model.safetensors",
-    )
+    layers = {"model.layers.0.self_attn.q_proj": (8, 8), "model.layers.0.mlp.down_proj": (8, 24)}
+    (tmp_path / BASE_MANIFEST).write_text(BaseManifest(revision="r", layers=layers).model_dump_json())
     return tmp_path
 
 
@@ -38,8 +30,9 @@ def test_adapters_change_the_blocks_linear_layers(model_dir: Path) -> None:
     assert lora_target_modules(model_dir) == ["down_proj", "q_proj"]
 
 
-def test_a_base_model_without_readable_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="has no weights"):
+def test_a_base_model_without_linear_layers_is_named(tmp_path: Path) -> None:
+    (tmp_path / BASE_MANIFEST).write_text(BaseManifest(revision="r").model_dump_json())
+    with pytest.raises(InvalidInput, match="has no layers"):
         lora_params_per_rank(tmp_path)
 
 
