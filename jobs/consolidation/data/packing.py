@@ -209,6 +209,7 @@ def packed_attention(
     attention_mask: None,
     *,
     pack: PackedBatch,
+    attention_dtype: torch.dtype,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -224,6 +225,7 @@ def packed_attention(
         value: ``[1, G, L, D]``.
         attention_mask: Always None, because the windows tell what attends to what.
         pack: The packed batch.
+        attention_dtype: Number format in which it is computed.
         scaling: Factor of the scores; None for 1 / sqrt(D).
         sliding_window: Tokens that each token attends to, itself included; None for all before it.
         softcap: Cap of the scores; only None is supported.
@@ -242,8 +244,7 @@ def packed_attention(
         )
     heads = query.shape[1]
     q, k, v = (_gather_windows(x, pack.windows) for x in (query, key, value))
-    if query.device.type == "cpu":
-        q, k, v = q.float(), k.float(), v.float()  # on a CPU, short windows take twice as long in bfloat16
+    q, k, v = q.to(attention_dtype), k.to(attention_dtype), v.to(attention_dtype)
     k, v = (x.repeat_interleave(heads // x.shape[1], dim=1) for x in (k, v))
     mask = None
     if sliding_window is not None and sliding_window < pack.windows.shape[1]:

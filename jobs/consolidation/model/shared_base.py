@@ -5,6 +5,7 @@ logits and losses through it, several adapters per pass.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import (
 )
 from transformers.integrations import HfDeepSpeedConfig
 
+from looper.basemodel.linear_layers import find_linear_layers
 from looper.jobs.consolidation.adapters.lora import Factors
 from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter, DoraLayer
 from looper.jobs.consolidation.data import packing
@@ -39,7 +41,7 @@ _ATTENTION = "looper_packed"
 AttentionInterface.register(_ATTENTION, packing.packed_attention)
 
 _CHECKED_UPDATE = 0.02
-"""Standard deviation of ``b`` in the adapters of the check: their updates are small beside the weights, but not zero."""
+"""Standard deviation of ``b`` in the adapters of the check. Their updates are small beside the weights."""
 
 
 class SharedBase:
@@ -51,10 +53,12 @@ class SharedBase:
         is_quantized: Whether the linear layers are in NF4.
         is_sharded: Whether each worker holds only a part of the weights.
         linear_layers: The linear layers of the transformer blocks, by name.
-        max_tokens_per_pass: Tokens of one forward and backward pass.
+        fitting_tokens: Tokens of a pass that fit into the memory of this worker's device, as far as is known.
+        max_tokens_per_pass: Tokens of one forward and backward pass, the same for all workers.
+        number_formats: The device with its number formats, as it was picked.
         on_pass: Called after each forward pass.
-        revision: SHA-256 of the weights; the manifest of every adapter names it.
-        tokenizer: The base model's tokenizer.
+        vocab_size: Number of tokens that logits are computed for.
+        weights: All weights.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class SharedBase:
         device: Device,
         *,
         sharded: bool = False,
+        checked: bool = True,
         load: Callable[[Path, Device], PreTrainedModel] | None = None,
     ) -> None:
         """Load the base model.
@@ -72,13 +77,14 @@ class SharedBase:
             device: Where to load it.
             sharded: Whether each worker of the trainer holds a part of the weights (DeepSpeed ZeRO stage 3). Every
                 computation on a sharded base is a collective: all workers take part with the same number of passes.
+            checked: Whether to compare packed passes with plain ones first. That needs real weights.
             load: Loads the weights in another way, such as ``nf4.load_quantized``.
 
         Raises:
             InvalidInput: If the base model computes its attention or logits in an unsupported way, or if a quantized
                 base is to be sharded.
         """
-        self.folder, self._device = folder, device
+        self.folder, self.number_formats = folder, device
         self.is_quantized = load is nf4.load_quantized
         if sharded and self.is_quantized:
             raise InvalidInput(
@@ -87,18 +93,21 @@ class SharedBase:
         self.is_sharded = sharded
         self.device = device.torch_device
         self.max_tokens_per_pass = device.max_tokens_per_pass
+        self.fitting_tokens = sys.maxsize
         self.on_pass: Callable[[], object] = lambda: None
-        self.revision = read_base_revision(folder)
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         model = (load or (_load_sharded if sharded else _load_unsharded))(folder, device)
         model.requires_grad_(False).eval()  # without dropout, so that a training step is a function of the recipe
         self._model: PreTrainedModel = model
-        self.linear_layers = _find_linear_layers(model)
+        self.weights = list(model.parameters())
+        self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        self.linear_layers = find_linear_layers(model)
         self._active: tuple[Sequence[int], Sequence[ActiveAdapter]] | None = None
         """During a pass: the number of tokens of each owner, and the owners' adapters."""
         for name, layer in self.linear_layers.items():
             layer.register_forward_hook(partial(self._add_updates, name))
-        self._check_packing()
+        if checked:
+            self._check_packing()
+        model.set_attn_implementation(_ATTENTION)
 
     def init_adapter(self, recipe: Recipe) -> dict[str, Factors]:
         """Make a new adapter as PEFT initializes one. Its update is zero.
@@ -126,6 +135,17 @@ class SharedBase:
         return lora
 
     @cached_property
+    def revision(self) -> str:
+        """SHA-256 of the weights; the manifest of every adapter names it."""
+        return read_base_revision(self.folder)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.folder)
+        return tokenizer
+
+    @cached_property
     def serving_base(self) -> tuple["SharedBase", float]:
         """The base model on which adapters are served, and the quantization error ||W' - W|| / ||W|| of this one.
 
@@ -134,13 +154,13 @@ class SharedBase:
         """
         if not self.is_quantized:
             return self, 0.0
-        original = _read_model(self.folder, self._device)
-        error = nf4.quantization_error(self.linear_layers, _find_linear_layers(original))
+        original = _read_model(self.folder, self.number_formats)
+        error = nf4.quantization_error(self.linear_layers, find_linear_layers(original))
 
         def load(_: Path, device: Device) -> PreTrainedModel:
             return nf4.offload_to_host(original, device)
 
-        serving = SharedBase(self.folder, self._device, load=load)
+        serving = SharedBase(self.folder, self.number_formats, load=load)
         serving.on_pass = lambda: self.on_pass()
         return serving, error
 
@@ -163,6 +183,7 @@ class SharedBase:
             input_ids=packed.tokens,
             position_ids=packed.positions,
             pack=packed,
+            attention_dtype=self.number_formats.attention_dtype,
             logits_to_keep=packed.predictors,
         )
         self.on_pass()
@@ -200,8 +221,10 @@ class SharedBase:
     def _run(self, sizes: Sequence[int], adapters: Sequence[ActiveAdapter], **inputs: Any) -> Tensor:
         """Run the model on one row of tokens. Return the logits, ``[tokens, vocabulary]`` in float32."""
         self._active = (sizes, adapters) if adapters else None
-        logits: Tensor = self._model(**inputs, use_cache=False).logits[0].float()
-        self._active = None
+        try:
+            logits: Tensor = self._model(**inputs, use_cache=False).logits[0].float()
+        finally:  # also when the device's memory is full
+            self._active = None
         return logits
 
     @torch.no_grad()
@@ -215,15 +238,16 @@ class SharedBase:
         rng = torch.Generator().manual_seed(0)
         for factors in (each for adapter in adapters for each in adapter.values()):
             factors.b.copy_(torch.randn(factors.b.shape, generator=rng) * _CHECKED_UPDATE)
+        alone = [torch.tensor(window.tokens[None], device=self.device) for window in windows]
         expected = torch.cat(
             [
-                self._run([len(window)], [adapter], input_ids=torch.tensor(window.tokens[None], device=self.device))[:-1]
-                for window, adapter in zip(windows, adapters, strict=True)
+                self._run([tokens.numel()], [adapter], input_ids=tokens)[:-1]
+                for tokens, adapter in zip(alone, adapters, strict=True)
             ]
         )
         self._model.set_attn_implementation(_ATTENTION)
         found = self.logits(self.pack([[window] for window in windows]), adapters)
-        tolerance = 1e-3 if self._device.dtype is torch.float32 else 0.1  # SmolLM2-135M in bfloat16: 0.025
+        tolerance = 1e-3 if self.number_formats.dtype is torch.float32 else 0.1  # SmolLM2-135M in bfloat16: 0.025
         if not (found - expected).norm() <= tolerance * expected.norm():  # NaN is refused too
             raise InvalidInput(
                 f"base model {self._model.name_or_path!r} ({type(self._model).__name__}) computes its attention in a "
@@ -268,11 +292,3 @@ def _load_sharded(folder: Path, device: Device) -> PreTrainedModel:
     del sharded_loading
     initialize_engine(model, config)
     return model
-
-
-def _find_linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """Return the linear layers of the transformer blocks, by name."""
-    head = model.get_output_embeddings()
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
-    }

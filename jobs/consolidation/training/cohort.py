@@ -69,6 +69,10 @@ class Cohort:
     """Members that wait for their next step. At equal shares, the one that has waited longest is first."""
     in_progress: list[StepGroup] = field(default_factory=list)
     """Steps that have begun. Only the last one computes; those before it paused for new members."""
+    due: list[Member] = field(default_factory=list)
+    """Members whose checkpoints are to be written."""
+    saving: Member | None = None
+    """Member whose checkpoint is being written, while training goes on. It may have left."""
 
     @property
     def members(self) -> list[Member]:

@@ -4,20 +4,23 @@ The cohort starts a ``FusedStep``, the trainer runs its passes, and then each se
 and gradients.
 """
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from looper.jobs.consolidation.data.balance import divide_over_workers
 from looper.jobs.consolidation.data.packing import packed_size, split_into_passes
 from looper.jobs.consolidation.data.preference import PairWindows
 from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training.session import TrainingSession
+
+log = logging.getLogger(__name__)
 
 
 def select_for_one_pass(sessions: Sequence[TrainingSession], max_tokens: int) -> list[TrainingSession]:
@@ -124,26 +127,52 @@ class FusedStep:
         return list(zip(self._losses.tolist(), self._gradients, strict=True))
 
     def _select_own(self, part: Mapping[int, list[Window]]) -> dict[int, list[Window]]:
-        """Select what this worker computes of ``part``: some windows of each batch, and undivided pairs."""
-        world, rank = dist.get_world_size(), dist.get_rank()
-        ranks = cycle(reversed(range(world)))  # the remainder of each batch goes to the first workers
-        own: dict[int, list[Window]] = {}
-        for term, windows in part.items():
-            if self._terms[term].pair is None:
-                own[term] = windows[rank::world]
-            else:
-                own[term] = windows if next(ranks) == rank else []
-        return {term: windows for term, windows in own.items() if windows}
+        """Select what this worker computes of ``part``."""
+        return divide_over_workers(part, self._pairs_in(part), dist.get_world_size())[dist.get_rank()]
 
     def _accumulate(self, part: Mapping[int, list[Window]]) -> None:
-        """Add the losses and gradients of ``part``, which is this worker's."""
-        values, gradients = self._forward_backward(part)
+        """Add the losses and gradients of ``part``, which is this worker's.
+
+        If they do not fit into the device's memory, compute them in two passes, and all later ones within that size. A
+        sharded base cannot: its workers must run the same number of passes.
+        """
+        size = sum(map(packed_size, part.values()))
+        if size > self._base.fitting_tokens and (pieces := self._halve(part)):
+            for piece in pieces:
+                self._accumulate(piece)
+            return
+        computed = self._forward_backward_if_it_fits(part)
+        if computed is None:
+            log.warning("a pass of %d tokens does not fit into the device's memory: halved from now on", size)
+            self._base.fitting_tokens = size // 2
+            self._accumulate(part)
+            return
+        values, gradients = computed
         totals = [total for session in self._sessions_in(part) for total in self._gradients[session]]
         torch._foreach_add_(totals, gradients)
         for index, value in zip(part, values, strict=True):
             term = self._terms[index]
             if term.pair is None:
                 self._losses[term.session] += value
+
+    def _halve(self, part: Mapping[int, list[Window]]) -> list[dict[int, list[Window]]] | None:
+        """Divide ``part`` into two passes of about the same size. None, if it is one window or one pair."""
+        pieces = [piece for piece in divide_over_workers(part, self._pairs_in(part), 2) if piece]
+        return pieces if len(pieces) == 2 else None
+
+    def _forward_backward_if_it_fits(
+        self, part: Mapping[int, list[Window]]
+    ) -> tuple[list[Tensor], tuple[Tensor, ...]] | None:
+        """Return None, if the device's memory is full and ``part`` can be halved."""
+        try:
+            return self._forward_backward(part)
+        except torch.OutOfMemoryError:
+            if self._base.is_sharded or not self._halve(part):
+                raise
+        return None  # after the handler, so that the traceback no longer holds the tensors of the pass
+
+    def _pairs_in(self, part: Mapping[int, list[Window]]) -> set[int]:
+        return {term for term in part if self._terms[term].pair is not None}
 
     def _forward_backward(self, part: Mapping[int, list[Window]]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
         """Return what ``part`` contributes to each of its terms, and the gradients of its sessions' parameters."""

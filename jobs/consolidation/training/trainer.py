@@ -10,7 +10,7 @@ with the time after each pass.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from looper.jobs.consolidation.training import checkpoint
 from looper.jobs.consolidation.training.checkpoint import Checkpoint
+from looper.jobs.consolidation.training.checkpoint_writer import CheckpointWriter
 from looper.jobs.consolidation.training.cohort import Cohort, Member, StepGroup, report_progress
 from looper.jobs.consolidation.training.collective import broadcast_from_rank0, run_on_rank0
 from looper.jobs.consolidation.training.finishing import finish
@@ -78,18 +79,21 @@ def run_trainer(
     """
     cohort = Cohort(trainer.base)
     last_poll, last_checkpoint, last_active = -float("inf"), clock(), clock()
-    with _hold_leases(trainer, lease_s, progress_timeout_s) as leases:
+    with (
+        _hold_leases(trainer, lease_s, progress_timeout_s) as leases,
+        closing(CheckpointWriter(trainer.store)) as writer,
+    ):
         while True:
             trainer.progress.advance()
             # Only rank 0's clock and catalog count, so that all ranks do the same after the same pass.
             if broadcast_from_rank0(clock() - last_poll >= QUEUE_POLL_INTERVAL_S):
                 if run_on_rank0(should_stop):
-                    _save_checkpoints(cohort.members, trainer)
+                    _save_checkpoints(cohort.members, writer, trainer)
                     return
                 cohort.drop(_report_progress(cohort.members, trainer))
                 cohort.drop(_fail_overdue(cohort.members, trainer))
                 if len(cohort.members) >= max_members:
-                    cohort.drop(_pause_one(cohort.members, choose_to_pause, trainer, leases))
+                    cohort.drop(_pause_one(cohort.members, choose_to_pause, writer, trainer, leases))
                 free = max_members - len(cohort.members)
                 claimed = run_on_rank0(partial(claim, free)) if free else []
                 if leases is not None:
@@ -112,8 +116,9 @@ def run_trainer(
                 cohort.waiting += _take_steps(cohort.in_progress.pop(), trainer)
             last_active = clock()
             if broadcast_from_rank0(last_active - last_checkpoint >= checkpoint_interval_s):
-                cohort.drop(_save_checkpoints(cohort.members, trainer))
+                cohort.due += [member for member in cohort.members if member not in cohort.due]
                 last_checkpoint = clock()
+            cohort.drop(_advance_checkpoints(cohort, writer, trainer))
 
 
 def _hold_leases(
@@ -202,6 +207,7 @@ def _fail_overdue(members: Sequence[Member], trainer: TrainerContext) -> list[Me
 def _pause_one(
     members: Sequence[Member],
     choose: Callable[[Mapping[str, float]], str | None],
+    writer: CheckpointWriter,
     trainer: TrainerContext,
     leases: LeaseHolder | None,
 ) -> list[Member]:
@@ -209,7 +215,7 @@ def _pause_one(
     now = time.monotonic()
     paused = run_on_rank0(lambda: choose({member.job.id: now - member.joined_at for member in members}))
     leaving = [member for member in members if member.job.id == paused]
-    _save_checkpoints(leaving, trainer)
+    _save_checkpoints(leaving, writer, trainer)
     for member in leaving:
         if leases is not None:
             leases.remove(member.job.id)
@@ -217,19 +223,56 @@ def _pause_one(
     return leaving
 
 
-def _save_checkpoints(members: Sequence[Member], trainer: TrainerContext) -> list[Member]:
-    """Write a checkpoint of each member that has taken a step. Return the members that must not continue."""
-    started = [member for member in members if member.session.loss is not None]
-    saves = [partial(_save_checkpoint, member, trainer) for member in started]
-    return [
-        member
-        for member, save in zip(started, saves, strict=True)
-        if not _isolate_failure(member.job, trainer, partial(run_on_rank0, save))
-    ]
+def _advance_checkpoints(cohort: Cohort, writer: CheckpointWriter, trainer: TrainerContext) -> list[Member]:
+    """Conclude a checkpoint that has been written, and begin the next one. Return the members that must not continue.
+
+    All ranks know what is due and what is being written, so they only talk to each other if there is something.
+    """
+    stopped: list[Member] = []
+    while cohort.saving is not None or cohort.due:
+        if cohort.saving is None:
+            member = cohort.due.pop(0)
+            if member not in cohort.members or member in stopped or member.session.loss is None:
+                continue
+            begin = partial(run_on_rank0, partial(_begin_checkpoint, member, writer))
+            if not _isolate_failure(member.job, trainer, begin):
+                stopped.append(member)
+                continue
+            cohort.saving = member
+        if not run_on_rank0(writer.has_ended):
+            break
+        saved, cohort.saving = cohort.saving, None
+        conclude = partial(run_on_rank0, partial(_conclude_checkpoint, saved, writer, trainer))
+        # How it ended does not matter to a member that has left.
+        if saved in cohort.members and not _isolate_failure(saved.job, trainer, conclude):
+            stopped.append(saved)
+    return stopped
 
 
-def _save_checkpoint(member: Member, trainer: TrainerContext) -> bool:
+def _begin_checkpoint(member: Member, writer: CheckpointWriter) -> bool:
+    session = member.session
+    assert session.loss is not None, "only members that have taken a step are saved"
+    writer.begin(member.job.id, Checkpoint(step=session.step, loss=session.loss), session.serialize_state())
+    return True
+
+
+def _conclude_checkpoint(member: Member, writer: CheckpointWriter, trainer: TrainerContext) -> bool:
+    if writer.result():
+        report_progress(member, trainer, saved=True)
+    return True
+
+
+def _save_checkpoints(members: Sequence[Member], writer: CheckpointWriter, trainer: TrainerContext) -> None:
+    """Write a checkpoint of each member that has taken a step, before they leave."""
+    for member in members:
+        if member.session.loss is not None:
+            save = partial(_save_checkpoint, member, writer, trainer)
+            _isolate_failure(member.job, trainer, partial(run_on_rank0, save))
+
+
+def _save_checkpoint(member: Member, writer: CheckpointWriter, trainer: TrainerContext) -> bool:
     """Write a checkpoint unless there is one of this step. Return True."""
+    writer.wait()  # it may be this member's
     session = member.session
     assert session.loss is not None, "only members that have taken a step are saved"
     state = Checkpoint(step=session.step, loss=session.loss)

@@ -204,6 +204,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     from looper.jobs.consolidation.model.device import pick_device, set_thread_count
     from looper.jobs.consolidation.model.shared_base import SharedBase
     from looper.jobs.consolidation.training.job_limits import JobLimits
+    from looper.jobs.consolidation.training.pass_size import fit_pass_to_memory
     from looper.jobs.consolidation.training.trainer import run_trainer
     from looper.jobs.consolidation.training.trainer_context import TrainerContext
     from looper.platform.objectstore import ObjectStore
@@ -221,8 +222,10 @@ def _run_worker(config: dict[str, Any]) -> None:
     with closing(catalog), watchdog if is_rank0 else nullcontext():
         if is_rank0:
             run.release_after_death(catalog)  # an earlier worker of this run may have died with leases
+        base = SharedBase(run.model_dir, pick_device(), sharded=settings.sharded, load=load)
+        fit_pass_to_memory(base, settings)
         trainer = TrainerContext(
-            base=SharedBase(run.model_dir, pick_device(), sharded=settings.sharded, load=load),
+            base=base,
             catalog=catalog,
             store=ObjectStore.open(run.settings),
             owner=run.owner,

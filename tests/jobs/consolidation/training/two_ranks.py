@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from looper.jobs.consolidation.model.shared_base import SharedBase
+from looper.jobs.consolidation.training import checkpoint_writer
 from looper.jobs.consolidation.training.fused_step import FusedStep
 from looper.jobs.consolidation.training.session import TrainingSession
 from looper.jobs.consolidation.training.trainer import run_trainer
@@ -116,6 +118,24 @@ def recording(events: list[str]) -> Iterator[None]:
         yield
 
 
+class RunAtOnce:
+    """Instead of the thread that writes checkpoints: then the calls of a run have an order."""
+
+    def __init__(self, *_: object) -> None:
+        """Take what a ``ThreadPoolExecutor`` takes."""
+
+    def submit(self, function: Callable[..., bool], *args: Any) -> Future[bool]:
+        future = Future[bool]()
+        try:
+            future.set_result(function(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self) -> None:
+        """Nothing runs."""
+
+
 @dataclass
 class Runner:
     """Runs scenarios on one of the two ranks."""
@@ -147,7 +167,7 @@ class Runner:
         their_store = cast(ObjectStore, Intercepted(ObjectStore.open(settings), before))
         trainer = TrainerContext(self.base, their_catalog, their_store, owner="me", max_rank=16)
         try:
-            with recording(record.events):
+            with recording(record.events), patch.object(checkpoint_writer, "ThreadPoolExecutor", RunAtOnce):
                 self._run(trainer, catalog, scenario)
         except Exception as error:
             record.raised = f"{type(error).__name__}: {error}"
