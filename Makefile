@@ -19,8 +19,8 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: environment  ## the whole loop: trajectories in, skills trained, gated, served and asked
 	$(BIN)/looper demo
 
-test: environment  ## all tests but the long ones
-	$(BIN)/python -m pytest -m "not bench"
+test: environment  ## all tests but the long ones, in two processes
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not bench"
 
 lint: environment  ## ruff, mypy --strict, vulture (dead code), codespell (American spelling), hadolint
 	$(BIN)/ruff check

@@ -21,7 +21,6 @@ def test_a_seed_replays_its_schedule() -> None:
     assert {fault.name for fault in plan[:3]} == set(names)
 
 
-@pytest.mark.bench
 @pytest.mark.timeout(1200)
 def test_a_cluster_survives_some_minutes_of_chaos() -> None:
     with TemporaryDirectory(prefix="looper-chaos-") as temporary:
