@@ -19,7 +19,7 @@ from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.serve.cache.cache_sizes import plan_cache_sizes
-from looper.serve.deployment.ray_app import deploy
+from looper.serve.deployment.ray_app import deploy, plan_cluster
 
 
 def run_head(settings: Settings, stop: threading.Event) -> None:
@@ -40,7 +40,10 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
                 pool.max_lora_rank: str(plan_cache_sizes(settings.serve, pool, model_dir))
                 for pool in settings.serve.all_pools
             }
-            write_state(settings, state.model_copy(update={"phase": "up", "url": url, "engines": engines}))
+            gpus = str(plan_cluster(settings))
+            write_state(
+                settings, state.model_copy(update={"phase": "up", "url": url, "engines": engines, "gpus": gpus})
+            )
         worker.work_queue(catalog, store, settings, model_dir, stop.is_set)
 
 

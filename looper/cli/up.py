@@ -42,6 +42,8 @@ def up(
 
 
 def _show_engines(state: "ClusterState | None") -> None:
+    if state and state.gpus:
+        typer.echo(state.gpus)
     for rank, capacity in state.engines.items() if state else ():
         typer.echo(f"each engine for ranks up to {rank}: {capacity}")
 

@@ -23,12 +23,12 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
+from looper.platform.settings.gpu_plan import GpuPlan, count_gpus, plan_gpus
 from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.deployment.gateway_peers import RayGatewayPeers
 from looper.serve.deployment.loopback import bind_replica_to_node
 from looper.serve.deployment.skill_replica import SkillReplica
 from looper.serve.deployment.tls import base_url, http_options, trust_own_certificate
-from looper.serve.engine.engine_arguments import Device, count_gpus
 from looper.serve.gateway.app import build_gateway
 from looper.serve.gateway.gateway_counts import GatewayCounts
 from looper.serve.gateway.request_log import configure_json_logging
@@ -76,24 +76,31 @@ class GatewayReplica:
         return self._counts.collect_traffic(instance)
 
 
-def pick_device() -> Device:
-    """Return where the engines of the connected Ray cluster compute: on GPUs if it has any."""
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return "gpu" if resources.get("GPU", 0) >= 1 else "cpu"
+def plan_cluster(settings: Settings) -> GpuPlan:
+    """Return how the connected Ray cluster's GPUs are divided.
+
+    Args:
+        settings: Settings of the cluster.
+
+    Raises:
+        InvalidInput: The engines need more GPUs than there are.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    return plan_gpus(gpus, settings)
 
 
-def build_app(settings: Settings, model_dir: Path, device: Device) -> serve.Application:
+def build_app(settings: Settings, model_dir: Path, gpus: GpuPlan) -> serve.Application:
     """Build the Ray Serve application.
 
     Args:
         settings: Settings of the cluster.
         model_dir: Folder of the base model. All machines of the cluster have it at this path.
-        device: Where the engines compute.
+        gpus: What engines have of the cluster's GPUs.
 
     Returns:
         The application.
     """
-    pools = {pool.max_lora_rank: _build_pool(settings, pool, model_dir, device) for pool in settings.serve.all_pools}
+    pools = {pool.max_lora_rank: _build_pool(settings, pool, model_dir, gpus) for pool in settings.serve.all_pools}
     gateway = serve.deployment(
         name=GATEWAY_NAME,
         num_replicas=settings.serve.gateways,
@@ -106,10 +113,10 @@ def build_app(settings: Settings, model_dir: Path, device: Device) -> serve.Appl
     return gateway(GatewayReplica).bind(settings, pools)
 
 
-def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, device: Device) -> serve.Application:
+def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, gpus: GpuPlan) -> serve.Application:
     bundles: list[dict[str, float]] = [{"CPU": 1}]
-    if device == "gpu":  # the replica is in the first bundle, and vLLM's workers take the GPUs of all
-        gpu: dict[str, float] = {"GPU": 1}
+    if gpus.engine:  # the replica is in the first bundle, and vLLM's workers take the GPUs of all
+        gpu = {"GPU": gpus.engine}
         bundles = [{"CPU": 1, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
     return serve.deployment(
@@ -124,7 +131,7 @@ def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, device:
             request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]  # Ray accepts an import path, but its annotation does not
             request_router_kwargs={"max_num_seqs": settings.serve.max_num_seqs},
         ),
-    )(SkillReplica).bind(settings, pool, model_dir.resolve(), device)
+    )(SkillReplica).bind(settings, pool, model_dir.resolve(), gpus.engine)
 
 
 def _autoscaling_config(pool: PoolSettings) -> AutoscalingConfig:
@@ -155,7 +162,7 @@ def deploy(settings: Settings, model_dir: Path) -> str:
     url = base_url(settings.serve, port)
     try:
         serve.start(http_options=http_options(settings.serve, port))
-        serve.run(build_app(settings, model_dir, pick_device()), name=APP_NAME, route_prefix="/")
+        serve.run(build_app(settings, model_dir, plan_cluster(settings)), name=APP_NAME, route_prefix="/")
         verify = trust_own_certificate(settings.serve)
         httpx.get(f"{url}/healthz", timeout=30, verify=verify).raise_for_status()
     except (RuntimeError, ValueError, OSError, httpx.HTTPError) as error:

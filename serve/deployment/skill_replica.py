@@ -32,12 +32,13 @@ class SkillReplica:
         settings: Settings of the cluster.
         pool: Settings of the pool that the replica belongs to.
         model_dir: Folder of the base model.
-        device: Where the engine computes.
+        gpu_share: Part of a GPU that the engine has; 0 for a CPU engine.
     """
 
     async def __init__(  # type: ignore[misc]
-        self, settings: Settings, pool: PoolSettings, model_dir: Path, device: Device
+        self, settings: Settings, pool: PoolSettings, model_dir: Path, gpu_share: float
     ) -> None:
+        device: Device = "gpu" if gpu_share else "cpu"
         bind_replica_to_node()
         keep_files_private()
         cache_sizes = plan_cache_sizes(settings.serve, pool, model_dir)
@@ -50,6 +51,7 @@ class SkillReplica:
             device,
             cores,
             read_base_manifest(model_dir).parsers,
+            gpu_share,
         )
         os.environ.update(engine.environment)
         configure_tracing("looper-engine")

@@ -13,6 +13,7 @@ from looper.basemodel.vllm_logging import import_vllm_quietly
 from looper.platform.adapters.base_revision import TOKENIZER_MODE, Parsers
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
+from looper.platform.settings.gpu_plan import ENGINE_MEMORY, count_gpus
 from looper.serve.cpu.cores import BIND_VARIABLE, engine_cores, format_binding, other_cores
 from looper.serve.engine.admission import HEADROOM
 
@@ -88,31 +89,9 @@ def check_engine_options(options: Mapping[str, object]) -> None:
                 raise InvalidInput(f"serve.engine has {name!r}, which vLLM does not know: {hint}")
 
 
-def count_gpus(options: Mapping[str, object]) -> int:
-    """Return how many GPUs one engine takes.
-
-    Args:
-        options: ``serve.engine`` of the settings.
-
-    Raises:
-        InvalidInput: A number is not one.
-    """
-    total = 1
-    for name in ("tensor_parallel_size", "pipeline_parallel_size"):
-        size = options.get(name, 1)
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= MAX_PARALLEL:
-            raise InvalidInput(f"serve.engine: {name} is {size!r}, not a number from 1 to {MAX_PARALLEL}")
-        total *= size
-    return total
-
-
 def streaming_parser_name(parser: str) -> str:
     """Return the name under which ``tool_parsers`` registers one of vLLM's parsers for tool calls."""
     return f"looper_{parser}"
-
-
-MAX_PARALLEL = 64
-"""Maximum number of GPUs that an engine is divided over, in each way."""
 
 
 def has_amx_bfloat16() -> bool:
@@ -147,6 +126,7 @@ def build_engine_settings(
     device: Device,
     cores: Collection[int],
     parsers: Parsers = Parsers(),  # noqa: B008 (frozen)
+    gpu_share: float = 1.0,
 ) -> EngineSettings:
     """Build the settings of an engine.
 
@@ -158,6 +138,7 @@ def build_engine_settings(
         device: Where the engine computes.
         cores: All cores of this machine.
         parsers: How the base model's answers are read.
+        gpu_share: Part of a GPU that the engine has.
 
     Returns:
         Arguments and environment for vLLM.
@@ -199,7 +180,11 @@ def build_engine_settings(
     if parsers.reasoning_parser:
         arguments["reasoning_parser"] = parsers.reasoning_parser
     if device == "gpu":
-        return EngineSettings(arguments | serve.engine, {}, set(cores))
+        environment = {}
+        if gpu_share < 1:  # a trainer has the rest
+            arguments["gpu_memory_utilization"] = ENGINE_MEMORY * gpu_share
+            environment = {"VLLM_RAY_PER_WORKER_GPUS": str(gpu_share)}
+        return EngineSettings(arguments | serve.engine, environment, set(cores))
     arguments |= {
         "dtype": "bfloat16" if has_amx_bfloat16() else "float32",
         # Every step reads all of its adapters: bfloat16 halves the bytes.

@@ -27,6 +27,7 @@ from looper.platform.domain.private_files import keep_files_private, make_privat
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
 from looper.platform.settings import Settings
+from looper.platform.settings.gpu_plan import plan_gpus
 
 
 @dataclass(frozen=True)
@@ -131,12 +132,16 @@ def _find_cause(error: WorkerGroupError) -> BaseException:
 
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
+    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    share = plan_gpus(gpus, run.settings).trainer
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"run": run},
-        torch_config=TorchConfig(backend=_collective_backend()),
+        torch_config=TorchConfig(backend="nccl" if share else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=settings.num_workers, use_gpu=_has_gpu(), resources_per_worker={"CPU": _CPUS_PER_WORKER}
+            num_workers=settings.num_workers,
+            use_gpu=share > 0,
+            resources_per_worker={"CPU": _CPUS_PER_WORKER, **({"GPU": share} if share else {})},
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # type checkers see the RunConfig of Ray Train V1
             name="train",
@@ -246,11 +251,3 @@ def _run_worker(config: dict[str, Any]) -> None:
             progress_timeout_s=settings.progress_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
         )
-
-
-def _has_gpu() -> bool:
-    return bool(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-
-
-def _collective_backend() -> str:
-    return "nccl" if _has_gpu() else "gloo"

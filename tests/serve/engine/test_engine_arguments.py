@@ -9,8 +9,9 @@ import torch
 from looper.platform.adapters.base_revision import Parsers
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
+from looper.platform.settings.gpu_plan import count_gpus
 from looper.serve.cpu.cores import BIND_VARIABLE
-from looper.serve.engine.engine_arguments import build_engine_settings, check_engine_options, count_gpus
+from looper.serve.engine.engine_arguments import build_engine_settings, check_engine_options
 
 TARGET_MODULES = ["q_proj", "down_proj"]
 
