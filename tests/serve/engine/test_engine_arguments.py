@@ -11,7 +11,7 @@ from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import PoolSettings, ServeSettings
 from looper.platform.settings.gpu_plan import count_gpus
 from looper.serve.cpu.cores import BIND_VARIABLE
-from looper.serve.engine.engine_arguments import build_engine_settings, check_engine_options
+from looper.serve.engine.engine_arguments import EngineSettings, build_engine_settings, check_engine_options
 
 TARGET_MODULES = ["q_proj", "down_proj"]
 
@@ -96,3 +96,14 @@ def test_without_the_start_of_calls_vllm_s_own_parser_is_used() -> None:
     engine = build_engine_settings(ServeSettings(), PoolSettings(), 8, TARGET_MODULES, "gpu", range(2), parsers)
     assert engine.arguments["tool_call_parser"] == "hermes"
     assert engine.arguments["reasoning_parser"] == "qwen3"
+
+
+def test_an_engine_that_shares_a_gpu_fills_its_share() -> None:
+    def build(share: float, **engine: float) -> EngineSettings:
+        serve = ServeSettings(engine=engine)
+        return build_engine_settings(serve, PoolSettings(), 8, TARGET_MODULES, "gpu", range(2), gpu_share=share)
+
+    assert build(0.5).arguments["gpu_memory_utilization"] == pytest.approx(0.45)
+    assert build(0.5).environment == {"VLLM_RAY_PER_WORKER_GPUS": "0.5"}
+    assert "gpu_memory_utilization" not in build(1).arguments
+    assert build(0.5, gpu_memory_utilization=0.3).arguments["gpu_memory_utilization"] == 0.3, "the operator's own"

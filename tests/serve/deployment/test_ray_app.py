@@ -1,0 +1,34 @@
+"""What engines ask Ray for."""
+
+from pathlib import Path
+
+import pytest
+from ray import serve
+
+from looper.platform.settings import load_settings
+from looper.platform.settings.gpu_plan import GpuPlan
+from looper.serve.deployment.ray_app import build_app
+
+
+def find_bundles(app: serve.Application) -> list[dict[str, float]]:
+    """Return the bundles of the only pool."""
+    _, pools = app._bound_deployment.init_args
+    [pool] = pools.values()
+    return list(pool._bound_deployment._replica_config.placement_group_bundles)
+
+
+@pytest.mark.parametrize(
+    ("plan", "engine", "bundles"),
+    [
+        (GpuPlan(0, 0), {}, [{"CPU": 1}]),
+        (GpuPlan(1, 1), {}, [{"CPU": 1, "GPU": 1}]),
+        (GpuPlan(0.5, 0.5), {}, [{"CPU": 1, "GPU": 0.5}]),
+        (GpuPlan(1, 1), {"tensor_parallel_size": 3}, [{"CPU": 1, "GPU": 1}, {"GPU": 1}, {"GPU": 1}]),
+        (GpuPlan(1, 1), {"pipeline_parallel_size": 2}, [{"CPU": 1, "GPU": 1}, {"GPU": 1}]),
+    ],
+)
+def test_an_engine_gets_its_gpus(
+    plan: GpuPlan, engine: dict[str, int], bundles: list[dict[str, float]], tmp_path: Path
+) -> None:
+    settings = load_settings(serve={"engine": engine})
+    assert find_bundles(build_app(settings, tmp_path, plan)) == bundles
