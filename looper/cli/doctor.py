@@ -18,7 +18,7 @@ def doctor(
 
     Without an error, agents on it can be taught.
 
-    Examples: `looper doctor`, `looper doctor Qwen/Qwen3-8B`, `looper doctor ./my-base --json`
+    Example: `looper doctor Qwen/Qwen3-8B`, `looper doctor ./my-base --json`
     """
     requirements.check_machine("looper doctor")
 

@@ -5,6 +5,8 @@ runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M o
 
     models      the tree: sections, fields, defaults, bounds
     storage     its sections of catalog and object store
+    serving     its section of the endpoint
+    gpu_plan    divides GPUs between engines and trainers
     names       every name in the tree, and suggestions for a name that is not in it
     renamed     old names of settings
     sources     reads the settings file, environment variables and flags
@@ -19,12 +21,11 @@ from looper.platform.settings.models import (
     GateSettings,
     ModelSettings,
     ModelStage,
-    PoolSettings,
-    ServeSettings,
     Settings,
     SynthesisSettings,
     SynthesisStage,
 )
+from looper.platform.settings.serving import PoolSettings, ServeSettings
 from looper.platform.settings.sources import CONFIG_VARIABLE, Source
 from looper.platform.settings.storage import CatalogSettings, StoreSettings
 

@@ -35,7 +35,7 @@ def test_commands_that_need_linux_say_so_on_other_systems(command: str, tmp_path
     ("module", "importer", "extra"),
     [
         ("sqlalchemy", "looper.platform.catalog.tables", "serve"),
-        ("psutil", "looper.cluster.state", "serve"),
+        ("psutil", "looper.cluster.processes", "serve"),
         ("filelock", "looper.basemodel.prepare", "train"),
         ("openai", "looper.demo.run", "bench"),
         ("vllm", "looper.serve.cache.staging", "cpu"),
