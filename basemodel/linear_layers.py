@@ -14,6 +14,10 @@ _ROUTERS = frozenset({"shared_expert_gate"})
 """Linear layers that say how much an expert counts."""
 
 
+_NOT_SERVED = {"glm": {"gate_up_proj"}, "glm4": {"gate_up_proj"}}
+"""By type of model, layers of transformers of which vLLM (0.29) expects the adapters of two layers."""
+
+
 def find_linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """Return the layers of a model that adapters change, by name.
 
@@ -21,10 +25,11 @@ def find_linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear]:
         model: The model.
     """
     head = model.get_output_embeddings()
+    excluded = _ROUTERS | _NOT_SERVED.get(model.config.model_type, set())
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and name.rpartition(".")[2] not in _ROUTERS
+        if isinstance(module, nn.Linear) and module is not head and name.rpartition(".")[2] not in excluded
     }
 
 

@@ -28,7 +28,7 @@ from tests.tiny import FLOAT32
 
 INSTANCE = InstanceName("acme", "desk")
 TOKENS = 3 * SLIDING_WINDOW
-TOLERANCE = 0.05
+TOLERANCE = 0.02
 """Largest difference of a token's log probability, in nats. Engines multiply adapters in bfloat16."""
 
 
@@ -47,7 +47,8 @@ def trained_logprobs(base: SharedBase, window: Window, lora: Lora | None) -> lis
 def served_logprobs(url: str, key: str, window: Window) -> list[float]:
     body = {"model": str(INSTANCE), "prompt": window.tokens.tolist(), "max_tokens": 1, "prompt_logprobs": 0}
     response = httpx.post(f"{url}/v1/completions", json=body, headers={"authorization": f"Bearer {key}"}, timeout=120)
-    [choice] = response.raise_for_status().json()["choices"]
+    assert response.status_code == 200, response.text
+    [choice] = response.json()["choices"]
     found = choice["prompt_logprobs"][1:]
     return [each[str(token)]["logprob"] for each, token in zip(found, window.tokens[1:].tolist(), strict=True)]
 
@@ -70,7 +71,7 @@ def test_what_is_served_is_what_was_trained(name: str, ray_local: None, tmp_path
     difference = max(abs(a - b) for a, b in zip(served, trained, strict=True))
     effect = max(abs(a - b) for a, b in zip(plain, trained, strict=True))
     print(f"{name}: {difference:.4f} nats, the adapter changes up to {effect:.2f}")
-    assert effect > 20 * TOLERANCE, "the adapter changes too little for a comparison"
+    assert effect > 10 * difference, "the adapter changes too little for a comparison"
     assert difference < TOLERANCE
     figures = json.loads(SERVED.read_text()) if SERVED.exists() else {}
     SERVED.write_text(json.dumps(figures | {name: round(difference, 4)}, indent=1, sort_keys=True) + "\n")

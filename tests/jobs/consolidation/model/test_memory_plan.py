@@ -1,6 +1,7 @@
 """The memory that is planned is the memory that is used."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,10 @@ def test_the_plan_is_within_15_percent_of_the_peak(
 ) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     command = [sys.executable, "-c", MEASURE, str(tmp_path), str(tenants), str(length)]
-    measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    # Without the gaps that the allocator keeps: tensors are mapped, and unmapped when they are freed.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "1000000"}
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    measured = json.loads(output.splitlines()[-1])  # DeepSpeed writes before it
     planned = plan_memory(tmp_path, RECIPE, FLOAT32).peak(tenants, tenants * length)
     print(f"planned {planned / GIB:.2f} GiB, measured {measured / GIB:.2f} GiB, ratio {planned / measured:.2f}")
     assert planned == pytest.approx(measured, rel=0.15)
