@@ -9,12 +9,17 @@ LOCK := requirements/$(MACHINE).lock
 TORCH := $(shell sed -n '/+cpu$$/p' requirements/overrides-cpu.txt)
 EXTRAS := --extra dev --group smollm2
 READY := $(VENV)/ready-$(MACHINE)
-# uv does not read pip's settings, so a folder of wheels that pip is told of is handed over.
+# uv does not read pip's settings, so a folder of wheels that pip is told of is handed over. But a GPU needs the torch of
+# the package index, and such a folder may have a CPU build of the same version.
+ifeq ($(MACHINE),cpu)
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+else
+export UV_FIND_LINKS =
+endif
 # OpenMP's threads spin while they wait; many processes on few cores slow each other down by that, many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format bench chaos docs docs-picture package lock environment
+.PHONY: demo test lint format bench chaos docs docs-picture package lock gpu-lock-check environment
 
 demo: environment  ## the whole loop: trajectories in, skills trained, gated, served and asked
 	$(BIN)/looper demo
@@ -70,6 +75,12 @@ endif
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --compile-bytecode -r $(LOCK)
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation -e .
 	touch $@
+
+gpu-lock-check: environment  ## find out whether the GPU lock can be installed, without installing it
+	for version in 3.11 3.12 3.13; do \
+	  UV_FIND_LINKS= $(BIN)/uv pip install --quiet --dry-run --no-deps --no-build-isolation --target $(VENV)/gpu-$$version \
+	    --python-version $$version --python-platform x86_64-manylinux_2_28 -r requirements/gpu.lock || exit 1; \
+	done
 
 lock: environment  ## compile both locks again, after a change of the dependencies in pyproject.toml
 	$(BIN)/uv pip compile -q pyproject.toml --extra cpu $(EXTRAS) --override requirements/overrides-cpu.txt \

@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 _ROUTERS = frozenset({"shared_expert_gate"})
 """Linear layers that say how much an expert counts."""
 
-
 _NOT_SERVED = {"glm": {"gate_up_proj"}, "glm4": {"gate_up_proj"}}
 """By type of model, layers of transformers of which vLLM (0.29) expects the adapters of two layers."""
 

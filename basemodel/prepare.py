@@ -100,14 +100,18 @@ def _build_once(folder: Path, base: str, build: Callable[[Path], None], parser_n
 
         try:
             renderer = ChatRenderer(unfinished)
+            layers, parameters = read_layer_shapes(unfinished)
         except InvalidInput:
             raise
         except Exception as error:  # vLLM and transformers raise many types for files that are damaged or unknown
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InvalidInput(f"base model {base!r} cannot be loaded: {reason[:300]}") from error
         check_teachable(renderer, base)
+        if not layers:
+            raise InvalidInput(
+                f"base model {base!r} has no linear layers that adapters could change: choose another base"
+            )
         parsers = choose_parsers(renderer, *parser_names)
-        layers, parameters = read_layer_shapes(unfinished)
         manifest = BaseManifest(
             base=base, revision=_digest_weights(unfinished), parsers=parsers, layers=layers, parameters=parameters
         )

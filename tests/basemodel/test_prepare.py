@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from looper.basemodel import BUNDLED, CHAT_TEMPLATE, prepare
 from looper.basemodel.chat_renderer import ChatRenderer
@@ -196,6 +196,14 @@ def test_a_download_that_lacks_files_is_refused_in_one_line(base_dir: Path, tmp_
     names = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
     (source / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     with pytest.raises(InvalidInput, match=r"lacks 1 of 2 files with weights, such as model-00002[^\n]+\Z"):
+        prepare(str(source), tmp_path / "cache")
+
+
+def test_a_base_model_without_linear_layers_is_refused(base_dir: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    vocabulary = AutoTokenizer.from_pretrained(source)
+    GPT2Config(vocab_size=len(vocabulary), n_embd=32, n_layer=1, n_head=2).save_pretrained(source)
+    with pytest.raises(InvalidInput, match="has no linear layers that adapters could change: choose another base"):
         prepare(str(source), tmp_path / "cache")
 
 
