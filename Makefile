@@ -77,10 +77,10 @@ endif
 	touch $@
 
 gpu-lock-check: environment  ## find out whether the GPU lock can be installed, without installing it
-	for version in 3.11 3.12 3.13; do \
-	  UV_FIND_LINKS= $(BIN)/uv pip install --quiet --dry-run --no-deps --no-build-isolation --target $(VENV)/gpu-$$version \
+	target=$$(mktemp -d) && for version in 3.11 3.12 3.13; do \
+	  UV_FIND_LINKS= $(BIN)/uv pip install --quiet --dry-run --no-deps --no-build-isolation --target $$target \
 	    --python-version $$version --python-platform x86_64-manylinux_2_28 -r requirements/gpu.lock || exit 1; \
-	done
+	done; rm -r $$target
 
 lock: environment  ## compile both locks again, after a change of the dependencies in pyproject.toml
 	$(BIN)/uv pip compile -q pyproject.toml --extra cpu $(EXTRAS) --override requirements/overrides-cpu.txt \
