@@ -7,6 +7,7 @@ the same history is sent to it.
 import logging
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from vllm.tokenizers import cached_tokenizer_from_config
 
 from looper.platform.adapters.base_revision import TOKENIZER_MODE
 from looper.platform.domain.errors import InvalidInput
+
+
+_RULE = "Say please."
+EXAMPLE_TOOLS = (
+    '[{"type": "function", "function": {"name": "find", "description": "Find", "parameters": {"type": "object"}}}]'
+)
+"""JSON text of a list of tools."""
 
 
 class Unrenderable(InvalidInput):
@@ -56,6 +64,7 @@ class ChatRenderer:
     Attributes:
         model_config: vLLM's configuration of the base model.
         tokenizer: The base model's tokenizer, as the engine uses it.
+        template: Chat template for conversations without tools. A base model may have another one for those with tools.
         stop_tokens: Ids of the tokens that end a response.
         special_texts: Texts of the special tokens.
         vocab_size: Number of tokens that the base model has embeddings for. A tokenizer may know more.
@@ -74,11 +83,13 @@ class ChatRenderer:
         logging.getLogger("vllm.renderers.hf").setLevel(logging.CRITICAL)
         self.model_config = ModelConfig(str(folder), tokenizer_mode=TOKENIZER_MODE)
         self.tokenizer: Any = cached_tokenizer_from_config(self.model_config)
-        if not resolve_chat_template(self.tokenizer, None, None, model_config=self.model_config):
+        template = resolve_chat_template(self.tokenizer, None, None, model_config=self.model_config)
+        if not template:
             raise InvalidInput(
                 f"base model {folder.name!r} has no chat template to render examples with: choose an "
                 "instruction-tuned base, or put a chat_template.jinja into its folder"
             )
+        self.template = template
         self.vocab_size = self.model_config.get_vocab_size()
         stop = self.model_config.try_get_generation_config().get("eos_token_id", [])
         stop = {stop} if isinstance(stop, int) else set(stop)
@@ -152,6 +163,23 @@ class ChatRenderer:
             raise
         except Exception as error:  # templates are programs: any type may come out of one
             raise Unrenderable(f"the chat template refuses it: {_first_line(error)}") from error
+
+    def shows(self, role: str) -> bool:
+        """Tell whether messages of a role reach the prompt.
+
+        Args:
+            role: Such as "system".
+
+        Returns:
+            Whether they do. If not, the template refuses them or leaves them out.
+        """
+        messages = [{"role": role, "content": _RULE}, {"role": "user", "content": "Hi."}]
+        for tools in (None, EXAMPLE_TOOLS):  # some templates are for agents with tools only
+            with suppress(Unrenderable):
+                conversation = self.parse(messages, tools)
+                if _RULE in self.render(conversation, conversation.messages, prompt=True):
+                    return True
+        return False
 
     def tokenize(self, text: str, known: TokenizedText | None = None) -> TokenizedText:
         """Tokenize a rendered text as the engine does.

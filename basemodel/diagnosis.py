@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from looper.basemodel.answer_reader import AnswerReader
 from looper.basemodel.chat_renderer import ChatRenderer, Unrenderable
+from looper.basemodel.prepare import CALLS_IN_TEXT, CHAT_TEMPLATE
 from looper.basemodel.turn_renderer import TurnRenderer
 from looper.platform.adapters.base_revision import BaseManifest, Parsers, read_base_manifest
 
@@ -23,7 +24,6 @@ _TOOL = {
         "parameters": {"type": "object", "properties": {"color": {"type": "string"}}, "required": ["color"]},
     },
 }
-_RULE = "Say please."
 
 
 class Diagnosis(BaseModel):
@@ -41,6 +41,8 @@ class Diagnosis(BaseModel):
     """Number of layers that adapters change, by the last part of their names."""
     adapted_share: float
     """Share of the parameters that are in these layers, from 0 to 1."""
+    template: str
+    """Whose chat template it has, in words."""
     roles: tuple[str, ...]
     """Roles whose messages reach the prompt beside those of users and tools: system, developer."""
     keeps_history: bool
@@ -73,7 +75,8 @@ def diagnose(folder: Path) -> Diagnosis:
         parameters=manifest.parameters,
         adapted=dict(sorted(adapted.items())),
         adapted_share=_share_of_layers(manifest),
-        roles=tuple(role for role in ("system", "developer") if _reaches_prompt(renderer, role)),
+        template=_describe_template(renderer.template),
+        roles=tuple(role for role in ("system", "developer") if renderer.shows(role)),
         keeps_history=_keeps_history(renderer),
         parsers=manifest.parsers,
         tool_calls=_try_tool_calls(renderer, manifest.parsers),
@@ -86,13 +89,10 @@ def _share_of_layers(manifest: BaseManifest) -> float:
     return weights / manifest.parameters if manifest.parameters else 0.0
 
 
-def _reaches_prompt(renderer: ChatRenderer, role: str) -> bool:
-    try:
-        messages = [{"role": role, "content": _RULE}, {"role": "user", "content": "Hi."}]
-        conversation = renderer.parse(messages, json.dumps([_TOOL]))
-        return _RULE in renderer.render(conversation, conversation.messages, prompt=True)
-    except Unrenderable:
-        return False
+def _describe_template(template: str) -> str:
+    if CALLS_IN_TEXT in template:
+        return "its own, with tool calls in the text"
+    return "Looper's" if template == CHAT_TEMPLATE else "its own"
 
 
 def _keeps_history(renderer: ChatRenderer) -> bool:

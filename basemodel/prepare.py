@@ -30,6 +30,12 @@ BUNDLED = "smollm2-135m"
 CHAT_TEMPLATE = files("looper.basemodel").joinpath("chatml_tools.jinja").read_text()
 """Chat template of the bundled model, and of others that know its tokens and have none that writes tool calls."""
 
+CALLS_IN_TEXT = files("looper.basemodel").joinpath("calls_in_text.jinja").read_text()
+"""Beginning of the chat template of base models whose own template writes no tool calls that vLLM reads back."""
+
+SYSTEM_IN_USER_TURN = "{%- set system_in_user_turn = true -%}"
+"""Comes before ``CALLS_IN_TEXT`` if the model's own template refuses system messages."""
+
 _TEMPLATE = "chat_template.jinja"
 _TEMPLATE_TOKENS = {"<|im_start|>", "<|im_end|>"}
 """Tokens without which nothing can be taught in the form of ``CHAT_TEMPLATE``."""
@@ -37,7 +43,7 @@ _TEMPLATE_TOKENS = {"<|im_start|>", "<|im_end|>"}
 _CALLED = "book_the_room"
 """Name of a tool that no list of tools has: a template that writes it writes calls."""
 
-_FORMAT = "3"
+_FORMAT = "4"
 """Changes with the content of the manifest, so that folders of an earlier version are made again."""
 
 
@@ -95,7 +101,7 @@ def _build_once(folder: Path, base: str, build: Callable[[Path], None], parser_n
         with import_vllm_quietly():  # only when needed, because it takes seconds
             from looper.basemodel.chat_renderer import ChatRenderer
             from looper.basemodel.linear_layers import read_layer_shapes
-            from looper.basemodel.parser_choice import choose_parsers
+            from looper.basemodel.parser_choice import AUTO, choose_parsers
             from looper.basemodel.teachable import check_teachable
 
         try:
@@ -112,6 +118,16 @@ def _build_once(folder: Path, base: str, build: Callable[[Path], None], parser_n
                 f"base model {base!r} has no linear layers that adapters could change: choose another base"
             )
         parsers = choose_parsers(renderer, *parser_names)
+        if parser_names[0] == AUTO and parsers.tool_call_parser is None:
+            template = CALLS_IN_TEXT + renderer.template
+            if not renderer.shows("system"):
+                template = SYSTEM_IN_USER_TURN + template
+            renderer.tokenizer.chat_template = template
+            found = choose_parsers(renderer, *parser_names)
+            if found.tool_call_parser is not None:
+                parsers = found
+                (unfinished / _TEMPLATE).unlink(missing_ok=True)  # a link to the model's own
+                (unfinished / _TEMPLATE).write_text(template)
         manifest = BaseManifest(
             base=base, revision=_digest_weights(unfinished), parsers=parsers, layers=layers, parameters=parameters
         )
@@ -221,4 +237,4 @@ def _list_files(source: Path) -> list[tuple[str, int, int]]:
 
 def _digest_choices(*choices: object) -> str:
     """Return what tells a prepared folder from others of the same base model."""
-    return hashlib.sha256(json.dumps([_FORMAT, CHAT_TEMPLATE, *choices]).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([_FORMAT, CHAT_TEMPLATE, CALLS_IN_TEXT, *choices]).encode()).hexdigest()[:12]

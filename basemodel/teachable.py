@@ -1,11 +1,10 @@
 """Tells whether agents on a base model can be taught, before anything is trained."""
 
-from looper.basemodel.chat_renderer import ChatRenderer, Unrenderable
+from looper.basemodel.chat_renderer import EXAMPLE_TOOLS, ChatRenderer, Unrenderable
 from looper.basemodel.turn_renderer import TurnRenderer
 from looper.platform.domain.errors import InvalidInput
 
 _TURNS = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Yes."}]
-_TOOLS = '[{"type": "function", "function": {"name": "find", "description": "Find", "parameters": {"type": "object"}}}]'
 
 
 def check_teachable(renderer: ChatRenderer, base: str) -> None:
@@ -31,7 +30,7 @@ def check_teachable(renderer: ChatRenderer, base: str) -> None:
             "support: choose another base"
         )
     failure: Unrenderable | None = None
-    for tools in (None, _TOOLS):  # some templates are for agents with tools only
+    for tools in (None, EXAMPLE_TOOLS):  # some templates are for agents with tools only
         try:
             conversation = renderer.parse(_TURNS, tools)
             TurnRenderer(renderer).render(conversation, conversation.messages[:1], conversation.messages[1])

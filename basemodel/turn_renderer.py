@@ -171,9 +171,9 @@ class TurnRenderer:
             return []
         short = self._render_growing(conversation, [{"role": "user", "content": "-"}], turn)
         body = self._strip_end(answer)
-        if short is None or not short[-1].endswith(body):
+        if short is None or not _ends_alike(short, body):
             short = self._render_growing(conversation, history, turn)
-        if short is None or not short[-1].endswith(body):
+        if short is None or not _ends_alike(short, body):
             raise Unrenderable("the chat template does not tell where a tool call begins")
         offset = len(short[-1]) - len(body)
         spans = [_shift(span, -offset) for span in call_spans(short)]
@@ -196,9 +196,19 @@ class TurnRenderer:
             return None
 
     def _strip_end(self, text: str) -> str:
-        """Return a rendering without the token that ends the turn and what follows."""
-        ended = text.rstrip()
-        return next((ended.removesuffix(stop) for stop in self._stop_texts if ended.endswith(stop)), text)
+        """Return a rendering without the tokens at its end that end the turn and the conversation."""
+        while stop := next((stop for stop in self._stop_texts if text.rstrip().endswith(stop)), None):
+            text = text.rstrip().removesuffix(stop)
+        return text
+
+
+def _ends_alike(texts: Sequence[str], answer: str) -> bool:
+    """Tell whether the turn rendered with all its calls ends, from its first call on, as ``answer`` does.
+
+    What is before the calls may differ: an answer closes the reasoning that its prompt has opened.
+    """
+    first = common_prefix_length(texts[0], texts[1])
+    return answer.endswith(texts[-1][first:])
 
 
 def call_spans(texts: Sequence[str]) -> list[Span]:

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from looper.basemodel import prepare
+from looper.platform.adapters.base_revision import BASE_MANIFEST
 
 TEMPLATES = Path(__file__).parents[2] / "shared" / "data" / "chat-templates"
 """Real templates. They are not part of the project; tests that use them skip where they are absent."""
@@ -45,6 +49,17 @@ def template_base(folder: Path, name: str) -> Path:
         pytest.skip("the real chat templates are not here")
     extra = next((tokens for part, tokens in EXTRA.items() if part in name), [])
     return write_template_base(folder, (TEMPLATES / f"{name}.jinja").read_text(), *tokens_of(name), extra=extra)
+
+
+def prepared_base(folder: Path, name: str) -> Path:
+    """Return the folder of a tiny base model with a real template, as ``prepare`` makes it, with random weights."""
+    source = template_base(folder / name, name)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(source))
+    model.generation_config = GenerationConfig.from_pretrained(source)  # it names the tokens that end a response
+    model.save_pretrained(source)
+    (source / BASE_MANIFEST).unlink()
+    return prepare(str(source), folder / "prepared")
 
 
 def tokens_of(name: str) -> tuple[list[str], str | None]:
@@ -90,7 +105,8 @@ def write_template_base(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=2**20,
+        max_position_embeddings=2**18,
+        initializer_range=0.1,
         architectures=["LlamaForCausalLM"],
         eos_token_id=stop_ids[-1],
     )

@@ -42,6 +42,7 @@ def doctor(
         ("can be taught", "yes"),
         ("architecture", found.architecture),
         ("adapters change", f"{layers}: {found.adapted_share:.0%} of {found.parameters:,} parameters"),
+        ("chat template", found.template),
         ("reaches the prompt", ", ".join(("user, tool", *found.roles))),
         ("history", "only appended" if found.keeps_history else "rewritten: each turn is trained by itself"),
         ("tool calls", found.tool_calls),

@@ -1,8 +1,6 @@
 """What is trained is what is served: prompts are, token for token, those of the engine's own renderer."""
 
 import asyncio
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,14 @@ from vllm.renderers.hf import HfRenderer
 from vllm.renderers.online_renderer import OnlineRenderer
 
 from looper.basemodel.chat_renderer import ChatRenderer
-from looper.basemodel.parser_choice import choose_parsers
 from looper.jobs.consolidation.data.encode import ExampleEncoder
-from looper.jobs.consolidation.data.window import Window
-from looper.platform.domain.example import Example
 from tests.basemodel.histories import make_history
-from tests.template_bases import template_base, template_names
+from tests.basemodel.prompts import asked_prompts, learned_prompts
+from tests.template_bases import prepared_base, template_names
 
 HISTORIES = [20, pytest.param(200, marks=pytest.mark.bench)]
+
+TEACHABLE = [name for name in template_names() if "gpt-oss" not in name]
 
 MAX_LENGTH = 2**19
 """No history is as long."""
@@ -46,41 +44,16 @@ class EngineRenderer:
         return list(prompt["prompt_token_ids"])
 
 
-def learned_prompts(windows: list[Window]) -> Counter[tuple[int, ...]]:
-    """Return what comes before each learned turn."""
-    found: Counter[tuple[int, ...]] = Counter()
-    for window in windows:
-        learned = [place in set(window.target_places.tolist()) for place in range(len(window))]
-        starts = [place for place in range(1, len(window)) if learned[place] and not learned[place - 1]]
-        found.update(tuple(window.tokens[:place].tolist()) for place in starts)
-    return found
-
-
-def asked_prompts(engine: EngineRenderer, encoder: ExampleEncoder, example: Example) -> Counter[tuple[int, ...]]:
-    """Return what the engine would be asked before each turn of the agent."""
-    messages = [encoder._message(turn) for turn in example.turns]
-    found: Counter[tuple[int, ...]] = Counter()
-    for index, turn in enumerate(example.turns):
-        if turn.weight:
-            body: dict[str, Any] = {"messages": messages[:index]}
-            if example.tools:
-                body["tools"] = json.loads(example.tools)
-            prompt = engine.render(body)
-            if prompt is not None:
-                found[tuple(prompt)] += 1
-    return found
-
-
-@pytest.mark.parametrize("name", [name for name in template_names() if "gpt-oss" not in name])
+@pytest.mark.parametrize("name", TEACHABLE)
 @pytest.mark.parametrize("histories", HISTORIES)
-def test_trained_prompts_are_those_of_the_engine(name: str, histories: int, tmp_path: Path) -> None:
-    renderer = ChatRenderer(template_base(tmp_path / name, name))
-    encoder = ExampleEncoder(renderer, choose_parsers(renderer), MAX_LENGTH)
-    engine = EngineRenderer(renderer)
+def test_trained_prompts_are_those_of_the_engines_renderer(name: str, histories: int, tmp_path: Path) -> None:
+    folder = prepared_base(tmp_path, name)
+    encoder = ExampleEncoder.open(folder, MAX_LENGTH)
+    engine = EngineRenderer(ChatRenderer(folder))
     learned = 0
     for seed in range(histories):
         example = make_history(seed)
         trained = learned_prompts(encoder.encode(example))
-        assert trained <= asked_prompts(engine, encoder, example), f"history {seed}"
+        assert trained <= asked_prompts(engine.render, encoder, example), f"history {seed}"
         learned += trained.total()
     assert learned > 0

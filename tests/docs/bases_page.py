@@ -9,17 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from safetensors.numpy import save_file
-
-from looper.basemodel import CHAT_TEMPLATE, prepare
 from looper.basemodel.vllm_logging import import_vllm_quietly
 from looper.platform.domain.errors import InvalidInput
 
 with import_vllm_quietly():
     from looper.basemodel.diagnosis import diagnose
     from tests.architectures import ARCHITECTURES, REFUSED
-    from tests.template_bases import template_base, template_names
+    from tests.template_bases import prepared_base, template_names
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "bases.md"
@@ -35,10 +31,13 @@ parser. Both tables are made by `python -m tests.docs.bases_page`.
 ## Chat templates
 
 Each template is a real one, in a tiny model. A base whose own template writes no tool calls gets Looper's, if its
-vocabulary has the tokens `<|im_start|>` and `<|im_end|>`; a `chat_template.jinja` in its folder replaces its own.
+vocabulary has the tokens `<|im_start|>` and `<|im_end|>`. Otherwise, if vLLM reads back no calls that its template
+writes, the template keeps its turns, and tools, calls and results are in their text. A `chat_template.jinja` in the
+folder of the base replaces its own.
 Prompts are rendered by vLLM's own code in training and serving
 ([decision 24](decisions/0024-the-engines-renderer.md)), so they are equal token for token:
-`tests/basemodel/test_parity.py` compares them over 200 histories a template.
+`tests/basemodel/test_parity.py` compares them with its renderer and `tests/serve/test_template_parity.py` with what
+running engines say that they were asked, over 200 histories a template.
 
 """
 
@@ -63,19 +62,16 @@ every trainer makes at its start.
 
 def _describe_template(name: str, folder: Path) -> str:
     """Return the row of a template."""
-    source = template_base(folder / name, name)
-    save_file({"no": np.zeros(1)}, source / "model.safetensors")
     try:
-        prepared = prepare(str(source), folder / "prepared")
+        prepared = prepared_base(folder, name)
     except InvalidInput as error:
-        reason = str(error).removeprefix(f"base model {str(source)!r} ")
+        reason = str(error).removeprefix(f"base model {str(folder / name)!r} ")
         return _row(f"`{name}`", f"no: {reason}", *[""] * 6)
     found = diagnose(prepared)
-    own = "ours" if (prepared / "chat_template.jinja").read_text() == CHAT_TEMPLATE else "its own"
     history = "appended" if found.keeps_history else "rewritten"
     parser = f"`{found.parsers.tool_call_parser}`" if found.parsers.tool_call_parser else ""
     roles = ", ".join(found.roles) or "none"
-    return _row(f"`{name}`", "yes", own, history, roles, found.tool_calls, parser, found.reasoning)
+    return _row(f"`{name}`", "yes", found.template, history, roles, found.tool_calls, parser, found.reasoning)
 
 
 def _row(*cells: str) -> str:

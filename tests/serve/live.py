@@ -86,7 +86,13 @@ def _command_line(process: psutil.Process) -> str:
 
 @contextmanager
 def run_server(
-    home: Path, *, replicas: int = 1, gateways: int = 2, max_replicas: int | None = None, base: Path | None = None
+    home: Path,
+    *,
+    replicas: int = 1,
+    gateways: int = 2,
+    max_replicas: int | None = None,
+    base: Path | None = None,
+    max_model_len: int = 2048,
 ) -> Iterator[LiveServer]:
     """Run the server on the Ray of this process while the context is open, on ``single_token_base`` by default."""
     base = base or single_token_base(home / "base")
@@ -105,6 +111,7 @@ def run_server(
             "replicas": replicas,
             "gateways": gateways,
             "max_replicas": max_replicas,
+            "max_model_len": max_model_len,
         },
     )
     FOLDERS.add(settings.home)
