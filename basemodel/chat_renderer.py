@@ -22,7 +22,6 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from looper.platform.adapters.base_revision import TOKENIZER_MODE
 from looper.platform.domain.errors import InvalidInput
 
-
 _RULE = "Say please."
 EXAMPLE_TOOLS = (
     '[{"type": "function", "function": {"name": "find", "description": "Find", "parameters": {"type": "object"}}}]'

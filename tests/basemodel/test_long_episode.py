@@ -1,4 +1,7 @@
-"""Encoding a long episode takes time in proportion to its length: ``pytest -s -m bench tests/basemodel/test_long_episode.py``."""
+"""Encoding a long episode takes time in proportion to its length.
+
+``pytest -s -m bench tests/basemodel/test_long_episode.py`` prints it for each chat template.
+"""
 
 import json
 from pathlib import Path
@@ -8,8 +11,8 @@ import pytest
 
 from looper.jobs.consolidation.data.encode import ExampleEncoder
 from looper.platform.domain.example import Example, Turn
-from looper.platform.domain.trajectory import ToolCall
 from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.trajectory import ToolCall
 from tests.basemodel.histories import TOOLS
 from tests.basemodel.test_parity import TEACHABLE
 from tests.template_bases import prepared_base
