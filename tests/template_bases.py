@@ -55,9 +55,9 @@ def prepared_base(folder: Path, name: str) -> Path:
     """Return the folder of a tiny base model with a real template, as ``prepare`` makes it, with random weights."""
     source = template_base(folder / name, name)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig.from_pretrained(source))
-    model.generation_config = GenerationConfig.from_pretrained(source)  # it names the tokens that end a response
-    model.save_pretrained(source)
+    stops = GenerationConfig.from_pretrained(source)
+    LlamaForCausalLM(LlamaConfig.from_pretrained(source)).save_pretrained(source)
+    stops.save_pretrained(source)  # the model wrote its own, which knows one token that ends a response
     (source / BASE_MANIFEST).unlink()
     return prepare(str(source), folder / "prepared")
 
