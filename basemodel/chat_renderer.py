@@ -114,11 +114,13 @@ class ChatRenderer:
         Raises:
             Unrenderable: If the engine refuses the messages or tools.
         """
-        body: dict[str, Any] = {"model": "", "messages": list(messages)}
+        body: dict[str, Any] = {"model": "", "messages": []}
         try:
             if tools is not None and (parsed_tools := orjson.loads(tools)):
                 body["tools"] = parsed_tools
             request = ChatCompletionRequest.model_validate(body)
+            # As in serving, vLLM does not validate the messages: that would sort the names in tool calls.
+            request.messages = list(messages)
             tool_list = None if request.tools is None else [tool.model_dump() for tool in request.tools]
             content_format = resolve_chat_template_content_format(
                 None, tool_list, "auto", self.tokenizer, model_config=self.model_config

@@ -8,8 +8,10 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 
 from looper.basemodel.prepare import prepare_base
+from looper.cluster.engine_model import open_cluster_model
 from looper.cluster.local_ray import local_ray
 from looper.cluster.processes import stop_on_signals
 from looper.cluster.state import read_state, write_state
@@ -44,7 +46,8 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
             write_state(
                 settings, state.model_copy(update={"phase": "up", "url": url, "engines": engines, "gpus": gpus})
             )
-        worker.work_queue(catalog, store, settings, model_dir, stop.is_set)
+        open_model = partial(open_cluster_model, settings, model_dir)
+        worker.work_queue(catalog, store, settings, model_dir, stop.is_set, open_model)
 
 
 def _stop_with_parent(parent: int, stop: threading.Event) -> None:

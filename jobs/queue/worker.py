@@ -24,6 +24,7 @@ from looper.jobs.queue.leases import LeaseHolder
 from looper.jobs.queue.progress import ProgressCounter
 from looper.jobs.queue.publication import Publisher
 from looper.jobs.queue.trainers import TrainerPool
+from looper.jobs.synthesis.llm.model_factory import OpenModel
 from looper.jobs.synthesis.pipeline.run import synthesize
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
@@ -49,7 +50,12 @@ PROCESS = "queue worker"
 
 
 def work_queue(
-    catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, should_stop: Callable[[], bool]
+    catalog: Catalog,
+    store: ObjectStore,
+    settings: Settings,
+    model_dir: Path,
+    should_stop: Callable[[], bool],
+    open_model: OpenModel | None = None,
 ) -> None:
     """Work the queue on the current Ray cluster until told to stop. Then end the trainers and release unfinished work.
 
@@ -61,8 +67,9 @@ def work_queue(
         settings: All settings.
         model_dir: Folder of ``settings.base``, as ``looper.basemodel.prepare`` returned it.
         should_stop: Polled in this thread.
+        open_model: Opens the language model of synthesis, as ``synthesize`` takes it.
     """
-    worker = QueueWorker(catalog, store, settings, model_dir)
+    worker = QueueWorker(catalog, store, settings, model_dir, open_model)
     stopping = worker.stopping
     # Daemon threads, because they wait for Ray's training runs, which cannot be interrupted. Their work is released
     # below, and the catalog refuses what they write afterwards.
@@ -117,7 +124,14 @@ class QueueWorker:
         stopping: Set once work is being released. Then no new work is claimed.
     """
 
-    def __init__(self, catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: ObjectStore,
+        settings: Settings,
+        model_dir: Path,
+        open_model: OpenModel | None = None,
+    ) -> None:
         """Make a queue worker.
 
         Args:
@@ -125,6 +139,7 @@ class QueueWorker:
             store: The object store.
             settings: All settings.
             model_dir: Folder of the base model.
+            open_model: Opens the language model of synthesis, as ``synthesize`` takes it.
         """
         self.owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
         self.stopping = threading.Event()
@@ -132,6 +147,7 @@ class QueueWorker:
         self._store = store
         self._settings = settings
         self._model_dir = model_dir
+        self._open_model = open_model
         self._trainers = TrainerPool(catalog, store, settings, model_dir, self.owner, self.stopping.is_set)
         self._publisher = Publisher(catalog, store, self.owner, model_dir, settings.consolidation.gate)
 
@@ -235,6 +251,7 @@ class QueueWorker:
                 holdout,
                 settings.synthesis,
                 self._model_dir,
+                open_model=self._open_model,
                 on_progress=progress.advance,
                 stall_timeout_s=self._settings.consolidation.progress_timeout_s,
             )

@@ -125,7 +125,8 @@ class ModelSettings(SettingsSection):
     endpoint: str | None = Field(
         None,
         pattern="^https?://",
-        description="OpenAI-compatible endpoint, http://host:port/v1. Default: the base model, inside the worker.",
+        description="OpenAI-compatible endpoint, http://host:port/v1. Default: the base model, on the engines of the "
+        "cluster, or without a cluster inside the worker.",
     )
     name: str | None = Field(None, description="Name of the model at the endpoint.")
     api_key: SecretStr | None = Field(

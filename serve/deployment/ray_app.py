@@ -22,7 +22,7 @@ from looper.platform.domain.errors import LooperError
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
-from looper.platform.settings import PoolSettings, Settings
+from looper.platform.settings import PoolSettings, ServeSettings, Settings
 from looper.platform.settings.gpu_plan import GpuPlan, count_gpus, plan_gpus
 from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.deployment.gateway_peers import RayGatewayPeers
@@ -55,8 +55,7 @@ class GatewayReplica:
     def __init__(self, settings: Settings, pools: Mapping[int, DeploymentHandle[Any]]) -> None:
         bind_replica_to_node()
         self._settings = settings
-        from_zero = [pool.max_lora_rank for pool in settings.serve.all_pools if pool.replicas == 0]
-        self._engine = PooledEngineClient(pools, from_zero)
+        self._engine = PooledEngineClient(pools, _ranks_from_zero(settings.serve))
         self._counts = GatewayCounts()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -120,7 +119,7 @@ def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, gpus: G
         bundles = [{"CPU": 1, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
     return serve.deployment(
-        name=f"skills-r{pool.max_lora_rank}",
+        name=_pool_name(pool),
         num_replicas=None if is_autoscaled else pool.replicas,
         autoscaling_config=_autoscaling_config(pool) if is_autoscaled else None,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
@@ -132,6 +131,30 @@ def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, gpus: G
             request_router_kwargs={"max_num_seqs": settings.serve.max_num_seqs},
         ),
     )(SkillReplica).bind(settings, pool, model_dir.resolve(), gpus.engine)
+
+
+def _pool_name(pool: PoolSettings) -> str:
+    return f"skills-r{pool.max_lora_rank}"
+
+
+def _ranks_from_zero(settings: ServeSettings) -> list[int]:
+    """Return the maximum ranks of the pools that have no replica while there are no requests."""
+    return [pool.max_lora_rank for pool in settings.all_pools if pool.replicas == 0]
+
+
+def connect_to_engines(settings: ServeSettings) -> PooledEngineClient:
+    """Return a client of the engines that ``deploy`` started, for any process of the same Ray cluster.
+
+    Args:
+        settings: Settings of the endpoint.
+
+    Returns:
+        The client.
+    """
+    handles = {
+        pool.max_lora_rank: serve.get_deployment_handle(_pool_name(pool), APP_NAME) for pool in settings.all_pools
+    }
+    return PooledEngineClient(handles, _ranks_from_zero(settings))
 
 
 def _autoscaling_config(pool: PoolSettings) -> AutoscalingConfig:

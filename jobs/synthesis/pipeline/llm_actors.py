@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,7 +18,7 @@ import ray.data
 from looper.jobs.synthesis.llm import hindsight, judge, rules
 from looper.jobs.synthesis.llm.draft_stages import run_draft_stages
 from looper.jobs.synthesis.llm.instance_files import INSTANCE_STAGES, build_instance_files, read_hints, sample_drafts
-from looper.jobs.synthesis.llm.model_factory import open_model
+from looper.jobs.synthesis.llm.model_factory import OpenModel
 from looper.jobs.synthesis.llm.offline_vllm import ACTOR_ENV_VARS
 from looper.jobs.synthesis.llm.task_variants import first_user_request
 from looper.jobs.synthesis.pipeline.draft_rows import (
@@ -47,8 +46,8 @@ class LLMStages:
 
     settings: ModelSettings
     """The stages that are on, and the model that they ask."""
-    model_dir: Path | None
-    """Folder of the base model, which is asked if the settings name no endpoint."""
+    open_model: OpenModel
+    """Opens the model. Called once in each actor."""
     store: ObjectStore
     """Keeps the model's responses, and receives the files of an instance."""
     tenants: Mapping[str, str]
@@ -104,7 +103,7 @@ class EpisodeActor:
             config: Model, store and tenants.
             stages: The stages to run.
         """
-        self._model = open_model(config.settings, config.model_dir or Path())
+        self._model = config.open_model()
         self._config = config
         self._stages = stages
         self._hints: dict[str, tuple[str, ...]] = {}
@@ -178,7 +177,7 @@ class InstanceActor:
         Args:
             config: Model, store, tenants and stages.
         """
-        self._model = open_model(config.settings, config.model_dir or Path())
+        self._model = config.open_model()
         self._config = config
 
     def __call__(self, rows: pa.Table) -> pa.Table:

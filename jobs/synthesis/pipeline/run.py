@@ -15,6 +15,8 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from looper.jobs.synthesis.llm import model_factory
+from looper.jobs.synthesis.llm.model_factory import OpenModel
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.jobs.synthesis.output.publish import ExamplePublisher
 from looper.jobs.synthesis.output.report import SynthesisReport
@@ -64,6 +66,7 @@ def synthesize(
     model_dir: Path | None = None,
     max_in_process_bytes: int = MAX_IN_PROCESS_BYTES,
     *,
+    open_model: OpenModel | None = None,
     on_progress: Callable[[], object] = lambda: None,
     stall_timeout_s: float | None = None,
 ) -> dict[str, SynthesisReport]:
@@ -76,9 +79,11 @@ def synthesize(
         store: Object store with the trajectories, which also receives the results.
         holdout: Share of tasks that is kept from training, 0 to 1.
         settings: Stages to run, and the language model for those that need one.
-        model_dir: Folder of the base model, for which the examples are encoded, and which answers stages that need a
-            language model if the settings name no endpoint. None: nothing is encoded, so nothing can be trained.
+        model_dir: Folder of the base model, for which the examples are encoded. None: nothing is encoded, so nothing
+            can be trained.
         max_in_process_bytes: Maximum bytes of Parquet that are processed in this process instead of Ray's workers.
+        open_model: Opens the language model for stages that need one. Default: ``model_factory.open_model``, with
+            ``model_dir`` if the settings name no endpoint.
         on_progress: Called after each consolidation that was processed in this process, or each block of Ray Data's.
         stall_timeout_s: Seconds without such progress after which Ray's workers are killed. None: never. Stages that
             call a language model may take longer for a block, so with them only their own deadlines count.
@@ -90,6 +95,8 @@ def synthesize(
         StoreUnavailable: The object store does not answer.
         SynthesisStalled: Ray's workers made no progress for ``stall_timeout_s``. They are killed.
     """
+    if open_model is None:
+        open_model = partial(model_factory.open_model, settings.model, model_dir or Path())
     missing = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
     lengths = {job.id: job.recipe.max_seq_length for job in missing}
     publisher = ExamplePublisher(store, model_dir, lengths, settings.reasoning)
@@ -100,7 +107,7 @@ def synthesize(
             on_progress()
     elif missing:
         steps = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)(_run_with_ray).remote(
-            missing, publisher, holdout, settings
+            missing, publisher, holdout, settings, open_model
         )
         _follow(steps, on_progress, None if settings.model.stages else stall_timeout_s)
     return {
@@ -176,7 +183,11 @@ def _run_in_process(
 
 
 def _run_with_ray(
-    cohort: Sequence[Consolidation], publisher: ExamplePublisher, holdout: float, settings: SynthesisSettings
+    cohort: Sequence[Consolidation],
+    publisher: ExamplePublisher,
+    holdout: float,
+    settings: SynthesisSettings,
+    open_model: OpenModel,
 ) -> Iterator[None]:
     """Process ``cohort`` with Ray Data. Yield after each block."""
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -192,7 +203,7 @@ def _run_with_ray(
     )
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
-        drafts = LLMStages(settings.model, publisher.model_dir, publisher.store, tenants, holdout).run(drafts)
+        drafts = LLMStages(settings.model, open_model, publisher.store, tenants, holdout).run(drafts)
     blocks = []
     for bundle in drafts.iter_internal_ref_bundles():  # unlike ``materialize``, it says when a block is done
         blocks += [block.ref for block in bundle.blocks]
