@@ -150,13 +150,29 @@ def assert_published_once_and_completely(jobs: list[Consolidation], catalog: Cat
     assert len(stored) == len(jobs), "the store has an adapter without a version"
 
 
-def test_work_resumes_after_two_kills(drivers: DriverProcesses, catalog: Catalog, store: ObjectStore) -> None:
+def work_through_two_kills(drivers: DriverProcesses, catalog: Catalog, store: ObjectStore) -> None:
     jobs = submit_twelve(catalog, store, drivers.settings, epochs=6)
     rng = random.Random(7)
     for victim, within_s in ((WORKER, 1.0), (DRIVER, 12.0)):
         kill_one(drivers, catalog, victim, rng, within_s)
     work_until_empty(drivers, catalog)
     assert_published_once_and_completely(jobs, catalog, store)
+
+
+def test_work_resumes_after_two_kills(drivers: DriverProcesses, catalog: Catalog, store: ObjectStore) -> None:
+    work_through_two_kills(drivers, catalog, store)
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("workers", [2, 4])
+def test_work_of_several_workers_resumes_after_two_kills(
+    workers: int, drivers: DriverProcesses, catalog: Catalog, store: ObjectStore
+) -> None:
+    """One of the workers is killed, whichever it is. Ray ends the others, and starts all of them again."""
+    consolidation = drivers.settings.consolidation.model_copy(update={"num_workers": workers})
+    drivers.settings = drivers.settings.model_copy(update={"consolidation": consolidation})
+    work_through_two_kills(drivers, catalog, store)
 
 
 @pytest.mark.bench

@@ -72,3 +72,6 @@ def test_strategies_finish_two_sessions_on_a_sharded_base(
     assert len(jobs) == 2 * len(strategies)
     for job in jobs:
         assert job.state is ConsolidationState.PUBLISHED, f"{job.instance}: {job.reason}"
+    assert sum(job.parent is not None for job in jobs) == len(strategies), (
+        "a second session did not start from the first"
+    )

@@ -42,18 +42,19 @@ from tests.tiny import FLOAT32
 class Runs:
     """The records and adapters of all runs."""
 
-    def __init__(self, out: Path, ids: dict[str, str]) -> None:
-        self._out, self._ids = out, ids
+    def __init__(self, out: Path, ids: dict[str, str], world: int = 2) -> None:
+        self._out, self._ids, self._world = out, ids, world
 
     def __getitem__(self, name: str) -> Record:
-        """Return rank 0's record of a run. Assert that rank 1 had the same members after every decision."""
-        first, second = self.records(name)
-        assert first.raised == second.raised, name
-        assert first.events == second.events, f"{name}: the ranks had different members"
+        """Return rank 0's record of a run. Assert that all had the same members after every decision."""
+        first, *others = self.records(name)
+        for other in others:
+            assert first.raised == other.raised, name
+            assert first.events == other.events, f"{name}: the ranks had different members"
         return first
 
     def records(self, name: str) -> list[Record]:
-        paths = [self._out / name / f"rank-{rank}.json" for rank in range(2)]
+        paths = [self._out / name / f"rank-{rank}.json" for rank in range(self._world)]
         assert all(path.exists() for path in paths), f"{name} did not run: the ranks hung or failed in a run before it"
         return [Record(**json.loads(path.read_text())) for path in paths]
 

@@ -28,7 +28,9 @@ from looper.jobs.consolidation.training.session import TrainingSession
 from looper.jobs.consolidation.training.trainer import run_trainer
 from looper.jobs.consolidation.training.trainer_context import TrainerContext
 from looper.platform.catalog import Catalog
+from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import NotFound, StoreFull, StoreUnavailable
+from looper.platform.domain.states import QueueStage
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import load_settings
 from tests.tiny import FLOAT32
@@ -38,6 +40,9 @@ SEEDS = {"red": 1, "green": 2, "blue": 3}
 
 COLLECTIVE_TIMEOUT_S = 30.0
 """Seconds after which a collective has hung."""
+
+KILLED = "killed"
+"""File in the home of a run in which a rank was killed."""
 
 Fault = Callable[[Catalog, dict[str, str], int, str], bytes | None]
 """Called before each call of a rank to its catalog or store, with the catalog, the ids by name, the number of the call
@@ -53,6 +58,8 @@ class Scenario:
     max_tokens_per_pass: int
     stopped_at: int | None = None
     """Number of the poll at which the trainer is told to stop."""
+    checkpoint_interval_s: float = 0.0
+    """By default, each pass is followed by a checkpoint."""
 
 
 ALONE = Scenario((("blue",),), 1024)
@@ -93,21 +100,21 @@ class Intercepted:
 
 
 @contextmanager
-def recording(events: list[str]) -> Iterator[None]:
-    """Record the steps of members into ``events``."""
+def recording(record: Callable[[str], None]) -> Iterator[None]:
+    """Call ``record`` with each event, before it happens: see ``Record.events``."""
     names = {seed: name for name, seed in SEEDS.items()}
     start, take_step, close = FusedStep.__init__, TrainingSession.take_step, TrainingSession.close
 
     def recorded_start(step: FusedStep, base: SharedBase, sessions: Any) -> None:
-        events.append("step of " + ", ".join(names[session.recipe.seed] for session in sessions))
+        record("step of " + ", ".join(names[session.recipe.seed] for session in sessions))
         start(step, base, sessions)
 
     def recorded_take_step(session: TrainingSession, *args: Any) -> None:
-        events.append(f"{names[session.recipe.seed]} takes step {session.step + 1}")
+        record(f"{names[session.recipe.seed]} takes step {session.step + 1}")
         take_step(session, *args)
 
     def recorded_close(session: TrainingSession) -> None:
-        events.append(f"{names[session.recipe.seed]} is closed")
+        record(f"{names[session.recipe.seed]} is closed")
         close(session)
 
     with (
@@ -138,7 +145,7 @@ class RunAtOnce:
 
 @dataclass
 class Runner:
-    """Runs scenarios on one of the two ranks."""
+    """Runs scenarios on one of the ranks."""
 
     base: SharedBase
     initial_home: Path
@@ -146,29 +153,44 @@ class Runner:
     ids: dict[str, str]
     out: Path
 
-    def run(self, name: str, scenario: Scenario, *faults: Fault) -> Record:
-        """Run ``scenario`` in the home ``name`` with one fault per rank. Each rank writes its record there."""
+    def run(
+        self, name: str, scenario: Scenario, *faults: Fault, at_point: Callable[[str], None] = lambda _: None
+    ) -> Record:
+        """Run ``scenario`` in the home ``name`` with one fault per rank. Each rank writes its record there.
+
+        ``at_point`` is called with each call and each event. It may kill this process, after it has made the file
+        ``KILLED`` in the home. Then the same call in a new group of processes goes on with what was left.
+        """
         rank, home = dist.get_rank(), self.out / name
         self.base.max_tokens_per_pass = scenario.max_tokens_per_pass
-        if rank == 0:
+        resumed = (home / KILLED).exists()
+        if rank == 0 and not resumed:
+            shutil.rmtree(home, ignore_errors=True)  # the group may have ended while the home was copied
             shutil.copytree(self.initial_home, home)
         dist.barrier()
         record, settings = Record(), load_settings(home=home)
         catalog, numbers = Catalog.open(settings), count(1)
+        if rank == 0 and resumed:
+            catalog.release(catalog.list_leased("me"), "me", crashed=True)
         fault = faults[rank] if rank < len(faults) else no_fault
 
         def before(call: str) -> bytes | None:
             for job_name, id in self.ids.items():
                 call = call.replace(id, job_name)
             record.calls.append(call)
+            at_point(call)
             return fault(catalog, self.ids, next(numbers), call)
+
+        def record_event(event: str) -> None:
+            record.events.append(event)
+            at_point(event)
 
         their_catalog = cast(Catalog, Intercepted(catalog, before))
         their_store = cast(ObjectStore, Intercepted(ObjectStore.open(settings), before))
         trainer = TrainerContext(self.base, their_catalog, their_store, owner="me", max_rank=16)
         try:
-            with recording(record.events), patch.object(checkpoint_writer, "ThreadPoolExecutor", RunAtOnce):
-                self._run(trainer, catalog, scenario)
+            with recording(record_event), patch.object(checkpoint_writer, "ThreadPoolExecutor", RunAtOnce):
+                self._run(trainer, catalog, scenario, resumed=resumed)
         except Exception as error:
             record.raised = f"{type(error).__name__}: {error}"
         finally:
@@ -182,15 +204,21 @@ class Runner:
             raise OutOfSync(f"{name}: rank {rank} raised {record.raised}")
         return record
 
-    def _run(self, trainer: TrainerContext, catalog: Catalog, scenario: Scenario) -> None:
+    def _run(self, trainer: TrainerContext, catalog: Catalog, scenario: Scenario, *, resumed: bool) -> None:
         claims, polls, readings = iter(scenario.claims), count(1), count()
+
+        def claim(limit: int) -> list[Consolidation]:
+            if resumed:
+                return catalog.claim("me", QueueStage.TRAINING, limit=limit, lease_s=600)
+            return [catalog.get_consolidation(self.ids[name]) for name in next(claims, ())]
+
         run_trainer(
             trainer,
-            lambda _: [catalog.get_consolidation(self.ids[name]) for name in next(claims, ())],
+            claim,
             should_stop=lambda: next(polls) == scenario.stopped_at,
-            clock=lambda: float(next(readings)),  # polls the queue and writes a checkpoint after each pass
+            clock=lambda: float(next(readings)),  # polls the queue after each pass
             max_members=8,
-            checkpoint_interval_s=0.0,
+            checkpoint_interval_s=scenario.checkpoint_interval_s,
             lease_s=600.0,
             idle_timeout_s=0.0,
         )
