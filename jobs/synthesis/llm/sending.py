@@ -1,4 +1,4 @@
-"""Sends requests to a model that answers OpenAI's chat completions. Any failure only means that a request has no response.
+"""Sends requests to a model that answers OpenAI's chat completions. A failure only means that there is no response.
 
 ``endpoint`` sends over HTTP, and ``cluster/engine_model`` to the engines of the same cluster.
 """

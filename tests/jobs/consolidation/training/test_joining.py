@@ -6,6 +6,7 @@
 import multiprocessing
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -85,7 +86,7 @@ def blue_steps(trainer: TrainerContext, joiner: Example) -> list[float]:
             lease_s=600,
             idle_timeout_s=0,
         )
-    return [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    return [after - before for before, after in pairwise(ends)]
 
 
 def describe(steps: Sequence[float]) -> str:
