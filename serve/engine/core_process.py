@@ -13,6 +13,8 @@ from collections.abc import Callable
 from multiprocessing import context
 from typing import Any
 
+import ray
+
 _PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 
 
@@ -40,6 +42,8 @@ def fork_cores() -> None:
     """
     from vllm.v1.engine import utils
 
+    # A core on GPUs starts its workers as actors of the replica's Ray. Without this address, it starts a Ray of its own.
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     core_context = _CoreContext()
     core_context.set_forkserver_preload(["looper.serve.engine.core_imports"])
     utils.get_mp_context = lambda: core_context

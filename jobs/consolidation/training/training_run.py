@@ -27,7 +27,7 @@ from looper.platform.domain.private_files import keep_files_private, make_privat
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
 from looper.platform.settings import Settings
-from looper.platform.settings.gpu_plan import plan_gpus
+from looper.platform.settings.gpu_plan import count_by_type, plan_gpus
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,7 @@ def _find_cause(error: WorkerGroupError) -> BaseException:
 
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
-    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    share = plan_gpus(gpus, run.settings).trainer
+    share = plan_gpus(count_by_type(ray.nodes()), run.settings).trainer  # type: ignore[no-untyped-call]
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"run": run},
@@ -142,6 +141,7 @@ def _fit(run: TrainingRun) -> None:
             num_workers=settings.num_workers,
             use_gpu=share > 0,
             resources_per_worker={"CPU": _CPUS_PER_WORKER, **({"GPU": share} if share else {})},
+            accelerator_type=settings.accelerator_type,
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # type checkers see the RunConfig of Ray Train V1
             name="train",
