@@ -13,8 +13,6 @@ from collections.abc import Callable
 from multiprocessing import context
 from typing import Any
 
-import ray
-
 _PR_SET_PDEATHSIG = 1  # from Linux's prctl.h
 
 
@@ -40,6 +38,7 @@ def fork_cores() -> None:
 
     In a Ray actor, vLLM would start a new interpreter for each core. It only must not fork the actor itself.
     """
+    import ray
     from vllm.v1.engine import utils
 
     # A core on GPUs starts its workers as actors of the replica's Ray. Without this address, it starts a Ray of its own.

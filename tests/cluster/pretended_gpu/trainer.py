@@ -17,13 +17,15 @@ class PretendGpu(WorkerGroupCallback):
 
 
 def pretend_for_ever() -> None:
+    os.environ["DS_ACCELERATOR"] = "cpu"
+
     import torch
     import torch.distributed as dist
 
-    from looper.jobs.consolidation.training import training_run
+    from looper.jobs.consolidation.model import nf4, shared_base  # noqa: F401
+    from looper.jobs.consolidation.training import trainer, training_run  # noqa: F401
     from tests.jobs.consolidation.pretended_gpu import pretended_gpu
 
-    os.environ["DS_ACCELERATOR"] = "cpu"
     init, train = dist.init_process_group, training_run._run_worker
 
     def init_gloo(*, backend: str, **kwargs: Any) -> None:
@@ -42,6 +44,8 @@ def pretend_for_ever() -> None:
         "current_device": lambda: 0,
         "set_device": lambda _: None,
         "empty_cache": lambda: None,
+        "_exchange_device": lambda _: 0,
+        "_maybe_exchange_device": lambda _: 0,
         "mem_get_info": lambda _: (MEMORY_BYTES // 2, MEMORY_BYTES),
     }.items():
         patch.object(torch.cuda, name, value).start()
