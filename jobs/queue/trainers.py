@@ -142,8 +142,9 @@ class TrainerPool:
             if isinstance(error, CannotStart):
                 self._fail_waiting(run, str(error))
             elif isinstance(error, InvalidInput):  # the cluster has lost GPUs since it was started
+                reason = f"waits for GPUs: {error.detail}"
                 with suppress(StoreUnavailable):
-                    self._catalog.explain_wait(error.detail, base=run.settings.base, shape=run.shape)
+                    self._catalog.explain_wait(reason, base=run.settings.base, shape=run.shape)
         else:
             return
         with suppress(StoreUnavailable):

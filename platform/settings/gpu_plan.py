@@ -57,8 +57,8 @@ class GpuPlan:
             return "engines and trainers run on CPUs: there is no GPU"
         if self.engine == 1:
             return "engines and trainers have GPUs of their own"
-        others = f"; engines on {', '.join(sorted(self.whole))} have whole ones" if self.whole else ""
-        return f"engines and trainers share GPUs: {self.engine:.0%} of each for an engine, the rest for a trainer{others}"
+        shares = f"engines and trainers share GPUs: {self.engine:.0%} of each for an engine, the rest for a trainer"
+        return f"{shares}; engines on {', '.join(sorted(self.whole))} have whole ones" if self.whole else shares
 
 
 def count_gpus(options: Mapping[str, object]) -> int:

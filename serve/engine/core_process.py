@@ -41,7 +41,7 @@ def fork_cores() -> None:
     import ray
     from vllm.v1.engine import utils
 
-    # A core on GPUs starts its workers as actors of the replica's Ray. Without this address, it starts a Ray of its own.
+    # On GPUs, a core starts its workers as actors of the replica's Ray. Without the address, it starts another Ray.
     os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     core_context = _CoreContext()
     core_context.set_forkserver_preload(["looper.serve.engine.core_imports"])

@@ -18,8 +18,8 @@ from looper.cluster.state import read_state
 from looper.gym.generate import record_episodes
 from looper.gym.workplaces import WORKPLACES
 from looper.platform.settings import Settings, load_settings
-from tests.cluster import pretended_gpu
 from tests.cluster.pretended_gpu import allocation
+from tests.cluster.pretended_gpu.environment import pretend_gpu
 from tests.tiny import tiny_base
 
 SKILL = "orchard/helpdesk"
@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 @pytest.fixture
 def looper(settings: Settings, tmp_path: Path) -> Callable[..., str]:
     environment = os.environ | {
-        **pretended_gpu.environment(tmp_path / "metadata"),
+        **pretend_gpu(tmp_path / "metadata"),
         "LOOPER_HOME": str(settings.home),
         "LOOPER_BASE": settings.base,
         "LOOPER_SERVE__PORT": "0",

@@ -1,4 +1,4 @@
-"""Places two pools of engines and a trainer on a Ray of two nodes with different GPUs; prints where each landed.
+"""Places two pools of engines and a trainer on a Ray of two nodes with different GPUs; reports where each landed.
 
 ``python -m tests.cluster.two_gpu_types FOLDER``: it is a process of its own, because a test session has a Ray already.
 Instead of engines there are actors that only tell where they are. All else is what ``looper up`` deploys.
@@ -9,17 +9,19 @@ import sys
 from pathlib import Path
 
 import ray
-from ray import serve
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
-from looper.jobs.consolidation.training.training_run import scale
+from looper.jobs.consolidation.training.training_run import describe_training_wait, scale
 from looper.platform.settings import PoolSettings, Settings, load_settings
 from looper.serve.deployment import ray_app
 from looper.serve.deployment.loopback import use_loopback_node
 from looper.serve.deployment.ray_environment import set_ray_environment
 
 TYPES = ("A100", "L4")
+
+REPORT = "report.json"
+"""A file, because Ray prints to standard output too."""
 
 
 class EngineStandIn:
@@ -31,25 +33,25 @@ class EngineStandIn:
 
 
 def main(folder: Path) -> None:
-    """Print the type of GPU and the part of it that each pool and the trainer have, as JSON."""
+    """Write the type of GPU and the part of it that each pool and the trainer have to ``REPORT``, as JSON."""
     set_ray_environment()
     use_loopback_node()
     cluster = Cluster()
     nodes = {}
     for name in TYPES:
-        node = cluster.add_node(num_cpus=4, num_gpus=1, resources={f"accelerator_type:{name}": 1})
+        resources = {f"accelerator_type:{name}": 1}
+        node = cluster.add_node(num_cpus=4, num_gpus=1, resources=resources, include_dashboard=False)
         nodes[node.node_id] = name
     try:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-        print(json.dumps(place(folder, nodes)))
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        (folder / REPORT).write_text(json.dumps(place(folder, nodes)))
     finally:
         ray.shutdown()
         cluster.shutdown()
 
 
-def place(folder: Path, nodes: dict[str, str]) -> dict[str, tuple[str, float]]:
-    """Deploy the pools and reserve a trainer's resources; return where each landed.
+def place(folder: Path, nodes: dict[str, str]) -> dict[str, object]:
+    """Deploy the pools and reserve the resources of two trainers, one too many; return where each landed.
 
     Args:
         folder: Folder for the state.
@@ -69,7 +71,7 @@ def place(folder: Path, nodes: dict[str, str]) -> dict[str, tuple[str, float]]:
     )
     ray_app.SkillReplica = EngineStandIn  # type: ignore[assignment, misc]
     ray_app.deploy(settings, folder)
-    landed = {}
+    landed: dict[str, object] = {}
     for rank in (8, 16):
         node, share = json.loads((settings.home / f"rank-{rank}.json").read_text())
         landed[f"engines for rank {rank}"] = (nodes[node], share)
@@ -78,6 +80,8 @@ def place(folder: Path, nodes: dict[str, str]) -> dict[str, tuple[str, float]]:
     ray.get(group.ready(), timeout=60)
     [trainer] = placement_group_table(group)["bundles_to_node_id"].values()
     landed["trainer"] = (nodes[trainer], scaling.num_gpus_per_worker)
+    assert not scaling.as_placement_group_factory().to_placement_group().wait(1)
+    landed["second trainer"] = describe_training_wait(settings)
     return landed
 
 

@@ -61,7 +61,7 @@ def test_pools_and_trainers_of_other_types_are_no_rivals(
 @pytest.mark.parametrize(
     ("gpus", "serve", "training", "message"),
     [
-        (MIXED, {"accelerator_type": "H100"}, {}, r"accelerator_type is 'H100', and the cluster has 2 \(1 A100, 1 L4\)"),
+        (MIXED, {"accelerator_type": "H100"}, {}, r"_type is 'H100', and the cluster has 2 \(1 A100, 1 L4\): name"),
         ({"A100": 1.0}, {}, L4, r"accelerator_type is 'L4', and the cluster has 1 \(1 A100\): name a type"),
         ({}, A100, {}, "accelerator_type is 'A100', and the cluster has 0: name"),
         (MIXED, {**A100, "replicas": 2}, {}, r"the engines need 2 GPUs of type A100, and the cluster has 2 \(1 A100"),

@@ -182,7 +182,7 @@ def describe_training_wait(settings: Settings) -> str | None:
     """
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
     scaling = scale(settings.consolidation, plan_gpus(count_by_type(nodes), settings))
-    return describe_gpu_wait(scaling, ray.util.placement_group_table().values(), nodes)  # type: ignore[no-untyped-call]
+    return describe_gpu_wait(scaling, ray.util.placement_group_table().values(), nodes)
 
 
 def claim_for_training(run: TrainingRun, catalog: Catalog, limit: int) -> list[Consolidation]:

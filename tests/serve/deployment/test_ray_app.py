@@ -19,9 +19,7 @@ def find_bundles(app: serve.Application) -> list[dict[str, float]]:
 def find_pools(app: serve.Application) -> dict[int, list[dict[str, float]]]:
     """Return the bundles of each pool, by its rank."""
     _, pools = app._bound_deployment.init_args
-    return {
-        rank: list(pool._bound_deployment._replica_config.placement_group_bundles) for rank, pool in pools.items()
-    }
+    return {rank: list(pool._bound_deployment._replica_config.placement_group_bundles) for rank, pool in pools.items()}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A platform of vLLM: to vLLM a CPU that Ray counts as a GPU, to Looper a GPU."""
+"""A platform of vLLM: a CPU that Ray counts as a GPU. To vLLM it is a CPU, to Looper a GPU."""
 
 import sys
 from typing import Any
@@ -6,15 +6,17 @@ from typing import Any
 from vllm.platforms.cpu import CpuPlatform
 
 MEMORY_BYTES = 2**28
-"""Memory of the pretended GPU."""
+"""Memory of the simulated GPU."""
 
 
 def name_platform() -> str:
-    """Return the name of the platform's class. vLLM calls it: see the entry point in this package."""
+    """Return where the platform is. vLLM calls it by its entry point."""
     return f"{__name__}.{PretendedGpuPlatform.__name__}"
 
 
-class PretendedGpuPlatform(CpuPlatform):
+class PretendedGpuPlatform(CpuPlatform):  # type: ignore[misc]
+    """vLLM's platform of CPUs, with what its executor on Ray needs."""
+
     ray_device_key = "GPU"
 
     def is_cpu(self) -> bool:
@@ -22,6 +24,7 @@ class PretendedGpuPlatform(CpuPlatform):
 
     @classmethod
     def get_punica_wrapper(cls) -> str:
+        # Not what Looper's plugin sets for CPUs: its kernel reads adapters in a layout that they have there only.
         return "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
 
     @classmethod
