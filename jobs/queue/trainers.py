@@ -10,12 +10,18 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from looper.jobs.consolidation.training.training_run import CannotStart, TrainingRun, run_training
+from looper.jobs.consolidation.training.training_run import (
+    CannotStart,
+    TrainingRun,
+    describe_training_wait,
+    run_training,
+)
 from looper.jobs.failures import fail_consolidation
 from looper.platform.catalog import Catalog
-from looper.platform.domain.errors import StoreUnavailable
+from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
 from looper.platform.objectstore import ObjectStore
@@ -25,6 +31,9 @@ log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30.0
 """Seconds that a trainer has to end after it was told to stop. Ray takes about 12 s."""
+
+EXPECTED_START = timedelta(seconds=10)
+"""Time within which Ray places a trainer, if there is room for it."""
 
 RESTART_DELAY_S = 2.0
 """Seconds after a trainer failed before another one takes its place."""
@@ -36,6 +45,7 @@ class _RunningTrainer:
 
     run: TrainingRun
     thread: threading.Thread
+    started_at: datetime
 
 
 class TrainerPool:
@@ -77,6 +87,8 @@ class TrainerPool:
         """Start a trainer for each base model and shape with more waiting consolidations than its trainers can take."""
         limits = self._settings.consolidation
         self._trainers[:] = [trainer for trainer in self._trainers if trainer.thread.is_alive()]
+        for trainer in self._trainers:
+            self._explain_wait(trainer)
         for demand in self._catalog.list_training_demand(limits.max_concurrent_per_tenant):
             if demand.base != self._settings.base or len(self._trainers) >= limits.max_trainers:
                 continue
@@ -98,8 +110,18 @@ class TrainerPool:
         owner = f"{self._owner}-trainer-{secrets.token_hex(4)}"
         run = TrainingRun(shape, owner, self._settings, self._model_dir)
         thread = threading.Thread(target=self._run, args=(run,), name=owner, daemon=True)
-        self._trainers.append(_RunningTrainer(run, thread))
+        self._trainers.append(_RunningTrainer(run, thread, datetime.now(UTC)))
         thread.start()
+
+    def _explain_wait(self, trainer: _RunningTrainer) -> None:
+        """Record what a trainer waits for that Ray cannot place. Otherwise nobody sees why nothing is trained."""
+        run = trainer.run
+        if run.ready_file.exists() or datetime.now(UTC) - trainer.started_at < EXPECTED_START:
+            return
+        with suppress(InvalidInput):  # the run itself says so, below
+            needed = describe_training_wait(run.settings)
+            reason = f"waits since {trainer.started_at:%F %T} UTC for {needed}" if needed else None
+            self._catalog.explain_wait(reason, base=run.settings.base, shape=run.shape)
 
     def _run(self, run: TrainingRun) -> None:
         """Run a trainer until it ends. If it fails, release its members; those that may be the cause are charged."""
@@ -119,6 +141,10 @@ class TrainerPool:
             log.exception("trainer %s failed", run.owner)
             if isinstance(error, CannotStart):
                 self._fail_waiting(run, str(error))
+            elif isinstance(error, InvalidInput):  # the cluster has lost GPUs since it was started
+                reason = f"waits for GPUs: {error.detail}"
+                with suppress(StoreUnavailable):
+                    self._catalog.explain_wait(reason, base=run.settings.base, shape=run.shape)
         else:
             return
         with suppress(StoreUnavailable):

@@ -1,5 +1,6 @@
 """``looper up``, ``status`` and ``down``: start, inspect and stop the cluster of this machine."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,7 +50,7 @@ def _show_engines(state: "ClusterState | None") -> None:
 
 
 def status(json: Json = False) -> None:
-    """Show whether a cluster runs on this machine, and how many consolidations are in each state.
+    """Show whether a cluster runs on this machine, how many consolidations are in each state, and what they wait for.
 
     Example: `looper status`
     """
@@ -60,10 +61,20 @@ def status(json: Json = False) -> None:
 
     settings = load_settings()
     state = read_state(settings)
-    jobs = {str(state): count for state, count in Catalog.open(settings).count_consolidations().items()}
+    catalog = Catalog.open(settings)
+    jobs = {str(state): count for state, count in catalog.count_consolidations().items()}
+    waits = Counter(job.reason for job in catalog.list_unfinished() if job.reason)
     is_answering = bool(state and state.url and is_healthy(state.url, settings))
     if json:
-        emit_json({"cluster": state, "healthy": is_answering, "consolidations": jobs, "home": str(settings.home)})
+        emit_json(
+            {
+                "cluster": state,
+                "healthy": is_answering,
+                "consolidations": jobs,
+                "waits": waits,
+                "home": str(settings.home),
+            }
+        )
         return
     if state is None:
         typer.echo("no cluster is running: looper up")
@@ -73,6 +84,8 @@ def status(json: Json = False) -> None:
         )
         _show_engines(state)
     typer.echo(", ".join(f"{count} {name}" for name, count in sorted(jobs.items())) or "no consolidations yet")
+    for reason, count in waits.items():
+        typer.echo(f"{count} of them {reason}")
 
 
 def down() -> None:

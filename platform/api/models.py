@@ -86,7 +86,7 @@ class ConsolidationInfo(_ApiModel):
     )
     priority: int = Field(description="Higher priorities are claimed first")
     attempts: int = Field(description="How many trainers have claimed it")
-    reason: str | None = Field(description="Why it was rejected, failed or cancelled")
+    reason: str | None = Field(description="Why it was rejected, failed or cancelled, or what it waits for")
     verdict: GateVerdict | None = Field(description="Verdict of the gate, once there is one")
     digest: str | None = Field(description="Digest of the version that it published")
     progress: TrainingProgress | None = Field(description="How far training is")

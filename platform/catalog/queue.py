@@ -9,7 +9,7 @@ lease are in ``leased_work.py``.
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, case, func, literal, select, text, union_all, update
+from sqlalchemy import Connection, Select, case, func, literal, select, text, union_all, update
 
 from looper.platform.catalog import claim_order, rows
 from looper.platform.catalog import tables as t
@@ -18,6 +18,7 @@ from looper.platform.catalog.database import Database
 from looper.platform.catalog.records import TrainingDemand
 from looper.platform.domain.actor import QUEUE_WORKER
 from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import ConsolidationState, QueueStage
 
@@ -157,6 +158,33 @@ class QueueOperations(Database):
         with self._read_transaction() as sql:
             return [TrainingDemand(**row._mapping) for row in sql.execute(query)]
 
+    def explain_wait(self, reason: str | None, *, base: str, shape: TrainerShape) -> None:
+        """Record why consolidations wait for a trainer. Whoever claims one deletes the reason.
+
+        Args:
+            reason: The reason, in one line. None: there is none any more.
+            base: Only consolidations on this base model.
+            shape: Only consolidations that need this trainer shape.
+        """
+
+        def unexplained(now: datetime) -> Select[tuple[str, str, str]]:
+            return select(c.id, c.tenant, c.instance).where(
+                claim_order.is_waiting(QueueStage.TRAINING, now),
+                c.base == base,
+                c.shape == shape,
+                c.reason.is_distinct_from(reason),
+            )
+
+        with self._read_transaction() as sql:  # most often, nothing has changed, and that must not take a lock
+            if sql.execute(unexplained(read_clock(sql)).limit(1)).first() is None:
+                return
+        with self._write_transaction() as sql:
+            for job in sql.execute(unexplained(read_clock(sql)).with_for_update(skip_locked=True)).all():
+                sql.execute(update(t.consolidations).where(c.id == job.id).values(reason=reason))
+                if reason:
+                    name = InstanceName(job.tenant, job.instance)
+                    rows.insert_event(sql, name, job.id, reason, actor=QUEUE_WORKER)
+
     def heartbeat(self, ids: Iterable[str], owner: str, *, lease_s: float) -> set[str]:
         """Renew leases.
 
@@ -228,6 +256,7 @@ def _lease(
             lease_until=now + timedelta(seconds=lease_s),
             parent=case((c.started_at.is_(None), claim_order.prod_digest()), else_=c.parent),
             attempts=c.attempts + (1 if stage is QueueStage.TRAINING else 0),
+            reason=None,  # why it waited
             started_at=func.coalesce(c.started_at, literal(now, t.UTCDateTime())),
             updated_at=now,
         )

@@ -2,13 +2,18 @@
 
 ``serve/deployment`` places engines by it and ``jobs/consolidation`` trainers, each when it starts. An engine takes its
 memory first; a trainer sizes its passes by what is free then. So trainers yield to engines.
+
+Pools and trainers may name a type of GPU (``accelerator_type``). Those that name none may be on any.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings.models import Settings
+from looper.platform.settings.serving import PoolSettings
 
 ENGINE_SHARE = 0.5
 """Part of a GPU that an engine has beside a trainer."""
@@ -20,15 +25,31 @@ ENGINE_MEMORY = 0.9
 MAX_PARALLEL = 64
 """Maximum number of GPUs that an engine is divided over, in each way."""
 
+_TYPE_PREFIX = "accelerator_type:"
+"""A node of Ray has a resource of this name and its type of GPUs."""
+
 
 @dataclass(frozen=True)
 class GpuPlan:
     """GPUs as Ray counts them. 0: without a GPU."""
 
     engine: float
-    """Part of each of an engine's GPUs that is the engine's."""
+    """Part of each of an engine's GPUs that is the engine's, except on ``whole`` types."""
     trainer: float
     """Part of a GPU that each worker of a trainer has."""
+    whole: frozenset[str] = frozenset()
+    """Types of GPUs that engines have whole, because no trainer is placed on them."""
+
+    def engine_share(self, pool: PoolSettings) -> float:
+        """Return the part of each of its GPUs that an engine of a pool has.
+
+        Args:
+            pool: Settings of the pool.
+
+        Returns:
+            From 0, without a GPU, to 1.
+        """
+        return 1 if pool.accelerator_type in self.whole else self.engine
 
     def __str__(self) -> str:
         """Return the plan in words."""
@@ -36,7 +57,8 @@ class GpuPlan:
             return "engines and trainers run on CPUs: there is no GPU"
         if self.engine == 1:
             return "engines and trainers have GPUs of their own"
-        return f"engines and trainers share GPUs: {self.engine:.0%} of each for an engine, the rest for a trainer"
+        shares = f"engines and trainers share GPUs: {self.engine:.0%} of each for an engine, the rest for a trainer"
+        return f"{shares}; engines on {', '.join(sorted(self.whole))} have whole ones" if self.whole else shares
 
 
 def count_gpus(options: Mapping[str, object]) -> int:
@@ -57,34 +79,90 @@ def count_gpus(options: Mapping[str, object]) -> int:
     return total
 
 
-def plan_gpus(gpus: float, settings: Settings) -> GpuPlan:
+def require_type(accelerator_type: str | None) -> dict[str, float]:
+    """Return the resource that keeps an engine or a trainer on GPUs of a type: none of it is used up.
+
+    Args:
+        accelerator_type: The type, as Ray names it. None: any.
+
+    Returns:
+        Resources for Ray, by name.
+    """
+    return {f"{_TYPE_PREFIX}{accelerator_type}": 0.001} if accelerator_type else {}
+
+
+def count_by_type(nodes: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Count the GPUs of a cluster.
+
+    Args:
+        nodes: The nodes, as ``ray.nodes()`` returns them.
+
+    Returns:
+        Number of GPUs by type; "" for those whose type Ray does not know.
+    """
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        resources = node["Resources"]
+        if node["Alive"] and (gpus := resources.get("GPU", 0)):
+            types = (name.removeprefix(_TYPE_PREFIX) for name in resources if name.startswith(_TYPE_PREFIX))
+            counts[next(types, "")] += gpus
+    return dict(counts)
+
+
+def plan_gpus(gpus: Mapping[str, float], settings: Settings) -> GpuPlan:
     """Divide the GPUs of a cluster.
 
     Args:
-        gpus: GPUs of the cluster.
-        settings: Give the number of engines, of trainers and of their workers.
+        gpus: GPUs of the cluster by type, as ``count_by_type`` counts them.
+        settings: Give the number of engines, of trainers and of their workers, and the types of GPUs that they name.
 
     Returns:
         The plan.
 
     Raises:
-        InvalidInput: There are GPUs, but not enough.
+        InvalidInput: There are GPUs, but not enough, or none of a type that the settings name.
     """
-    if gpus < 1:
+    training, total = settings.consolidation, sum(gpus.values())
+    per_engine = count_gpus(settings.serve.engine)
+    needed: Counter[str | None] = Counter()
+    for pool in settings.serve.all_pools:
+        needed[pool.accelerator_type] += pool.replicas * per_engine
+    for accelerator_type in {*needed, training.accelerator_type} - {None}:
+        if not gpus.get(accelerator_type or ""):
+            raise InvalidInput(
+                f"accelerator_type is {accelerator_type!r}, and the cluster has {_describe(gpus)}: name a type that it "
+                "has, or add such GPUs"
+            )
+    if total < 1:
         return GpuPlan(0, 0)
-    engines = sum(pool.replicas for pool in settings.serve.all_pools) * count_gpus(settings.serve.engine)
-    if engines > gpus:
+    engines = needed.total()
+    short = [name for name, count in needed.items() if name and count > gpus[name]]
+    if engines > total or short:
+        which = f"{needed[short[0]]} GPUs of type {short[0]}" if short else f"{engines} GPUs"
         raise InvalidInput(
-            f"the engines need {engines} GPUs, and the cluster has {gpus:g}: lower serve.replicas or "
+            f"the engines need {which}, and the cluster has {_describe(gpus)}: lower serve.replicas or "
             "serve.engine.tensor_parallel_size, or add GPUs"
         )
-    trainers = settings.consolidation.max_trainers * settings.consolidation.num_workers
-    if engines + trainers <= gpus:
+    workers = training.max_trainers * training.num_workers
+    if training.accelerator_type is None:
+        places, rivals = total, engines
+    else:  # engines that name no type may be on these GPUs too
+        places = gpus[training.accelerator_type]
+        rivals = needed[training.accelerator_type] + needed[None]
+    if rivals + workers <= places:
         return GpuPlan(1, 1)
     # Two workers on one GPU cannot talk to each other by NCCL, and Ray may place them so.
-    if settings.consolidation.num_workers > 1 or engines * ENGINE_SHARE + trainers * (1 - ENGINE_SHARE) > gpus:
+    if training.num_workers > 1 or rivals * ENGINE_SHARE + workers * (1 - ENGINE_SHARE) > places:
         raise InvalidInput(
-            f"engines and trainers need {engines + trainers} GPUs, and the cluster has {gpus:g}: lower "
-            "consolidation.num_workers or consolidation.max_trainers, or add GPUs"
+            f"engines and trainers need {rivals + workers} GPUs"
+            f"{f' of type {training.accelerator_type}' if training.accelerator_type else ''}, and the cluster has "
+            f"{_describe(gpus)}: lower consolidation.num_workers or consolidation.max_trainers, or add GPUs"
         )
-    return GpuPlan(ENGINE_SHARE, 1 - ENGINE_SHARE)
+    apart = {name for name in needed if name and name != training.accelerator_type}
+    return GpuPlan(ENGINE_SHARE, 1 - ENGINE_SHARE, frozenset(apart if training.accelerator_type else ()))
+
+
+def _describe(gpus: Mapping[str, float]) -> str:
+    """Return "3 (2 A100, 1 L4)", or "3" if no type is known."""
+    types = ", ".join(f"{count:g} {name}" for name, count in sorted(gpus.items()) if name)
+    return f"{sum(gpus.values()):g}{f' ({types})' if types else ''}"

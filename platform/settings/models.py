@@ -18,7 +18,7 @@ from pydantic import (
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
-from looper.platform.settings.serving import ServeSettings
+from looper.platform.settings.serving import AcceleratorType, ServeSettings
 from looper.platform.settings.storage import CatalogSettings, SettingsSection, StoreSettings
 
 
@@ -61,6 +61,9 @@ class ConsolidationSettings(SettingsSection):
         "Default: no limit.",
     )
     num_workers: int = Field(1, ge=1, description="Workers of a trainer. Each batch is divided among them.")
+    accelerator_type: AcceleratorType | None = Field(
+        None, description="Type of the GPUs of the trainers, as Ray names it, such as A100. Default: any."
+    )
     sharded: bool = Field(
         False, description="Whether each worker of a trainer holds only a part of the base model (ZeRO stage 3)."
     )

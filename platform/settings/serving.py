@@ -1,11 +1,14 @@
 """Settings of the endpoint and its engines. ``models.py`` has the others."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from looper.platform.settings.storage import SettingsSection
+
+AcceleratorType = Annotated[str, Field(max_length=64, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A type of GPUs as Ray names it. New ones appear with new GPUs, so there is no list."""
 
 
 class PoolSettings(SettingsSection):
@@ -33,6 +36,10 @@ class PoolSettings(SettingsSection):
         None, ge=1, description="Maximum number of engines; the load decides. Default: no autoscaling."
     )
 
+    accelerator_type: AcceleratorType | None = Field(
+        None, description="Type of the GPUs of the engines, as Ray names it, such as A100. Default: any."
+    )
+
     @model_validator(mode="after")
     def _check_replicas(self) -> Self:
         if self.replicas == 0 and self.max_replicas is None:
@@ -52,7 +59,7 @@ class ServeSettings(PoolSettings):
     pools: tuple[PoolSettings, ...] = Field(
         (),
         description="More engines for larger ranks, each with the settings of this table from max_lora_rank to "
-        "max_replicas.",
+        "accelerator_type.",
     )
     pinned: tuple[str, ...] = Field((), description="Skills (tenant/instance) that stay in the engines' host memory.")
     max_model_len: int = Field(2048, ge=64, description="Maximum tokens of prompt and response together.")

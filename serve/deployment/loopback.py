@@ -3,6 +3,7 @@
 The node of a private Ray has the address 127.0.0.1: ``cluster.local_ray`` sees to that. So nobody else reaches it.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,12 @@ from ray.serve._private import replica as ray_replica
 def use_loopback_node() -> None:
     """Give the node of the Ray that this process starts the address 127.0.0.1. Call it before ``ray.init``.
 
-    It is what Ray does on systems where it has no clusters of several machines. There is no argument for it.
+    It is what Ray does on systems where it has no clusters of several machines. There is no argument for it. Ray's
+    processes inherit the variable: on a GPU, the core of an engine connects to this Ray, and would look for it at the
+    machine's other address.
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
 
 
 def bind_replica_to_node() -> None:

@@ -23,7 +23,7 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, ServeSettings, Settings
-from looper.platform.settings.gpu_plan import GpuPlan, count_gpus, plan_gpus
+from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, count_gpus, plan_gpus, require_type
 from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.deployment.gateway_peers import RayGatewayPeers
 from looper.serve.deployment.loopback import bind_replica_to_node
@@ -82,10 +82,9 @@ def plan_cluster(settings: Settings) -> GpuPlan:
         settings: Settings of the cluster.
 
     Raises:
-        InvalidInput: The engines need more GPUs than there are.
+        InvalidInput: The engines need more GPUs than there are, or others.
     """
-    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    return plan_gpus(gpus, settings)
+    return plan_gpus(count_by_type(ray.nodes()), settings)  # type: ignore[no-untyped-call]
 
 
 def build_app(settings: Settings, model_dir: Path, gpus: GpuPlan) -> serve.Application:
@@ -114,8 +113,9 @@ def build_app(settings: Settings, model_dir: Path, gpus: GpuPlan) -> serve.Appli
 
 def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, gpus: GpuPlan) -> serve.Application:
     bundles: list[dict[str, float]] = [{"CPU": 1}]
-    if gpus.engine:  # the replica is in the first bundle, and vLLM's workers take the GPUs of all
-        gpu = {"GPU": gpus.engine}
+    gpu_share = gpus.engine_share(pool)
+    if gpu_share:  # the replica is in the first bundle, and vLLM's workers take the GPUs of all
+        gpu = {"GPU": gpu_share, **require_type(pool.accelerator_type)}
         bundles = [{"CPU": 1, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
     return serve.deployment(
@@ -130,7 +130,7 @@ def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, gpus: G
             request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]  # Ray accepts an import path, but its annotation does not
             request_router_kwargs={"max_num_seqs": settings.serve.max_num_seqs},
         ),
-    )(SkillReplica).bind(settings, pool, model_dir.resolve(), gpus.engine)
+    )(SkillReplica).bind(settings, pool, model_dir.resolve(), gpu_share)
 
 
 def _pool_name(pool: PoolSettings) -> str:

@@ -38,8 +38,11 @@ def fork_cores() -> None:
 
     In a Ray actor, vLLM would start a new interpreter for each core. It only must not fork the actor itself.
     """
+    import ray
     from vllm.v1.engine import utils
 
+    # On GPUs, a core starts its workers as actors of the replica's Ray. Without the address, it starts another Ray.
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     core_context = _CoreContext()
     core_context.set_forkserver_preload(["looper.serve.engine.core_imports"])
     utils.get_mp_context = lambda: core_context

@@ -5,6 +5,10 @@ import os
 import sqlite3
 from pathlib import Path
 
+from looper.platform.catalog import Catalog
+from looper.platform.domain.recipe import TrainerShape
+from looper.platform.domain.states import ConsolidationState, QueueStage
+from looper.platform.settings import load_settings
 from tests.cli.conftest import Home
 
 
@@ -61,6 +65,21 @@ def test_one_empty_instance_does_not_keep_the_others_from_being_queued(home: Hom
     assert line == "error: instance acme/nobody does not exist: looper ingest PATH --instance acme/nobody"
     assert [job["state"] for job in json.loads(completed.stdout)] == ["queued"]
     assert json.loads(home.ok("status", "--json"))["consolidations"] == {"cancelled": 1, "queued": 1}
+
+
+def test_the_status_says_what_consolidations_wait_for(home: Home, episodes: str) -> None:
+    home.ok("tenant", "create", "acme")
+    home.ok("ingest", episodes, "--instance", "acme/desk")
+    home.ok("consolidate", "acme/desk")
+    catalog = Catalog.open(load_settings(home=home.folder / "home"))
+    [job] = catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
+    catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
+    reason = "waits since 2026-11-29 21:14:02 UTC for 1 GPU: engines have 1 of 1, others 0"
+    catalog.explain_wait(reason, base=job.base, shape=TrainerShape.PLAIN)
+    catalog.close()
+    assert json.loads(home.ok("status", "--json"))["waits"] == {reason: 1}
+    assert f"1 of them {reason}" in home.ok("status")
+    assert reason in home.ok("jobs", "show", job.id)
 
 
 def test_what_the_machine_lacks_is_said_in_one_line(home: Home, episodes: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import load_settings
-from looper.platform.settings.gpu_plan import GpuPlan, plan_gpus
+from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, plan_gpus
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from looper.platform.settings.gpu_plan import GpuPlan, plan_gpus
     ],
 )
 def test_there_are_whole_gpus_if_there_are_enough(gpus: float, serve: Any, training: Any, plan: GpuPlan) -> None:
-    assert plan_gpus(gpus, load_settings(serve=serve, consolidation=training)) == plan
+    assert plan_gpus({"": gpus}, load_settings(serve=serve, consolidation=training)) == plan
 
 
 @pytest.mark.parametrize(
@@ -35,10 +35,65 @@ def test_there_are_whole_gpus_if_there_are_enough(gpus: float, serve: Any, train
 )
 def test_too_few_gpus_are_refused_by_name(gpus: float, serve: Any, training: Any, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
+        plan_gpus({"": gpus}, load_settings(serve=serve, consolidation=training))
+
+
+A100, L4, MIXED = {"accelerator_type": "A100"}, {"accelerator_type": "L4"}, {"A100": 1.0, "L4": 1.0}
+TWO_POOLS = {**A100, "pools": [{"max_lora_rank": 64, **L4}]}
+
+
+@pytest.mark.parametrize(
+    ("gpus", "serve", "training", "plan"),
+    [
+        (MIXED, A100, L4, GpuPlan(1, 1)),
+        (MIXED, A100, A100, GpuPlan(0.5, 0.5)),
+        (MIXED, TWO_POOLS, L4, GpuPlan(0.5, 0.5, frozenset({"A100"}))),
+        (MIXED, TWO_POOLS, {}, GpuPlan(0.5, 0.5)),  # a trainer may be on either
+        (MIXED, {}, L4, GpuPlan(0.5, 0.5)),  # so may the engine
+    ],
+)
+def test_pools_and_trainers_of_other_types_are_no_rivals(
+    gpus: dict[str, float], serve: Any, training: Any, plan: GpuPlan
+) -> None:
+    assert plan_gpus(gpus, load_settings(serve=serve, consolidation=training)) == plan
+
+
+@pytest.mark.parametrize(
+    ("gpus", "serve", "training", "message"),
+    [
+        (MIXED, {"accelerator_type": "H100"}, {}, r"_type is 'H100', and the cluster has 2 \(1 A100, 1 L4\): name"),
+        ({"A100": 1.0}, {}, L4, r"accelerator_type is 'L4', and the cluster has 1 \(1 A100\): name a type"),
+        ({}, A100, {}, "accelerator_type is 'A100', and the cluster has 0: name"),
+        (MIXED, {**A100, "replicas": 2}, {}, r"the engines need 2 GPUs of type A100, and the cluster has 2 \(1 A100"),
+        (MIXED, {}, {**L4, "max_trainers": 2}, r"engines and trainers need 3 GPUs of type L4, and the cluster has 2"),
+    ],
+)
+def test_a_type_that_is_short_is_refused_by_name(
+    gpus: dict[str, float], serve: Any, training: Any, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
         plan_gpus(gpus, load_settings(serve=serve, consolidation=training))
+
+
+def test_gpus_are_counted_by_type_on_nodes_that_live() -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 2.0, "accelerator_type:A100": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0, "accelerator_type:A100": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 8.0}},
+        {"Alive": False, "Resources": {"GPU": 1.0, "accelerator_type:L4": 1.0}},
+    ]
+    assert count_by_type(nodes) == {"A100": 3, "": 4}
+
+
+@pytest.mark.parametrize("name", ["", "A100, L4", "a" * 65, "../A100", "A100\n"])
+def test_a_type_is_a_short_word(name: str) -> None:
+    with pytest.raises(InvalidInput, match="accelerator_type"):
+        load_settings(serve={"accelerator_type": name})
 
 
 def test_the_plan_is_told_in_words() -> None:
     assert str(GpuPlan(0.5, 0.5)).startswith("engines and trainers share GPUs: 50% of each for an engine")
+    assert str(GpuPlan(0.5, 0.5, frozenset({"L4"}))).endswith("; engines on L4 have whole ones")
     assert "of their own" in str(GpuPlan(1, 1))
     assert "no GPU" in str(GpuPlan(0, 0))

@@ -43,6 +43,26 @@ def test_the_oldest_is_claimed_first(queue: QueueHarness) -> None:
     assert queue.claim(limit=2) == ["acme/three"]
 
 
+def test_what_a_consolidation_waits_for_is_told_until_it_is_claimed(queue: QueueHarness) -> None:
+    (job, _) = queue.submit("acme/desk", "acme/other")
+    (claimed,) = queue.claim("me", QueueStage.SYNTHESIS, limit=1)
+    assert claimed == "acme/desk"
+    queue.catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
+
+    def explain(reason: str | None, base: str = job.base) -> list[str | None]:
+        queue.catalog.explain_wait(reason, base=base, shape=TrainerShape.PLAIN)
+        return [one.reason for one in queue.catalog.list_unfinished()]
+
+    assert explain("waits for 1 GPU", base="another") == [None, None]
+    assert explain("waits for 1 GPU") == explain("waits for 1 GPU") == ["waits for 1 GPU", None]
+    assert queue.events(job)[-2:] == ["training", "waits for 1 GPU"], "once"
+    assert explain(None) == [None, None]
+    explain("waits for 1 GPU")
+    assert queue.claim("trainer", QueueStage.TRAINING) == ["acme/desk"]
+    assert [one.reason for one in queue.catalog.list_unfinished()] == [None, None]
+    assert explain("waits for 1 GPU") == [None, None], "it is claimed"
+
+
 def test_tenants_are_claimed_in_turn(queue: QueueHarness) -> None:
     queue.submit("acme/a1", "acme/a2", "acme/a3", "acme/a4", "umbrella/u1", "umbrella/u2", "cyberdyne/c1")
     assert queue.claim(limit=4) == ["acme/a1", "umbrella/u1", "cyberdyne/c1", "acme/a2"]

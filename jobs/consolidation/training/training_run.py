@@ -17,6 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from looper.jobs.consolidation.training.suspects import SuspectFile, read_suspects
+from looper.jobs.queue.gpu_wait import describe_gpu_wait
 from looper.jobs.queue.leases import release_after_crash
 from looper.jobs.queue.progress import ProgressCounter
 from looper.jobs.queue.watchdog import StallWatchdog
@@ -26,8 +27,8 @@ from looper.platform.domain.errors import Conflict, StoreUnavailable
 from looper.platform.domain.private_files import keep_files_private, make_private_folder
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
-from looper.platform.settings import Settings
-from looper.platform.settings.gpu_plan import plan_gpus
+from looper.platform.settings import ConsolidationSettings, Settings
+from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, plan_gpus
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,12 @@ def _find_cause(error: WorkerGroupError) -> BaseException:
 
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
-    gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-    share = plan_gpus(gpus, run.settings).trainer
+    plan = plan_gpus(count_by_type(ray.nodes()), run.settings)  # type: ignore[no-untyped-call]
     trainer = TorchTrainer(
         _run_worker,
         train_loop_config={"run": run},
-        torch_config=TorchConfig(backend="nccl" if share else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=settings.num_workers,
-            use_gpu=share > 0,
-            resources_per_worker={"CPU": _CPUS_PER_WORKER, **({"GPU": share} if share else {})},
-        ),
+        torch_config=TorchConfig(backend="nccl" if plan.trainer else "gloo"),
+        scaling_config=scale(settings, plan),
         run_config=RunConfig(  # type: ignore[call-arg]  # type checkers see the RunConfig of Ray Train V1
             name="train",
             storage_path=str(run.folder),
@@ -151,6 +147,42 @@ def _fit(run: TrainingRun) -> None:
         ),
     )
     trainer.fit()
+
+
+def scale(settings: ConsolidationSettings, plan: GpuPlan) -> ScalingConfig:
+    """Return what a trainer asks Ray for.
+
+    Args:
+        settings: Give the number of workers and the type of their GPUs.
+        plan: What trainers have of the cluster's GPUs.
+
+    Returns:
+        Number, resources and type of GPUs of the workers.
+    """
+    gpu = {"GPU": plan.trainer} if plan.trainer else {}
+    return ScalingConfig(
+        num_workers=settings.num_workers,
+        use_gpu=bool(gpu),
+        resources_per_worker={"CPU": _CPUS_PER_WORKER, **gpu},
+        accelerator_type=settings.accelerator_type,
+    )
+
+
+def describe_training_wait(settings: Settings) -> str | None:
+    """Say what a trainer waits for that Ray has not placed.
+
+    Args:
+        settings: Settings of the trainer.
+
+    Returns:
+        Which GPUs it needs and who has them, or None if Ray has placed all trainers.
+
+    Raises:
+        InvalidInput: The cluster has too few GPUs for it.
+    """
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    scaling = scale(settings.consolidation, plan_gpus(count_by_type(nodes), settings))
+    return describe_gpu_wait(scaling, ray.util.placement_group_table().values(), nodes)
 
 
 def claim_for_training(run: TrainingRun, catalog: Catalog, limit: int) -> list[Consolidation]:
