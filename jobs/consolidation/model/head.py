@@ -111,9 +111,7 @@ class _Losses(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], parts: int
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, logits: Callable[[Tensor], Tensor], parts: int) -> Tensor:
         losses: list[Tensor] = []
         gradients: list[Tensor] = []
         for rows, wanted in _split(hidden, targets, parts):

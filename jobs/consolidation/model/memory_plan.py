@@ -1,8 +1,8 @@
 """How much memory training takes, counted without the device and without the weights.
 
 A pass is run on tensors that have shapes and no content (PyTorch's FakeTensorMode), and the tensors that exist at once
-are counted. So the count follows the model's own code, whatever its architecture. ``looper plan`` shows it, and trainers
-on GPUs size their passes by it.
+are counted. So the count follows the model's own code, whatever its architecture. ``looper plan`` shows it, and
+trainers on GPUs size their passes by it.
 """
 
 import math

@@ -275,9 +275,7 @@ class SharedBase:
             factors.b.copy_(torch.randn(factors.b.shape, generator=rng) * _CHECKED_UPDATE)
         alone = [torch.tensor(window.tokens[None], device=self.device) for window in windows]
         expected = torch.cat(
-            [
-                self._run_alone(tokens, adapter)[:-1] for tokens, adapter in zip(alone, adapters, strict=True)
-            ]
+            [self._run_alone(tokens, adapter)[:-1] for tokens, adapter in zip(alone, adapters, strict=True)]
         )
         self._model.set_attn_implementation(_ATTENTION)
         found = self.logits(self.pack([[window] for window in windows]), adapters)
