@@ -19,7 +19,7 @@ endif
 # OpenMP's threads spin while they wait; many processes on few cores slow each other down by that, many times over.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint format bench chaos docs docs-picture package lock gpu-lock-check environment
+.PHONY: demo test lint format bench chaos gpu-check docs docs-picture package lock gpu-lock-check environment
 
 demo: environment  ## the whole loop: trajectories in, skills trained, gated, served and asked
 	$(BIN)/looper demo
@@ -46,6 +46,9 @@ bench: environment  ## the long tests and measurements
 MINUTES ?= 60
 chaos: environment  ## an hour of faults and hostile requests on a live cluster, into docs/results/chaos.md
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+gpu-check: environment  ## ten minutes on a machine with a GPU, into docs/results/gpu-<its name>.json
+	$(BIN)/python -m tests.gpu_check
 
 docs: environment  ## the documentation site, in site/; a warning is an error
 	NO_COLOR=1 $(BIN)/zensical build --strict --clean

@@ -1,6 +1,7 @@
-"""One local Ray for the whole test session."""
+"""One local Ray for the whole test session, or for one program."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,20 @@ def _start_ray() -> None:
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
 
 
-@pytest.fixture(scope="session")
-def ray_local() -> Iterator[None]:
-    """More CPUs than there are: a server, a trainer and Ray Data's tasks live beside each other in a session."""
+@contextmanager
+def run_ray() -> Iterator[None]:
+    """A local Ray within the context. More CPUs than there are: a server, a trainer and Ray Data's tasks fit beside
+    each other.
+    """
     set_ray_environment()
     use_loopback_node()
     _start_ray()
     FOLDERS.add(Path(ray._private.worker.global_worker.node.get_logs_dir_path()))
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    with run_ray():
+        yield

@@ -44,7 +44,7 @@ def plan(
 
     from looper.basemodel.prepare import prepare_base
     from looper.jobs.consolidation.model.device import GPU_TOKENS_PER_PASS, Device
-    from looper.jobs.consolidation.model.memory_plan import USED_SHARE, plan_memory
+    from looper.jobs.consolidation.model.memory_plan import USED_SHARE, choose_pass, plan_memory
     from looper.platform.adapters.base_revision import read_base_manifest
     from looper.platform.settings import load_settings
 
@@ -59,12 +59,15 @@ def plan(
         live.update(line, note=f"{settings.base}: counting a pass")
         found = plan_memory(folder, recipe, device)
     usable = memory_gb * 1e9 * USED_SHARE
-    tokens = min(GPU_TOKENS_PER_PASS, found.fitting_tokens(usable, tenants))
-    # A frozen base: 2 operations for each weight and token forward, and 2 backward for the gradients of activations.
-    tokens_per_s = UTILIZATION * tera * 1e12 / (4 * read_base_manifest(folder).parameters)
-    if tokens <= 0:
+    choice = choose_pass(found, usable, tenants, GPU_TOKENS_PER_PASS)
+    # A frozen base: 2 operations for each weight and token forward, again where activations are computed again, and 2
+    # backward for the gradients of activations.
+    operations = 6 if choice.recomputes else 4
+    tokens_per_s = UTILIZATION * tera * 1e12 / (operations * read_base_manifest(folder).parameters)
+    if choice.tokens <= 0:
         most = max(0, int((usable - found.base) / found.tenant))
         fail(f"{tenants} tenants on {settings.base} do not fit on {gpu}: {most} would fill it without any pass")
+    of_pass = found.peak(0, choice.tokens, choice.recomputes) - found.base
     result = {
         "base": settings.base,
         "gpu": gpu,
@@ -73,8 +76,9 @@ def plan(
         "usable_bytes": int(usable),
         "base_bytes": found.base,
         "tenant_bytes": found.tenant,
-        "token_bytes": int(found.token),
-        "tokens_per_pass": tokens,
+        "pass_bytes": int(of_pass),
+        "tokens_per_pass": choice.tokens,
+        "recomputes_activations": choice.recomputes,
         "tokens_per_s": int(tokens_per_s),
     }
     if json:
@@ -84,7 +88,8 @@ def plan(
         ("usable memory", f"{usable / 2**30:.1f} GiB of {memory_gb} GB"),
         ("base model", f"{found.base / 2**30:.1f} GiB"),
         (f"{tenants} tenants of rank {recipe.rank}", f"{tenants * found.tenant / 2**30:.1f} GiB"),
-        ("a pass", f"{tokens} tokens, {tokens * found.token / 2**30:.1f} GiB"),
+        ("a pass", f"{choice.tokens} tokens, {of_pass / 2**30:.1f} GiB"),
+        ("activations", "computed again in the backward pass" if choice.recomputes else "kept for the backward pass"),
         ("speed", f"about {tokens_per_s:,.0f} tokens/s for all tenants together"),
         ("an hour trains", f"about {tokens_per_s * 3600 / tenants:,.0f} tokens of each tenant"),
     ]

@@ -1,10 +1,11 @@
 """How much memory training takes, counted without the device and without the weights.
 
-A pass is run on tensors that have shapes and no content (PyTorch's FakeTensorMode), and what autograd keeps for the
-backward pass is counted. So the count follows the model's own code, whatever its architecture. ``looper plan`` shows
-it, and trainers on GPUs size their passes by it.
+A pass is run on tensors that have shapes and no content (PyTorch's FakeTensorMode), and the tensors that exist at once
+are counted. So the count follows the model's own code, whatever its architecture. ``looper plan`` shows it, and
+trainers on GPUs size their passes by it.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from looper.jobs.consolidation.adapters.lora import Lora
+from looper.jobs.consolidation.data.packing import PackedBatch
 from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.model.device import Device
+from looper.jobs.consolidation.model.head import MAX_LOGITS
+from looper.jobs.consolidation.model.live_memory import LiveMemory, storage_of
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.platform.domain.recipe import Recipe
 
@@ -32,8 +36,23 @@ USED_SHARE = 0.9
 MIN_TOKENS = 256
 """Tokens of a pass below which a device would be used badly."""
 
+EFFICIENT_TOKENS = 4096
+"""Tokens of a pass from which longer passes gain less than it takes to compute activations again. This is reckoned: a
+GPU reads each weight once per pass, which takes as long as computing with 300 tokens, and starts several kernels per
+layer and tenant, which with 16 tenants takes as long as 1,500 tokens."""
+
 _COUNTED_TOKENS = 2048
 _COUNTED_WINDOW = 512
+
+
+@dataclass(frozen=True)
+class PassMemory:
+    """Memory of a pass, in bytes for each of its tokens."""
+
+    kept: float
+    """What autograd keeps for the backward pass."""
+    backward: float
+    """What exists at most during the backward pass."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +63,73 @@ class MemoryPlan:
     """The frozen weights."""
     tenant: int
     """One tenant: its adapter, optimizer and gradients."""
-    token: float
-    """One token of a pass: what autograd keeps, and its share of the logits."""
+    keeping: PassMemory
+    """A pass that keeps all activations."""
+    recomputing: PassMemory
+    """A pass whose backward pass computes the activations of each layer again."""
+    logits: float
+    """What the head needs for all tokens of a pass whose logits exist at once, for each token."""
+    logits_at_once: float
+    """What the head needs at most, in a longer pass too."""
 
-    def peak(self, tenants: int, tokens: int) -> float:
+    def peak(self, tenants: int, tokens: int, recomputes: bool = False) -> float:
         """Return the memory that a trainer takes at most.
 
         Args:
             tenants: Number of consolidations that it trains.
             tokens: Tokens of a pass.
+            recomputes: Whether the backward pass computes activations again.
         """
-        return self.base + tenants * self.tenant + tokens * self.token
+        of_pass = self.recomputing if recomputes else self.keeping
+        logits = min(tokens * self.logits, self.logits_at_once)
+        return self.base + tenants * self.tenant + max(tokens * of_pass.kept + logits, tokens * of_pass.backward)
 
-    def fitting_tokens(self, memory: float, tenants: int) -> int:
+    def fitting_tokens(self, memory: float, tenants: int, recomputes: bool = False) -> int:
         """Return how many tokens of a pass fit.
 
         Args:
             memory: Memory of the device, in bytes.
             tenants: Number of consolidations that it trains.
+            recomputes: Whether the backward pass computes activations again.
 
         Returns:
             The tokens. 0 or less, if not even base and tenants fit.
         """
-        return int((memory - self.base - tenants * self.tenant) / self.token)
+        of_pass = self.recomputing if recomputes else self.keeping
+        left = memory - self.base - tenants * self.tenant
+        beside_logits = max(left / (of_pass.kept + self.logits), (left - self.logits_at_once) / of_pass.kept)
+        return int(min(beside_logits, left / of_pass.backward))
+
+
+@dataclass(frozen=True)
+class PassChoice:
+    """How a trainer runs its passes."""
+
+    tokens: int
+    """Tokens of a pass, as many as fit. 0 or less, if not even base and tenants fit."""
+    recomputes: bool
+    """Whether the backward pass computes activations again."""
+
+
+def choose_pass(plan: MemoryPlan, memory: float, tenants: int, max_tokens: int) -> PassChoice:
+    """Choose how to run passes: activations are computed again only where short passes would cost more than that.
+
+    Computing them again takes half of a pass more, because a frozen base has no gradients of weights. Below
+    ``EFFICIENT_TOKENS``, a pass is so short that longer ones make up for it.
+
+    Args:
+        plan: The plan.
+        memory: Memory of the device, in bytes.
+        tenants: Number of consolidations that are trained at once.
+        max_tokens: Tokens at which the device is at full speed.
+
+    Returns:
+        The choice.
+    """
+    kept, recomputed = (
+        PassChoice(min(max_tokens, plan.fitting_tokens(memory, tenants, each)), each) for each in (False, True)
+    )
+    return recomputed if kept.tokens < min(EFFICIENT_TOKENS, recomputed.tokens) else kept
 
 
 def plan_memory(folder: Path, recipe: Recipe, device: Device, target_share: float = TARGET_SHARE) -> MemoryPlan:
@@ -94,44 +157,36 @@ def plan_memory(folder: Path, recipe: Recipe, device: Device, target_share: floa
 
     with FakeTensorMode(allow_non_fake_inputs=True):
         base = SharedBase(folder, imagined, checked=False, load=load)
-        weights = {storage_of(each): each.numel() * each.element_size() for each in base.weights}
         lora = base.init_adapter(recipe)
         packed = base.pack([_counted_windows(target_share)])
-        saved: dict[int, int] = {}
-
-        def count(tensor: torch.Tensor) -> torch.Tensor:
-            saved[storage_of(tensor)] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with saved_tensors_hooks(count, lambda tensor: tensor):
-            losses = base.losses(packed, [lora])
-        factors = {storage_of(each) for layer in lora.values() for each in (layer.a, layer.b)}
-        kept = sum(size for storage, size in saved.items() if storage not in weights and storage not in factors)
-        adapter = sum(each.numel() for layer in lora.values() for each in (layer.a, layer.b)) * 4
-        # The backward pass begins with the gradients of the logits, in float32 and in the base's own format.
-        logits = losses.numel() * base.vocab_size * (4 + device.dtype.itemsize)
-    return MemoryPlan(sum(weights.values()), _COPIES_OF_ADAPTER * adapter, (kept + logits) / packed.tokens.numel())
+        keeping, logit = _count_pass(base, packed, lora)
+        base.recomputes = True
+        recomputing, _ = _count_pass(base, packed, lora)
+    targets = packed.targets.numel() / packed.tokens.numel()
+    return MemoryPlan(
+        base=sum({storage_of(each): each.numel() * each.element_size() for each in base.weights}.values()),
+        tenant=_COPIES_OF_ADAPTER * 4 * sum(each.numel() for each in _trained(lora)),
+        keeping=keeping,
+        recomputing=recomputing,
+        logits=targets * base.vocab_size * logit,
+        logits_at_once=max(MAX_LOGITS, base.vocab_size) * logit,
+    )
 
 
-def fit_pass(plan: MemoryPlan, free: float, tenants: int, max_tokens: int) -> int:
-    """Return how many tokens a pass has on a device on which the base model is already.
-
-    Args:
-        plan: The plan.
-        free: Free memory of the device, in bytes.
-        tenants: Number of consolidations that are trained at once.
-        max_tokens: Tokens at which the device is at full speed.
-
-    Returns:
-        At least ``MIN_TOKENS``, even if they do not fit: what does not fit is halved when it comes to that.
-    """
-    fitting = plan.fitting_tokens(plan.base + free * USED_SHARE, tenants)
-    return max(MIN_TOKENS, min(max_tokens, fitting))
+def _count_pass(base: SharedBase, packed: PackedBatch, lora: Lora) -> tuple[PassMemory, float]:
+    """Return the memory of a pass, and what the head needs beside it for each logit."""
+    tokens = packed.tokens.numel()
+    at_once = math.ceil(packed.targets.numel() / base.head.count_parts(packed.targets.numel()))
+    with LiveMemory() as memory:
+        losses = base.losses(packed, [lora])
+        kept, head = memory.live, memory.peak - memory.live
+        memory.reset_peak()
+        torch.autograd.grad(losses.sum(), _trained(lora))
+    return PassMemory(kept / tokens, memory.peak / tokens), head / (at_once * base.vocab_size)
 
 
-def storage_of(tensor: torch.Tensor) -> int:
-    """Return a number that tensors of the same memory have in common."""
-    return int(tensor.untyped_storage()._cdata)
+def _trained(lora: Lora) -> list[torch.Tensor]:
+    return [each for layer in lora.values() for each in (layer.a, layer.b)]
 
 
 def _counted_windows(target_share: float) -> list[Window]:

@@ -6,14 +6,15 @@ logits and losses through it, several adapters per pass.
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
@@ -22,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import HfDeepSpeedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from looper.basemodel.linear_layers import find_linear_layers
 from looper.jobs.consolidation.adapters.lora import Factors
@@ -33,12 +35,16 @@ from looper.jobs.consolidation.model import nf4
 from looper.jobs.consolidation.model.deepspeed_engine import initialize_engine
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.grouped_lora import add_lora_updates
+from looper.jobs.consolidation.model.head import LanguageModelHead
 from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
 
 _ATTENTION = "looper_packed"
 AttentionInterface.register(_ATTENTION, packing.packed_attention)
+
+_Active: TypeAlias = tuple[Sequence[int], Sequence[ActiveAdapter]]
+"""The number of tokens of each owner, and the owners' adapters."""
 
 _CHECKED_UPDATE = 0.02
 """Standard deviation of ``b`` in the adapters of the check. Their updates are small beside the weights."""
@@ -50,6 +56,7 @@ class SharedBase:
     Attributes:
         device: Device of the base model and of all adapters on it.
         folder: Folder of the base model.
+        head: The part of the model that computes logits.
         is_quantized: Whether the linear layers are in NF4.
         is_sharded: Whether each worker holds only a part of the weights.
         linear_layers: The linear layers of the transformer blocks, by name.
@@ -57,6 +64,7 @@ class SharedBase:
         max_tokens_per_pass: Tokens of one forward and backward pass, the same for all workers.
         number_formats: The device with its number formats, as it was picked.
         on_pass: Called after each forward pass.
+        recomputes: Whether the backward pass computes each layer's activations again, instead of keeping them.
         vocab_size: Number of tokens that logits are computed for.
         weights: All weights.
     """
@@ -99,12 +107,17 @@ class SharedBase:
         model.requires_grad_(False).eval()  # without dropout, so that a training step is a function of the recipe
         self._model: PreTrainedModel = model
         self.weights = list(model.parameters())
-        self.vocab_size: int = model.get_output_embeddings().weight.shape[0]
+        self.head = LanguageModelHead(model)
+        self.vocab_size = self.head.vocab_size
+        self.recomputes = False
         self.linear_layers = find_linear_layers(model)
-        self._active: tuple[Sequence[int], Sequence[ActiveAdapter]] | None = None
-        """During a pass: the number of tokens of each owner, and the owners' adapters."""
+        self._active: _Active | None = None
+        """What acts during a pass."""
         for name, layer in self.linear_layers.items():
             layer.register_forward_hook(partial(self._add_updates, name))
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.forward = partial(self._run_layer, module.forward)
         if checked:
             self._check_packing()
         model.set_attn_implementation(_ATTENTION)
@@ -177,29 +190,25 @@ class SharedBase:
         Returns:
             ``[M, vocabulary]`` in float32.
         """
-        logits = self._run(
-            packed.sizes,
-            adapters,
-            input_ids=packed.tokens,
-            position_ids=packed.positions,
-            pack=packed,
-            attention_dtype=self.number_formats.attention_dtype,
-            logits_to_keep=packed.predictors,
-        )
+        logits = self.head.logits(self._run_blocks(packed, adapters))
         self.on_pass()
         return logits
 
     def losses(self, packed: PackedBatch, adapters: Sequence[ActiveAdapter]) -> Tensor:
-        """Compute the cross-entropy of each target token.
+        """Compute the cross-entropy of each target token, with the logits of few tokens at a time.
 
         Args:
             packed: Windows of one or several owners, with M targets.
             adapters: The adapter of each owner. Empty for the base model without adapters.
 
         Returns:
-            ``[M]``, in nats, not weighted.
+            ``[M]``, in nats, not weighted, differentiable once.
         """
-        return cross_entropy(self.logits(packed, adapters), packed.targets, reduction="none")
+        # The workers of a sharded base gather the head's weights together, however many targets each of them has.
+        parts = self.head.count_parts(self.max_tokens_per_pass) if self.is_sharded else None
+        losses = self.head.losses(self._run_blocks(packed, adapters), packed.targets, parts)
+        self.on_pass()
+        return losses
 
     def pack(self, owners: Sequence[Sequence[Window]]) -> PackedBatch:
         """Return the windows of each of the ``owners`` as one row of tokens on the base model's device."""
@@ -218,14 +227,40 @@ class SharedBase:
             )
         return {name: layer for name, layer in self.linear_layers.items() if name.rpartition(".")[2] in wanted}
 
-    def _run(self, sizes: Sequence[int], adapters: Sequence[ActiveAdapter], **inputs: Any) -> Tensor:
-        """Run the model on one row of tokens. Return the logits, ``[tokens, vocabulary]`` in float32."""
-        self._active = (sizes, adapters) if adapters else None
+    def _run_blocks(self, packed: PackedBatch, adapters: Sequence[ActiveAdapter]) -> Tensor:
+        """Return what the blocks compute for the tokens before the targets, ``[M, hidden]``."""
+        with self._acting((packed.sizes, adapters) if adapters else None):
+            return self.head.run_blocks(
+                packed.predictors,
+                input_ids=packed.tokens,
+                position_ids=packed.positions,
+                pack=packed,
+                attention_dtype=self.number_formats.attention_dtype,
+            )
+
+    @contextmanager
+    def _acting(self, active: _Active | None) -> Iterator[None]:
+        """Let adapters act on the model within the block."""
+        before, self._active = self._active, active
         try:
-            logits: Tensor = self._model(**inputs, use_cache=False).logits[0].float()
+            yield
         finally:  # also when the device's memory is full
-            self._active = None
-        return logits
+            self._active = before
+
+    def _run_layer(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run one layer of the blocks, so that the backward pass runs it again if it is to."""
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return forward(*args, **kwargs)
+        active = self._active
+        return checkpoint(
+            forward,
+            *args,
+            use_reentrant=False,
+            preserve_rng_state=False,  # nothing is random
+            context_fn=lambda: (nullcontext(), self._acting(active)),
+            determinism_check="none" if self.is_sharded else "default",  # between passes, each holds a part of weights
+            **kwargs,
+        )
 
     @torch.no_grad()
     def _check_packing(self) -> None:
@@ -240,10 +275,7 @@ class SharedBase:
             factors.b.copy_(torch.randn(factors.b.shape, generator=rng) * _CHECKED_UPDATE)
         alone = [torch.tensor(window.tokens[None], device=self.device) for window in windows]
         expected = torch.cat(
-            [
-                self._run([tokens.numel()], [adapter], input_ids=tokens)[:-1]
-                for tokens, adapter in zip(alone, adapters, strict=True)
-            ]
+            [self._run_alone(tokens, adapter)[:-1] for tokens, adapter in zip(alone, adapters, strict=True)]
         )
         self._model.set_attn_implementation(_ATTENTION)
         found = self.logits(self.pack([[window] for window in windows]), adapters)
@@ -253,6 +285,12 @@ class SharedBase:
                 f"base model {self._model.name_or_path!r} ({type(self._model).__name__}) computes its attention in a "
                 "model-specific way, which consolidation does not support: choose another base model"
             )
+
+    def _run_alone(self, tokens: Tensor, adapter: ActiveAdapter) -> Tensor:
+        """Return the logits of all ``tokens``, ``[L, vocabulary]``, as the model itself computes them."""
+        with self._acting(([tokens.numel()], [adapter])):
+            logits: Tensor = self._model(input_ids=tokens, use_cache=False).logits[0].float()
+        return logits
 
     def _add_updates(self, name: str, _layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
         """Forward hook of the linear layer ``name``."""

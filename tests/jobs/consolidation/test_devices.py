@@ -79,18 +79,19 @@ def assert_trained(trainer: TrainerContext, job: Consolidation) -> None:
     assert now.state is ConsolidationState.EVALUATING, now.reason
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        *({"strategy": text} for text in ALL + COMBINATIONS),
-        *({"strategy": "none", "method": method} for method in ("rslora", "lora+", "adalora", "dora")),
-        {"strategy": "none", "preference_weight": 0.5},
-    ],
-    ids=lambda recipe: ", ".join(map(str, recipe.values())),
-)
-def test_two_sessions_on_a_gpu(
-    trainer: TrainerContext, recipe: dict[str, object], caplog: pytest.LogCaptureFixture
-) -> None:
+RECIPES: list[dict[str, object]] = [
+    *({"strategy": text} for text in ALL + COMBINATIONS),
+    *({"strategy": "none", "method": method} for method in ("rslora", "lora+", "adalora", "dora")),
+    {"strategy": "none", "preference_weight": 0.5},
+]
+
+
+def name_of(recipe: dict[str, object]) -> str:
+    return ", ".join(map(str, recipe.values()))
+
+
+def train_two_sessions(trainer: TrainerContext, recipe: dict[str, object]) -> None:
+    """Train an instance, publish it, and train it again, with an interruption."""
     queue(trainer, recipe, "first", 0)
     (first,) = claim(trainer)
     train_jobs([first], trainer)
@@ -104,4 +105,11 @@ def test_two_sessions_on_a_gpu(
     (second,) = claim(trainer)
     stop_and_resume(trainer, second)
     assert_trained(trainer, second)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+def test_two_sessions_on_a_gpu(
+    trainer: TrainerContext, recipe: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    train_two_sessions(trainer, recipe)
     assert "checkpoint" not in caplog.text, "the checkpoint could not be resumed from"

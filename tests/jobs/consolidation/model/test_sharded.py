@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from looper.jobs.consolidation.adapters.lora import Factors, Lora
 from looper.jobs.consolidation.data.window import Window
+from looper.jobs.consolidation.model import head
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training.fused_step import compute_losses_and_gradients
@@ -35,10 +36,13 @@ def work(rank: int, base_dir: Path, rendezvous: str, device: Device) -> None:
         assert part.dtype is layer.weight.dtype is device.dtype
         assert 2 * part.numel() == layer.in_features * layer.out_features
     assert computes_in(parts) == {device.dtype}
-    (loss, gradients), (expected_loss, expected) = step(parts), step(whole)
-    rounding = torch.finfo(device.dtype).eps
-    assert abs(loss - expected_loss) <= rounding * expected_loss
-    assert (gradients - expected).norm() <= rounding * expected.norm()
+    (expected_loss, expected), rounding = step(whole), torch.finfo(device.dtype).eps
+    for logits, recomputes in ((head.MAX_LOGITS, False), (400 * parts.vocab_size, True)):
+        head.MAX_LOGITS, parts.recomputes = logits, recomputes  # in each pass, the head runs once or 3 times
+        for _ in range(2):
+            loss, gradients = step(parts)
+            assert abs(loss - expected_loss) <= rounding * expected_loss
+            assert (gradients - expected).norm() <= rounding * expected.norm()
     dist.destroy_process_group()
 
 

@@ -21,7 +21,7 @@ class SmallMemory:
     """Takes passes of so many tokens, and raises what a GPU raises for longer ones."""
 
     def __init__(self, base: SharedBase, tokens: int) -> None:
-        self._run, self._tokens = base.logits, tokens
+        self._run, self._tokens = base.losses, tokens
         self.sizes: list[int] = []
 
     def __call__(self, packed: PackedBatch, adapters: Sequence[ActiveAdapter]) -> Tensor:
@@ -36,7 +36,7 @@ def test_a_pass_that_does_not_fit_is_halved_from_then_on(base_dir: Path, monkeyp
     tenants = [random_tenant(base, seed) for seed in range(4)]
     expected = compute_losses_and_gradients(base, tenants)
     memory = SmallMemory(base, 160)
-    monkeypatch.setattr(base, "logits", memory)
+    monkeypatch.setattr(base, "losses", memory)
     found = compute_losses_and_gradients(base, tenants)
     for (loss, gradients), (whole_loss, whole) in zip(found, expected, strict=True):
         assert loss == pytest.approx(whole_loss, rel=1e-4)
@@ -50,6 +50,6 @@ def test_a_pass_that_does_not_fit_is_halved_from_then_on(base_dir: Path, monkeyp
 
 def test_a_window_that_does_not_fit_alone_is_an_error(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = SharedBase(base_dir, FLOAT32)
-    monkeypatch.setattr(base, "logits", SmallMemory(base, 1))
+    monkeypatch.setattr(base, "losses", SmallMemory(base, 1))
     with pytest.raises(torch.OutOfMemoryError):
         compute_losses_and_gradients(base, [random_tenant(base, 0, pairs=0)])

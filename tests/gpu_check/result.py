@@ -1,0 +1,24 @@
+"""What a part of the check has found, and how it tells of its progress."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+Notify: TypeAlias = Callable[[str], None]
+"""Tells whoever waits what goes on."""
+
+
+@dataclass
+class PartResult:
+    """Figures and faults of one part."""
+
+    figures: dict[str, Any] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    """What is wrong, one line each. Empty if the part passed."""
+    seconds: float = 0.0
+
+    @property
+    def summary(self) -> str:
+        """The errors, or the figures that are no lists, on one line."""
+        plain = (f"{name} {value}" for name, value in self.figures.items() if not isinstance(value, dict | list))
+        return "; ".join(self.errors) or ", ".join(plain)
