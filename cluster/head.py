@@ -21,6 +21,7 @@ from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.serve.cache.cache_sizes import plan_cache_sizes
+from looper.serve.deployment.gpu_defaults import fit_to_gpus
 from looper.serve.deployment.ray_app import deploy, plan_cluster
 
 
@@ -35,6 +36,8 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     with local_ray():
         stop_on_signals(stop)  # again, because Ray has installed its own handler, which ends the process immediately
+        plan = plan_cluster(settings)
+        settings = fit_to_gpus(settings, model_dir, plan)
         url = deploy(settings, model_dir)
         state = read_state(settings)
         if state is not None:
@@ -42,10 +45,8 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
                 pool.max_lora_rank: str(plan_cache_sizes(settings.serve, pool, model_dir))
                 for pool in settings.serve.all_pools
             }
-            gpus = str(plan_cluster(settings))
-            write_state(
-                settings, state.model_copy(update={"phase": "up", "url": url, "engines": engines, "gpus": gpus})
-            )
+            found = {"phase": "up", "url": url, "engines": engines, "gpus": str(plan)}
+            write_state(settings, state.model_copy(update=found))
         open_model = partial(open_cluster_model, settings, model_dir)
         worker.work_queue(catalog, store, settings, model_dir, stop.is_set, open_model)
 

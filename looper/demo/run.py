@@ -37,7 +37,8 @@ from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.platform.trajectories.ingest import ingest_paths
-from looper.serve.deployment.ray_app import deploy
+from looper.serve.deployment.gpu_defaults import fit_to_gpus
+from looper.serve.deployment.ray_app import deploy, plan_cluster
 
 RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_seq_length=512)
 GYM_SEED = 0
@@ -78,6 +79,7 @@ def run_demo(examples: Path, out: Path) -> None:
         with local_ray():
             jobs = _consolidate(instances, catalog, store, settings, model_dir, stages)
             stages.begin("serve", "Ray Serve in front of vLLM")
+            settings = fit_to_gpus(settings, model_dir, plan_cluster(settings))
             url = deploy(settings, model_dir)
             stages.note(f"OpenAI's API at {url}/v1")
             stages.begin("ask")
@@ -193,7 +195,7 @@ def _evaluate_skills(
     began = time.monotonic()
     successes = run_episodes(
         requests,
-        max_concurrency=settings.serve.max_num_seqs,
+        max_concurrency=settings.serve.seats,
         on_progress=lambda ended: stages.note(f"{ended} of {len(requests)} episodes on held-out tasks"),
     )
     stages.note(f"{len(requests)} episodes on held-out tasks in {time.monotonic() - began:.0f} s")

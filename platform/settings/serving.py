@@ -11,15 +11,34 @@ AcceleratorType = Annotated[str, Field(max_length=64, pattern="^[A-Za-z0-9][A-Za
 """A type of GPUs as Ray names it. New ones appear with new GPUs, so there is no list."""
 
 
+CPU_SEATS = 16
+"""Maximum number of sequences in one batch of an engine on CPUs."""
+
+
 class PoolSettings(SettingsSection):
     """Engines for adapters up to one rank. Every slot of an engine is as large as its largest adapter."""
 
     max_lora_rank: int = Field(
         16, ge=1, description="Maximum rank that is served. Every adapter slot is allocated at this rank."
     )
-    loras_gib: float = Field(1.0, gt=0, description="Device memory for the adapter slots of an engine.")
-    cpu_loras_gib: float = Field(1.25, gt=0, description="Host memory of an engine for adapters.")
-    disk_loras_gib: float = Field(4.0, gt=0, description="Disk space of a replica for adapters.")
+    loras_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Device memory for the adapter slots of an engine. Default: 1, and on a GPU a fifth of what the "
+        "weights leave.",
+    )
+    cpu_loras_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Host memory of an engine for adapters. Default: 1.25, and on a machine with GPUs a quarter of what "
+        "is free, divided by its engines.",
+    )
+    disk_loras_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Disk space of a replica for adapters. Default: 4, and on a machine with GPUs a quarter of what is "
+        "free, divided by its engines.",
+    )
     max_loras: int | None = Field(
         None,
         ge=1,
@@ -63,7 +82,12 @@ class ServeSettings(PoolSettings):
     )
     pinned: tuple[str, ...] = Field((), description="Skills (tenant/instance) that stay in the engines' host memory.")
     max_model_len: int = Field(2048, ge=64, description="Maximum tokens of prompt and response together.")
-    max_num_seqs: int = Field(16, ge=1, description="Maximum sequences in one batch, and in one request.")
+    max_num_seqs: int | None = Field(
+        None,
+        ge=1,
+        description="Maximum sequences in one batch, and in one request. Default: 16, and on a GPU as many as its memory "
+        "has room for, from 16 to 256.",
+    )
     expected_adapters: int = Field(
         1000, ge=1, description="Number of adapters that will receive requests, with popularity after Zipf's law."
     )
@@ -116,6 +140,11 @@ class ServeSettings(PoolSettings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or none")
         return self
+
+    @property
+    def seats(self) -> int:
+        """Maximum number of sequences in one batch."""
+        return self.max_num_seqs or CPU_SEATS
 
     @property
     def all_pools(self) -> tuple[PoolSettings, ...]:

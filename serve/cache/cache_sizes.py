@@ -16,6 +16,9 @@ from looper.serve.engine.admission import HEADROOM
 BYTES_PER_PARAMETER = 2
 """Size of an adapter's parameter, in bytes: bfloat16 in the object store, on disk and in an engine."""
 
+LORAS_GIB, CPU_LORAS_GIB, DISK_LORAS_GIB = 1.0, 1.25, 4.0
+"""Room for adapters of an engine on CPUs: in its slots, in host memory and on disk. For GPUs see ``gpu_budgets``."""
+
 ZIPF_EXPONENT = 1.0
 """Exponent of Zipf's law, which the expected popularity of adapters follows."""
 
@@ -61,12 +64,18 @@ def plan_cache_sizes(serve: ServeSettings, pool: PoolSettings, model_dir: Path) 
     """
     adapter_bytes = pool.max_lora_rank * lora_params_per_rank(model_dir) * BYTES_PER_PARAMETER
     # More slots than a full batch has adapters would rarely be used.
-    batch_adapters = ceil(expected_distinct_adapters(serve.max_num_seqs, serve.expected_adapters))
-    slots = pool.max_loras or max(1, min(batch_adapters, int(pool.loras_gib * 2**30 / adapter_bytes) - HEADROOM))
+    batch_adapters = ceil(expected_distinct_adapters(serve.seats, serve.expected_adapters))
+    slots = pool.max_loras or max(
+        1, min(batch_adapters, int((pool.loras_gib or LORAS_GIB) * 2**30 / adapter_bytes) - HEADROOM)
+    )
     return CacheSizes(
         slots=slots,
-        host_memory_adapters=max(slots, pool.max_cpu_loras or int(pool.cpu_loras_gib * 2**30 / adapter_bytes)),
-        disk_adapters=max(1, pool.max_disk_loras or int(pool.disk_loras_gib * 2**30 / adapter_bytes)),
+        host_memory_adapters=max(
+            slots, pool.max_cpu_loras or int((pool.cpu_loras_gib or CPU_LORAS_GIB) * 2**30 / adapter_bytes)
+        ),
+        disk_adapters=max(
+            1, pool.max_disk_loras or int((pool.disk_loras_gib or DISK_LORAS_GIB) * 2**30 / adapter_bytes)
+        ),
         adapter_bytes=adapter_bytes,
     )
 

@@ -128,7 +128,7 @@ def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, gpus: G
         health_check_timeout_s=60,
         request_router_config=RequestRouterConfig(
             request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]  # Ray accepts an import path, but its annotation does not
-            request_router_kwargs={"max_num_seqs": settings.serve.max_num_seqs},
+            request_router_kwargs={"max_num_seqs": settings.serve.seats},
         ),
     )(SkillReplica).bind(settings, pool, model_dir.resolve(), gpu_share)
 

@@ -162,7 +162,7 @@ def build_engine_settings(
         "max_cpu_loras": slots + HEADROOM,
         "worker_extension_cls": "looper.serve.cache.staging.StagingWorkerExtension",
         "max_model_len": serve.max_model_len,
-        "max_num_seqs": serve.max_num_seqs + HEADROOM,
+        "max_num_seqs": serve.seats + HEADROOM,
         # The skill server sets the priorities. Clients cannot.
         "scheduling_policy": "priority",
         "tokenizer_mode": TOKENIZER_MODE,
@@ -191,7 +191,7 @@ def build_engine_settings(
         "lora_dtype": "bfloat16",
         "enforce_eager": True,
         "scheduler_cls": "looper.serve.cpu.prefill_scheduler.PriorityPrefillScheduler",
-        "max_num_batched_tokens": max(CPU_MAX_BATCHED_TOKENS, serve.max_num_seqs + HEADROOM),
+        "max_num_batched_tokens": max(CPU_MAX_BATCHED_TOKENS, serve.seats + HEADROOM),
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
     }
     is_only_engine = serve.max_engines == 1

@@ -113,7 +113,7 @@ class SkillServer(LLMServer):
             server._pager.replace_host_memory(host_memory)
             server._grammars = predecessor._grammars
         server._grammars.attach(client.engine_core)
-        server._admission_queue = AdmissionQueue(settings.serve.max_num_seqs, setup.cache_sizes.slots)
+        server._admission_queue = AdmissionQueue(settings.serve.seats, setup.cache_sizes.slots)
         inherit_priority(client)
         server._token_meter = TokenMeter(client.output_processor)
         server._vocab_size = client.model_config.get_vocab_size()

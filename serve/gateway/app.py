@@ -91,7 +91,7 @@ def build_gateway(
         traffic=counts.traffic,
         revoked=revoked,
         prefetcher=prefetcher,
-        limits=RequestLimits(settings.serve.max_num_seqs, settings.serve.max_model_len),
+        limits=RequestLimits(settings.serve.seats, settings.serve.max_model_len),
         timeout_s=settings.serve.request_timeout_s,
     )
     gateways = settings.serve.gateways
@@ -130,7 +130,7 @@ def build_gateway(
 
 def _build_limiter(serve: ServeSettings, budgets: BudgetSource) -> TenantRateLimiter:
     default = Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute)
-    max_running = serve.max_num_seqs * serve.max_engines
+    max_running = serve.seats * serve.max_engines
     max_concurrent = DEFAULT_CONCURRENT_PER_SEQUENCE * max_running
     if serve.max_concurrent_requests is not None:
         max_concurrent = max(1, serve.max_concurrent_requests // serve.gateways)

@@ -278,7 +278,7 @@ def test_text_with_a_token_that_has_no_embedding_is_refused(live: LiveServer, st
 
 def test_a_request_for_more_sequences_than_an_engine_runs_is_refused(live: LiveServer) -> None:
     client = live.tenant("choices")
-    max_num_seqs = live.settings.serve.max_num_seqs
+    max_num_seqs = live.settings.serve.seats
     hello: Any = {"model": "tiny", "max_tokens": 4, "temperature": 1}
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("n", {"prompt": "hello", "n": 128}),
@@ -310,7 +310,7 @@ def test_a_tenant_with_many_sequences_does_not_block_another(live: LiveServer) -
     started = Event()
 
     def send_many() -> None:
-        more: Any = {"n": live.settings.serve.max_num_seqs, "extra_body": {"ignore_eos": True}}
+        more: Any = {"n": live.settings.serve.seats, "extra_body": {"ignore_eos": True}}
         stream = client.completions.create(model="tiny", prompt="hello", max_tokens=150, stream=True, **more)
         for number, _ in enumerate(stream):
             if number > 50:

@@ -30,7 +30,7 @@ MAX_P99_RATIO = 3.0
 
 def all_bodies(live: LiveServer) -> Iterator[tuple[Endpoint, str, str]]:
     """Yield each body whole, and streamed too if the gateway lets it in."""
-    limits = RequestLimits(live.settings.serve.max_num_seqs, live.settings.serve.max_model_len)
+    limits = RequestLimits(live.settings.serve.seats, live.settings.serve.max_model_len)
     for endpoint in PATHS:
         for field, body in boundary_bodies(endpoint):
             yield endpoint, field, body
