@@ -49,8 +49,8 @@ def looper(settings: Settings, tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-# It took 290 s on two cores that others used too: on a GPU, the replica, Ray LLM's task for the configuration, the core's
-# fork server and the worker import vLLM one after the other.
+# It took 290 s on two cores that others used too. On a GPU, the replica, Ray LLM's task for the configuration, the fork
+# server of cores and the worker import vLLM one after the other.
 @pytest.mark.bench
 def test_an_engine_and_a_trainer_have_half_of_a_gpu_each(
     settings: Settings, looper: Callable[..., str], tmp_path: Path
