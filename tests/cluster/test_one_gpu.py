@@ -49,7 +49,9 @@ def looper(settings: Settings, tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-@pytest.mark.bench  # processes that import vLLM one after the other: Ray LLM's for its configuration, core, worker
+# It took 290 s on two cores that others used too. On a GPU, the replica, Ray LLM's task for the configuration, the fork
+# server of cores and the worker import vLLM one after the other.
+@pytest.mark.bench
 def test_an_engine_and_a_trainer_have_half_of_a_gpu_each(
     settings: Settings, looper: Callable[..., str], tmp_path: Path
 ) -> None:
