@@ -66,7 +66,8 @@ class LanguageModelHead:
             # Through the whole model, since DeepSpeed counts its calls; but with a head for no token.
             self._model(**inputs, use_cache=False, logits_to_keep=predictors[:0])
             assert self._blocks_output is not None
-            return self._blocks_output.last_hidden_state[0].index_select(0, predictors)
+            hidden: Tensor = self._blocks_output.last_hidden_state
+            return hidden[0].index_select(0, predictors)
         finally:  # also when the device's memory is full
             self._blocks_output = None
 
