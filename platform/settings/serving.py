@@ -30,8 +30,8 @@ class PoolSettings(SettingsSection):
     cpu_loras_gib: float | None = Field(
         None,
         gt=0,
-        description="Host memory of an engine for adapters. Default: 1.25, and on a machine with GPUs a quarter of what "
-        "is free, divided by its engines.",
+        description="Host memory of an engine for adapters. Default: 1.25, and on a machine with GPUs a quarter of "
+        "what is free, divided by its engines.",
     )
     disk_loras_gib: float | None = Field(
         None,
@@ -85,8 +85,8 @@ class ServeSettings(PoolSettings):
     max_num_seqs: int | None = Field(
         None,
         ge=1,
-        description="Maximum sequences in one batch, and in one request. Default: 16, and on a GPU as many as its memory "
-        "has room for, from 16 to 256.",
+        description="Maximum sequences in one batch, and in one request. Default: 16, and on a GPU as many as its "
+        "memory has room for, from 16 to 256.",
     )
     expected_adapters: int = Field(
         1000, ge=1, description="Number of adapters that will receive requests, with popularity after Zipf's law."
