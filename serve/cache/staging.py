@@ -29,7 +29,9 @@ from vllm.lora.utils import parse_fine_tuned_lora_name
 from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 from vllm.platforms import current_platform
 
+from looper.platform.adapters.base_revision import read_base_manifest
 from looper.platform.domain.errors import InvalidInput
+from looper.serve.cache.adapter_shapes import check_adapter_fits
 from looper.serve.cpu.cores import bound_cores
 from looper.serve.cpu.kernel_layout import LORA_A_SUFFIX
 from looper.serve.cpu.lora_layers import PackedAdapter, SlotPointerLoRAManager, read_packed_lora, use_pointer_slots
@@ -75,6 +77,7 @@ class StagingLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
             The model with LoRA layers.
         """
         model = super().create_lora_manager(model, vllm_config)
+        self._base_layers = read_base_manifest(Path(vllm_config.model_config.model)).layers
         if current_platform.is_cpu():
             # The reader thread must not keep the interpreter lock from the step loop, which takes it a thousand times
             # per step.
@@ -113,6 +116,7 @@ class StagingLoRAManager(LRUCacheWorkerLoRAManager):  # type: ignore[misc]
     def _read(self, request: LoRARequest) -> LoRAModel:
         if current_platform.is_cpu():
             return self._read_packed(request)
+        check_adapter_fits(Path(request.lora_path), self._base_layers)
         lora = super()._load_adapter(request)
         # The manager would do this in the step loop: merge the factors of q, k and v, and the like.
         self._adapter_manager._create_merged_loras_inplace(lora)
