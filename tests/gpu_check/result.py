@@ -19,6 +19,6 @@ class PartResult:
 
     @property
     def summary(self) -> str:
-        """The errors, or the figures that are no lists, on one line."""
-        plain = (f"{name} {value}" for name, value in self.figures.items() if not isinstance(value, dict | list))
-        return "; ".join(self.errors) or ", ".join(plain)
+        """The errors or the figures, on one line. Of figures with parts, the names."""
+        figures = (name if isinstance(value, dict) else f"{name} {value}" for name, value in self.figures.items())
+        return "; ".join(self.errors) or ", ".join(figures)
