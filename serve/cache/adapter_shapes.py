@@ -1,4 +1,4 @@
-"""Checks that an adapter on disk fits the base model, before an engine sees it: vLLM notices in its step loop, or never.
+"""Checks that an adapter fits the base model before an engine sees it: vLLM notices in its step loop, or never.
 
 For engines on GPUs. Those on CPUs check the same when they read adapters in their own layout (``cpu/lora_layers``).
 """
