@@ -6,10 +6,14 @@ Imports neither Ray nor torch, because the supervisor must stay small.
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Collection
 from types import FrameType
 
 import psutil
+
+ZOMBIE_CHECK_INTERVAL_S = 0.2
+"""Time between two looks for processes that have ended and whose parent has not been told, in seconds."""
 
 
 def kill_remaining(processes: Collection[psutil.Process], timeout_s: float) -> None:
@@ -19,11 +23,25 @@ def kill_remaining(processes: Collection[psutil.Process], timeout_s: float) -> N
         processes: Processes that have been told to end, or whose parent has ended.
         timeout_s: How long to wait before killing, in seconds.
     """
-    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
-    for process in alive:
+    for process in _wait(processes, timeout_s):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=5)
+    _wait(processes, timeout_s=5)
+
+
+def _wait(processes: Collection[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Return those that have not ended in time. One that has ended may stay a zombie: not every init collects them."""
+    deadline, alive = time.monotonic() + timeout_s, list(processes)
+    while alive and (left := deadline - time.monotonic()) > 0:
+        _, alive = psutil.wait_procs(alive, timeout=min(left, ZOMBIE_CHECK_INTERVAL_S))
+        alive = [process for process in alive if not _is_zombie(process)]
+    return alive
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 def stop_on_signals(stop: threading.Event) -> None:
