@@ -154,15 +154,17 @@ def _show_progress(catalog: Catalog, ids: list[str], stages: StageDisplay) -> It
 
     def follow() -> None:
         while not stop.wait(0.5):
-            running = [job for id in ids if not (job := catalog.get_consolidation(id)).state.is_final]
+            jobs = [catalog.get_consolidation(id) for id in ids]
+            running = [job for job in jobs if not job.state.is_final]
             if not running:
                 continue
             slowest = min(running, key=lambda job: list(ConsolidationState).index(job.state))
             stages.begin(STAGE_OF_STATE[slowest.state], f"{len(ids)} instances as one cohort")
             if slowest.state == ConsolidationState.TRAINING and slowest.progress:
-                progress = slowest.progress
-                loss = f", loss {progress.loss:.3f}" if progress.loss is not None else ""
-                stages.note(f"{len(ids)} instances as one cohort, step {progress.step} of {progress.steps}{loss}")
+                loss = f", loss {slowest.progress.loss:.3f}" if slowest.progress.loss is not None else ""
+                known = [job.progress for job in jobs if job.progress]
+                done, steps = sum(each.step for each in known), sum(each.steps for each in known)
+                stages.note(f"{len(ids)} instances as one cohort, step {done} of {steps}{loss}")
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
