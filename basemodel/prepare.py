@@ -169,6 +169,11 @@ def _link_source(source: Path, folder: Path) -> None:
         raise InvalidInput(
             f"base model {str(source)!r} has no config.json next to *.safetensors: save it with transformers"
         )
+    if method := _read_quantization(source):
+        raise InvalidInput(
+            f"base model {str(source)!r} is quantized ({method}), and adapters are trained on weights that are not: "
+            'use the original model, and let engines quantize it (serve.engine: {"quantization": "fp8"})'
+        )
     for index in source.glob("*.safetensors.index.json"):
         named = set(json.loads(index.read_bytes())["weight_map"].values())
         if missing := sorted(name for name in named if not (source / name).is_file()):
@@ -189,6 +194,15 @@ def _link_source(source: Path, folder: Path) -> None:
     for file in source.iterdir():
         if file.is_file() and file.name not in own_files:
             (folder / file.name).symlink_to(file.resolve())
+
+
+def _read_quantization(source: Path) -> str | None:
+    """Return how the weights are quantized. None, if they are not, or if the config cannot be read."""
+    try:
+        config = json.loads((source / "config.json").read_bytes())
+        return str(config["quantization_config"]["quant_method"])
+    except (ValueError, LookupError, TypeError):  # a damaged config is refused where it is loaded
+        return None
 
 
 def _writes_calls(source: Path) -> bool:

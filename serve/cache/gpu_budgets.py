@@ -19,6 +19,9 @@ MIN_SEQS, MAX_SEQS = 16, 256
 EXPECTED_CONTEXT = 0.5
 """Part of ``max_model_len`` that a sequence is expected to fill. vLLM takes sequences back if they need more."""
 
+BYTES_PER_WEIGHT = {"fp8": 1.0, "bitsandbytes": 0.6}
+"""Size of a weight that engines quantize when they load it, in bytes, by ``quantization`` in ``serve.engine``."""
+
 LORA_SHARE = 0.2
 """Largest part for adapter slots of the device memory that the weights leave; the rest is KV cache."""
 
@@ -62,7 +65,7 @@ def fit_to_gpu(
     utilization = serve.engine.get("gpu_memory_utilization", ENGINE_MEMORY * share)
     if not isinstance(utilization, int | float) or not 0 < utilization <= 1:
         raise InvalidInput(f"serve.engine: gpu_memory_utilization is {utilization!r}, not a number above 0 and up to 1")
-    memory, weights = int(utilization * machine.gpu_bytes * gpus), count_weight_bytes(model_dir)
+    memory, weights = int(utilization * machine.gpu_bytes * gpus), count_weight_bytes(serve, model_dir)
     left = memory - weights
     if left <= 0:
         raise InvalidInput(
@@ -82,17 +85,20 @@ def fit_to_gpu(
     return {name: value for name, value in chosen.items() if given[name] is None}
 
 
-def count_weight_bytes(model_dir: Path) -> int:
-    """Return the size of the base model's weights in an engine, in bytes. Quantized ones are as large as their files.
+def count_weight_bytes(serve: ServeSettings, model_dir: Path) -> int:
+    """Return the size of the base model's weights in an engine.
 
     Args:
+        serve: Settings of the endpoint, which may let engines quantize the weights.
         model_dir: Folder of the base model.
 
     Returns:
-        Number of bytes. vLLM computes with bfloat16 where the files hold float32.
+        Number of bytes. vLLM computes with bfloat16 where nothing else is said, also if the files hold float32.
     """
-    size = sum(file.stat().st_size for file in model_dir.glob("*.safetensors"))
-    return min(size, 2 * read_base_manifest(model_dir).parameters)
+    manifest = read_base_manifest(model_dir)
+    quantized = BYTES_PER_WEIGHT.get(str(serve.engine.get("quantization")), 2.0)
+    in_layers = sum(outputs * inputs for outputs, inputs in manifest.layers.values())
+    return int(quantized * in_layers + 2 * (manifest.parameters - in_layers))
 
 
 def count_kv_bytes(model_dir: Path) -> int:

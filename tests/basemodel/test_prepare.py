@@ -199,6 +199,15 @@ def test_a_download_that_lacks_files_is_refused_in_one_line(base_dir: Path, tmp_
         prepare(str(source), tmp_path / "cache")
 
 
+@pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "bitsandbytes"])
+def test_a_quantized_base_model_is_refused_with_the_way_out(base_dir: Path, tmp_path: Path, method: str) -> None:
+    source = shutil.copytree(base_dir, tmp_path / "mine")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method}}))
+    with pytest.raises(InvalidInput, match=rf"is quantized \({method}\), .*: use the original model, and let engines"):
+        prepare(str(source), tmp_path / "cache")
+
+
 def test_a_base_model_without_linear_layers_is_refused(base_dir: Path, tmp_path: Path) -> None:
     source = shutil.copytree(base_dir, tmp_path / "mine")
     vocabulary = AutoTokenizer.from_pretrained(source)

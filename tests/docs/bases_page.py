@@ -57,6 +57,9 @@ Adapters on mixtures of experts change the attention only; vLLM (0.29) cannot ru
 expects adapters of two layers there. Models whose attention has a cap (Gemma 2) or sinks (gpt-oss) are refused, and so
 are hybrids (LFM2): whatever lets tokens see each other outside of attention fails the check that
 every trainer makes at its start.
+
+Quantized bases (AWQ, GPTQ, FP8, bitsandbytes) are refused, because adapters are trained on weights that are not. Name
+the original model, and let engines quantize it when they load it: `serve.engine: {"quantization": "fp8"}`.
 """
 
 

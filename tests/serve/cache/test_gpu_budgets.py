@@ -18,21 +18,19 @@ WIDTHS = {"q": (4096, 4096), "k": (1024, 4096), "v": (1024, 4096), "o": (4096, 4
 MLP = {"gate": (14336, 4096), "up": (14336, 4096), "down": (4096, 14336)}
 
 
-def write_base(folder: Path, weight_gib: float = 15, config: dict[str, object] = LLAMA) -> Path:
+def write_base(folder: Path, config: dict[str, object] = LLAMA) -> Path:
     """Write what is read of a base of the shape of Llama-3.1-8B."""
     layers = {f"{layer}.{name}_proj": shape for layer in range(32) for name, shape in (WIDTHS | MLP).items()}
     manifest = BaseManifest(revision="r", layers=layers, parameters=8_030_261_248)
     (folder / BASE_MANIFEST).write_text(manifest.model_dump_json())
     (folder / "config.json").write_text(json.dumps(config))
-    with (folder / "model.safetensors").open("wb") as file:
-        file.truncate(int(weight_gib * GIB))
     return folder
 
 
 def test_an_engine_beside_a_trainer_fills_its_half(tmp_path: Path) -> None:
     folder = write_base(tmp_path)
     assert count_kv_bytes(folder) == 128 * 1024
-    assert count_weight_bytes(folder) == 2 * 8_030_261_248
+    assert count_weight_bytes(ServeSettings(), folder) == 2 * 8_030_261_248
     serve = ServeSettings(max_model_len=2048)
     chosen = fit_to_gpu(serve, serve, 0.5, folder, H100)
     left = 36 - 2 * 8_030_261_248 / GIB
@@ -51,11 +49,13 @@ def test_what_the_settings_say_stays(tmp_path: Path) -> None:
     assert set(chosen) == {"cpu_loras_gib", "disk_loras_gib"}
 
 
-@pytest.mark.parametrize(("weights", "expected"), [(4.5, 201), (30, 134)], ids=["quantized", "float32 in its files"])
-def test_weights_are_as_large_as_in_the_engine(tmp_path: Path, weights: float, expected: int) -> None:
-    serve = ServeSettings()
-    chosen = fit_to_gpu(serve, serve, 0.5, write_base(tmp_path, weights), H100)
-    assert chosen["max_num_seqs"] == expected
+@pytest.mark.parametrize(("quantization", "gib", "seqs"), [("fp8", 8.46, 176), ("bitsandbytes", 5.86, 192)])
+def test_weights_that_engines_quantize_leave_more_room(
+    tmp_path: Path, quantization: str, gib: float, seqs: int
+) -> None:
+    serve, folder = ServeSettings(engine={"quantization": quantization}), write_base(tmp_path)
+    assert count_weight_bytes(serve, folder) / GIB == pytest.approx(gib, abs=0.01)
+    assert fit_to_gpu(serve, serve, 0.5, folder, H100)["max_num_seqs"] == seqs
 
 
 def test_the_number_of_sequences_has_bounds(tmp_path: Path) -> None:
