@@ -209,7 +209,7 @@ def test_a_base_without_a_template_is_refused(tmp_path: Path) -> None:
         ("meta-llama-Llama-3.1-8B-Instruct", '{"name": "find", "parameters": {"id": 1}}<|eot_id|>'),
         (
             "mistralai-Mistral-Nemo-Instruct-2407",
-            '[TOOL_CALLS][{"arguments": {"id": 1}, "name": "find", "id": "call00001"}]</s>',
+            '[TOOL_CALLS][{"name": "find", "arguments": {"id": 1}, "id": "call00001"}]</s>',
         ),
     ],
 )
