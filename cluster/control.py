@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from looper.cluster.processes import kill_remaining
 from looper.cluster.state import clear_state, log_path, read_state, state_path
-from looper.platform.domain.errors import LooperError
+from looper.platform.domain.errors import InvalidInput, LooperError
 from looper.platform.settings import Settings
 from looper.serve.deployment.tls import trust_own_certificate
 from looper.serve.engine.engine_arguments import check_engine_options
@@ -37,7 +37,8 @@ def start_cluster(
         URL of the HTTP API.
 
     Raises:
-        InvalidInput: ``serve.engine`` has an argument that cannot be set.
+        InvalidInput: The settings are refused: an argument in ``serve.engine``, a base model that cannot be taught, or
+            GPUs that the cluster does not have.
         LooperError: The cluster ended, failed repeatedly, or did not answer in time.
     """
     check_engine_options(settings.serve.engine)
@@ -50,6 +51,9 @@ def start_cluster(
         state = read_state(settings)
         if state is None:
             raise LooperError(f"the cluster ended while it started: read {log_path(settings)}")
+        if state.refusal:
+            stop_cluster(settings)
+            raise InvalidInput(state.refusal)
         if state.starts > MAX_FAILED_STARTS:
             stop_cluster(settings)
             raise LooperError(f"the cluster failed to start {state.starts - 1} times: read {log_path(settings)}")

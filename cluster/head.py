@@ -17,6 +17,7 @@ from looper.cluster.processes import stop_on_signals
 from looper.cluster.state import read_state, write_state
 from looper.jobs.queue import worker
 from looper.platform.catalog import Catalog
+from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
@@ -64,7 +65,13 @@ def main() -> None:
     stop = threading.Event()
     stop_on_signals(stop)
     threading.Thread(target=_stop_with_parent, args=(os.getppid(), stop), daemon=True).start()
-    run_head(Settings.model_validate_json(sys.stdin.read()), stop)
+    settings = Settings.model_validate_json(sys.stdin.read())
+    try:
+        run_head(settings, stop)
+    except InvalidInput as error:
+        if state := read_state(settings):
+            write_state(settings, state.model_copy(update={"refusal": error.detail}))
+        sys.exit(f"error: {error.detail}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ class ClusterState(BaseModel):
     """URL of the HTTP API, None before the first start has finished."""
     starts: int = 0
     """How often the head process was started."""
+    refusal: str = ""
+    """Why the cluster cannot start with these settings, if the head has found that out."""
     gpus: str = ""
     """How GPUs are divided, in words."""
     engines: dict[int, str] = {}

@@ -47,9 +47,8 @@ def looper(settings: Settings) -> Callable[..., str]:
     }
 
     def run(*arguments: str) -> str:
-        return subprocess.check_output(
-            [sys.executable, "-m", "looper", *arguments], env=os.environ | environment, text=True
-        )
+        command = [sys.executable, "-m", "looper", *arguments]
+        return subprocess.run(command, env=os.environ | environment, check=True, capture_output=True, text=True).stdout
 
     return run
 
@@ -102,3 +101,13 @@ def wait_until_up(settings: Settings, starts: int) -> ClusterState:
     assert state is not None
     assert (state.phase, state.starts) == ("up", starts)
     return state
+
+
+def test_up_says_in_one_line_why_a_base_model_is_refused(settings: Settings, looper: Callable[..., str]) -> None:
+    config = Path(settings.base) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        looper("up")
+    *_, last = refused.value.stderr.splitlines()
+    assert last.startswith(f"error: base model '{settings.base}' is quantized (awq)")
+    assert read_state(settings) is None
