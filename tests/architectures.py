@@ -106,3 +106,15 @@ def architecture_base(folder: Path, name: str) -> Path:
     manifest = BaseManifest(revision=revision, parsers=PARSERS, layers=layers, parameters=parameters)
     (folder / BASE_MANIFEST).write_text(manifest.model_dump_json())
     return folder
+
+
+def llama_config(hidden: int, inner: int, layers: int, heads: int, groups: int, vocabulary: int) -> LlamaConfig:
+    """Return the configuration of a Llama of any size."""
+    return LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        vocab_size=vocabulary,
+    )

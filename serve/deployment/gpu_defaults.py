@@ -1,6 +1,7 @@
 """Fits what the settings leave open to the cluster's GPUs, before anything is deployed on them."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError
 
 from looper.platform.domain.errors import LooperError
-from looper.platform.settings import PoolSettings, Settings
+from looper.platform.settings import ServeSettings, Settings
 from looper.platform.settings.gpu_plan import GpuPlan, require_type
 from looper.serve.cache.gpu_budgets import GpuMachine, fit_to_gpu
 
@@ -34,26 +35,43 @@ def fit_to_gpus(settings: Settings, model_dir: Path, gpus: GpuPlan) -> Settings:
     """
     if not gpus.engine:
         return settings
-    serve, fitted = settings.serve, {}
+    serve, fitted = settings.serve, dict[int, dict[str, Any]]()
     for pool in serve.all_pools:
-        options = {"num_cpus": 0, "num_gpus": gpus.engine_share(pool), "resources": require_type(pool.accelerator_type)}
-        measured = ray.remote(_measure_machine).options(**options).remote(settings.home)
+        share = gpus.engine_share(pool)
+        # The process ends with its only call: torch keeps hundreds of MB of the GPU for as long as it lives.
+        measure: Any = ray.remote(
+            num_cpus=0, num_gpus=share, resources=require_type(pool.accelerator_type), max_calls=1
+        )(_measure_machine)
+        measured = measure.remote(settings.home)
         try:
             machine = ray.get(measured, timeout=MEASURING_TIMEOUT_S)
         except GetTimeoutError as error:
+            ray.cancel(measured)
             raise LooperError(f"no GPU was free within {MEASURING_TIMEOUT_S:g} s: others use all of them") from error
         if machine is None:
             return settings
-        fitted[pool.max_lora_rank] = fit_to_gpu(serve, pool, gpus.engine_share(pool), model_dir, machine)
-    seqs = [chosen.pop("max_num_seqs") for chosen in fitted.values() if "max_num_seqs" in chosen]
-    update: dict[str, Any] = {"pools": tuple(_fit(pool, fitted) for pool in serve.pools)} | fitted[serve.max_lora_rank]
-    if seqs:
-        update["max_num_seqs"] = min(seqs)
-    return settings.model_copy(update={"serve": serve.model_copy(update=update)})
+        fitted[pool.max_lora_rank] = fit_to_gpu(serve, pool, share, model_dir, machine)
+    return settings.model_copy(update={"serve": apply_fits(serve, fitted)})
 
 
-def _fit(pool: PoolSettings, fitted: dict[int, dict[str, Any]]) -> PoolSettings:
-    return pool.model_copy(update=fitted[pool.max_lora_rank])
+def apply_fits(serve: ServeSettings, fitted: Mapping[int, Mapping[str, Any]]) -> ServeSettings:
+    """Return settings with the values that were chosen for each pool.
+
+    Args:
+        serve: Settings of the endpoint.
+        fitted: What ``fit_to_gpu`` chose, by the maximum rank of the pool.
+
+    Returns:
+        The settings. ``max_num_seqs`` is one for all pools, so the smallest counts.
+    """
+    seqs = [chosen["max_num_seqs"] for chosen in fitted.values() if "max_num_seqs" in chosen]
+    budgets = {
+        rank: {name: value for name, value in chosen.items() if name != "max_num_seqs"}
+        for rank, chosen in fitted.items()
+    }
+    pools = tuple(pool.model_copy(update=budgets[pool.max_lora_rank]) for pool in serve.pools)
+    common = {"max_num_seqs": min(seqs)} if seqs else {}
+    return serve.model_copy(update={"pools": pools, **budgets[serve.max_lora_rank], **common})
 
 
 def _measure_machine(home: Path) -> GpuMachine | None:

@@ -23,6 +23,7 @@ from looper.jobs.consolidation.training.fused_step import compute_losses_and_gra
 from looper.jobs.consolidation.training.session import TrainingSession
 from looper.jobs.consolidation.training.session_setup import start_session
 from looper.platform.domain.recipe import Recipe
+from tests.architectures import llama_config
 from tests.gpu_check.result import Notify, PartResult
 
 PLAN_TOLERANCE = 0.15
@@ -45,19 +46,8 @@ class BaseSize:
 def pick_size(device: Device) -> BaseSize:
     """Return the shape of Llama-3.1-8B for a GPU, and a tiny one for anything else."""
     if device.torch_device.type == "cuda" and torch.cuda.is_available():
-        return BaseSize(_llama(4096, 14336, 32, 32, 8, 128_256), (1, 16, 64), 512)
-    return BaseSize(_llama(64, 128, 2, 4, 2, 512), (1, 4), 32)
-
-
-def _llama(hidden: int, inner: int, layers: int, heads: int, groups: int, vocabulary: int) -> LlamaConfig:
-    return LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        vocab_size=vocabulary,
-    )
+        return BaseSize(llama_config(4096, 14336, 32, 32, 8, 128_256), (1, 16, 64), 512)
+    return BaseSize(llama_config(64, 128, 2, 4, 2, 512), (1, 4), 32)
 
 
 def check_large_base(folder: Path, device: Device, notify: Notify, size: BaseSize | None = None) -> PartResult:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, PreTrainedConfig, Qwen3Config
 
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.memory_plan import MemoryPlan, PassChoice, PassMemory, choose_pass, plan_memory
 from looper.platform.domain.recipe import Recipe
+from tests.architectures import llama_config
 from tests.tiny import FLOAT32
 
 GIB = 2**30
@@ -54,20 +55,9 @@ print(json.dumps(int(peak.split()[1]) * 1024 - before))
 """
 
 
-def llama(hidden: int, inner: int, layers: int, heads: int, groups: int, vocabulary: int) -> LlamaConfig:
-    return LlamaConfig(
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=groups,
-        vocab_size=vocabulary,
-    )
-
-
 def test_llama_3_1_8b_takes_what_was_reckoned_by_hand(tmp_path: Path) -> None:
     """50 GiB for the activations of 8,192 tokens, and 82 GiB with 16 tenants."""
-    llama(4096, 14336, 32, 32, 8, 128_256).save_pretrained(tmp_path)
+    llama_config(4096, 14336, 32, 32, 8, 128_256).save_pretrained(tmp_path)
     plan = plan_memory(tmp_path, RECIPE, ON_GPU)
     assert plan.base / GIB == pytest.approx(15, rel=0.01)
     assert plan.peak(16, 8192) / GIB == pytest.approx(80, rel=0.1)
@@ -96,8 +86,8 @@ def test_activations_are_computed_again_where_passes_would_be_short() -> None:
 @pytest.mark.parametrize(
     ("config", "tenants", "length"),
     [
-        (llama(576, 1536, 30, 9, 3, 49_152), 1, 1024),
-        (llama(1024, 2816, 16, 16, 4, 32_000), 8, 256),
+        (llama_config(576, 1536, 30, 9, 3, 49_152), 1, 1024),
+        (llama_config(1024, 2816, 16, 16, 4, 32_000), 8, 256),
         (
             Qwen3Config(
                 hidden_size=1024,
