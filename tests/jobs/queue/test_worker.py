@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -100,10 +101,12 @@ def test_a_killed_worker_resumes_from_its_checkpoint(
     settings = settings.model_copy(update={"consolidation": limits})
     job = queue("acme/red", count=40, epochs=15)
     killed: list[int] = []
+    kept: list[int] = []
     steps: list[int] = []
 
     def kill() -> None:
-        wait_for(lambda: _newest_step(store, job) > 0)
+        wait_for(lambda: _newest_step(store, job) >= 3)
+        kept.append(_newest_step(store, job))
         killed.extend(_training_workers())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
@@ -118,7 +121,8 @@ def test_a_killed_worker_resumes_from_its_checkpoint(
     ended = catalog.get_consolidation(job.id)
     killer.join()
     assert len(killed) == 1
-    assert steps == sorted(steps), "training started again"
+    # A worker may be killed after steps that no checkpoint has: they are trained again, and no others.
+    assert all(now >= min(kept[0], before) for before, now in pairwise(steps)), "training started again"
     assert ended.state is ConsolidationState.PUBLISHED, ended.reason
     assert ended.progress is not None
     assert ended.progress.step == ended.progress.steps == 120
