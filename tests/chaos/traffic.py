@@ -35,7 +35,7 @@ class Ledger:
     answered: Counter[str] = field(default_factory=Counter)
     """Complete answers by tenant."""
     answered_in_quiet: Counter[str] = field(default_factory=Counter)
-    """Those of them that no fault came near. During a fault, who is answered depends on whose skill is loaded already."""
+    """Those that no fault came near. During a fault, who is answered depends on whose skill is loaded already."""
     seconds_to_first_token: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By what happened meanwhile: the name of a fault, or "quiet"."""
     errors: list[str] = field(default_factory=list)
