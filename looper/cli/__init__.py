@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from looper.cli import bench, chat, config, consolidate, demo, doctor, ingest, instances, jobs, plan, skills, tenants
+from looper.cli import (
+    bench,
+    chat,
+    config,
+    consolidate,
+    demo,
+    doctor,
+    ingest,
+    instances,
+    jobs,
+    plan,
+    skills,
+    status,
+    tenants,
+)
 from looper.cli import up as cluster
 from looper.cli.output import fail
 from looper.cli.requirements import PACKAGE, describe_missing_module
@@ -30,7 +44,7 @@ app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command()(plan.plan)
 app.command()(cluster.up)
-app.command()(cluster.status)
+app.command()(status.status)
 app.command()(cluster.down)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(instances.app, name="instance")

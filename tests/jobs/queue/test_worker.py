@@ -14,6 +14,7 @@ import pytest
 from ray.util import placement_group, remove_placement_group
 from safetensors.torch import load
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.cluster.run_until_complete import run_until_complete
 from looper.jobs.consolidation.training import checkpoint
 from looper.jobs.queue.publication import LIBRARIES
@@ -146,7 +147,7 @@ def test_idle_trainers_leave_a_cpu_to_synthesis(
             return False
         return True
 
-    work_queue(catalog, store, settings, base_dir, have_ended)
+    work_queue(catalog, store, settings, BaseModelSource(base_dir), have_ended)
     remove_placement_group(servers)
 
 
@@ -188,7 +189,7 @@ def test_interrupted_work_is_released_and_another_queue_worker_resumes(
     wait_for(lambda: not _training_workers())
 
     done = _newest_step(store, job)
-    work_queue(catalog, store, settings, base_dir, checkpoint_after(done))
+    work_queue(catalog, store, settings, BaseModelSource(base_dir), checkpoint_after(done))
     released = catalog.get_consolidation(job.id)
     assert released.owner is None
     assert released.state is ConsolidationState.TRAINING
@@ -221,7 +222,7 @@ def test_a_store_that_is_down_delays_jobs_and_fails_none(
         now = catalog.get_consolidation(job.id)
         return now.state is ConsolidationState.SYNTHESISING and now.owner is None
 
-    work_queue(catalog, store, settings, base_dir, is_released)
+    work_queue(catalog, store, settings, BaseModelSource(base_dir), is_released)
     folder.unlink()
     run_until_complete(catalog, store, settings, base_dir, [job.id])
     assert catalog.get_consolidation(job.id).state is ConsolidationState.PUBLISHED
@@ -235,6 +236,8 @@ def test_what_killed_writers_left_in_the_store_is_swept(
     partial.write_bytes(b"half")
     written_at, deadline = time.time() - PARTIAL_LIFETIME_S - 1, time.monotonic() + 60
     os.utime(partial, (written_at, written_at))
-    work_queue(catalog, store, settings, base_dir, lambda: not partial.exists() or time.monotonic() > deadline)
+    work_queue(
+        catalog, store, settings, BaseModelSource(base_dir), lambda: not partial.exists() or time.monotonic() > deadline
+    )
     assert not partial.exists()
     assert store.get("a/object") == b"x"
