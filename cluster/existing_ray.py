@@ -6,6 +6,7 @@ and other applications on it are left alone.
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import httpx
 import ray
 from ray import serve
+from ray._private.services import find_bootstrap_address
 from ray.exceptions import RayTaskError
 from ray.serve.context import _get_global_client
 
@@ -28,6 +30,9 @@ from looper.platform.settings.roles import require_role
 from looper.serve.deployment.ray_app import APP_NAME
 from looper.serve.deployment.ray_environment import RAY_ENVIRONMENT
 from looper.serve.deployment.tls import http_options, trust_own_certificate
+
+CONNECT_TIMEOUT_S = 10.0
+"""How long the address may take to accept a connection, in seconds."""
 
 POLL_INTERVAL_S = 1.0
 """Seconds between two looks at the deployments while they start."""
@@ -61,6 +66,7 @@ def joined_ray(address: str) -> Iterator[None]:
     Raises:
         InvalidInput: There is no Ray at the address, or it is of another version.
     """
+    _require_listening(address)
     silence_logs()
     variables = {**RAY_ENVIRONMENT, **{name: os.environ[name] for name in _CREDENTIALS if name in os.environ}}
     try:
@@ -233,6 +239,23 @@ def _unwrap(error: RayTaskError) -> LooperError:
         return (InvalidInput if isinstance(cause, InvalidInput) else LooperError)(cause.detail)
     lines = [line for line in str(cause or error).strip().splitlines() if line.strip()]
     return LooperError(f"Looper did not start on the cluster: {lines[-1][:500] if lines else type(cause).__name__}")
+
+
+def _require_listening(address: str) -> None:
+    """Raise if nothing listens at the address. Ray would go on trying, and write a page about it."""
+    if address == "auto":
+        found = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
+        if not found:
+            raise InvalidInput("no Ray runs on this machine: start one (ray start --head), or give its HOST:PORT")
+        address = found
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdecimal():
+        raise InvalidInput(f"{address!r} is no address of a Ray: give auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidInput(f"cannot join a Ray at {address}: {reason}") from error
 
 
 def _explain_connection(address: str, error: Exception) -> str:
