@@ -5,7 +5,7 @@ To add a setting, add a field with default, bounds and description here, then re
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import (
     ConfigDict,
@@ -200,6 +200,18 @@ class Settings(SettingsSection):
     def _make_absolute(cls, home: Path) -> Path:
         """Make the folder absolute, because settings are passed to workers that have other working directories."""
         return home.expanduser().resolve()
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Return what is pickled. A home below the user's own folder is that of each user, on each node."""
+        state = dict(super().__getstate__())
+        if self.home.is_relative_to(Path.home()):
+            state["__dict__"] = state["__dict__"] | {"home": Path("~") / self.home.relative_to(Path.home())}
+        return state
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Take over what was pickled, on whatever node."""
+        values = state["__dict__"]
+        super().__setstate__(state | {"__dict__": values | {"home": values["home"].expanduser()}})
 
     @property
     def store_url(self) -> str:

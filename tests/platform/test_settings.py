@@ -1,5 +1,6 @@
 """Settings: the sources and their order, messages for mistakes, secrets, and the reference page."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,16 @@ def refused(**flags: object) -> str:
         load_settings(**flags)
     (line,) = str(caught.value).splitlines()
     return line
+
+
+def test_a_home_in_the_users_folder_is_that_of_each_user_on_each_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "here"))
+    usual, other = (pickle.dumps(load_settings(**given)) for given in ({}, {"home": "/data/looper"}))
+    monkeypatch.setenv("HOME", str(tmp_path / "there"))
+    assert pickle.loads(usual).home == tmp_path / "there" / ".looper"  # noqa: S301 (made above)
+    assert pickle.loads(other).home == Path("/data/looper")  # noqa: S301
 
 
 def test_flags_override_environment_overrides_file(monkeypatch: pytest.MonkeyPatch) -> None:
