@@ -100,9 +100,12 @@ def inspect_node(settings: Settings) -> NodeFindings:
         ObjectStore.open(settings).exists("bases")
     except LooperError as error:
         problems.append(f"does not reach the object store: {error.detail}")
-    for file in (settings.serve.tls_cert, settings.serve.tls_key):
-        if file is not None and not os.access(file, os.R_OK):
-            problems.append(f"has no readable {file}, which serve.tls_cert or serve.tls_key names: put it there")
+    files = [file for file in (settings.serve.tls_cert, settings.serve.tls_key) if file is not None]
+    problems += [
+        f"has no readable {file}, which serve.tls_cert or serve.tls_key names: put it there"
+        for file in files
+        if not os.access(file, os.R_OK)
+    ]
     for folder in {settings.home, models_folder()}:
         there = next(each for each in (folder, *folder.parents) if each.exists())
         free = shutil.disk_usage(there).free
