@@ -33,6 +33,7 @@ from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore
 from looper.platform.objectstore.store import PARTIAL_LIFETIME_S
 from looper.platform.settings import Settings
+from looper.platform.settings.roles import require_role
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +265,7 @@ class QueueWorker:
                 open_model=self._open_model,
                 on_progress=progress.advance,
                 stall_timeout_s=self._settings.consolidation.progress_timeout_s,
+                resources=require_role(settings.roles.data),
             )
         except StoreUnavailable:
             raise

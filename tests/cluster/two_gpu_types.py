@@ -76,7 +76,7 @@ def place(folder: Path, nodes: dict[str, str]) -> dict[str, object]:
     for rank in (8, 16):
         node, share = json.loads((settings.home / f"rank-{rank}.json").read_text())
         landed[f"engines for rank {rank}"] = (nodes[node], share)
-    scaling = scale(settings.consolidation, ray_app.plan_cluster(settings))
+    scaling = scale(settings, ray_app.plan_cluster(settings))
     group = scaling.as_placement_group_factory().to_placement_group()
     ray.get(group.ready(), timeout=60)
     [trainer] = placement_group_table(group)["bundles_to_node_id"].values()

@@ -5,7 +5,7 @@ catalog counts these attempts. So a run need not last: after Ray has restarted i
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +28,9 @@ from looper.platform.domain.errors import Conflict, LooperError, StoreUnavailabl
 from looper.platform.domain.private_files import keep_files_private, make_private_folder
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
-from looper.platform.settings import ConsolidationSettings, Settings
+from looper.platform.settings import Settings
 from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, plan_gpus
+from looper.platform.settings.roles import require_role
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,14 @@ def _describe(cause: BaseException) -> str:
 
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
-    plan = plan_gpus(count_by_type(ray.nodes()), run.settings)  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    plan = plan_gpus(count_by_type(nodes), run.settings)
+    on_node = count_workers_on_node(run.settings, nodes)
     trainer = TorchTrainer(
         _run_worker,
-        train_loop_config={"run": run},
+        train_loop_config={"run": run, "workers_on_node": on_node},
         torch_config=TorchConfig(backend="nccl" if plan.trainer else "gloo"),
-        scaling_config=scale(settings, plan),
+        scaling_config=scale(run.settings, plan),
         run_config=RunConfig(  # type: ignore[call-arg]  # type checkers see the RunConfig of Ray Train V1
             name="train",
             storage_path=str(run.folder),
@@ -138,23 +141,39 @@ def _fit(run: TrainingRun) -> None:
     trainer.fit()
 
 
-def scale(settings: ConsolidationSettings, plan: GpuPlan) -> ScalingConfig:
+def scale(settings: Settings, plan: GpuPlan) -> ScalingConfig:
     """Return what a trainer asks Ray for.
 
     Args:
-        settings: Give the number of workers and the type of their GPUs.
+        settings: Give the number of workers, the type of their GPUs, and the nodes of trainers.
         plan: What trainers have of the cluster's GPUs.
 
     Returns:
-        Number, resources and type of GPUs of the workers.
+        Number, resources and type of GPUs of the workers. Those without GPUs are spread over the nodes, whose cores
+        they share; those with GPUs are near each other, because they exchange gradients.
     """
+    training = settings.consolidation
     gpu = {"GPU": plan.trainer} if plan.trainer else {}
     return ScalingConfig(
-        num_workers=settings.num_workers,
+        num_workers=training.num_workers,
         use_gpu=bool(gpu),
-        resources_per_worker={"CPU": _CPUS_PER_WORKER, **gpu},
-        accelerator_type=settings.accelerator_type,
+        resources_per_worker={"CPU": _CPUS_PER_WORKER, **gpu, **require_role(settings.roles.trainers)},
+        accelerator_type=training.accelerator_type,
+        placement_strategy="PACK" if gpu else "SPREAD",
     )
+
+
+def count_workers_on_node(settings: Settings, nodes: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many workers of trainers a node carries at most, if they are spread evenly.
+
+    Args:
+        settings: Give the number of trainers and of their workers, and the nodes of trainers.
+        nodes: The nodes, as ``ray.nodes()`` returns them.
+    """
+    role = settings.roles.trainers
+    suitable: int = sum(bool(node["Alive"]) and (role is None or role in node["Resources"]) for node in nodes)
+    workers = settings.consolidation.max_trainers * settings.consolidation.num_workers
+    return -(-workers // max(1, suitable))
 
 
 def describe_training_wait(settings: Settings) -> str | None:
@@ -170,7 +189,7 @@ def describe_training_wait(settings: Settings) -> str | None:
         InvalidInput: The cluster has too few GPUs for it.
     """
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    scaling = scale(settings.consolidation, plan_gpus(count_by_type(nodes), settings))
+    scaling = scale(settings, plan_gpus(count_by_type(nodes), settings))
     return describe_gpu_wait(scaling, ray.util.placement_group_table().values(), nodes)
 
 
@@ -239,7 +258,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     run: TrainingRun = config["run"]
     settings = run.settings.consolidation
     load = nf4.load_quantized if run.shape is TrainerShape.NF4 else None
-    set_thread_count(settings.max_trainers * ray.train.get_context().get_local_world_size())
+    set_thread_count(config["workers_on_node"])
     catalog = Catalog.open(run.settings)
     is_rank0 = ray.train.get_context().get_world_rank() == 0
     progress = ProgressCounter()

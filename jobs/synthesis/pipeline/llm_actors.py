@@ -7,7 +7,7 @@ examples out of episodes, with the rules as hints.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -54,6 +54,8 @@ class LLMStages:
     """Tenant of each consolidation."""
     holdout: float
     """Share of tasks that is kept from training, and from the stages that compare episodes of an instance."""
+    where: Mapping[str, Any] = field(default_factory=dict)
+    """Options of Ray that keep the actors on the nodes for synthesis."""
 
     def run(self, drafts: ray.data.Dataset) -> ray.data.Dataset:
         """Run the stages that are on. Rules and variants are written to the store.
@@ -71,7 +73,7 @@ class LLMStages:
         others = tuple(stage for stage in stages if stage not in (*_JUDGING_STAGES, *INSTANCE_STAGES))
         judged = (self._run_draft_stages(drafts, judging) if judging else drafts).materialize()
         samples = judged.map_batches(
-            partial(_sample_block, holdout=self.holdout), batch_format="pyarrow", batch_size=None
+            partial(_sample_block, holdout=self.holdout), batch_format="pyarrow", batch_size=None, **self.where
         )
         num_partitions = min(len(self.tenants), MAX_INSTANCE_PARTITIONS)
         instances = samples.groupby("consolidation", num_partitions=num_partitions)
@@ -89,6 +91,7 @@ class LLMStages:
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=1),
             runtime_env={"env_vars": ACTOR_ENV_VARS},
+            **self.where,
         )
         return result
 

@@ -69,6 +69,7 @@ def synthesize(
     open_model: OpenModel | None = None,
     on_progress: Callable[[], object] = lambda: None,
     stall_timeout_s: float | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> dict[str, SynthesisReport]:
     """Turn the trajectories of some consolidations into examples, and write these and the reports to the store.
 
@@ -86,6 +87,7 @@ def synthesize(
         on_progress: Called after each consolidation that was processed in this process, or each block of Ray Data's.
         stall_timeout_s: Seconds without such progress after which Ray's workers are killed. None: never. Stages that
             call a language model may take longer for a block, so with them only their own deadlines count.
+        resources: Custom resources of Ray that keep its workers on the nodes for synthesis. Default: any node.
 
     Returns:
         The report of each consolidation, by its id.
@@ -105,8 +107,9 @@ def synthesize(
             _run_in_process(job, batches, publisher, holdout, settings)
             on_progress()
     elif missing:
-        steps = ray.remote(num_cpus=0, num_returns="streaming", max_retries=0)(_run_with_ray).remote(
-            missing, publisher, holdout, settings, open_model
+        options: Any = {"num_cpus": 0, "num_returns": "streaming", "max_retries": 0, "resources": dict(resources or {})}
+        steps = ray.remote(**options)(_run_with_ray).remote(
+            missing, publisher, holdout, settings, open_model, dict(resources or {})
         )
         _follow(steps, on_progress, None if settings.model.stages else stall_timeout_s)
     return {
@@ -187,8 +190,10 @@ def _run_with_ray(
     holdout: float,
     settings: SynthesisSettings,
     open_model: OpenModel,
+    resources: Mapping[str, float],
 ) -> Iterator[None]:
     """Process ``cohort`` with Ray Data. Yield after each block."""
+    where: Any = {"resources": resources} if resources else {}
     ray.data.DataContext.get_current().enable_progress_bars = False
     sources = [
         {"consolidation": job.id, "key": keys.trajectories(job.instance, batch)}
@@ -199,16 +204,17 @@ def _run_with_ray(
         partial(read_drafts, store=publisher.store, disabled_stages=settings.disabled_stages),
         batch_format="pyarrow",
         batch_size=1,
+        **where,
     )
     if settings.model.stages:
         tenants = {job.id: job.instance.tenant for job in cohort}
-        drafts = LLMStages(settings.model, open_model, publisher.store, tenants, holdout).run(drafts)
+        drafts = LLMStages(settings.model, open_model, publisher.store, tenants, holdout, where).run(drafts)
     blocks = []
     for bundle in drafts.iter_internal_ref_bundles():  # unlike ``materialize``, it says when a block is done
         blocks += [block.ref for block in bundle.blocks]
         yield
     block_refs = ray.put(blocks)
-    summaries = _summarize_blocks([job.id for job in cohort], len(blocks), block_refs)
+    summaries = _summarize_blocks([job.id for job in cohort], len(blocks), block_refs, where)
     summaries_ref = ray.put(summaries)
     write = partial(
         write_partitions,
@@ -219,12 +225,12 @@ def _run_with_ray(
         disabled_stages=settings.disabled_stages,
     )
     yield from _run_to_the_end(
-        _dataset([{"partitions": partitions} for partitions in plan_partitions(summaries)]).map(write)
+        _dataset([{"partitions": partitions} for partitions in plan_partitions(summaries)]).map(write, **where)
     )
     partitioned = [{"consolidation": id} for id, summary in summaries.items() if summary.num_partitions > 1]
     if partitioned:
         merge = partial(merge_partitions, publisher=publisher, summaries=summaries_ref, holdout=holdout)
-        yield from _run_to_the_end(_dataset(partitioned).map(merge))
+        yield from _run_to_the_end(_dataset(partitioned).map(merge, **where))
 
 
 def _run_to_the_end(dataset: ray.data.Dataset) -> Iterator[None]:
@@ -232,9 +238,11 @@ def _run_to_the_end(dataset: ray.data.Dataset) -> Iterator[None]:
         yield
 
 
-def _summarize_blocks(consolidations: Sequence[str], num_blocks: int, block_refs: Any) -> dict[str, InstanceSummary]:
+def _summarize_blocks(
+    consolidations: Sequence[str], num_blocks: int, block_refs: Any, where: Mapping[str, Any]
+) -> dict[str, InstanceSummary]:
     """Summarize each consolidation. Only drafts of tasks that may have several names are decoded, for their texts."""
-    sums = _dataset(_block_rows(range(num_blocks))).map(partial(aggregate_block, block_refs=block_refs))
+    sums = _dataset(_block_rows(range(num_blocks))).map(partial(aggregate_block, block_refs=block_refs), **where)
     aggregates = merge_aggregates(sums.iter_rows())
     text_rows: Iterable[Row] = ()
     possible_leaks = {
@@ -243,7 +251,7 @@ def _summarize_blocks(consolidations: Sequence[str], num_blocks: int, block_refs
     if possible_leaks:
         blocks = sorted({block for id in possible_leaks for block in aggregates[id].blocks})
         collect = partial(collect_texts, block_refs=block_refs, possible_leaks=ray.put(possible_leaks))
-        text_rows = _dataset(_block_rows(blocks)).map(collect).iter_rows()
+        text_rows = _dataset(_block_rows(blocks)).map(collect, **where).iter_rows()
     return summarize(consolidations, aggregates, text_rows)
 
 
