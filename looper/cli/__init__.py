@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from looper.cli import bench, chat, config, consolidate, demo, doctor, ingest, instances, jobs, plan, skills, tenants
+from looper.cli import (
+    bench,
+    chat,
+    config,
+    consolidate,
+    demo,
+    doctor,
+    ingest,
+    instances,
+    jobs,
+    plan,
+    serve_config,
+    skills,
+    tenants,
+)
 from looper.cli import up as cluster
 from looper.cli.output import fail
 from looper.cli.requirements import PACKAGE, describe_missing_module
@@ -32,6 +46,7 @@ app.command()(plan.plan)
 app.command()(cluster.up)
 app.command()(cluster.status)
 app.command()(cluster.down)
+app.command()(serve_config.serve_config)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(instances.app, name="instance")
 app.command()(ingest.ingest)
