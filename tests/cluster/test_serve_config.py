@@ -11,10 +11,16 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from pydantic import ValidationError
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
-from tenacity import retry, retry_if_not_result, stop_after_delay, wait_fixed
+from tenacity import (
+    retry,
+    retry_if_exception_type,
+    retry_if_not_result,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_fixed,
+)
 
 from looper.cluster.serve_config import (
     APPLICATION,
@@ -28,7 +34,7 @@ from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings
 from looper.serve.deployment.ray_app import APP_NAME, find_free_port
 from looper.serve.deployment.ray_environment import RAY_ENVIRONMENT
-from tests.manifests.checks import check_serve_config
+from tests.manifests.checks import ManifestError, check_serve_config
 from tests.test_rooms import ROOT
 
 CATALOG, STORE = "postgresql://looper:hunter2@db/looper", "s3://skills/looper"
@@ -133,13 +139,19 @@ def _wait_until_running(client: ServeSubmissionClient) -> bool:
     return bool(application["status"] == ApplicationStatus.RUNNING)
 
 
+# On a busy machine Ray's controller replaces a proxy that is slow to start, and the request fails. KubeRay repeats it, too.
+@retry(retry=retry_if_exception_type(RuntimeError), stop=stop_after_attempt(5), reraise=True)
+def _deploy(client: ServeSubmissionClient, config: dict[str, Any]) -> None:
+    client.deploy_applications(config)
+
+
 def test_a_live_ray_runs_it_as_kuberay_has_it_run(dashboard: str) -> None:
     """KubeRay, too, sends the config as JSON in one PUT to the dashboard."""
     settings = Settings.model_validate(GIVEN | {"serve": {"port": find_free_port()}})
     config = build_serve_config(settings)
     config["applications"][0]["import_path"] = "tests.cluster.stand_in_app:build"
     client = ServeSubmissionClient(dashboard)
-    client.deploy_applications(config)
+    _deploy(client, config)
     _wait_until_running(client)
     url = f"http://127.0.0.1:{settings.serve.port}/"
     answer = httpx.post(url, content=b"12345").json()
@@ -158,20 +170,20 @@ def test_a_live_ray_runs_it_as_kuberay_has_it_run(dashboard: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "wrong"),
+    ("path", "wrong", "expected"),
     [
-        ((), {"proxy_locations": "EveryNode"}),
-        (("http_options",), {"prot": 8000}),
-        (("applications", 0), {"import_pth": IMPORT_PATH}),
-        (("applications", 0, "args"), {"bse": "smollm2-135m"}),
-        (("applications", 0, "args"), {"serve": {"max_lora_rnk": 16}}),
+        ((), {"proxy_locations": "EveryNode"}, "proxy_locations"),
+        (("http_options",), {"prot": 8000}, "prot"),
+        (("applications", 0), {"import_pth": IMPORT_PATH}, "import_pth"),
+        (("applications", 0, "args"), {"bse": "smollm2-135m"}, "did you mean base"),
+        (("applications", 0, "args"), {"serve": {"max_lora_rnk": 16}}, "did you mean serve.max_lora_rank"),
     ],
 )
-def test_a_mistyped_key_is_found(path: tuple[str | int, ...], wrong: dict[str, Any]) -> None:
+def test_a_mistyped_key_is_found(path: tuple[str | int, ...], wrong: dict[str, Any], expected: str) -> None:
     config = build_serve_config(SETTINGS)
     part: Any = config
     for name in path:
         part = part[name]
     part.update(wrong)
-    with pytest.raises((ValidationError, ValueError, InvalidInput), match="|".join(wrong)):
+    with pytest.raises((ManifestError, InvalidInput), match=expected):
         check_serve_config(config)

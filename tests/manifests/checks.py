@@ -37,6 +37,9 @@ KUBERNETES = "1.34"
 OPERATOR_GROUPS = ("monitoring.coreos.com",)
 """Kinds of the Prometheus Operator: their definitions are not at hand, so nothing checks them strictly."""
 
+ROLES = ("gateways", "control", "engines", "trainers", "data")
+ROLE_RESOURCES = tuple(f"looper_{role}" for role in ROLES)
+
 RELEASE = "looper"
 CRDS_VARIABLE = "LOOPER_KUBERAY_CRDS"
 
@@ -90,8 +93,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     load_settings(**known)
 
 
-def check_roles(roles: Mapping[str, Any]) -> None:
-    if unknown := set(roles) - {"gateways", "control", "engines", "trainers", "data"}:
+def check_roles(roles: Mapping[str, str]) -> None:
+    if unknown := set(roles) - set(ROLES) or set(roles.values()) - set(ROLE_RESOURCES):
         raise ManifestError(f"roles: {', '.join(sorted(unknown))} is no role")
 
 
@@ -178,13 +181,16 @@ def check_chart(values: Mapping[str, Any], crds: Path | None, chart: Path = CHAR
 
 
 def check_ray_up(config: Mapping[str, Any]) -> None:
-    """Check a file of ``ray up`` as ``ray up`` does, which refuses no unknown node type fields, and its commands."""
-    loaded = json.loads(json.dumps(config))
+    """Check a file of ``ray up`` as ``ray up`` does, and that nodes have roles that there are."""
+    prepared = prepare_config(json.loads(json.dumps(config)))
     try:
-        validate_config(loaded)
-        validate_config(prepare_config(loaded))
-    except (jsonschema.ValidationError, ValueError) as error:
-        raise ManifestError(f"ray up: {error}") from error
+        validate_config(prepared)
+    except (jsonschema.ValidationError, ValueError, RuntimeError) as error:
+        raise ManifestError(f"ray up: {str(error).splitlines()[0]}") from error
+    for name, node in prepared["available_node_types"].items():
+        wrong = {each for each in node["resources"] if each.startswith("looper_")} - set(ROLE_RESOURCES)
+        if wrong:
+            raise ManifestError(f"ray up: available_node_types.{name}.resources: {', '.join(wrong)} is no role")
 
 
 def check_all() -> Iterator[str]:
