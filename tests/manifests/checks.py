@@ -8,6 +8,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from helm_python import Chart, HelmError, lint
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
 
+from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings, load_settings
 from tests.test_rooms import ROOT
 
@@ -69,17 +74,42 @@ def make_strict(schema: Any) -> Any:
     return strict
 
 
-def check_schema(document: Any, schema: Mapping[str, Any], what: str) -> None:
-    """Raise a ``ManifestError`` for the first place where ``document`` is not as ``schema`` describes it."""
-    errors = sorted(jsonschema.Draft202012Validator(schema).iter_errors(document), key=lambda error: list(error.path))
+def check_schema(document: Any, validator: jsonschema.Draft202012Validator, what: str) -> None:
+    """Raise a ``ManifestError`` with each place where ``document`` is not as the schema describes it."""
+    errors = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.absolute_path)))
     if errors:
-        place = ".".join(map(str, errors[0].absolute_path))
-        raise ManifestError(f"{what}: {place or 'top level'}: {errors[0].message}")
+        found = (f"{'.'.join(map(str, each.absolute_path)) or 'top level'}: {each.message[:300]}" for each in errors)
+        raise ManifestError(f"{what}: {'; '.join(found)}")
+
+
+@cache
+def serve_config_validator() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(make_strict(ServeDeploySchema.model_json_schema()))
+
+
+@cache
+def custom_resource_validator(file: Path, version: str) -> jsonschema.Draft202012Validator:
+    """Return a validator of the kind whose definition is in ``file``. The files are large, hence the loader in C."""
+    versions = yaml.load(file.read_text(), yaml.CSafeLoader)["spec"]["versions"]
+    (schema,) = (each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == version)
+    schema["properties"]["metadata"] = {}  # Kubernetes' own
+    return jsonschema.Draft202012Validator(make_strict(schema))
+
+
+@cache
+def core_kind_validator(kind: str, api_version: str) -> jsonschema.Draft202012Validator:
+    """Return a validator of one of Kubernetes' own kinds, from the schemas in ``kubernetes_validate``."""
+    group, _, version = api_version.rpartition("/")
+    name = "-".join(filter(None, (kind.lower(), group.partition(".")[0], version)))
+    folder = files(kubernetes_validate) / "kubernetes-json-schema" / f"v{KUBERNETES}.0-local-strict"
+    schema, definitions = (json.loads((folder / f"{each}.json").read_text()) for each in (name, "_definitions"))
+    registry: Registry[Any] = Registry().with_resource("_definitions.json", DRAFT202012.create_resource(definitions))
+    return jsonschema.Draft202012Validator(schema, registry=registry)
 
 
 def check_serve_config(config: Mapping[str, Any]) -> None:
     """Check a Serve config by Ray's schema, and the arguments in it by Looper's settings."""
-    check_schema(config, make_strict(ServeDeploySchema.model_json_schema()), "Serve config")
+    check_schema(config, serve_config_validator(), "Serve config")
     parsed = ServeDeploySchema.model_validate(config)
     for application in parsed.applications:
         check_arguments(application.args)
@@ -90,7 +120,10 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     known = dict(arguments)
     if "roles" not in Settings.model_fields:  # until the section is there
         check_roles(known.pop("roles", {}))
-    load_settings(**known)
+    try:
+        load_settings(**known)
+    except InvalidInput as error:
+        raise ManifestError(f"arguments: {error.detail}") from error
 
 
 def check_roles(roles: Mapping[str, str]) -> None:
@@ -101,20 +134,14 @@ def check_roles(roles: Mapping[str, str]) -> None:
 def check_custom_resource(document: Mapping[str, Any], crds: Path) -> None:
     """Check a RayService, RayJob or RayCluster against KubeRay's definitions."""
     group, _, version = str(document["apiVersion"]).partition("/")
-    definition = yaml.safe_load((crds / f"{group}_{str(document['kind']).lower()}s.yaml").read_text())
-    (schema,) = (
-        each["schema"]["openAPIV3Schema"] for each in definition["spec"]["versions"] if each["name"] == version
-    )
-    schema["properties"]["metadata"] = {}  # Kubernetes' own
-    check_schema(document, make_strict(schema), str(document["kind"]))
+    kind = str(document["kind"])
+    check_schema(document, custom_resource_validator(crds / f"{group}_{kind.lower()}s.yaml", version), kind)
 
 
 def check_core_kind(document: Mapping[str, Any]) -> None:
     """Check a document of one of Kubernetes' own kinds."""
-    try:
-        kubernetes_validate.validate(dict(document), KUBERNETES, strict=True)
-    except kubernetes_validate.ValidationError as error:
-        raise ManifestError(f"{document['kind']}: {'.'.join(map(str, error.path))}: {error.message}") from error
+    kind = str(document["kind"])
+    check_schema(document, core_kind_validator(kind, str(document["apiVersion"])), kind)
 
 
 def autoscaling_config(cluster: Mapping[str, Any]) -> dict[str, Any]:
