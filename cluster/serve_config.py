@@ -52,7 +52,9 @@ def check_cluster_settings(settings: Settings) -> None:
             f"{variable_of('store.url')} to a bucket, s3://BUCKET/PREFIX"
         )
     if settings.serve.port == 0:
-        raise InvalidInput("serve.port is 0, and a free port would be another one on each node: name a port, such as 8000")
+        raise InvalidInput(
+            "serve.port is 0, and a free port would be another one on each node: name a port, such as 8000"
+        )
     for option in _SECRET_ENGINE_OPTIONS:
         if option in settings.serve.engine:
             raise InvalidInput(f"serve.engine: {option} is a secret: remove it, and set HF_TOKEN on every node")
@@ -103,7 +105,9 @@ def list_node_variables(settings: Settings) -> dict[str, str]:
     for path, value in _changed(settings):
         if path != _CATALOG_URL and _is_secret(path, value):
             variables[variable_of(path)] = settings_by_path()[path].field.description or ""
-    variables["AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"] = "keys of the store, unless nodes have a role that may use it"
+    variables["AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"] = (
+        "keys of the store, unless nodes have a role that may use it"
+    )
     variables["HF_TOKEN"] = "token of the Hugging Face hub, if the base model needs one"
     variables[variable_of("home")] = "the node's own folder for scratch files, if ~/.looper is not to be it"
     return variables

@@ -74,7 +74,11 @@ def test_the_comment_names_every_variable_that_a_node_needs() -> None:
     for name, value in RAY_ENVIRONMENT.items():
         assert f"#   {name}={value}\n" in text
     variables = list_node_variables(SETTINGS)
-    assert list(variables)[:3] == ["LOOPER_CATALOG__URL", "LOOPER_SYNTHESIS__MODEL__ENDPOINT", "LOOPER_SYNTHESIS__MODEL__API_KEY"]
+    assert list(variables)[:3] == [
+        "LOOPER_CATALOG__URL",
+        "LOOPER_SYNTHESIS__MODEL__ENDPOINT",
+        "LOOPER_SYNTHESIS__MODEL__API_KEY",
+    ]
     assert all(f"#   {name}: " in text for name in variables)
 
 
@@ -139,7 +143,7 @@ def _wait_until_running(client: ServeSubmissionClient) -> bool:
     return bool(application["status"] == ApplicationStatus.RUNNING)
 
 
-# On a busy machine Ray's controller replaces a proxy that is slow to start, and the request fails. KubeRay repeats it, too.
+# On a busy machine Ray's controller replaces a proxy that is slow to start, and the request fails. KubeRay repeats it.
 @retry(retry=retry_if_exception_type(RuntimeError), stop=stop_after_attempt(5), reraise=True)
 def _deploy(client: ServeSubmissionClient, config: dict[str, Any]) -> None:
     client.deploy_applications(config)

@@ -46,7 +46,7 @@ ROLES = ("gateways", "control", "engines", "trainers", "data")
 ROLE_RESOURCES = tuple(f"looper_{role}" for role in ROLES)
 
 RELEASE = "looper"
-CRDS_VARIABLE = "LOOPER_KUBERAY_CRDS"
+CRDS_VARIABLE = "KUBERAY_CRDS"
 
 
 class ManifestError(Exception):

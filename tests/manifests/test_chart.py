@@ -43,6 +43,13 @@ def one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     return found
 
 
+def check_changed(chart: Path) -> None:
+    """Check the documents that ``chart`` renders differently."""
+    for document in render(EVERYTHING, chart):
+        if document not in RIGHT:
+            check_document(document, CRDS)
+
+
 def cluster_of(values: dict[str, Any]) -> dict[str, Any]:
     cluster: dict[str, Any] = one(render(values), "RayService")["spec"]["rayClusterConfig"]
     return cluster
@@ -93,9 +100,7 @@ def test_a_typo_in_a_template_is_found(tmp_path: Path, template: str, right: str
     assert right in file.read_text()
     file.write_text(file.read_text().replace(right, wrong))
     with pytest.raises(ManifestError, match=expected):
-        for document in render(EVERYTHING, chart):
-            if document not in RIGHT:
-                check_document(document, CRDS)
+        check_changed(chart)
 
 
 GROUP = {"name": "cpu", "roles": ["engines"], "minReplicas": 1, "maxReplicas": 1}
@@ -104,7 +109,7 @@ GROUP = {"name": "cpu", "roles": ["engines"], "minReplicas": 1, "maxReplicas": 1
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"grups": []}, "grups"),
+        ({"replicaCount": 2}, "replicaCount"),
         ({"ingress": {"hots": "looper.example.com"}}, "hots"),
         ({"ingress": {"enabled": "yes"}}, "/ingress/enabled"),
         ({"store": {"url": "/mnt/store"}}, "/store/url"),
@@ -161,7 +166,9 @@ def test_every_pod_has_rays_environment_and_its_secrets_by_reference() -> None:
         (container,) = pod["containers"]
         given = {each["name"]: each.get("value") for each in container["env"]}
         assert {name: value for name, value in given.items() if name.startswith("RAY_")} == RAY_ENVIRONMENT
-        references = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in container["env"] if "valueFrom" in each}
+        references = {
+            each["name"]: each["valueFrom"]["secretKeyRef"] for each in container["env"] if "valueFrom" in each
+        }
         assert references["LOOPER_CATALOG__URL"] == {"name": "looper-catalog", "key": "url"}
         assert references["HF_TOKEN"] == {"name": "looper-hub", "key": "token"}
     keys = {"store": {**STORE, "secretName": "looper-store"}}
@@ -209,8 +216,7 @@ def test_a_shell_reads_the_resources_as_json() -> None:
 
 
 def test_the_application_is_that_of_looper_serve_config() -> None:
-    settings = {name: value for name, value in EVERYTHING["settings"].items()}
-    tree = merge(settings, {"catalog": {"url": "postgresql://db/looper"}, "store": STORE})
+    tree = merge(EVERYTHING["settings"], {"catalog": {"url": "postgresql://db/looper"}, "store": STORE})
     expected = build_serve_config(Settings.model_validate(tree))
     config = yaml.safe_load(one(render(EVERYTHING), "RayService")["spec"]["serveConfigV2"])
     arguments = config["applications"][0]["args"]
