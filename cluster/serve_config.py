@@ -27,6 +27,9 @@ _CATALOG_URL = "catalog.url"
 _OF_THE_PROXY = frozenset({"serve.host", "serve.port", "serve.tls_cert", "serve.tls_key"})
 """Settings that are in ``http_options``: Ray Serve's proxies listen, on every node."""
 
+_OF_THIS_MACHINE = frozenset({"home", "cluster.address"})
+"""Settings that say where this machine's files and its Ray are."""
+
 _FOLDER_SCHEMES = ("", "file", "local", "memory")
 _SECRET_ENGINE_OPTIONS = ("hf_token",)
 
@@ -140,14 +143,14 @@ def _comments(settings: Settings) -> Iterator[str]:
 
 
 def _changed(settings: Settings) -> Iterator[tuple[str, Any]]:
-    """Yield path and value of each setting that is given and is not the default, but for the folder of this machine."""
+    """Yield path and value of each setting that is given and is not the default, but for this machine's own."""
     given, defaults = settings.model_dump(mode="json", exclude_unset=True), Settings().model_dump(mode="json")
     for path in settings_by_path():
         try:
             value = _get(given, path)
         except KeyError:
             continue
-        if path != "home" and value != _get(defaults, path):
+        if path not in _OF_THIS_MACHINE and value != _get(defaults, path):
             yield path, value
 
 

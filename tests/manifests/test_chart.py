@@ -154,11 +154,18 @@ def test_a_wrong_setting_is_refused_by_name(settings: dict[str, Any], expected: 
             {"groups": [{**GROUP, "resources": {"limits": {"cpu": 1, "memory": "4Gi"}}}]},
             "no group has the role gateways",
         ),
+        ({"groups": [EVERYTHING["groups"][0] | {"minReplicas": 9}, *EVERYTHING["groups"][1:]]}, "group cpu is above"),
     ],
 )
-def test_what_is_missing_is_named(values: dict[str, Any], expected: str) -> None:
+def test_what_is_missing_or_contradicts_is_named(values: dict[str, Any], expected: str) -> None:
     with pytest.raises(ManifestError, match=expected):
         render(values)
+
+
+def test_the_schema_knows_every_section_of_the_settings() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    own = {"home", "store", "roles"}  # values of their own, or no business of the chart
+    assert set(Settings.model_fields) - own <= set(schema["properties"]["settings"]["properties"])
 
 
 def test_every_pod_has_rays_environment_and_its_secrets_by_reference() -> None:
