@@ -6,9 +6,9 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.synthesis.llm.model_factory import LanguageModel, open_model
 from looper.jobs.synthesis.llm.request import LLMRequest
 from looper.jobs.synthesis.llm.sending import RetryableFailure, Send, read_completion, send_all
@@ -21,12 +21,12 @@ QUEUE = "synthesis"
 """Takes the place of a tenant in the engines' fair queues: synthesis for all tenants together is served as one."""
 
 
-def open_cluster_model(settings: Settings, model_dir: Path) -> LanguageModel:
+def open_cluster_model(settings: Settings, base: BaseModelSource) -> LanguageModel:
     """Open the model that stages of synthesis ask on a cluster. Call it in a process that is connected to its Ray.
 
     Args:
         settings: Settings of the cluster.
-        model_dir: Folder of the base model.
+        base: The base model.
 
     Returns:
         The model at the endpoint that the settings name, or the base model on the cluster's engines if they name none.
@@ -35,8 +35,10 @@ def open_cluster_model(settings: Settings, model_dir: Path) -> LanguageModel:
         InvalidInput: The settings name an endpoint but no model.
     """
     if settings.synthesis.model.endpoint is not None:
-        return open_model(settings.synthesis.model, model_dir)
-    return LanguageModel(read_base_revision(model_dir), partial(generate_with_engines, settings=settings))
+        return open_model(settings.synthesis.model, base)
+    return LanguageModel(
+        read_base_revision(base.on_this_node(weights=False)), partial(generate_with_engines, settings=settings)
+    )
 
 
 def generate_with_engines(requests: Sequence[LLMRequest], settings: Settings) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""The head process of a cluster: a local Ray, the engines behind the gateway, and the queue worker.
+"""The head process of a private cluster: a local Ray, and on it the application of ``app.py``.
 
 The supervisor runs it as ``python -m looper.cluster.head``, with the settings as JSON on standard input. It ends when
 it gets a signal or when its supervisor has ended.
@@ -8,48 +8,45 @@ import os
 import sys
 import threading
 import time
-from functools import partial
+
+from ray import serve
 
 from looper.basemodel.prepare import prepare_base
-from looper.cluster.engine_model import open_cluster_model
+from looper.cluster.app import build_on_cluster
 from looper.cluster.local_ray import local_ray
 from looper.cluster.processes import stop_on_signals
 from looper.cluster.state import read_state, write_state
-from looper.jobs.queue import worker
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.private_files import keep_files_private
-from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.serve.cache.cache_sizes import plan_cache_sizes
-from looper.serve.deployment.gpu_defaults import fit_to_gpus
 from looper.serve.deployment.ray_app import deploy, plan_cluster
 
 
 def run_head(settings: Settings, stop: threading.Event) -> None:
-    """Serve, and work the queue.
+    """Serve, and work the queue, both in Ray Serve's replicas.
 
     Args:
         settings: Settings of the cluster.
         stop: Ends the work when it is set.
     """
-    model_dir = prepare_base(settings)
-    catalog, store = Catalog.open(settings), ObjectStore.open(settings)
+    folder = prepare_base(settings)
+    Catalog.open(settings).close()  # migrated before anything reads it
     with local_ray():
         stop_on_signals(stop)  # again, because Ray has installed its own handler, which ends the process immediately
         plan = plan_cluster(settings)
-        settings = fit_to_gpus(settings, model_dir, plan)
-        url = deploy(settings, model_dir)
+        url = deploy(settings, build_on_cluster(settings, is_private=True))
         state = read_state(settings)
         if state is not None:
             engines = {
-                pool.max_lora_rank: str(plan_cache_sizes(settings.serve, pool, model_dir))
+                pool.max_lora_rank: str(plan_cache_sizes(settings.serve, pool, folder))
                 for pool in settings.serve.all_pools
             }
             found = {"phase": "up", "url": url, "engines": engines, "gpus": str(plan)}
             write_state(settings, state.model_copy(update=found))
-        open_model = partial(open_cluster_model, settings, model_dir)
-        worker.work_queue(catalog, store, settings, model_dir, stop.is_set, open_model)
+        stop.wait()
+        serve.shutdown()  # type: ignore[no-untyped-call]  # waits for the replicas: the control loop releases its work
 
 
 def _stop_with_parent(parent: int, stop: threading.Event) -> None:

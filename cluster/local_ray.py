@@ -5,6 +5,7 @@ Used by the head process, by commands that work without a cluster, and by benchm
 
 import logging
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -24,11 +25,31 @@ _NUM_CPUS = 1 + max(2, os.cpu_count() or 1)
 """CPUs that Ray schedules. An engine reserves one and a trainer a fraction of one; a task needs one more."""
 
 
+_TOKEN = "RAY_AUTH_TOKEN"
+
+_OTHER_RAYS = (
+    _TOKEN,
+    "RAY_AUTH_TOKEN_PATH",
+    "RAY_ADDRESS",
+    "RAY_NAMESPACE",
+    "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    "RAY_REDIS_ADDRESS",
+    "RAY_REDIS_USERNAME",
+    "RAY_REDIS_PASSWORD",
+    "RAY_external_storage_namespace",
+    "RAY_gcs_storage",
+    "RAY_gcs_storage_path",
+)
+"""Environment variables by which Ray finds another cluster, or the place where another one keeps its tables."""
+
+
 @contextmanager
 def local_ray() -> Iterator[None]:
     """Start a Ray that no other process uses, and end all its processes afterwards.
 
-    ``address="local"`` never joins another cluster, whatever address the environment or a file of this machine has.
+    It joins no other cluster and shares no tables with one, whatever the environment or a file of this machine names:
+    a pod of KubeRay and a job of Ray have variables that would make it do so. Its token for authentication is its own,
+    too: Ray would leave one in the user's home, and every later Ray of that user would silently require it.
 
     Yields:
         None, while Ray runs.
@@ -37,11 +58,15 @@ def local_ray() -> Iterator[None]:
         LooperError: Ray did not start.
     """
     before = set(_descendants())
-    _silence_logs()
+    silence_logs()
+    outer = {name: os.environ.pop(name, None) for name in _OTHER_RAYS}
+    os.environ[_TOKEN] = secrets.token_hex(32)
     try:
         _start_ray()
         yield
     finally:
+        os.environ.pop(_TOKEN, None)
+        os.environ.update({name: value for name, value in outer.items() if value is not None})
         started = set(_descendants()) - before
         ray.shutdown()
         # ray.shutdown() asks Ray's processes to end, but does not wait for all of them.
@@ -83,7 +108,7 @@ def _make_session_folder() -> Path:
     return folder / "ray"
 
 
-def _silence_logs() -> None:
+def silence_logs() -> None:
     """Keep Ray's execution plans off standard error. They are in Ray's log files."""
     import ray.data  # noqa: F401 (its import sets its logger's level, so it must come first)
 

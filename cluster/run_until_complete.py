@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.queue import worker
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
@@ -28,4 +29,4 @@ def run_until_complete(
     def have_ended() -> bool:
         return all(job.state.is_final for job in catalog.get_consolidations(ids))
 
-    worker.work_queue(catalog, store, settings, model_dir, have_ended)
+    worker.work_queue(catalog, store, settings, BaseModelSource(model_dir), have_ended)

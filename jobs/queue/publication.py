@@ -6,8 +6,8 @@ The queue worker calls ``conclude`` for each consolidation whose training has en
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.consolidation.training.checkpoint import Candidate, load_candidate
 from looper.jobs.gate import judge_candidate
 from looper.platform import adapters
@@ -33,8 +33,8 @@ class Publisher:
     """Has the candidates and receives the adapters."""
     owner: str
     """Holder of the leases."""
-    model_dir: Path
-    """Folder of the base model."""
+    base: BaseModelSource
+    """The base model."""
     gate: GateSettings
     """Limits of the gate."""
 
@@ -59,7 +59,7 @@ class Publisher:
         self.store.delete(keys.checkpoints(job.id))
 
     def _publish(self, job: Consolidation, candidate: Candidate, verdict: GateVerdict) -> None:
-        revision = read_base_revision(self.model_dir)
+        revision = read_base_revision(self.base.on_this_node(weights=False))
         manifest = Manifest(
             instance=str(job.instance),
             base=job.base,

@@ -11,19 +11,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.consolidation.training.training_run import (
     CannotStart,
     TrainingRun,
     describe_training_wait,
     run_training,
 )
-from looper.jobs.failures import fail_consolidation
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.domain.recipe import TrainerShape
-from looper.platform.domain.states import QueueStage
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 
@@ -36,7 +35,10 @@ EXPECTED_START = timedelta(seconds=10)
 """Time within which Ray places a trainer, if there is room for it."""
 
 RESTART_DELAY_S = 2.0
-"""Seconds after a trainer failed before another one takes its place."""
+"""Seconds after a trainer failed before another one takes its place. If it could not start, the delay doubles."""
+
+MAX_RESTART_DELAY_S = 300.0
+"""Maximum of these delays, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class TrainerPool:
         catalog: Catalog,
         store: ObjectStore,
         settings: Settings,
-        model_dir: Path,
+        base: BaseModelSource,
         owner: str,
         is_stopping: Callable[[], bool],
     ) -> None:
@@ -66,17 +68,18 @@ class TrainerPool:
             catalog: Says how many trainers are needed.
             store: Object store.
             settings: All settings.
-            model_dir: Folder of the base model.
+            base: The base model.
             owner: Name of the queue worker. The names of its trainers begin with it.
             is_stopping: Whether the queue worker is releasing its work, so that errors of Ray mean nothing.
         """
         self._catalog = catalog
         self._store = store
         self._settings = settings
-        self._model_dir = model_dir
+        self._base = base
         self._owner = owner
         self._is_stopping = is_stopping
         self._trainers: list[_RunningTrainer] = []
+        self._ready: set[str] = set()
 
     @property
     def owners(self) -> list[str]:
@@ -89,17 +92,18 @@ class TrainerPool:
         self._trainers[:] = [trainer for trainer in self._trainers if trainer.thread.is_alive()]
         for trainer in self._trainers:
             self._explain_wait(trainer)
+        delayed = self._list_delayed()
         for demand in self._catalog.list_training_demand(limits.max_concurrent_per_tenant):
             if demand.base != self._settings.base or len(self._trainers) >= limits.max_trainers:
                 continue
             running = sum(trainer.run.shape == demand.shape for trainer in self._trainers)
-            if demand.waiting > running * limits.cohort_size:
+            if demand.waiting > running * limits.cohort_size and (demand.base, demand.shape) not in delayed:
                 self._start(demand.shape)
 
     def stop(self) -> None:
         """Tell all trainers to save their members, release them and end."""
-        for trainer in self._trainers:
-            trainer.run.stop()
+        with suppress(StoreUnavailable):  # then the trainers notice the same, and end by themselves
+            self._catalog.stop_trainers(self._owner)
 
     def join(self) -> None:
         """Wait until all trainers have ended, at most ``STOP_TIMEOUT_S`` for each."""
@@ -108,7 +112,8 @@ class TrainerPool:
 
     def _start(self, shape: TrainerShape) -> None:
         owner = f"{self._owner}-trainer-{secrets.token_hex(4)}"
-        run = TrainingRun(shape, owner, self._settings, self._model_dir)
+        run = TrainingRun(shape, owner, self._settings, self._base)
+        self._catalog.add_trainer(owner, self._owner, self._settings.base, shape)
         thread = threading.Thread(target=self._run, args=(run,), name=owner, daemon=True)
         self._trainers.append(_RunningTrainer(run, thread, datetime.now(UTC)))
         thread.start()
@@ -116,7 +121,10 @@ class TrainerPool:
     def _explain_wait(self, trainer: _RunningTrainer) -> None:
         """Record what a trainer waits for that Ray cannot place. Otherwise nobody sees why nothing is trained."""
         run = trainer.run
-        if run.ready_file.exists() or datetime.now(UTC) - trainer.started_at < EXPECTED_START:
+        if run.owner in self._ready or datetime.now(UTC) - trainer.started_at < EXPECTED_START:
+            return
+        if self._catalog.is_trainer_ready(run.owner):
+            self._ready.add(run.owner)
             return
         with suppress(InvalidInput):  # the run itself says so, below
             needed = describe_training_wait(run.settings)
@@ -129,10 +137,12 @@ class TrainerPool:
             self._run_to_the_end(run)
         finally:
             run.remove_folder()
+            with suppress(StoreUnavailable):  # then it is removed as one that was not heard of for long
+                self._catalog.remove_trainer(run.owner)
 
     def _run_to_the_end(self, run: TrainingRun) -> None:
         try:
-            run_training(run)
+            run_training(run, partial(self._catalog.is_trainer_ready, run.owner))
         except StoreUnavailable as error:
             log.warning("trainer %s stopped: %s", run.owner, error)
         except Exception as error:
@@ -140,29 +150,28 @@ class TrainerPool:
                 return  # Ray was shut down while the trainer ran
             log.exception("trainer %s failed", run.owner)
             if isinstance(error, CannotStart):
-                self._fail_waiting(run, str(error))
+                self._delay_next(run, str(error))
             elif isinstance(error, InvalidInput):  # the cluster has lost GPUs since it was started
-                reason = f"waits for GPUs: {error.detail}"
-                with suppress(StoreUnavailable):
-                    self._catalog.explain_wait(reason, base=run.settings.base, shape=run.shape)
+                self._delay_next(run, f"waits for GPUs: {error.detail}")
         else:
             return
         with suppress(StoreUnavailable):
             run.release_after_death(self._catalog)
         time.sleep(RESTART_DELAY_S)
 
-    def _fail_waiting(self, run: TrainingRun, reason: str) -> None:
-        """Fail the consolidations for which a trainer could not start. Otherwise they would wait forever."""
-        limits = self._settings.consolidation
+    def _list_delayed(self) -> set[tuple[str, TrainerShape]]:
+        """Return the base models and shapes of which a trainer could not start, and is not yet to be started again."""
+        failures = self._catalog.list_trainer_failures()
+        if not failures:
+            return set()
+        now = self._catalog.now()
+        return {(failure.base, failure.shape) for failure in failures if failure.retry_at > now}
+
+    def _delay_next(self, run: TrainingRun, reason: str) -> None:
+        """Record why a trainer could not start. The cluster lacks something, so no consolidation fails of it."""
         with suppress(StoreUnavailable):
-            waiting = self._catalog.claim(
-                run.owner,
-                QueueStage.TRAINING,
-                base=self._settings.base,
-                shape=run.shape,
-                limit=limits.cohort_size,
-                lease_s=limits.lease_s,
-                tenant_limit=limits.max_concurrent_per_tenant,
+            failure = self._catalog.record_trainer_failure(
+                run.settings.base, run.shape, reason, delay_s=RESTART_DELAY_S, max_delay_s=MAX_RESTART_DELAY_S
             )
-            for job in waiting:
-                fail_consolidation(self._catalog, self._store, job.id, run.owner, reason)
+            if failure.failures == 1:  # the others differ only by the time, and would fill the event log
+                self._catalog.explain_wait(reason, base=run.settings.base, shape=run.shape)

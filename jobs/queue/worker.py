@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import ray
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.consolidation.training.checkpoint import delete_orphaned_checkpoints
 from looper.jobs.failures import describe_unexpected, fail_consolidation, run_isolated
 from looper.jobs.queue.leases import LeaseHolder
@@ -53,7 +53,7 @@ def work_queue(
     catalog: Catalog,
     store: ObjectStore,
     settings: Settings,
-    model_dir: Path,
+    base: BaseModelSource,
     should_stop: Callable[[], bool],
     open_model: OpenModel | None = None,
 ) -> None:
@@ -65,11 +65,11 @@ def work_queue(
         catalog: The catalog.
         store: The object store.
         settings: All settings.
-        model_dir: Folder of ``settings.base``, as ``looper.basemodel.prepare`` returned it.
+        base: The base model that the settings name.
         should_stop: Polled in this thread.
         open_model: Opens the language model of synthesis, as ``synthesize`` takes it.
     """
-    worker = QueueWorker(catalog, store, settings, model_dir, open_model)
+    worker = QueueWorker(catalog, store, settings, base, open_model)
     stopping = worker.stopping
     # Daemon threads, because they wait for Ray's training runs, which cannot be interrupted. Their work is released
     # below, and the catalog refuses what they write afterwards.
@@ -77,6 +77,7 @@ def work_queue(
         worker.start_trainers: POLL_INTERVAL_S,
         worker.conclude: POLL_INTERVAL_S,
         worker.sweep_checkpoints: SWEEP_INTERVAL_S,
+        worker.sweep_trainers: SWEEP_INTERVAL_S,
         worker.sweep_partials: PARTIAL_LIFETIME_S,
     }
     for action, interval_s in intervals.items():
@@ -129,7 +130,7 @@ class QueueWorker:
         catalog: Catalog,
         store: ObjectStore,
         settings: Settings,
-        model_dir: Path,
+        base: BaseModelSource,
         open_model: OpenModel | None = None,
     ) -> None:
         """Make a queue worker.
@@ -138,7 +139,7 @@ class QueueWorker:
             catalog: The catalog.
             store: The object store.
             settings: All settings.
-            model_dir: Folder of the base model.
+            base: The base model.
             open_model: Opens the language model of synthesis, as ``synthesize`` takes it.
         """
         self.owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -146,10 +147,10 @@ class QueueWorker:
         self._catalog = catalog
         self._store = store
         self._settings = settings
-        self._model_dir = model_dir
+        self._base = base
         self._open_model = open_model
-        self._trainers = TrainerPool(catalog, store, settings, model_dir, self.owner, self.stopping.is_set)
-        self._publisher = Publisher(catalog, store, self.owner, model_dir, settings.consolidation.gate)
+        self._trainers = TrainerPool(catalog, store, settings, base, self.owner, self.stopping.is_set)
+        self._publisher = Publisher(catalog, store, self.owner, base, settings.consolidation.gate)
 
     def release_all(self) -> None:
         """Release all work of this worker and of its trainers, and tell the trainers to end."""
@@ -212,6 +213,15 @@ class QueueWorker:
         delete_orphaned_checkpoints(self._catalog, self._store)
         return False
 
+    def sweep_trainers(self) -> bool:
+        """Forget trainers that were not heard of for longer than the start of one may take.
+
+        Returns:
+            False, since one call forgets all of them.
+        """
+        self._catalog.remove_silent_trainers(2 * self._settings.consolidation.start_timeout_s)
+        return False
+
     @contextmanager
     def _claimed(self, stage: QueueStage, limit: int, progress: ProgressCounter) -> Iterator[list[Consolidation]]:
         """Lease consolidations for a stage. At the end, release those that neither moved to another stage nor ended."""
@@ -250,7 +260,7 @@ class QueueWorker:
                 self._store,
                 holdout,
                 settings.synthesis,
-                self._model_dir,
+                self._base,
                 open_model=self._open_model,
                 on_progress=progress.advance,
                 stall_timeout_s=self._settings.consolidation.progress_timeout_s,

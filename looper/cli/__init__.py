@@ -23,6 +23,7 @@ from looper.cli import (
     plan,
     serve_config,
     skills,
+    status,
     tenants,
 )
 from looper.cli import up as cluster
@@ -44,7 +45,7 @@ app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command()(plan.plan)
 app.command()(cluster.up)
-app.command()(cluster.status)
+app.command()(status.status)
 app.command()(cluster.down)
 app.command()(serve_config.serve_config)
 app.add_typer(tenants.app, name="tenant")

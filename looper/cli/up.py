@@ -1,6 +1,6 @@
-"""``looper up``, ``status`` and ``down``: start, inspect and stop the cluster of this machine."""
+"""``looper up`` and ``looper down``: start and stop Looper on this machine or on a Ray that exists."""
 
-from collections import Counter
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,26 +10,46 @@ from looper.cli.output import Json, emit_json, progress
 
 if TYPE_CHECKING:
     from looper.cluster.state import ClusterState
+    from looper.platform.settings import Settings
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="A Ray that exists: auto, HOST:PORT or ray://HOST:PORT. Default: cluster.address, or RAY_ADDRESS, or a "
+        "private Ray on this machine."
+    ),
+]
 
 
 def up(
     port: Annotated[int | None, typer.Option(help="Port of the HTTP API; 0 takes a free one.")] = None,
+    address: Address = None,
     json: Json = False,
 ) -> None:
-    """Start Looper on this machine and keep it running: the HTTP API, the engines, and the queue worker.
+    """Start Looper and keep it running: the HTTP API, the engines, and the control loop.
+
+    It starts a private Ray on this machine, or joins a Ray that exists.
 
     Example: `looper up --port 8000`
+
+    Example: `looper up --address 10.0.0.5:6379`
     """
     requirements.check_machine("looper up")
 
-    from looper.cluster import control
-    from looper.cluster.state import read_state
     from looper.platform.settings import load_settings
     from looper.serve.deployment.tls import find_exposure
 
     settings = load_settings() if port is None else load_settings(serve={"port": port})
     if exposure := find_exposure(settings.serve):
         typer.echo(f"warning: {exposure}", err=True)
+    if joined := _find_address(settings, address):
+        _up_on_existing_ray(settings, joined, json=json)
+        return
+
+    from looper.cluster import control
+    from looper.cluster.state import read_state
+
     with progress() as live:
         line = live.add_task("starting Looper", total=None, note="")
         url = control.start_cluster(settings, on_progress=lambda status: live.update(line, note=status))
@@ -42,6 +62,25 @@ def up(
         _show_engines(read_state(settings))
 
 
+def _find_address(settings: "Settings", flag: str | None) -> str | None:
+    """Return the address of the Ray to join, or None for a private one."""
+    return flag or settings.cluster.address or os.environ.get("RAY_ADDRESS") or None
+
+
+def _up_on_existing_ray(settings: "Settings", address: str, *, json: bool) -> None:
+    from looper.cluster.existing_ray import bring_up
+
+    with progress() as live:
+        line = live.add_task("starting Looper", total=None, note="")
+        urls = bring_up(settings, address, lambda status: live.update(line, note=status))
+    if json:
+        emit_json({"url": urls[0], "urls": urls, "address": address})
+        return
+    typer.echo(f"Looper is up on the Ray at {address}: {', '.join(urls)}")
+    if settings.serve.host == "127.0.0.1":
+        typer.echo("serve.host is 127.0.0.1, so each node answers itself only: set serve.host to 0.0.0.0 for others")
+
+
 def _show_engines(state: "ClusterState | None") -> None:
     if state and state.gpus:
         typer.echo(state.gpus)
@@ -49,54 +88,24 @@ def _show_engines(state: "ClusterState | None") -> None:
         typer.echo(f"each engine for ranks up to {rank}: {capacity}")
 
 
-def status(json: Json = False) -> None:
-    """Show whether a cluster runs on this machine, how many consolidations are in each state, and what they wait for.
+def down(address: Address = None) -> None:
+    """Stop Looper. Running consolidations return to the queue and continue after the next start.
 
-    Example: `looper status`
-    """
-    from looper.cluster.control import is_healthy
-    from looper.cluster.state import read_state
-    from looper.platform.catalog import Catalog
-    from looper.platform.settings import load_settings
-
-    settings = load_settings()
-    state = read_state(settings)
-    catalog = Catalog.open(settings)
-    jobs = {str(state): count for state, count in catalog.count_consolidations().items()}
-    waits = Counter(job.reason for job in catalog.list_unfinished() if job.reason)
-    is_answering = bool(state and state.url and is_healthy(state.url, settings))
-    if json:
-        emit_json(
-            {
-                "cluster": state,
-                "healthy": is_answering,
-                "consolidations": jobs,
-                "waits": waits,
-                "home": str(settings.home),
-            }
-        )
-        return
-    if state is None:
-        typer.echo("no cluster is running: looper up")
-    else:
-        typer.echo(
-            f"{state.phase} at {state.url or '-'}, {'healthy' if is_answering else 'not answering'}, pid {state.pid}"
-        )
-        _show_engines(state)
-    typer.echo(", ".join(f"{count} {name}" for name, count in sorted(jobs.items())) or "no consolidations yet")
-    for reason, count in waits.items():
-        typer.echo(f"{count} of them {reason}")
-
-
-def down() -> None:
-    """Stop the cluster of this machine. Running consolidations return to the queue and continue after the next start.
+    A Ray that Looper has joined goes on, with everything on it that is not Looper's.
 
     Example: `looper down`
     """
-    from looper.cluster import control
     from looper.platform.settings import load_settings
 
+    settings = load_settings()
     with progress() as live:
-        live.add_task("stopping the cluster", total=None, note="")
-        was_running = control.stop_cluster(load_settings())
-    typer.echo("Looper is down" if was_running else "no cluster was running")
+        live.add_task("stopping Looper", total=None, note="")
+        if joined := _find_address(settings, address):
+            from looper.cluster.existing_ray import take_down
+
+            was_running = take_down(settings, joined)
+        else:
+            from looper.cluster import control
+
+            was_running = control.stop_cluster(settings)
+    typer.echo("Looper is down" if was_running else "Looper was not running")

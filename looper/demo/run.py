@@ -15,6 +15,7 @@ import openai
 from rich.console import Console
 from rich.text import Text
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.basemodel.prepare import prepare_base
 from looper.cluster.local_ray import local_ray
 from looper.cluster.run_until_complete import run_until_complete
@@ -38,7 +39,7 @@ from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.platform.trajectories.ingest import ingest_paths
 from looper.serve.deployment.gpu_defaults import fit_to_gpus
-from looper.serve.deployment.ray_app import deploy, plan_cluster
+from looper.serve.deployment.ray_app import build_app, deploy, plan_cluster
 
 RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_seq_length=512)
 GYM_SEED = 0
@@ -79,8 +80,9 @@ def run_demo(examples: Path, out: Path) -> None:
         with local_ray():
             jobs = _consolidate(instances, catalog, store, settings, model_dir, stages)
             stages.begin("serve", "Ray Serve in front of vLLM")
-            settings = fit_to_gpus(settings, model_dir, plan_cluster(settings))
-            url = deploy(settings, model_dir)
+            gpus = plan_cluster(settings)
+            settings = fit_to_gpus(settings, model_dir, gpus)
+            url = deploy(settings, build_app(settings, BaseModelSource(model_dir), gpus))
             stages.note(f"OpenAI's API at {url}/v1")
             stages.begin("ask")
             skills = _evaluate_skills(url, jobs, catalog, store, settings, stages)

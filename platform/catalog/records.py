@@ -154,3 +154,52 @@ class SkillSummary(_Record):
     """The newest versions, newest first."""
     version_count: int
     """Number of all versions."""
+
+
+class Leader(_Record):
+    """The control loop that leads."""
+
+    holder: str
+    """Its name."""
+    since: datetime
+    """When it began to lead."""
+
+
+class TrainerRecord(_Record):
+    """A trainer."""
+
+    name: str
+    """Its name, under which it leases consolidations."""
+    queue_worker: str
+    """Name of the queue worker that started it."""
+    base: str
+    """Its base model."""
+    shape: TrainerShape
+    """How it stores the base model."""
+    node: str | None
+    """Where its first worker runs, once it is ready."""
+    is_stopping: bool
+    """Whether it was told to stop."""
+    started_at: datetime
+    """When it was started."""
+    ready_at: datetime | None
+    """When it had loaded its base model."""
+    seen_at: datetime
+    """When it was last heard of."""
+
+
+class TrainerFailure(_Record):
+    """A trainer that could not start."""
+
+    base: str
+    """Its base model."""
+    shape: TrainerShape
+    """How it stores the base model."""
+    failures: int
+    """Failures in a row."""
+    reason: str
+    """Why it failed last, in one line."""
+    failed_at: datetime
+    """When it failed last."""
+    retry_at: datetime
+    """When it is started again."""

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -193,4 +194,47 @@ budgets = Table(
     Column("unit", String(16), primary_key=True),
     Column("level", Float, nullable=False),
     Column("updated_at", UTCDateTime, nullable=False),
+)
+
+leaders = Table(
+    "leaders",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("holder", Text, nullable=False),  # empty: nobody has led yet
+    Column("since", UTCDateTime, nullable=False),
+    Column("lease_until", UTCDateTime, nullable=False),
+)
+
+trainers = Table(
+    "trainers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("queue_worker", Text, nullable=False),
+    Column("base", Text, nullable=False),
+    Column("shape", String(16), nullable=False),
+    Column("node", Text),
+    Column("suspects", JSON(none_as_null=True)),
+    Column("is_stopping", Boolean, nullable=False),
+    Column("started_at", UTCDateTime, nullable=False),
+    Column("ready_at", UTCDateTime),
+    Column("seen_at", UTCDateTime, nullable=False),
+)
+
+trainer_failures = Table(
+    "trainer_failures",
+    metadata,
+    Column("base", Text, primary_key=True),
+    Column("shape", String(16), primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("failed_at", UTCDateTime, nullable=False),
+    Column("retry_at", UTCDateTime, nullable=False),
+)
+
+cluster_reports = Table(
+    "cluster_reports",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("report", JSON, nullable=False),
+    Column("written_at", UTCDateTime, nullable=False),
 )

@@ -72,3 +72,8 @@ def llm_response(tenant: str, digest: str) -> str:
         The key.
     """
     return f"answers/{tenant}/{digest}.json"
+
+
+def base_model(digest: str, file: str) -> str:
+    """Return the key of the file named ``file`` of the base model whose list of files has the digest ``digest``."""
+    return f"bases/{digest}/{file}"

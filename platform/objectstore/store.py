@@ -7,12 +7,13 @@ rename in a folder and one request on S3.
 import errno
 import os
 import posixpath
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -28,6 +29,9 @@ PARTIAL_LIFETIME_S = 86400.0
 
 _PARTIAL_SUFFIX = ".partial"
 """End of the names of unfinished files."""
+
+_COPY_BYTES = 1 << 24
+"""Bytes that are in memory at a time while a file is copied."""
 
 _FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT}
 _FULL_S3_CODES = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"}
@@ -132,6 +136,43 @@ class ObjectStore:
         """
         self._guard(key, lambda: self._put(self._path(key), content))
 
+    def put_file(self, key: str, path: Path) -> None:
+        """Write an object from a file of any size. If the object exists already, nothing changes.
+
+        Args:
+            key: Key of the object.
+            path: The file.
+
+        Raises:
+            StoreFull: The object store has no space left.
+            StoreUnavailable: The object store failed.
+        """
+
+        def upload() -> None:
+            target = self._path(key)
+            if isinstance(self._fs, LocalFileSystem):
+                if not Path(target).exists():
+                    with path.open("rb") as source:
+                        _write_file(Path(target), lambda file: shutil.copyfileobj(source, file, _COPY_BYTES))
+                self._sync_folders(Path(target))
+            elif not self._fs.exists(target):
+                self._fs.put_file(str(path), target)
+
+        self._guard(key, upload)
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Read an object of any size into a file.
+
+        Args:
+            key: Key of the object.
+            path: The file, which is created or overwritten. After an error, it may have a part of the object.
+
+        Raises:
+            NotFound: There is no such object.
+            StoreUnavailable: The object store failed, or the file could not be written.
+        """
+        self._guard(key, lambda: self._fs.get_file(self._path(key), str(path)))
+
     def list(self, prefix: str) -> list[str]:
         """Return the keys of all objects below the folder ``prefix``, sorted.
 
@@ -185,7 +226,10 @@ class ObjectStore:
             return
         target = Path(path)
         if not target.exists():
-            _write_file(target, content)
+            _write_file(target, lambda file: file.write(content))
+        self._sync_folders(target)
+
+    def _sync_folders(self, target: Path) -> None:
         # Also for an object that exists: its writer may have been killed before it came here. The new names of the file
         # and of its folders are on the disk only once the folders that hold them are.
         for folder in target.parents:
@@ -214,12 +258,12 @@ class ObjectStore:
             ) from error
 
 
-def _write_file(target: Path, content: bytes) -> None:
+def _write_file(target: Path, write: Callable[[BinaryIO], object]) -> None:
     make_private_folder(target.parent)
     partial = Path(f"{target}.{uuid.uuid4().hex}{_PARTIAL_SUFFIX}")
     try:
         with open(partial, "wb", opener=open_private) as file:
-            file.write(content)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(target)

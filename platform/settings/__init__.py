@@ -6,6 +6,7 @@ runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M o
     models      the tree: sections, fields, defaults, bounds
     storage     its sections of catalog and object store
     serving     its section of the endpoint
+    roles       its sections of the cluster and the roles of nodes
     gpu_plan    divides GPUs between engines and trainers
     names       every name in the tree, and suggestions for a name that is not in it
     renamed     old names of settings

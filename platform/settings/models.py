@@ -18,6 +18,7 @@ from pydantic import (
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
+from looper.platform.settings.roles import ClusterSettings, RoleSettings
 from looper.platform.settings.serving import AcceleratorType, ServeSettings
 from looper.platform.settings.storage import CatalogSettings, SettingsSection, StoreSettings
 
@@ -167,6 +168,11 @@ class ApiSettings(SettingsSection):
     max_concurrent_requests: int = Field(16, ge=1, description="Maximum requests of one tenant that wait or run.")
 
 
+def models_folder() -> Path:
+    """Return the folder of base models on this node. All homes of a user share it: models are large and immutable."""
+    return (Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "looper" / "models").expanduser()
+
+
 class Settings(SettingsSection):
     """The complete tree. Processes pass it to each other as JSON."""
 
@@ -185,6 +191,8 @@ class Settings(SettingsSection):
     synthesis: SynthesisSettings = Field(SynthesisSettings(), description="How trajectories become examples.")
     consolidation: ConsolidationSettings = Field(ConsolidationSettings(), description="How adapters are trained.")
     serve: ServeSettings = Field(ServeSettings(), description="The endpoint and its engines.")
+    cluster: ClusterSettings = Field(ClusterSettings(), description="The Ray that Looper runs on.")
+    roles: RoleSettings = Field(RoleSettings(), description="Which nodes of the cluster carry what.")
     api: ApiSettings = Field(ApiSettings(), description="Limits of each tenant on the control plane.")
 
     @field_validator("home")
@@ -205,9 +213,8 @@ class Settings(SettingsSection):
 
     @property
     def models_dir(self) -> Path:
-        """Folder of prepared base models. All homes of a user share it, because models are large and immutable."""
-        cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-        return (Path(cache) / "looper" / "models").expanduser()
+        """Folder of prepared base models."""
+        return models_folder()
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Check that the server can serve what a recipe trains.

@@ -5,8 +5,7 @@ the gateway and of the deployer, imports neither torch nor vLLM.
 """
 
 import socket
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import LooperError
 from looper.platform.domain.names import InstanceName
@@ -24,6 +24,7 @@ from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, ServeSettings, Settings
 from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, count_gpus, plan_gpus, require_type
+from looper.platform.settings.roles import require_role
 from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.deployment.gateway_peers import RayGatewayPeers
 from looper.serve.deployment.loopback import bind_replica_to_node
@@ -50,9 +51,16 @@ class GatewayReplica:
     Args:
         settings: Settings of the cluster.
         pools: Handles of the pools of skill replicas, by the maximum rank that each serves.
+        beside: Handles of other deployments of the application. No request passes through them, but Ray Serve deploys
+            only what its ingress is bound to.
     """
 
-    def __init__(self, settings: Settings, pools: Mapping[int, DeploymentHandle[Any]]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pools: Mapping[int, DeploymentHandle[Any]],
+        beside: Sequence[DeploymentHandle[Any]] = (),
+    ) -> None:
         bind_replica_to_node()
         self._settings = settings
         self._engine = PooledEngineClient(pools, _ranks_from_zero(settings.serve))
@@ -87,36 +95,40 @@ def plan_cluster(settings: Settings) -> GpuPlan:
     return plan_gpus(count_by_type(ray.nodes()), settings)  # type: ignore[no-untyped-call]
 
 
-def build_app(settings: Settings, model_dir: Path, gpus: GpuPlan) -> serve.Application:
+def build_app(
+    settings: Settings, base: BaseModelSource, gpus: GpuPlan, beside: Sequence[serve.Application] = ()
+) -> serve.Application:
     """Build the Ray Serve application.
 
     Args:
         settings: Settings of the cluster.
-        model_dir: Folder of the base model. All machines of the cluster have it at this path.
+        base: The base model.
         gpus: What engines have of the cluster's GPUs.
+        beside: Other deployments of the application, through which no request passes.
 
     Returns:
         The application.
     """
-    pools = {pool.max_lora_rank: _build_pool(settings, pool, model_dir, gpus) for pool in settings.serve.all_pools}
+    pools = {pool.max_lora_rank: _build_pool(settings, pool, base, gpus) for pool in settings.serve.all_pools}
     gateway = serve.deployment(
         name=GATEWAY_NAME,
         num_replicas=settings.serve.gateways,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": require_role(settings.roles.gateways)},
         request_router_config=RequestRouterConfig(
             request_router_class="looper.serve.routing.gateway_router.GatewayRouter",  # type: ignore[arg-type]  # as below
         ),
     )
-    return gateway(GatewayReplica).bind(settings, pools)
+    return gateway(GatewayReplica).bind(settings, pools, list(beside))
 
 
-def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, gpus: GpuPlan) -> serve.Application:
-    bundles: list[dict[str, float]] = [{"CPU": 1}]
+def _build_pool(settings: Settings, pool: PoolSettings, base: BaseModelSource, gpus: GpuPlan) -> serve.Application:
+    role = require_role(settings.roles.engines)
+    bundles: list[dict[str, float]] = [{"CPU": 1, **role}]
     gpu_share = gpus.engine_share(pool)
     if gpu_share:  # the replica is in the first bundle, and vLLM's workers take the GPUs of all
         gpu = {"GPU": gpu_share, **require_type(pool.accelerator_type)}
-        bundles = [{"CPU": 1, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
+        bundles = [{"CPU": 1, **role, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
     return serve.deployment(
         name=_pool_name(pool),
@@ -130,7 +142,7 @@ def _build_pool(settings: Settings, pool: PoolSettings, model_dir: Path, gpus: G
             request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]  # Ray accepts an import path, but its annotation does not
             request_router_kwargs={"max_num_seqs": settings.serve.seats},
         ),
-    )(SkillReplica).bind(settings, pool, model_dir.resolve(), gpu_share)
+    )(SkillReplica).bind(settings, pool, base, gpu_share)
 
 
 def _pool_name(pool: PoolSettings) -> str:
@@ -168,12 +180,12 @@ def _autoscaling_config(pool: PoolSettings) -> AutoscalingConfig:
     )
 
 
-def deploy(settings: Settings, model_dir: Path) -> str:
+def deploy(settings: Settings, app: serve.Application) -> str:
     """Deploy the application on the Ray cluster that this process is connected to, and wait until it responds.
 
     Args:
         settings: Settings of the cluster.
-        model_dir: Folder of the base model. All machines of the cluster have it at this path.
+        app: The application.
 
     Returns:
         Base URL of the API.
@@ -185,7 +197,7 @@ def deploy(settings: Settings, model_dir: Path) -> str:
     url = base_url(settings.serve, port)
     try:
         serve.start(http_options=http_options(settings.serve, port))
-        serve.run(build_app(settings, model_dir, plan_cluster(settings)), name=APP_NAME, route_prefix="/")
+        serve.run(app, name=APP_NAME, route_prefix="/")
         verify = trust_own_certificate(settings.serve)
         httpx.get(f"{url}/healthz", timeout=30, verify=verify).raise_for_status()
     except (RuntimeError, ValueError, OSError, httpx.HTTPError) as error:

@@ -3,15 +3,16 @@
 The skill server, which loads torch and vLLM, is imported only in the replica's own process.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from logging.handlers import MemoryHandler
-from pathlib import Path
 
 from ray import serve
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.platform.adapters.base_revision import read_base_manifest
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.settings import PoolSettings, Settings
@@ -31,16 +32,17 @@ class SkillReplica:
     Args:
         settings: Settings of the cluster.
         pool: Settings of the pool that the replica belongs to.
-        model_dir: Folder of the base model.
+        base: The base model.
         gpu_share: Part of a GPU that the engine has; 0 for a CPU engine.
     """
 
     async def __init__(  # type: ignore[misc]
-        self, settings: Settings, pool: PoolSettings, model_dir: Path, gpu_share: float
+        self, settings: Settings, pool: PoolSettings, base: BaseModelSource, gpu_share: float
     ) -> None:
         device: Device = "gpu" if gpu_share else "cpu"
         bind_replica_to_node()
         keep_files_private()
+        model_dir = await asyncio.to_thread(base.on_this_node)
         cache_sizes = plan_cache_sizes(settings.serve, pool, model_dir)
         cores = os.sched_getaffinity(0)
         engine = build_engine_settings(

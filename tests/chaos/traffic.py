@@ -34,6 +34,8 @@ class Ledger:
     """Requests of the hostile tenant by outcome."""
     answered: Counter[str] = field(default_factory=Counter)
     """Complete answers by tenant."""
+    answered_in_quiet: Counter[str] = field(default_factory=Counter)
+    """Those that no fault came near. During a fault, who is answered depends on whose skill is loaded already."""
     seconds_to_first_token: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """By what happened meanwhile: the name of a fault, or "quiet"."""
     errors: list[str] = field(default_factory=list)
@@ -104,10 +106,12 @@ class Traffic:
     async def _use(self, http: httpx.AsyncClient, tenant: str, rng: random.Random) -> None:
         skills = [skill for skill in self._skills if skill.name.tenant == tenant]
         while not self._stop.is_set():
+            phase = self._ledger.phase
             outcome = await self._ask(http, tenant, rng.choice(skills), rng)
             self._ledger.outcomes[outcome] += 1
             if outcome in ("complete", "streamed"):
                 self._ledger.answered[tenant] += 1
+                self._ledger.answered_in_quiet[tenant] += phase == self._ledger.phase == "quiet"
                 self._ledger.last_success_at = time.monotonic()
             elif outcome != "closed by the client":
                 await asyncio.sleep(PAUSE_AFTER_REFUSAL_S)

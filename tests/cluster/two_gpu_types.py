@@ -12,6 +12,7 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group_table
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.consolidation.training.training_run import describe_training_wait, scale
 from looper.platform.settings import PoolSettings, Settings, load_settings
 from looper.serve.deployment import ray_app
@@ -27,7 +28,7 @@ REPORT = "report.json"
 class EngineStandIn:
     """Has a skill replica's constructor. Writes down its node and its part of a GPU."""
 
-    def __init__(self, settings: Settings, pool: PoolSettings, _model_dir: Path, gpu_share: float) -> None:
+    def __init__(self, settings: Settings, pool: PoolSettings, _base: BaseModelSource, gpu_share: float) -> None:
         place = (ray.get_runtime_context().get_node_id(), gpu_share)
         (settings.home / f"rank-{pool.max_lora_rank}.json").write_text(json.dumps(place))
 
@@ -70,7 +71,7 @@ def place(folder: Path, nodes: dict[str, str]) -> dict[str, object]:
         consolidation={"accelerator_type": "L4"},
     )
     ray_app.SkillReplica = EngineStandIn  # type: ignore[assignment, misc]
-    ray_app.deploy(settings, folder)
+    ray_app.deploy(settings, ray_app.build_app(settings, BaseModelSource(folder), ray_app.plan_cluster(settings)))
     landed: dict[str, object] = {}
     for rank in (8, 16):
         node, share = json.loads((settings.home / f"rank-{rank}.json").read_text())

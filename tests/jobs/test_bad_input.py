@@ -12,6 +12,7 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import save
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.consolidation.data.window_table import read_windows, write_windows
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
@@ -61,7 +62,7 @@ class TrainingSetup:
         self.store = ObjectStore("faulty://", self.files, "/root")
         self.catalog = catalog
         self.trainer = TrainerContext(base, catalog, self.store, owner="me", max_rank=16)
-        self.worker = QueueWorker(catalog, self.store, settings, base_dir)
+        self.worker = QueueWorker(catalog, self.store, settings, BaseModelSource(base_dir))
 
     def queue(self, name: str, *, words: int = 1, **recipe: object) -> Consolidation:
         """Submit a consolidation that waits for training."""
@@ -230,7 +231,10 @@ def test_a_job_that_kills_its_trainers_fails_and_the_others_do_not(setup: Traini
     """The last attempt trains the job alone, which shows that it is the cause."""
     limits = settings.consolidation.model_copy(update={"max_attempts": 3})
     training = TrainingRun(
-        TrainerShape.PLAIN, "me", settings.model_copy(update={"consolidation": limits, "base": BASE}), Path()
+        TrainerShape.PLAIN,
+        "me",
+        settings.model_copy(update={"consolidation": limits, "base": BASE}),
+        BaseModelSource(Path()),
     )
     bad, *others = [setup.queue(name) for name in ("bad", "red", "blue")]
     deaths = 0

@@ -41,6 +41,19 @@ def test_get_all_returns_all_objects_or_fails(store_settings: Settings) -> None:
         store.get_all(["a/one", "a/three"])
 
 
+def test_files_of_any_size_are_written_and_read(store_settings: Settings, tmp_path: Path) -> None:
+    store, content = ObjectStore.open(store_settings), os.urandom(3 * 2**20)
+    (tmp_path / "file").write_bytes(content)
+    store.put_file("bases/weights", tmp_path / "file")
+    (tmp_path / "file").write_bytes(b"another")
+    store.put_file("bases/weights", tmp_path / "file")
+    store.get_file("bases/weights", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == content, "the first one is kept"
+    assert store.list("bases") == ["bases/weights"]
+    with pytest.raises(NotFound, match="object bases/none is not in the object store"):
+        store.get_file("bases/none", tmp_path / "copy")
+
+
 def test_put_does_not_overwrite(store_settings: Settings) -> None:
     store = ObjectStore.open(store_settings)
     store.put("key", b"first")

@@ -11,13 +11,14 @@ import openai
 import psutil
 from ray import serve
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.platform.catalog import Catalog
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.scopes import Scope
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
-from looper.serve.deployment.ray_app import deploy
+from looper.serve.deployment.ray_app import build_app, deploy, plan_cluster
 from tests.planted_secrets import FOLDERS, PLANTED, plant
 from tests.serve.marks import distinct_tokens, single_token_adapter, single_token_base
 from tests.serve.published import publish_version
@@ -117,7 +118,13 @@ def run_server(
     FOLDERS.add(settings.home)
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     try:
-        yield LiveServer(settings, base, catalog, store, deploy(settings, base))
+        yield LiveServer(
+            settings,
+            base,
+            catalog,
+            store,
+            deploy(settings, build_app(settings, BaseModelSource(base), plan_cluster(settings))),
+        )
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]
         catalog.close()

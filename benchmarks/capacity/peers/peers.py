@@ -98,12 +98,14 @@ def serve_with_looper(fixtures: CapacityFixtures, s3_url: str) -> Iterator[PeerE
     Yields:
         The endpoint.
     """
+    from looper.basemodel.node_copies import BaseModelSource
     from looper.cluster.local_ray import local_ray
-    from looper.serve.deployment.ray_app import deploy
+    from looper.serve.deployment.ray_app import build_app, deploy, plan_cluster
 
     settings = fixtures.create_settings(s3_url, **SERVE_SETTINGS.model_dump(exclude={"port"}))
     with local_ray():
-        url = deploy(settings, fixtures.model_dir)
+        app = build_app(settings, BaseModelSource(fixtures.model_dir), plan_cluster(settings))
+        url = deploy(settings, app)
         yield PeerEndpoint("looper", url, {"authorization": f"Bearer {fixtures.api_key}"}, fixtures.base, "{instance}")
 
 

@@ -1,75 +1,63 @@
 """Who is to blame when a trainer dies: the consolidations whose work was in progress, and none of their neighbors.
 
-Rank 0 writes their ids to a file before each piece of work, and whoever finds the trainer dead reads them. A process
-that is killed, or that a library ends, can do nothing itself in that moment.
+Rank 0 records their ids in the catalog before each piece of work on others, and whoever finds the trainer dead reads
+them, on whatever node. A process that is killed, or that a library ends, can do nothing itself in that moment.
 """
 
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from looper.platform.domain.errors import StoreUnavailable
 
 
-class SuspectFile:
-    """The ids of the consolidations that a trainer works on at this moment, in a file that survives the trainer."""
+class Suspects:
+    """The ids of the consolidations that a trainer works on, or worked on last."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        """Open the file.
+    def __init__(self, record: Callable[[Sequence[str]], None] = lambda ids: None) -> None:
+        """Begin with none.
 
         Args:
-            path: The file. None: nothing is written, for a trainer that nobody starts again.
+            record: Called with the ids whenever they change. Default: nothing is recorded, for a trainer that nobody
+                starts again.
         """
-        self._file = None if path is None else os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._names = ""
+        self._record = record
+        self._ids: tuple[str, ...] | None = ()
 
-    @contextmanager
-    def working_on(self, ids: Iterable[str]) -> Iterator[None]:
-        """Name the consolidations that the block works on. If the block raises, the file keeps their names.
+    def work_on(self, ids: Iterable[str]) -> None:
+        """Name the consolidations that are worked on from now on.
 
         Args:
             ids: Their ids.
         """
-        self._write(" ".join(ids))
-        yield
-        self._write("")
+        now = tuple(ids)
+        if now == self._ids:
+            return
+        self._ids = None
+        with suppress(StoreUnavailable):  # this rank must not end alone; all see at the next poll that it is down
+            self._record(now)
+            self._ids = now
 
-    def find_suspects(self, leased: Iterable[str]) -> list[str]:
+    def find(self, leased: Iterable[str]) -> list[str]:
         """Return who may have caused an exception that ends this trainer.
 
         Args:
             leased: Ids of all consolidations that the trainer has leased.
 
         Returns:
-            As ``read_suspects``.
+            As ``choose_suspects``.
         """
-        return _choose(self._names, leased)
-
-    def _write(self, text: str) -> None:
-        self._names = text
-        if self._file is None:
-            return
-        # In this order: if the process dies between the two calls, there is a suspect too many and none too few.
-        os.pwrite(self._file, f"{text} ".encode(), 0)
-        os.truncate(self._file, len(text))
+        return choose_suspects(self._ids, leased)
 
 
-def read_suspects(path: Path, leased: Iterable[str]) -> list[str]:
+def choose_suspects(recorded: Iterable[str] | None, leased: Iterable[str]) -> list[str]:
     """Return who may have killed a trainer.
 
     Args:
-        path: File of the trainer's ``SuspectFile``.
+        recorded: What the trainer worked on when it died, or None if that is not known.
         leased: Ids of all consolidations that the trainer had leased.
 
     Returns:
-        Those of ``leased`` that the trainer worked on when it died. All of them if that is not known, or if it worked
-        on none.
+        Those of ``leased`` that the trainer worked on. All of them if that is not known, or if it worked on none.
     """
-    try:
-        return _choose(path.read_text(), leased)
-    except FileNotFoundError:
-        return list(leased)
-
-
-def _choose(names: str, leased: Iterable[str]) -> list[str]:
-    leased, named = list(leased), set(names.split())
+    leased, named = list(leased), set(recorded or ())
     return [id for id in leased if id in named] or leased

@@ -110,8 +110,8 @@ def run_trainer(
                 time.sleep(IDLE_SLEEP_S)
                 continue
             group = cohort.in_progress[-1]
-            with trainer.suspects.working_on(member.job.id for member in group.remaining):
-                has_more = group.step.run_pass()
+            trainer.suspects.work_on(member.job.id for member in group.remaining)
+            has_more = group.step.run_pass()
             if not has_more:
                 cohort.waiting += _take_steps(cohort.in_progress.pop(), trainer)
             last_active = clock()
@@ -133,7 +133,7 @@ def _hold_leases(
         lease_s,
         progress=trainer.progress,
         progress_timeout_s=progress_timeout_s,
-        find_suspects=trainer.suspects.find_suspects,
+        find_suspects=trainer.suspects.find,
     )
 
 
@@ -152,8 +152,8 @@ def _isolate_failure(job: Consolidation, trainer: TrainerContext, action: Callab
     def fail(reason: str) -> None:
         run_on_rank0(lambda: fail_consolidation(trainer.catalog, trainer.store, job.id, trainer.owner, reason))
 
-    with trainer.suspects.working_on([job.id]):
-        result = run_isolated(job, action, fail, process="trainer", stops_all=_may_be_worker_or_device)
+    trainer.suspects.work_on([job.id])
+    result = run_isolated(job, action, fail, process="trainer", stops_all=_may_be_worker_or_device)
     trainer.progress.advance()
     return result
 

@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training.job_limits import JobLimits
-from looper.jobs.consolidation.training.suspects import SuspectFile
+from looper.jobs.consolidation.training.suspects import Suspects
 from looper.jobs.queue.progress import ProgressCounter
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
@@ -33,7 +33,7 @@ class TrainerContext:
     """What one consolidation may take."""
     progress: ProgressCounter = field(default_factory=ProgressCounter)
     """Counts what this worker advances; the leases depend on it."""
-    suspects: SuspectFile = field(default_factory=SuspectFile)
+    suspects: Suspects = field(default_factory=Suspects)
     """Says whose work is in progress, for the case that this process dies of it."""
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ catalog counts these attempts. So a run need not last: after Ray has restarted i
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -16,14 +16,15 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from looper.jobs.consolidation.training.suspects import SuspectFile, read_suspects
+from looper.basemodel.node_copies import BaseModelSource
+from looper.jobs.consolidation.training.suspects import Suspects, choose_suspects
 from looper.jobs.queue.gpu_wait import describe_gpu_wait
 from looper.jobs.queue.leases import release_after_crash
 from looper.jobs.queue.progress import ProgressCounter
 from looper.jobs.queue.watchdog import StallWatchdog
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
-from looper.platform.domain.errors import Conflict, StoreUnavailable
+from looper.platform.domain.errors import Conflict, LooperError, StoreUnavailable
 from looper.platform.domain.private_files import keep_files_private, make_private_folder
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
@@ -41,32 +42,13 @@ class TrainingRun:
     """Name under which the run leases consolidations."""
     settings: Settings
     """All settings."""
-    model_dir: Path
-    """Folder of the base model."""
+    base: BaseModelSource
+    """The base model."""
 
     @property
     def folder(self) -> Path:
-        """Folder of this run, which the queue worker and every worker can access."""
+        """Folder of Ray's own files of this run, on the node of the queue worker."""
         return self.settings.home / "training-runs" / self.owner
-
-    @property
-    def run_file(self) -> Path:
-        """File that exists until the run is told to stop."""
-        return self.folder / "permit"
-
-    @property
-    def suspects_file(self) -> Path:
-        """File that names the consolidations that the run works on at this moment."""
-        return self.folder / "suspects"
-
-    @property
-    def ready_file(self) -> Path:
-        """File that exists once a worker has loaded base model, catalog and store."""
-        return self.folder / "ready"
-
-    def stop(self) -> None:
-        """Tell the trainer to save its members, release them and end."""
-        self.run_file.unlink(missing_ok=True)
 
     def release_after_death(self, catalog: Catalog) -> None:
         """Release what a dead worker of this run had leased. Only those that it worked on are charged an attempt.
@@ -78,7 +60,8 @@ class TrainingRun:
             StoreUnavailable: If the catalog is down.
         """
         if leased := catalog.list_leased(self.owner):
-            release_after_crash(catalog, self.owner, leased, read_suspects(self.suspects_file, leased))
+            suspects = choose_suspects(catalog.get_suspects(self.owner), leased)
+            release_after_crash(catalog, self.owner, leased, suspects)
 
     def remove_folder(self) -> None:
         """Delete Ray's own files of this run; Looper's are in store and catalog."""
@@ -98,7 +81,7 @@ class CannotStart(Exception):
     """No worker of a training run got ready to claim anything, so no consolidation is to blame."""
 
 
-def run_training(run: TrainingRun) -> None:
+def run_training(run: TrainingRun, is_ready: Callable[[], bool]) -> None:
     """Run a trainer on the current Ray cluster until it is stopped or has been idle for ``idle_timeout_s``.
 
     The caller removes the folder of the run afterwards. Must not run in the main thread, because there Ray Train would
@@ -106,6 +89,7 @@ def run_training(run: TrainingRun) -> None:
 
     Args:
         run: The run.
+        is_ready: Whether a worker of the run has become ready.
 
     Raises:
         CannotStart: If every worker ended before it was ready.
@@ -113,22 +97,27 @@ def run_training(run: TrainingRun) -> None:
         Exception: Any other error of Ray. Then the members of the run can be claimed again.
     """
     make_private_folder(run.folder)
-    run.run_file.touch()
     try:
         _fit(run)
     except WorkerGroupError as error:
         cause = _find_cause(error)
         if isinstance(cause, StoreUnavailable):
             raise cause from error
-        if run.ready_file.exists():
+        if is_ready():
             raise
-        raise CannotStart(f"no trainer could start: {type(cause).__name__}: {cause}".splitlines()[0]) from error
+        raise CannotStart(f"no trainer could start: {_describe(cause)}") from error
 
 
 def _find_cause(error: WorkerGroupError) -> BaseException:
     """Return the error of the first worker that failed. Ray wraps what the training function raised."""
     failure = next(iter(error.worker_failures.values()), error)
     return getattr(failure, "_base_exc", failure)
+
+
+def _describe(cause: BaseException) -> str:
+    if isinstance(cause, LooperError):
+        return cause.detail
+    return f"{type(cause).__name__}: {cause}".splitlines()[0]
 
 
 def _fit(run: TrainingRun) -> None:
@@ -259,7 +248,7 @@ def _run_worker(config: dict[str, Any]) -> None:
     with closing(catalog), watchdog if is_rank0 else nullcontext():
         if is_rank0:
             run.release_after_death(catalog)  # an earlier worker of this run may have died with leases
-        base = SharedBase(run.model_dir, pick_device(), sharded=settings.sharded, load=load)
+        base = SharedBase(run.base.on_this_node(), pick_device(), sharded=settings.sharded, load=load)
         fit_pass_to_memory(base, settings)
         trainer = TrainerContext(
             base=base,
@@ -269,14 +258,15 @@ def _run_worker(config: dict[str, Any]) -> None:
             max_rank=run.settings.serve.max_rank,
             limits=JobLimits.of(settings),
             progress=progress,
-            suspects=SuspectFile(run.suspects_file if is_rank0 else None),
+            suspects=Suspects(partial(catalog.set_suspects, run.owner)) if is_rank0 else Suspects(),
         )
-        run.ready_file.touch()
+        if is_rank0:
+            catalog.report_trainer_ready(run.owner, ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
         run_trainer(
             trainer,
             partial(claim_for_training, run, catalog),
             partial(choose_to_pause, run, catalog),
-            should_stop=lambda: not run.run_file.exists(),
+            should_stop=lambda: not catalog.may_go_on(run.owner),
             max_members=settings.cohort_size,
             checkpoint_interval_s=settings.checkpoint_interval_s,
             lease_s=settings.lease_s,

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.synthesis.llm.endpoint import generate_with_endpoint
 from looper.jobs.synthesis.llm.offline_vllm import OfflineEngine
 from looper.jobs.synthesis.llm.request import Generate
@@ -41,14 +41,14 @@ OpenModel = Callable[[], LanguageModel]
 """Opens a language model. The process that calls it may be a worker of Ray."""
 
 
-def open_model(settings: ModelSettings, model_dir: Path) -> LanguageModel:
+def open_model(settings: ModelSettings, base: BaseModelSource | None) -> LanguageModel:
     """Open the endpoint that the settings name, or the base model if they name none.
 
     The engine of a base model is large: call this once for each process.
 
     Args:
         settings: Endpoint and model name.
-        model_dir: Folder of the base model.
+        base: The base model. None, if the settings name an endpoint.
 
     Returns:
         The model.
@@ -57,6 +57,8 @@ def open_model(settings: ModelSettings, model_dir: Path) -> LanguageModel:
         InvalidInput: The settings name an endpoint but no model.
     """
     if settings.endpoint is None:
+        assert base is not None, "synthesis was given neither a base model nor an endpoint"
+        model_dir = base.on_this_node()
         return LanguageModel(read_base_revision(model_dir), OfflineEngine(model_dir))
     if settings.name is None:
         raise InvalidInput(

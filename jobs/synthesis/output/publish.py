@@ -5,8 +5,8 @@ The report is written last: if it exists, all files exist. ``pipeline/run.py`` a
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.synthesis.llm.instance_files import INSTANCE_STAGES, count_entries
 from looper.jobs.synthesis.output.encode_files import FileEncoder
 from looper.jobs.synthesis.output.report import SynthesisReport
@@ -22,8 +22,8 @@ class ExamplePublisher:
 
     store: ObjectStore
     """Receives the files."""
-    model_dir: Path | None
-    """Folder of the base model, for which the examples are encoded. None: they are not."""
+    base: BaseModelSource | None
+    """The base model for which the examples are encoded. None: they are not."""
     max_seq_lengths: Mapping[str, int]
     """Window length of each consolidation, in tokens."""
     reasoning: Reasoning | None = None
@@ -31,9 +31,9 @@ class ExamplePublisher:
 
     def encoder(self, consolidation: str) -> FileEncoder | None:
         """Return the encoder for a consolidation's examples, or None if they are not encoded."""
-        if self.model_dir is None:
+        if self.base is None:
             return None
-        return FileEncoder(self.model_dir, self.max_seq_lengths[consolidation], self.reasoning)
+        return FileEncoder(self.base.on_this_node(weights=False), self.max_seq_lengths[consolidation], self.reasoning)
 
     def publish(self, consolidation: str, report: SynthesisReport, files: Iterable[tuple[str, bytes]]) -> None:
         """Write the files of one consolidation, its report last.

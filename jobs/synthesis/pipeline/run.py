@@ -8,13 +8,13 @@ bytes.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.synthesis.llm import model_factory
 from looper.jobs.synthesis.llm.model_factory import OpenModel
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
@@ -63,7 +63,7 @@ def synthesize(
     store: ObjectStore,
     holdout: float,
     settings: SynthesisSettings = SynthesisSettings(),  # noqa: B008 (frozen)
-    model_dir: Path | None = None,
+    base: BaseModelSource | None = None,
     max_in_process_bytes: int = MAX_IN_PROCESS_BYTES,
     *,
     open_model: OpenModel | None = None,
@@ -79,11 +79,10 @@ def synthesize(
         store: Object store with the trajectories, which also receives the results.
         holdout: Share of tasks that is kept from training, 0 to 1.
         settings: Stages to run, and the language model for those that need one.
-        model_dir: Folder of the base model, for which the examples are encoded. None: nothing is encoded, so nothing
-            can be trained.
+        base: The base model for which the examples are encoded. None: nothing is encoded, so nothing can be trained.
         max_in_process_bytes: Maximum bytes of Parquet that are processed in this process instead of Ray's workers.
         open_model: Opens the language model for stages that need one. Default: ``model_factory.open_model``, with
-            ``model_dir`` if the settings name no endpoint.
+            ``base`` if the settings name no endpoint.
         on_progress: Called after each consolidation that was processed in this process, or each block of Ray Data's.
         stall_timeout_s: Seconds without such progress after which Ray's workers are killed. None: never. Stages that
             call a language model may take longer for a block, so with them only their own deadlines count.
@@ -96,10 +95,10 @@ def synthesize(
         SynthesisStalled: Ray's workers made no progress for ``stall_timeout_s``. They are killed.
     """
     if open_model is None:
-        open_model = partial(model_factory.open_model, settings.model, model_dir or Path())
+        open_model = partial(model_factory.open_model, settings.model, base)
     missing = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
     lengths = {job.id: job.recipe.max_seq_length for job in missing}
-    publisher = ExamplePublisher(store, model_dir, lengths, settings.reasoning)
+    publisher = ExamplePublisher(store, base, lengths, settings.reasoning)
     batches = None if settings.model.stages else _read_small_batches(missing, store, max_in_process_bytes)
     if batches is not None:
         for job in missing:

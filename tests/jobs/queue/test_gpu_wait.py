@@ -1,6 +1,7 @@
 """A consolidation whose trainer Ray cannot place says what it waits for, and since when."""
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from ray.train import ScalingConfig
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.consolidation.training.training_run import TrainingRun
 from looper.jobs.queue import trainers
 from looper.jobs.queue.gpu_wait import describe_gpu_wait
@@ -69,7 +71,7 @@ def pool(
     submit(catalog, store, "acme/red", [episode(1)], base=settings.base)
     [job] = catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
-    return trainers.TrainerPool(catalog, store, settings, tmp_path, "queue", lambda: False)
+    return trainers.TrainerPool(catalog, store, settings, BaseModelSource(tmp_path), "queue", lambda: False)
 
 
 def reason_of_waiting(catalog: Catalog) -> str:
@@ -82,7 +84,7 @@ def test_a_trainer_without_a_place_explains_itself(
 ) -> None:
     placed, waits = threading.Event(), iter(["1 GPU: engines have 1 of 1, others 0", None])
 
-    def run_training(run: TrainingRun) -> None:
+    def run_training(run: TrainingRun, _: Callable[[], bool]) -> None:
         assert placed.wait(60)
 
     monkeypatch.setattr(trainers, "run_training", run_training)
@@ -100,7 +102,7 @@ def test_a_trainer_without_a_place_explains_itself(
 def test_a_cluster_that_has_lost_its_gpus_explains_itself(
     pool: trainers.TrainerPool, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_training(run: TrainingRun) -> None:
+    def run_training(run: TrainingRun, _: Callable[[], bool]) -> None:
         raise InvalidInput("the engines need 2 GPUs, and the cluster has 1")
 
     monkeypatch.setattr(trainers, "run_training", run_training)

@@ -5,15 +5,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from looper.jobs.consolidation.training.suspects import SuspectFile, read_suspects
+from looper.basemodel.node_copies import BaseModelSource
+from looper.jobs.consolidation.training.suspects import Suspects, choose_suspects
 from looper.jobs.consolidation.training.training_run import TrainingRun
 from looper.jobs.queue.leases import LeaseHolder
 from looper.jobs.queue.progress import ProgressCounter, StallDetector
 from looper.platform.catalog import Catalog
+from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.settings import Settings
@@ -103,26 +106,41 @@ def test_a_process_that_ends_is_not_killed() -> None:
     assert run_watched("progress.advance()").returncode == 0
 
 
-def test_suspects_are_those_in_work_and_survive_the_process(tmp_path: Path) -> None:
-    path = tmp_path / "suspects"
-    assert read_suspects(path, ["a", "b"]) == ["a", "b"], "nothing is known"
-    suspects = SuspectFile(path)
-    assert read_suspects(path, ["a", "b"]) == ["a", "b"], "it worked on none"
-    with suspects.working_on(["b", "other"]):
-        assert read_suspects(path, ["a", "b"]) == suspects.find_suspects(["a", "b"]) == ["b"]
-    with pytest.raises(KeyError), suspects.working_on(["a"]):
-        raise KeyError
-    assert read_suspects(path, ["a", "b"]) == ["a"]
+def test_suspects_are_those_in_work_or_last_in_work() -> None:
+    assert choose_suspects(None, ["a", "b"]) == ["a", "b"], "nothing is known"
+    assert choose_suspects([], ["a", "b"]) == ["a", "b"], "it worked on none"
+    recorded: list[Sequence[str]] = []
+    suspects = Suspects(recorded.append)
+    suspects.work_on(["b", "other"])
+    suspects.work_on(["b", "other"])
+    assert recorded == [("b", "other")], "recorded once"
+    assert suspects.find(["a", "b"]) == choose_suspects(recorded[-1], ["a", "b"]) == ["b"]
+    suspects.work_on(["ended"])
+    assert suspects.find(["a", "b"]) == ["a", "b"]
+
+
+def test_suspects_are_recorded_again_after_the_catalog_was_down() -> None:
+    recorded: list[Sequence[str]] = []
+
+    def fail(ids: Sequence[str]) -> None:
+        recorded.append(ids)
+        if len(recorded) == 1:
+            raise StoreUnavailable("down")
+
+    suspects = Suspects(fail)
+    suspects.work_on(["a"])
+    suspects.work_on(["a"])
+    assert recorded == [("a",), ("a",)]
 
 
 def test_only_suspects_are_charged_for_a_dead_trainer(queue: QueueHarness, settings: Settings) -> None:
     queue.submit("acme/culprit", "umbrella/neighbor")
     queue.claim()
     queue.hand_over(ConsolidationState.TRAINING)
-    run = TrainingRun(TrainerShape.PLAIN, "trainer", settings, Path())
-    run.folder.mkdir(parents=True)
+    run = TrainingRun(TrainerShape.PLAIN, "trainer", settings, BaseModelSource(Path()))
+    queue.catalog.add_trainer("trainer", "queue", settings.base, TrainerShape.PLAIN)
     culprit, neighbor = queue.catalog.claim("trainer", QueueStage.TRAINING, limit=2, lease_s=60)
-    SuspectFile(run.suspects_file).working_on([culprit.id]).__enter__()
+    queue.catalog.set_suspects("trainer", [culprit.id])
     run.release_after_death(queue.catalog)
     assert queue.catalog.list_leased("trainer") == []
     assert queue.catalog.get_consolidation(culprit.id).attempts == 1

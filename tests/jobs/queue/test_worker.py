@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ import pytest
 from ray.util import placement_group, remove_placement_group
 from safetensors.torch import load
 
+from looper.basemodel.node_copies import BaseModelSource
 from looper.cluster.run_until_complete import run_until_complete
 from looper.jobs.consolidation.training import checkpoint
 from looper.jobs.queue.publication import LIBRARIES
@@ -100,10 +102,12 @@ def test_a_killed_worker_resumes_from_its_checkpoint(
     settings = settings.model_copy(update={"consolidation": limits})
     job = queue("acme/red", count=40, epochs=15)
     killed: list[int] = []
+    kept: list[int] = []
     steps: list[int] = []
 
     def kill() -> None:
-        wait_for(lambda: _newest_step(store, job) > 0)
+        wait_for(lambda: _newest_step(store, job) >= 3)
+        kept.append(_newest_step(store, job))
         killed.extend(_training_workers())
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
@@ -118,7 +122,8 @@ def test_a_killed_worker_resumes_from_its_checkpoint(
     ended = catalog.get_consolidation(job.id)
     killer.join()
     assert len(killed) == 1
-    assert steps == sorted(steps), "training started again"
+    # A worker may be killed after steps that no checkpoint has: they are trained again, and no others.
+    assert all(now >= min(kept[0], before) for before, now in pairwise(steps)), "training started again"
     assert ended.state is ConsolidationState.PUBLISHED, ended.reason
     assert ended.progress is not None
     assert ended.progress.step == ended.progress.steps == 120
@@ -142,7 +147,7 @@ def test_idle_trainers_leave_a_cpu_to_synthesis(
             return False
         return True
 
-    work_queue(catalog, store, settings, base_dir, have_ended)
+    work_queue(catalog, store, settings, BaseModelSource(base_dir), have_ended)
     remove_placement_group(servers)
 
 
@@ -184,7 +189,7 @@ def test_interrupted_work_is_released_and_another_queue_worker_resumes(
     wait_for(lambda: not _training_workers())
 
     done = _newest_step(store, job)
-    work_queue(catalog, store, settings, base_dir, checkpoint_after(done))
+    work_queue(catalog, store, settings, BaseModelSource(base_dir), checkpoint_after(done))
     released = catalog.get_consolidation(job.id)
     assert released.owner is None
     assert released.state is ConsolidationState.TRAINING
@@ -217,7 +222,7 @@ def test_a_store_that_is_down_delays_jobs_and_fails_none(
         now = catalog.get_consolidation(job.id)
         return now.state is ConsolidationState.SYNTHESISING and now.owner is None
 
-    work_queue(catalog, store, settings, base_dir, is_released)
+    work_queue(catalog, store, settings, BaseModelSource(base_dir), is_released)
     folder.unlink()
     run_until_complete(catalog, store, settings, base_dir, [job.id])
     assert catalog.get_consolidation(job.id).state is ConsolidationState.PUBLISHED
@@ -231,6 +236,8 @@ def test_what_killed_writers_left_in_the_store_is_swept(
     partial.write_bytes(b"half")
     written_at, deadline = time.time() - PARTIAL_LIFETIME_S - 1, time.monotonic() + 60
     os.utime(partial, (written_at, written_at))
-    work_queue(catalog, store, settings, base_dir, lambda: not partial.exists() or time.monotonic() > deadline)
+    work_queue(
+        catalog, store, settings, BaseModelSource(base_dir), lambda: not partial.exists() or time.monotonic() > deadline
+    )
     assert not partial.exists()
     assert store.get("a/object") == b"x"

@@ -226,11 +226,11 @@ def test_a_refused_connection_gives_no_response() -> None:
 
 
 def test_open_model_uses_the_endpoint_of_the_settings(server: Server, tmp_path: Any) -> None:
-    model = open_model(settings(server.url), tmp_path)
+    model = open_model(settings(server.url), None)
     assert model.name == "m"
     assert model.generate([LLMRequest("Say it again.", "one")]) == ["one"]
     with pytest.raises(InvalidInput, match="set LOOPER_SYNTHESIS__MODEL__NAME"):
-        open_model(settings(server.url, name=None), tmp_path)
+        open_model(settings(server.url, name=None), None)
 
 
 def test_the_api_key_is_serialized_but_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:

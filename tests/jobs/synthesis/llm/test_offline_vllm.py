@@ -9,6 +9,7 @@ import ray.data
 from transformers import AutoTokenizer
 
 from looper import basemodel
+from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.synthesis.llm.model_factory import open_model
 from looper.jobs.synthesis.llm.offline_vllm import ACTOR_ENV_VARS, OfflineEngine
 from looper.jobs.synthesis.llm.prompt import build_request
@@ -33,7 +34,7 @@ def test_a_quoted_record_contains_no_special_tokens(tmp_path: Path) -> None:
 
 
 def test_the_offline_engine_does_not_start_without_requests(tmp_path: Path) -> None:
-    model = open_model(ModelSettings(), tiny_base(tmp_path))
+    model = open_model(ModelSettings(), BaseModelSource(tiny_base(tmp_path)))
     assert model.name == read_base_revision(tmp_path)
     assert model.generate([]) == []
 

@@ -1,0 +1,74 @@
+"""What the cluster looks like: its nodes, what runs on them, and what waits for what. ``looper status`` shows it.
+
+The leading control loop writes it into the catalog every few seconds, so that it can be read from anywhere.
+"""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+
+class NodeReport(BaseModel):
+    """One node."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Its host name."""
+    address: str
+    """Its IP address."""
+    roles: list[str]
+    """What it may run, of the roles that the settings name."""
+    cpus: float
+    """CPUs that Ray schedules on it."""
+    gpus: float
+    """GPUs that Ray schedules on it."""
+    gpu_type: str
+    """Type of its GPUs. Empty: it has none, or Ray does not know it."""
+    is_head: bool
+    """Whether Ray's own tables are on it."""
+
+
+class DeploymentReport(BaseModel):
+    """One deployment of Ray Serve."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Its name."""
+    status: str
+    """Ray Serve's word for its condition."""
+    replicas: dict[str, int]
+    """Number of its replicas in each state."""
+    message: str
+    """What Ray Serve says of it. Empty, if all is well."""
+
+
+class Wait(BaseModel):
+    """Something that Ray has no room for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    what: str
+    """What waits."""
+    resources: dict[str, float]
+    """What it needs."""
+    since: datetime
+    """When that was first seen."""
+
+
+class ClusterReport(BaseModel):
+    """The cluster."""
+
+    model_config = ConfigDict(frozen=True)
+
+    nodes: list[NodeReport]
+    """Its living nodes."""
+    deployments: list[DeploymentReport]
+    """What Ray Serve runs of Looper."""
+    waiting: list[Wait]
+    """What Ray has no room for."""
+    problems: list[str]
+    """What nodes lack, in one line each."""
+    ray: str
+    """Version of Ray."""

@@ -1,0 +1,90 @@
+"""What ``looper status`` shows: read from the catalog, and from the state file of this machine. It asks no Ray."""
+
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from looper.cluster.cluster_report import ClusterReport
+from looper.cluster.control import is_healthy
+from looper.cluster.state import ClusterState, read_state
+from looper.platform.catalog import Catalog
+from looper.platform.catalog.records import Leader, TrainerFailure, TrainerRecord
+from looper.platform.settings import Settings
+
+REPORT = "looper"
+"""Name of the report that the leading control loop writes."""
+
+PLACE = "looper up"
+"""Name of the report that ``looper up`` writes on a Ray that exists: where it has put Looper."""
+
+
+class ClusterStatus(BaseModel):
+    """Everything that is known of the cluster."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cluster: ClusterState | None
+    """The private cluster of this machine and home, if one runs."""
+    place: dict[str, Any] | None
+    """The Ray that Looper was brought up on, if it is not a private one, and its URLs."""
+    healthy: bool
+    """Whether the HTTP API answers this machine."""
+    leader: Leader | None
+    """The control loop that leads."""
+    report: ClusterReport | None
+    """What it has reported last."""
+    reported_at: datetime | None
+    """When that was."""
+    report_age_s: float | None
+    """How long ago that was by the catalog's clock, in seconds."""
+    trainers: list[TrainerRecord]
+    """The trainers."""
+    trainer_failures: list[TrainerFailure]
+    """Trainers that could not start."""
+    consolidations: dict[str, int]
+    """Number of consolidations in each state."""
+    waits: dict[str, int]
+    """Number of consolidations that wait, by what they wait for."""
+    home: str
+    """Home folder on this machine."""
+
+    @property
+    def urls(self) -> list[str]:
+        """URLs of the HTTP API."""
+        if self.cluster and self.cluster.url:
+            return [self.cluster.url]
+        return list(self.place["urls"]) if self.place else []
+
+
+def read_status(settings: Settings) -> ClusterStatus:
+    """Return the status of the cluster that the settings name.
+
+    Args:
+        settings: Settings with catalog and home folder.
+
+    Returns:
+        The status.
+
+    Raises:
+        StoreUnavailable: The catalog cannot be read.
+    """
+    catalog, state = Catalog.open(settings), read_state(settings)
+    report, place = catalog.get_cluster_report(REPORT), catalog.get_cluster_report(PLACE)
+    status = ClusterStatus(
+        cluster=state,
+        place=place[0] if place else None,
+        healthy=False,
+        leader=catalog.get_leader(),
+        report=ClusterReport.model_validate(report[0]) if report else None,
+        reported_at=report[1] if report else None,
+        report_age_s=(catalog.now() - report[1]).total_seconds() if report else None,
+        trainers=catalog.list_trainers(),
+        trainer_failures=catalog.list_trainer_failures(),
+        consolidations={str(state): count for state, count in catalog.count_consolidations().items()},
+        waits=Counter(job.reason for job in catalog.list_unfinished() if job.reason),
+        home=str(settings.home),
+    )
+    is_answering = any(is_healthy(url, settings) for url in status.urls)
+    return status.model_copy(update={"healthy": is_answering})

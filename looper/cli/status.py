@@ -1,0 +1,82 @@
+"""``looper status``: what runs where, and what waits for what."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from looper.cli.output import Json, emit_json, format_time, table
+
+if TYPE_CHECKING:
+    from looper.cluster.cluster_report import ClusterReport
+    from looper.cluster.cluster_status import ClusterStatus
+
+MAX_REPORT_AGE_S = 30.0
+"""A report that is older, in seconds, is called out of date. The control loop writes one every few seconds."""
+
+
+def status(json: Json = False) -> None:
+    """Show what runs where, how many consolidations are in each state, and what waits for what.
+
+    Example: `looper status`
+    """
+    from looper.cluster.cluster_status import read_status
+    from looper.platform.settings import load_settings
+
+    found = read_status(load_settings())
+    if json:
+        emit_json(found)
+        return
+    _show_place(found)
+    if found.report is not None and found.urls:
+        _show_report(found.report, found.report_age_s or 0.0)
+    for trainer in found.trainers:
+        where = f"on {trainer.node}" if trainer.node else f"starting since {format_time(trainer.started_at)} UTC"
+        typer.echo(f"trainer for {trainer.base} ({trainer.shape}) {where}{', stopping' if trainer.is_stopping else ''}")
+    for failure in found.trainer_failures:
+        typer.echo(
+            f"alert: {failure.reason} ({failure.failures} times, next attempt at {format_time(failure.retry_at)} UTC)"
+        )
+    jobs = sorted(found.consolidations.items())
+    typer.echo(", ".join(f"{count} {name}" for name, count in jobs) or "no consolidations yet")
+    for reason, count in found.waits.items():
+        typer.echo(f"{count} of them {reason}")
+
+
+def _show_place(found: "ClusterStatus") -> None:
+    answers = "healthy" if found.healthy else "not answering"
+    if found.cluster is not None:
+        typer.echo(f"{found.cluster.phase} at {found.cluster.url or '-'}, {answers}, pid {found.cluster.pid}")
+        if found.cluster.gpus:
+            typer.echo(found.cluster.gpus)
+        for rank, capacity in found.cluster.engines.items():
+            typer.echo(f"each engine for ranks up to {rank}: {capacity}")
+    elif found.place is not None:
+        typer.echo(f"up on the Ray at {found.place['address']}: {', '.join(found.urls)}, {answers}")
+    else:
+        typer.echo("no cluster is running: looper up")
+        return
+    typer.echo(f"control loop {found.leader.holder} leads" if found.leader else "alert: no control loop leads")
+
+
+def _show_report(report: "ClusterReport", age_s: float) -> None:
+    if age_s > MAX_REPORT_AGE_S:
+        typer.echo(f"alert: what follows is {age_s:.0f} s old, because no control loop has reported since")
+    rows = [
+        (
+            node.name,
+            node.address,
+            f"{node.cpus:g}",
+            f"{node.gpus:g} {node.gpu_type}".strip() if node.gpus else None,
+            " ".join(node.roles) or None,
+        )
+        for node in report.nodes
+    ]
+    table(["node", "address", "cpus", "gpus", "roles"], rows, empty="no nodes")
+    for deployment in report.deployments:
+        states = ", ".join(f"{count} {state.lower()}" for state, count in deployment.replicas.items() if count)
+        typer.echo(f"{deployment.name}: {states or 'no replicas'}, {deployment.status.lower().replace('_', ' ')}")
+    for wait in report.waiting:
+        needs = ", ".join(f"{amount:g} {name}" for name, amount in wait.resources.items())
+        typer.echo(f"{wait.what} waits since {format_time(wait.since)} UTC for {needs}")
+    for problem in report.problems:
+        typer.echo(f"alert: {problem}")
