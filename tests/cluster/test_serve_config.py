@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import httpx
@@ -45,6 +46,8 @@ GIVEN: dict[str, Any] = {
     "store": {"url": STORE, "max_retries": 3},
     "synthesis": {"model": {"api_key": "sk-secret", "endpoint": "https://me:hunter3@models/v1"}},
     "consolidation": {"recipe": {"rank": 8}, "max_trainers": 2},
+    "roles": {"engines": "looper_engines"},
+    "cluster": {"address": "10.0.0.5:6379", "control_loops": 2},
     "serve": {"host": "127.0.0.1", "port": 9000, "pools": [{"max_lora_rank": 64, "replicas": 0, "max_replicas": 2}]},
 }
 SETTINGS = Settings.model_validate(GIVEN)
@@ -57,6 +60,8 @@ def test_arguments_are_the_settings_that_differ_without_secrets_and_without_this
         "catalog": {"outage_s": 30},
         "store": {"url": STORE},
         "consolidation": {"recipe": {"rank": 8}, "max_trainers": 2},
+        "roles": {"engines": "looper_engines"},
+        "cluster": {"control_loops": 2},
         "serve": {"pools": [{"max_lora_rank": 64, "replicas": 0, "max_replicas": 2}]},
     }
     assert (application["name"], application["import_path"]) == (APP_NAME, IMPORT_PATH)
@@ -67,6 +72,11 @@ def test_arguments_are_the_settings_that_differ_without_secrets_and_without_this
     built = Settings.model_validate(application["args"] | {"catalog": application["args"]["catalog"] | node["catalog"]})
     assert built.serve.pools == SETTINGS.serve.pools
     assert built.catalog == SETTINGS.catalog
+
+
+def test_the_builder_is_there() -> None:
+    module, _, name = IMPORT_PATH.partition(":")
+    assert callable(getattr(import_module(module), name))
 
 
 def test_the_comment_names_every_variable_that_a_node_needs() -> None:

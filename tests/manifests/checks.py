@@ -24,7 +24,8 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.settings import Settings, load_settings
+from looper.platform.settings import load_settings
+from looper.platform.settings.roles import RoleSettings
 from tests.test_rooms import ROOT
 
 CHART = ROOT / "cluster" / "kubernetes" / "looper"
@@ -42,8 +43,8 @@ KUBERNETES = "1.34"
 OPERATOR_GROUPS = ("monitoring.coreos.com",)
 """Kinds of the Prometheus Operator: their definitions are not at hand, so nothing checks them strictly."""
 
-ROLES = ("gateways", "control", "engines", "trainers", "data")
-ROLE_RESOURCES = tuple(f"looper_{role}" for role in ROLES)
+ROLE_RESOURCES = tuple(f"looper_{role}" for role in RoleSettings.model_fields)
+"""Resources that nodes of the chart and of ``ray up`` offer."""
 
 RELEASE = "looper"
 CRDS_VARIABLE = "KUBERAY_CRDS"
@@ -117,18 +118,12 @@ def check_serve_config(config: Mapping[str, Any]) -> None:
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Check a tree of settings."""
-    known = dict(arguments)
-    if "roles" not in Settings.model_fields:  # until the section is there
-        check_roles(known.pop("roles", {}))
     try:
-        load_settings(**known)
+        settings = load_settings(**arguments)
     except InvalidInput as error:
         raise ManifestError(f"arguments: {error.detail}") from error
-
-
-def check_roles(roles: Mapping[str, str]) -> None:
-    if unknown := set(roles) - set(ROLES) or set(roles.values()) - set(ROLE_RESOURCES):
-        raise ManifestError(f"roles: {', '.join(sorted(unknown))} is no role")
+    if wrong := set(settings.roles.model_dump(exclude_none=True).values()) - set(ROLE_RESOURCES):
+        raise ManifestError(f"arguments: roles: no node offers {', '.join(sorted(wrong))}")
 
 
 def check_custom_resource(document: Mapping[str, Any], crds: Path) -> None:

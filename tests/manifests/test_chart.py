@@ -90,7 +90,12 @@ def test_the_chart_is_right(file: Path | None) -> None:
         ("rayservice.yaml", "import_path:", "import_pth:", "import_pth"),
         ("rayservice.yaml", "host: 0.0.0.0, port", "host: 0.0.0.0, prt", "prt"),
         ("_helpers.tpl", '"url" (required', '"ulr" (required', "store.url"),
-        ("_helpers.tpl", '$roles . (printf "looper_%s"', '$roles . (printf "loper_%s"', "loper_engines.* is no role"),
+        (
+            "_helpers.tpl",
+            '$roles . (printf "looper_%s"',
+            '$roles . (printf "loper_%s"',
+            "no node offers .*loper_engines",
+        ),
         ("rayservice.yaml", 'include "looper.rayResources"', 'include "looper.rayResourses"', "rayResourses"),
     ],
 )
@@ -212,7 +217,7 @@ def test_rays_autoscaler_sees_the_roles_and_the_gpus() -> None:
     assert nodes["cpu"]["resources"].items() >= {"looper_gateways": 1000, "looper_control": 1000, "CPU": 8}.items()
     assert "looper_engines" not in nodes["cpu"]["resources"]
     assert nodes["l4"]["resources"].items() >= {"looper_engines": 1000, "GPU": 1, "accelerator_type:L4": 1}.items()
-    assert (nodes["a100"]["min_workers"], nodes["a100"]["max_workers"]) == (0, 4)
+    assert (nodes["a100"]["min_workers"], nodes["a100"]["max_workers"]) == (2, 6)
 
 
 def test_a_shell_reads_the_resources_as_json() -> None:
@@ -262,8 +267,9 @@ def test_a_node_without_a_replica_of_serve_is_ready_without_a_proxy() -> None:
 
 def test_a_disruption_takes_one_pod_of_a_group_and_none_where_there_is_only_one() -> None:
     budgets = [each for each in render(EVERYTHING) if each["kind"] == "PodDisruptionBudget"]
-    assert [each["spec"]["minAvailable"] for each in budgets] == [1]
-    assert budgets[0]["spec"]["selector"]["matchLabels"]["ray.io/group"] == "cpu"
+    groups = [each["spec"]["selector"]["matchLabels"]["ray.io/group"] for each in budgets]
+    assert groups == ["cpu", "a100"]
+    assert [each["spec"]["minAvailable"] for each in budgets] == [1, 1]
     assert not [each for each in render({}) if each["kind"] == "PodDisruptionBudget"]
 
 
