@@ -229,6 +229,7 @@ def check_all() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    os.environ["LOOPER_CONFIG"] = os.devnull  # a settings file of whoever runs it decides nothing
     try:
         for line in check_all():
             print(line)
