@@ -19,15 +19,17 @@ ENV UV_LINK_MODE=copy
 RUN --mount=type=cache,target=/var/cache/build XDG_CACHE_HOME=/var/cache/build make environment MACHINE=cpu
 
 FROM python:3.11-slim-trixie
-# vLLM's CPU kernels are linked with libnuma.
+# vLLM's CPU kernels are linked with libnuma. KubeRay's readiness probe calls wget.
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends libnuma1 \
+ && apt-get install --yes --no-install-recommends libnuma1 wget \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --uid 10001 --create-home looper \
+ && useradd --uid 10001 --home-dir /var/lib/looper --no-create-home looper \
  && install --directory --owner=looper --group=looper /var/lib/looper
 COPY --from=build /opt/looper /opt/looper
+# Everything that is written is below /var/lib/looper or /tmp, so that the rest of the image may be read-only.
 ENV PATH=/opt/looper/.venv/bin:$PATH \
+    HOME=/var/lib/looper \
     LOOPER_HOME=/var/lib/looper \
     LOOPER_SERVE__HOST=0.0.0.0 \
     XDG_CACHE_HOME=/var/lib/looper/cache

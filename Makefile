@@ -27,13 +27,14 @@ demo: environment  ## the whole loop: trajectories in, skills trained, gated, se
 test: environment  ## all tests but the long ones, in two processes
 	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not bench"
 
-lint: environment  ## ruff, mypy --strict, vulture (dead code), codespell (American spelling), hadolint
+lint: environment  ## ruff, mypy --strict, vulture (dead code), codespell (American spelling), hadolint, Helm and Ray for the manifests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/vulture
 	$(BIN)/codespell
 	$(BIN)/hadolint Dockerfile Dockerfile.cuda
+	$(BIN)/python -m tests.manifests.checks
 
 format: environment
 	$(BIN)/ruff check --fix

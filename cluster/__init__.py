@@ -14,6 +14,7 @@ supervisor          keeps the head process running
 head                a private Ray and the application on it
 local_ray           a private Ray for as long as a process needs it
 run_until_complete  works the queue inside a command, where no cluster runs
+serve_config        the same as a config of Ray Serve, for a Ray cluster that exists
 state               the file by which commands find the cluster
 processes           ends processes and reacts to signals
 """

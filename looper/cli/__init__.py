@@ -21,6 +21,7 @@ from looper.cli import (
     instances,
     jobs,
     plan,
+    serve_config,
     skills,
     status,
     tenants,
@@ -46,6 +47,7 @@ app.command()(plan.plan)
 app.command()(cluster.up)
 app.command()(status.status)
 app.command()(cluster.down)
+app.command()(serve_config.serve_config)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(instances.app, name="instance")
 app.command()(ingest.ingest)

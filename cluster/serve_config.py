@@ -1,0 +1,182 @@
+"""Writes the config of Ray Serve that runs Looper on a Ray cluster which exists.
+
+``looper serve-config`` prints it. ``serve deploy``, a ``PUT`` to Ray's dashboard and KubeRay's RayService take it, and
+the cluster then calls ``IMPORT_PATH`` itself, so that no other process has to stay. Values that are secret, or that
+hold for one node only, stay in the environment of the nodes: ``list_node_variables`` names their variables.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.settings import Settings
+from looper.platform.settings.names import settings_by_path, variable_of
+from looper.serve.deployment.ray_environment import RAY_ENVIRONMENT
+from looper.serve.deployment.tls import http_options
+
+IMPORT_PATH = "looper.cluster.app:build"
+"""Builder of the application. Ray Serve imports it on a node of the cluster and calls it with the arguments."""
+
+APPLICATION = "looper"
+"""Name of the application."""
+
+_CATALOG_URL = "catalog.url"
+_OF_THE_PROXY = frozenset({"serve.host", "serve.port", "serve.tls_cert", "serve.tls_key"})
+"""Settings that are in ``http_options``: Ray Serve's proxies listen, on every node."""
+
+_OF_THIS_MACHINE = frozenset({"home", "cluster.address"})
+"""Settings that say where this machine's files and its Ray are."""
+
+_FOLDER_SCHEMES = ("", "file", "local", "memory")
+_SECRET_ENGINE_OPTIONS = ("hf_token",)
+
+
+def check_cluster_settings(settings: Settings) -> None:
+    """Refuse settings that cannot work where several nodes share one catalog and one object store.
+
+    Args:
+        settings: Settings of the cluster.
+
+    Raises:
+        InvalidInput: The catalog is a file, the store is a folder, the port is a free one, or an engine's option is
+            a secret. The message has the setting and the way out.
+    """
+    if urlsplit(settings.catalog_url).scheme.startswith("sqlite"):
+        raise InvalidInput(
+            f"catalog.url is {settings.catalog.url or 'not set'}, so every node would have a SQLite file of its own: "
+            f"set {variable_of(_CATALOG_URL)} to a PostgreSQL database, postgresql://USER:PASSWORD@HOST/DATABASE"
+        )
+    if urlsplit(settings.store_url).scheme in _FOLDER_SCHEMES:
+        raise InvalidInput(
+            f"store.url is {settings.store.url or 'not set'}, so every node would have a folder of its own: set "
+            f"{variable_of('store.url')} to a bucket, s3://BUCKET/PREFIX"
+        )
+    if settings.serve.port == 0:
+        raise InvalidInput(
+            "serve.port is 0, and a free port would be another one on each node: name a port, such as 8000"
+        )
+    for option in _SECRET_ENGINE_OPTIONS:
+        if option in settings.serve.engine:
+            raise InvalidInput(f"serve.engine: {option} is a secret: remove it, and set HF_TOKEN on every node")
+
+
+def build_serve_config(settings: Settings) -> dict[str, Any]:
+    """Return the config as Ray Serve's ``ServeDeploySchema`` describes it.
+
+    Args:
+        settings: Settings of the cluster. Those that differ from their defaults become arguments of the builder.
+
+    Returns:
+        Values that JSON and YAML can express.
+
+    Raises:
+        InvalidInput: As for ``check_cluster_settings``.
+    """
+    check_cluster_settings(settings)
+    serve = settings.serve.model_copy(update={"host": "0.0.0.0"})  # clients and other nodes reach every proxy
+    # A Ray whose nodes were started without these has them in the controller, its proxies, and the application.
+    variables = {name: value for name, value in RAY_ENVIRONMENT.items() if name.startswith("RAY_SERVE_")}
+    return {
+        "proxy_location": "EveryNode",
+        "http_options": http_options(serve, serve.port),
+        "controller_options": {"runtime_env": {"env_vars": dict(variables)}},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": IMPORT_PATH,
+                "runtime_env": {"env_vars": dict(variables)},
+                "args": _nest({path: value for path, value in _changed(settings) if _is_argument(path, value)}),
+            }
+        ],
+    }
+
+
+def list_node_variables(settings: Settings) -> dict[str, str]:
+    """Return the environment variables that every node needs, because their values are in no file.
+
+    Args:
+        settings: Settings of the cluster.
+
+    Returns:
+        What each is for, by its name.
+    """
+    variables = {variable_of(_CATALOG_URL): "URL of the catalog, with its password"}
+    for path, value in _changed(settings):
+        if path != _CATALOG_URL and _is_secret(path, value):
+            variables[variable_of(path)] = settings_by_path()[path].field.description or ""
+    variables["AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"] = (
+        "keys of the store, unless nodes have a role that may use it"
+    )
+    variables["HF_TOKEN"] = "token of the Hugging Face hub, if the base model needs one"
+    variables[variable_of("home")] = "the node's own folder for scratch files, if ~/.looper is not to be it"
+    return variables
+
+
+def format_serve_config(settings: Settings) -> str:
+    """Return the config as YAML, with a comment that says what each node needs besides.
+
+    Args:
+        settings: Settings of the cluster.
+
+    Returns:
+        The text of the file.
+
+    Raises:
+        InvalidInput: As for ``check_cluster_settings``.
+    """
+    config = yaml.safe_dump(build_serve_config(settings), sort_keys=False, width=120)
+    return "\n".join([*_comments(settings), config])
+
+
+def _comments(settings: Settings) -> Iterator[str]:
+    yield "# Looper on Ray Serve: serve deploy looper-serve.yaml. Written by looper serve-config."
+    yield "# Every node has Looper installed, and in its environment before `ray start`:"
+    for name, value in RAY_ENVIRONMENT.items():
+        yield f"#   {name}={value}"
+    yield "# and these, which are secret or the node's own:"
+    for name, purpose in list_node_variables(settings).items():
+        yield f"#   {name}: {purpose}"
+
+
+def _changed(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Yield path and value of each setting that is given and is not the default, but for this machine's own."""
+    given, defaults = settings.model_dump(mode="json", exclude_unset=True), Settings().model_dump(mode="json")
+    for path in settings_by_path():
+        try:
+            value = _get(given, path)
+        except KeyError:
+            continue
+        if path not in _OF_THIS_MACHINE and value != _get(defaults, path):
+            yield path, value
+
+
+def _is_argument(path: str, value: Any) -> bool:
+    return path not in _OF_THE_PROXY and not _is_secret(path, value)
+
+
+def _is_secret(path: str, value: Any) -> bool:
+    if path == _CATALOG_URL or settings_by_path()[path].is_secret:
+        return True
+    return isinstance(value, str) and "://" in value and "@" in urlsplit(value).netloc
+
+
+def _get(tree: Mapping[str, Any], path: str) -> Any:
+    value: Any = tree
+    for name in path.split("."):
+        value = value[name]
+    return value
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *sections, name = path.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[name] = value
+    return tree
