@@ -116,6 +116,7 @@ class Machine:
         self._unshare.stdout.close()
         self.pid = psutil.Process(self._unshare.pid).children()[0].pid
         """The process id, outside the machine, of its first process."""
+        self._namespace = _read_pid_namespace(self.pid)
 
     def start(self, command: Sequence[str | Path], *, environment: Mapping[str, str] | None = None) -> Command:
         """Start a command in the machine's home folder.
@@ -208,19 +209,22 @@ class Machine:
 
     def processes(self) -> list[psutil.Process]:
         """Return all processes of the machine but its first."""
-        own = os.readlink(f"/proc/{self.pid}/ns/pid")
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(OSError):
-                if process.pid != self.pid and os.readlink(f"/proc/{process.pid}/ns/pid") == own:
+                if process.pid != self.pid and _read_pid_namespace(process.pid) == self._namespace:
                     found.append(process)
         return found
 
+    def is_running(self) -> bool:
+        """Whether the machine runs, frozen or not."""
+        return self._unshare.poll() is None
+
     def kill(self) -> None:
-        """Kill all processes at once, as a power cut does. The files stay, and nothing else."""
-        with contextlib.suppress(ProcessLookupError):
+        """Kill all processes at once. The files stay, and nothing else."""
+        if self.is_running():
             os.kill(self.pid, signal.SIGKILL)
-        self._unshare.wait()
+            self._unshare.wait()
 
     def freeze(self) -> None:
         """Stop all processes without ending them. Connections stay open, and the kernel goes on to accept new ones."""
@@ -246,6 +250,10 @@ class Machine:
             yield
         finally:
             self.thaw()
+
+
+def _read_pid_namespace(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/pid")
 
 
 def _is_stopped(process: psutil.Process) -> bool:

@@ -28,13 +28,17 @@ class Services(Machine):
 
     def connect(self, port: str, machine: Machine) -> None:
         """Put a network interface with the machine's address into ``machine``, and its other end into the bridge."""
-        if port in self.run(["ls", "/sys/class/net"]).stdout.split():
-            self.ip(f"link del {port}")  # the kernel removes that of a machine which has ended some time later
+        # Others keep the hardware address in mind, so it is the same after a restart, as that of a real machine.
+        hardware = "02:00:" + ":".join(f"{int(part):02x}" for part in machine.address.split("."))
         self.ip(
-            f"link add {port} type veth peer name eth0 netns {machine.pid}",
+            f"link add {port} type veth peer name eth0 address {hardware} netns {machine.pid}",
             f"link set {port} master bridge0 up",
         )
         machine.ip("link set lo up", f"addr add {machine.address}/24 dev eth0", "link set eth0 up")
+
+    def disconnect(self, port: str) -> None:
+        """Remove both ends of what ``connect`` has put between a machine and the bridge."""
+        self.ip(f"link del {port}")
 
     def set_port(self, port: str, state: int) -> None:
         """Let a port of the bridge forward packets, or lose them all while the cable looks plugged in."""
