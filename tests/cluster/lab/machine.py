@@ -17,6 +17,11 @@ import psutil
 CHECKOUT = Path(__file__).resolve().parents[3]
 INIT = Path(__file__).with_name("machine_init.py")
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")
+WAIT = """
+import socket, sys, time
+while socket.socket().connect_ex((sys.argv[1], int(sys.argv[2]))):
+    time.sleep(0.05)
+"""
 
 
 def read_only_paths() -> list[str]:
@@ -89,19 +94,19 @@ class Machine:
         self._boot()
 
     def _boot(self) -> None:
-        files = {f"/etc/{file.name}": str(file) for file in (self.folder / "etc").iterdir() if Path("/etc", file.name).exists()}
+        own = [file for file in (self.folder / "etc").iterdir() if Path("/etc", file.name).exists()]
         spec = {
             "name": self.name,
             "root": str(self.folder / "root"),
             "read_only": read_only_paths(),
-            "files": files,
+            "files": {f"/etc/{file.name}": str(file) for file in own},
             "writable": {str(self.home): str(self.folder / "home"), "/tmp": str(self.folder / "tmp")},
         }
+        unshare = ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "--"]
         holder = os.pidfd_open(os.getpid())
         with (self.folder / "log/init.log").open("ab") as log:
             self._unshare = subprocess.Popen(
-                ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", "--"]
-                + [sys.executable, "-I", str(INIT), json.dumps(spec), str(holder)],
+                [*unshare, sys.executable, "-I", str(INIT), json.dumps(spec), str(holder)],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 pass_fds=[holder],
@@ -195,8 +200,7 @@ class Machine:
         Raises:
             AssertionError: Nothing does after ``timeout`` seconds.
         """
-        code = "import socket, sys, time\nwhile socket.socket().connect_ex((sys.argv[1], int(sys.argv[2]))): time.sleep(0.05)"
-        self.run([sys.executable, "-S", "-c", code, self.address, f"{port}"], timeout=timeout)
+        self.run([sys.executable, "-S", "-c", WAIT, self.address, f"{port}"], timeout=timeout)
 
     def ip(self, *commands: str) -> None:
         """Run commands of the program ``ip`` on the machine's network interfaces, from outside the machine.
@@ -253,7 +257,7 @@ class Machine:
 
 
 def _read_pid_namespace(pid: int) -> str:
-    return os.readlink(f"/proc/{pid}/ns/pid")
+    return str(Path(f"/proc/{pid}/ns/pid").readlink())
 
 
 def _is_stopped(process: psutil.Process) -> bool:

@@ -1,5 +1,6 @@
 """A node of the lab: Ray, sshd, and the faults that a node of a cluster can have."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -7,9 +8,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing_extensions import override
 
+import psutil
 import pytest
+from typing_extensions import override
 
 from looper.serve.deployment.ray_environment import RAY_ENVIRONMENT
 from tests.chaos.clock import MovableClock
@@ -17,6 +19,8 @@ from tests.cluster.lab.machine import Machine
 from tests.cluster.lab.services import DISABLED, FORWARDING, Services
 
 RAY_PORT = 6379
+ATTEMPTS = 4
+"""How often ``start_ray`` tries."""
 NOWHERE = "02:00:00:00:00:00"
 """A hardware address that no machine has: the bridge carries packets to it nowhere."""
 
@@ -29,15 +33,16 @@ class Node(Machine):
         super().__init__(name, address, folder, hosts)
         self._services = services
         self._clock = MovableClock(folder / "home")
-        inside = {key: value.replace(str(folder / "home"), str(self.home)) for key, value in self._clock.environment.items()}
+        clock = self._clock.environment
+        clock = {key: value.replace(str(folder / "home"), str(self.home)) for key, value in clock.items()}
         # The memory of the nodes is that of one machine, whose use by others must not make Ray kill workers.
         ray = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
-        self.environment |= {**RAY_ENVIRONMENT, **ray, **inside}
+        self.environment |= {**RAY_ENVIRONMENT, **ray, **clock}
         self._services.connect(self.name, self)
 
     @override
     def kill(self) -> None:
-        """Kill all processes at once, as a power cut does: nobody is told that connections end. The home folder stays."""
+        """Kill all processes at once, as a power cut does: nobody is told that connections end. The files stay."""
         if self.is_running():
             self._services.disconnect(self.name)
         super().kill()
@@ -75,8 +80,20 @@ class Node(Machine):
         if not head and not any("dashboard" in each for each in arguments):
             role.append("--include-dashboard=false")  # it takes some hundred MB
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *role, f"--node-ip-address={self.address}"]
-        command += [f"--num-cpus={cpus}", "--object-store-memory=200000000", f"--resources={json.dumps(resources or {})}"]
-        self.run([*command, "--disable-usage-stats", *arguments], environment=environment, timeout=120)
+        command += [f"--num-cpus={cpus}", f"--resources={json.dumps(resources or {})}"]
+        command += ["--object-store-memory=200000000", "--disable-usage-stats", *arguments]
+        # Ray gives its agent 15 s to start, which are not enough beside other tests on the same cores. What a failed
+        # attempt leaves behind, the server of the head for one, would make the next one fail too.
+        before = set(self.processes())
+        for attempt in range(ATTEMPTS):
+            last = attempt == ATTEMPTS - 1
+            if self.run(command, environment=environment, timeout=120, check=last).returncode == 0:
+                return
+            left = set(self.processes()) - before
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
 
     def cut_off(self) -> None:
         """Lose all packets from and to the node, which notices nothing but that nobody answers."""

@@ -1,19 +1,18 @@
 """The lab itself: its nodes are separate, see the services, and what is done to one is seen from the other."""
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import retry, stop_after_delay, wait_fixed
 
-from tests.cluster.lab import Lab, Machine, Node
+from tests.cluster.lab import Lab, Machine
 from tests.cluster.lab.node import create_ssh_key
 
 PORT = 8080
@@ -41,7 +40,8 @@ with Lab(Path(sys.argv[1]), nodes=2) as lab:
     lab.nodes[0].start(["sh", "-c", "setsid sleep 1000 & setsid sleep 1001"])
     lab.nodes[1].freeze()
     machines = [lab.services, *lab.nodes]
-    print(json.dumps([os.readlink(f"/proc/{each.pid}/ns/{kind}") for each in machines for kind in ("net", "pid", "mnt")]), flush=True)
+    kinds = ("net", "pid", "mnt")
+    print(json.dumps([os.readlink(f"/proc/{each.pid}/ns/{kind}") for each in machines for kind in kinds]), flush=True)
     time.sleep(1000)
 """
 
@@ -72,10 +72,8 @@ def in_use() -> set[str]:
     found = set()
     for process in psutil.pids():
         for kind in ("net", "pid", "mnt"):
-            try:
-                found.add(os.readlink(f"/proc/{process}/ns/{kind}"))
-            except OSError:
-                continue
+            with contextlib.suppress(OSError):
+                found.add(str(Path(f"/proc/{process}/ns/{kind}").readlink()))
     return found
 
 
@@ -121,7 +119,8 @@ def test_s3_is_reached_from_each_node(lab: Lab) -> None:
     first, second = lab.nodes
     code = "import s3fs; files = s3fs.S3FileSystem(); "
     first.python(code + "files.pipe('lab/from-node0', b'bytes of node0')", environment=environment)
-    assert second.python(code + "print(files.cat('lab/from-node0').decode())", environment=environment) == "bytes of node0"
+    read = second.python(code + "print(files.cat('lab/from-node0').decode())", environment=environment)
+    assert read == "bytes of node0"
 
 
 def test_redis_is_reached_from_each_node(lab: Lab) -> None:
@@ -168,7 +167,8 @@ def test_a_killed_node_starts_again_with_its_home_only(lab: Lab) -> None:
     assert ask(first, second.address) in ("OSError", "TimeoutError"), "nobody answers, not even to refuse"
     second.restart()
     assert ask(first, second.address) == "ConnectionRefusedError"
-    assert second.run(["ls", second.home / "kept", "/tmp/lost"], check=False).stdout.strip() == str(second.home / "kept")
+    left = second.run(["ls", second.home / "kept", "/tmp/lost"], check=False).stdout.strip()
+    assert left == str(second.home / "kept")
 
 
 def test_the_clock_of_one_node_moves(lab: Lab) -> None:
@@ -219,7 +219,7 @@ def test_nothing_is_left_of_a_lab_whose_process_is_killed(lab: Lab, tmp_path: Pa
     holder.send_signal(signal.SIGKILL)
     holder.wait()
 
-    @retry(wait=wait_fixed(0.05), stop=stop_after_delay(20), retry=retry_if_exception_type(AssertionError), reraise=True)
+    @retry(wait=wait_fixed(0.05), stop=stop_after_delay(20), reraise=True)
     def nothing_left() -> None:
         assert not namespaces & in_use()
 
