@@ -19,7 +19,7 @@ from tests.cluster.lab.machine import Machine
 from tests.cluster.lab.services import DISABLED, FORWARDING, Services
 
 RAY_PORT = 6379
-ATTEMPTS = 4
+ATTEMPTS = 3
 """How often ``start_ray`` tries."""
 NOWHERE = "02:00:00:00:00:00"
 """A hardware address that no machine has: the bridge carries packets to it nowhere."""
@@ -83,7 +83,7 @@ class Node(Machine):
         command += [f"--num-cpus={cpus}", f"--resources={json.dumps(resources or {})}"]
         command += ["--object-store-memory=200000000", "--disable-usage-stats", *arguments]
         # Ray gives its agent 15 s to start, which are not enough beside other tests on the same cores. What a failed
-        # attempt leaves behind, the server of the head for one, would make the next one fail too.
+        # attempt leaves behind, such as the server of the head, would make the next one fail too.
         before = set(self.processes())
         for attempt in range(ATTEMPTS):
             last = attempt == ATTEMPTS - 1
