@@ -19,7 +19,7 @@ SOURCE = r"""
 #include <time.h>
 #include <unistd.h>
 
-static volatile int32_t *shared;  /* offset in seconds; whether odd (1) or even (0) process ids have it */
+static volatile int32_t *shared;  /* offset in seconds; which processes: odd ids (1), even ids (0), all (2) */
 static int (*libc_clock_gettime)(clockid_t, struct timespec *);
 
 __attribute__((constructor)) static void start(void) {
@@ -32,7 +32,9 @@ __attribute__((constructor)) static void start(void) {
   if (mapped != MAP_FAILED) shared = mapped;
 }
 
-static int32_t offset(void) { return shared && getpid() % 2 == shared[1] ? shared[0] : 0; }
+static int32_t offset(void) {
+  return shared && (shared[1] == 2 || getpid() % 2 == shared[1]) ? shared[0] : 0;
+}
 
 int clock_gettime(clockid_t id, struct timespec *at) {
   if (!libc_clock_gettime) start();
@@ -74,7 +76,7 @@ class MovableClock:
             subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
             self.environment = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(self._file)}
 
-    def move(self, seconds: int, parity: int) -> None:
-        """Move the clock of all processes whose id modulo 2 is ``parity``."""
+    def move(self, seconds: int, parity: int = 2) -> None:
+        """Move the clock of all processes, or of those whose id modulo 2 is ``parity``."""
         with self._file.open("r+b") as file:
             file.write(struct.pack("=ii", seconds, parity))
