@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from looper.serve.routing.placement import Placement
 from looper.serve.routing.sequence_counts import SequenceCounts
 
-MEAN_REFRESH_S = 25e-6
+MEAN_REFRESH_S = 100e-6
 """Time for which a mean load is used, in seconds per replica: reading all loads takes about a hundredth of that."""
 
 
