@@ -35,9 +35,7 @@ def _channels_with_versions(is_requested: ColumnElement[bool]) -> Select[tuple[s
 # Each request for inference runs one of these. To build a statement takes longer than to run it.
 _VALID_VERSION = _valid_versions().where(t.versions.c.digest == bindparam("digest"))
 _CHANNEL = _channels_with_versions(t.channels.c.name == bindparam("channel"))
-_PROD_AND_CANARIES = _channels_with_versions(
-    (t.channels.c.name == bindparam("channel")) | (t.channels.c.share > 0)
-)
+_PROD_AND_CANARIES = _channels_with_versions((t.channels.c.name == bindparam("channel")) | (t.channels.c.share > 0))
 
 
 class SkillOperations(Database):
@@ -255,8 +253,8 @@ class SkillOperations(Database):
         name = {"tenant": model.instance.tenant, "instance": model.instance.instance}
         with self._read_transaction() as sql:
             if is_digest(model.selector):
-                found = sql.execute(_VALID_VERSION, name | {"digest": model.selector}).all()
-                targets = [RouteTarget(channel=None, digest=row.digest, rank=row.rank, share=1) for row in found]
+                versions = sql.execute(_VALID_VERSION, name | {"digest": model.selector}).all()
+                targets = [RouteTarget(channel=None, digest=row.digest, rank=row.rank, share=1) for row in versions]
             else:
                 query = _PROD_AND_CANARIES if model.selector == PROD else _CHANNEL
                 found = sql.execute(query, name | {"channel": model.selector}).all()

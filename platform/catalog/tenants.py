@@ -11,7 +11,6 @@ from looper.platform.catalog.records import Quota
 from looper.platform.domain.errors import Conflict
 from looper.platform.domain.names import check_name
 
-
 # Each request for inference runs it. To build a statement takes longer than to run it.
 _QUOTA = select(t.tenants.c.requests_per_minute, t.tenants.c.tokens_per_minute).where(
     t.tenants.c.name == bindparam("tenant")

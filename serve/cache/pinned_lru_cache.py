@@ -329,7 +329,10 @@ class PinnedLRUCache(Generic[T]):
                     del self._waiting[tenant]
 
     def _is_kept(self, digest: str) -> bool:
-        return digest in self._pins or self._held_until.get(digest, 0) > asyncio.get_running_loop().time()
+        if digest in self._pins:
+            return True
+        held_until = self._held_until.get(digest)
+        return held_until is not None and held_until > asyncio.get_running_loop().time()
 
 
 @dataclass(eq=False)

@@ -64,7 +64,9 @@ class ReplicaSelector:
         if (now := self._clock()) >= self._total_until:
             self._total_load = sum(map(self._load, replicas))
             self._total_until = now + MEAN_REFRESH_S * len(replicas)
-        chosen = self._placement.select(digest, self._load, self._total_load / max(1, len(replicas)), self._max_num_seqs)
+        chosen = self._placement.select(
+            digest, self._load, self._total_load / max(1, len(replicas)), self._max_num_seqs
+        )
         self._total_load += 1
         return chosen
 

@@ -22,8 +22,8 @@ from looper.platform.domain.names import InstanceName, ModelName
 from looper.platform.domain.states import QueueStage
 from looper.platform.settings import load_settings
 
-LOOKUPS_PER_REQUEST = 3
-"""Questions of one request for inference: its key, its tenant's limits and its model name."""
+LOOKUPS = 500
+"""Requests whose look-ups are measured, for each of those at once."""
 
 CHANGES = (10, 100, 1000)
 """Promotions within the time that one poll covers."""
@@ -81,18 +81,17 @@ class CatalogCosts:
         tenant = "'tenant-' || lpad((i % :tenants)::text, 6, '0')"
         instance = "'agent-' || lpad(i::text, 8, '0')"
         digest = "encode(sha256(i::text::bytea), 'hex')"
+        tenant_series = "FROM generate_series(0, :tenants - 1) AS i"
         series = "FROM generate_series(0, :instances - 1) AS i"
         id = "substr(encode(sha256(i::text::bytea), 'hex'), 1, 32)"
         statements = (
-            "INSERT INTO tenants (name, requests_per_minute, created_at) "
-            f"SELECT {tenant}, 600, now() FROM generate_series(0, :tenants - 1) AS i",
+            f"INSERT INTO tenants (name, requests_per_minute, created_at) SELECT {tenant}, 600, now() {tenant_series}",
             "INSERT INTO keys (id, tenant, name, scopes, secret_sha256, created_at) "
-            f"SELECT lpad(i::text, 16, '0'), {tenant}, 'key', 'infer', {digest}, now() "
-            "FROM generate_series(0, :tenants - 1) AS i",
+            f"SELECT lpad(i::text, 16, '0'), {tenant}, 'key', 'infer', {digest}, now() {tenant_series}",
             f"INSERT INTO instances (tenant, instance, created_at) SELECT {tenant}, {instance}, now() {series}",
             "INSERT INTO consolidations (id, tenant, instance, state, base, recipe, batches, created_at, started_at, "
-            f"ended_at, updated_at) SELECT {id}, {tenant}, {instance}, 'published', 'base', '{{}}', '[]', now(), now(), "
-            f"now(), now() {series}",
+            f"ended_at, updated_at) SELECT {id}, {tenant}, {instance}, 'published', 'base', '{{}}', '[]', now(), "
+            f"now(), now(), now() {series}",
             "INSERT INTO versions (digest, tenant, instance, base, base_revision, rank, consolidation, verdict, "
             f"created_at) SELECT {digest}, {tenant}, {instance}, 'base', 'r', 16, {id}, '{{}}', now() {series}",
             "INSERT INTO channels (tenant, instance, name, digest, share, updated_at) "
@@ -127,11 +126,13 @@ class CatalogCosts:
                 yield CostRow(f"{what}, CPU of PostgreSQL", "at once", threads, "us", server_us)
                 yield CostRow(f"{what}, CPU of the gateway", "at once", threads, "us", client_us)
 
-    def _throughput(self, action: Callable[[int], None], numbers: Sequence[int], threads: int) -> tuple[float, float, float]:
+    def _throughput(
+        self, action: Callable[[int], None], numbers: Sequence[int], threads: int
+    ) -> tuple[float, float, float]:
         """Return requests per second, and the microseconds of CPU per request of the server and of this process."""
-        count = 1_000 if threads == 1 else 4_000
+        count = min(len(numbers), LOOKUPS * threads)
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(action, numbers[:200]))
+            list(pool.map(action, numbers[: LOOKUPS // 5]))
             server_s, client_s, begin_s = self._server_cpu_s(), time.process_time(), time.perf_counter()
             list(pool.map(action, numbers[:count]))
             seconds = time.perf_counter() - begin_s
@@ -146,20 +147,35 @@ class CatalogCosts:
             suffix = "" if is_indexed else ", without its index"
             for changes in CHANGES:
                 self._notify(f"catalog: a poll for {changes} promotions{suffix}")
-                self._execute("UPDATE channels SET updated_at = clock_timestamp() - interval '1 day' "
-                              "WHERE updated_at > clock_timestamp() - interval '1 hour'")
+                self._execute(
+                    "UPDATE channels SET updated_at = clock_timestamp() - interval '1 day' "
+                    "WHERE updated_at > clock_timestamp() - interval '1 hour'"
+                )
                 numbers = [f"agent-{number:08d}" for number in range(changes)]
-                self._execute("UPDATE channels SET updated_at = clock_timestamp() + interval '1 hour' "
-                              "WHERE (tenant, instance) IN (SELECT tenant, instance FROM instances "
-                              "WHERE instance = ANY(:names))", names=numbers)
+                self._execute(
+                    "UPDATE channels SET updated_at = clock_timestamp() + interval '1 hour' "
+                    "WHERE (tenant, instance) IN (SELECT tenant, instance FROM instances "
+                    "WHERE instance = ANY(:names))",
+                    names=numbers,
+                )
                 ms, server_ms = self._time_ms(lambda: self._catalog.list_updated_channels(self._catalog.now() - window))
                 yield CostRow(f"a gateway's poll for promotions{suffix}", "promotions", changes, "ms", ms)
-                yield CostRow(f"a gateway's poll for promotions{suffix}, CPU of PostgreSQL", "promotions", changes, "ms", server_ms)
+                yield CostRow(
+                    f"a gateway's poll for promotions{suffix}, CPU of PostgreSQL",
+                    "promotions",
+                    changes,
+                    "ms",
+                    server_ms,
+                )
             ms, server_ms = self._time_ms(lambda: self._catalog.list_revocations(self._catalog.now() - window))
             yield CostRow(f"a gateway's poll for revocations{suffix}", "keys", self._tenants, "ms", ms)
-            yield CostRow(f"a gateway's poll for revocations{suffix}, CPU of PostgreSQL", "keys", self._tenants, "ms", server_ms)
+            yield CostRow(
+                f"a gateway's poll for revocations{suffix}, CPU of PostgreSQL", "keys", self._tenants, "ms", server_ms
+            )
         revoked = min(100_000, self._instances // 10)
-        self._execute("UPDATE versions SET revoked_at = now() WHERE digest IN (SELECT digest FROM versions LIMIT :n)", n=revoked)
+        self._execute(
+            "UPDATE versions SET revoked_at = now() WHERE digest IN (SELECT digest FROM versions LIMIT :n)", n=revoked
+        )
         ms, server_ms = self._time_ms(self._catalog.list_all_revocations)
         yield CostRow("all revocations, which each gateway compares with the markers", "revocations", revoked, "ms", ms)
 
@@ -167,10 +183,15 @@ class CatalogCosts:
         for backlog in BACKLOGS:
             backlog = min(backlog, self._instances)
             self._notify(f"catalog: a claim from {backlog:,} that wait")
-            waiting = "WHERE id IN (SELECT id FROM consolidations ORDER BY id LIMIT :n)"
-            self._execute(f"UPDATE consolidations SET state = 'queued', ended_at = NULL, owner = NULL, lease_until = NULL {waiting}", n=backlog)
+            self._execute(
+                "UPDATE consolidations SET state = 'queued', ended_at = NULL, owner = NULL, lease_until = NULL "
+                "WHERE id IN (SELECT id FROM consolidations ORDER BY id LIMIT :n)",
+                n=backlog,
+            )
             self._execute("ANALYZE consolidations")
-            ms, _ = self._time_ms(lambda: self._catalog.claim("bench", QueueStage.SYNTHESIS, limit=16, lease_s=600), repeats=5)
+            ms, _ = self._time_ms(
+                lambda: self._catalog.claim("bench", QueueStage.SYNTHESIS, limit=16, lease_s=600), repeats=5
+            )
             yield CostRow("a worker's claim of 16 consolidations", "waiting", backlog, "ms", ms)
 
     def _popular(self, count: int) -> list[int]:
@@ -189,15 +210,15 @@ class CatalogCosts:
         return float(np.median(times_s)) * 1e3, (self._server_cpu_s() - server_s) / repeats * 1e3
 
     def _server_cpu_s(self) -> float:
-        """Return the CPU time of this process's connections in the server and of their workers that have ended."""
-        pids = self._pids()
-        times = [psutil.Process(pid).cpu_times() for pid in pids]
-        return float(sum(each.user + each.system for each in times))
-
-    def _pids(self) -> list[int]:
+        """Return the CPU time of all connections, and of all processes of the server that have ended."""
         with self._engine.connect() as sql:
-            found = sql.execute(text("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"))
-            return [row.pid for row in found]
+            connections = sql.scalars(text("SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'"))
+            processes = [psutil.Process(pid) for pid in connections]
+        times = [process.cpu_times() for process in processes]
+        server = processes[0].parent()
+        assert server is not None
+        ended = server.cpu_times()  # of those that helped with a parallel scan
+        return float(sum(each.user + each.system for each in times) + ended.children_user + ended.children_system)
 
     def _execute(self, statement: str, **values: Any) -> None:
         with self._engine.begin() as sql:

@@ -6,6 +6,7 @@ import random
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +41,7 @@ def measure_choices(counts: Sequence[int]) -> list[CostRow]:
         digests = _digests(2000)
         rows.append(CostRow("choice of a replica", "replicas", count, "us", _time_us(selector.select, digests)))
         loads = {id: lengths.get(cast(Any, id)) or 0 for id in ids}
-        us = _time_us(lambda digest, loads=loads: _sort_all(digest, loads), digests)
+        us = _time_us(partial(_sort_all, loads), digests)
         rows.append(CostRow("choice by hashing and sorting all", "replicas", count, "us", us))
     return rows
 
@@ -127,7 +128,7 @@ def _digests(count: int) -> list[str]:
     return [hashlib.sha256(f"{number}".encode()).hexdigest() for number in range(count)]
 
 
-def _sort_all(digest: str, loads: Mapping[str, int]) -> list[str]:
+def _sort_all(loads: Mapping[str, int], digest: str) -> list[str]:
     """Choose as ``Placement`` does, but hash, sort and look at all replicas."""
     max_load = max(MAX_NUM_SEQS // 4, ceil(MAX_LOAD_FACTOR * (sum(loads.values()) + 1) / len(loads)))
     ranks = sorted(loads, key=lambda replica: hashlib.blake2b(f"{digest}@{replica}".encode()).digest())

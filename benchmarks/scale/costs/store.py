@@ -1,4 +1,4 @@
-"""What listings of the object store cost: a worker's search for orphaned checkpoints and a gateway's look at markers."""
+"""What listings of the object store cost: a worker's search for orphaned checkpoints, a gateway's look at markers."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def measure_listings(store: ObjectStore, counts: Sequence[int], notify: Callable
     Returns:
         The rows.
     """
-    rows, written = [], 0
+    rows, written, catalog = [], 0, cast(Catalog, _UnendedCatalog())
     for count in counts:
         notify(f"object store: {count:,} objects")
         for number in range(written, count):
@@ -42,7 +42,6 @@ def measure_listings(store: ObjectStore, counts: Sequence[int], notify: Callable
             if number % OBJECTS_PER_CONSOLIDATION == 0:
                 store.put(keys.revocation("version", f"{number:064x}"), b"")
         written = count
-        catalog = cast(Catalog, _UnendedCatalog())
         for what, size, action in (
             ("all objects of the checkpoints", count, lambda: store.list(keys.CHECKPOINTS)),
             ("search for orphaned checkpoints", count, lambda: delete_orphaned_checkpoints(catalog, store)),

@@ -122,7 +122,7 @@ class SimulatedCluster:
     async def _drain(self, id: str) -> None:
         replica = self.running.pop(id)
         await self._tell_later()
-        while replica.ongoing:
+        while replica.ongoing:  # noqa: ASYNC110 (simulated time)
             await asyncio.sleep(DRAIN_CHECK_S)
         replica.kill()
 

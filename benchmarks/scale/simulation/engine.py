@@ -82,7 +82,6 @@ class SimulatedReplica:
         pager: The real pager, over simulated tiers.
         queue: The real admission queue.
         is_alive: Whether it runs.
-        ongoing: Number of requests that it has.
     """
 
     def __init__(self, id: str, node: int, profile: EngineProfile) -> None:
@@ -102,6 +101,7 @@ class SimulatedReplica:
 
     @property
     def ongoing(self) -> int:
+        """Number of requests that it has."""
         return len(self._tasks)
 
     @property
@@ -163,11 +163,13 @@ class SimulatedReplica:
             outputs.put_nowait(ActorDiedError())
             task.cancel()
 
-    async def _run(
-        self, request: EngineRequest, emit: Callable[[EngineOutput | BaseException | None], None]
-    ) -> None:
+    async def _run(self, request: EngineRequest, emit: Callable[[EngineOutput | BaseException | None], None]) -> None:
         loop, digest, tenant = asyncio.get_running_loop(), request.digest or "", request.tenant_hash
-        tier, prompt, left = self.pager.find_tier(digest), request.estimated_prompt_tokens, request.body["output_tokens"]
+        tier, prompt, left = (
+            self.pager.find_tier(digest),
+            request.estimated_prompt_tokens,
+            request.body["output_tokens"],
+        )
         arrived_s = loop.time()
         try:
             async with self.pager.pin(digest, tenant):

@@ -25,6 +25,7 @@ from looper.serve.protocol import AdmissionInfo, EngineRequest, EngineUnavailabl
 from looper.serve.routing import known_replicas
 from looper.serve.routing.replica_selector import ReplicaSelector
 
+
 @dataclass
 class RequestOutcome:
     """What became of one request."""
@@ -200,7 +201,7 @@ class SimulatedGateway:
 
     async def _route(self, digest: str) -> SimulatedReplica:
         self.choices += 1
-        while not (chosen := self._selector.select(digest)):
+        while not (chosen := self._selector.select(digest)):  # noqa: ASYNC110 (simulated time)
             await asyncio.sleep(0.025)  # Ray's router waits until it is told of a replica
         replica = chosen[0]
         self._lengths.update(cast(Any, replica), (self._lengths.get(cast(Any, replica)) or 0) + 1)

@@ -8,13 +8,13 @@ from math import inf
 
 import numpy as np
 
+from looper.benchmarks.capacity.load.workload import adapter_popularity
 from looper.benchmarks.scale.simulation.catalog import SimulatedCatalog
 from looper.benchmarks.scale.simulation.cluster import SimulatedCluster
 from looper.benchmarks.scale.simulation.gateway import RequestOutcome
 from looper.benchmarks.scale.simulation.scenarios import Interval, ScaleScenario, ScenarioResult
 from looper.benchmarks.scale.simulation.virtual_time import run_virtual
 from looper.benchmarks.scale.simulation.workload import Arrival, generate_arrivals
-from looper.benchmarks.capacity.load.workload import adapter_popularity
 from looper.serve.gateway.adapter_prefetcher import POLL_INTERVAL_S, REFRESH_INTERVAL_S
 from looper.serve.gateway.catalog_poller import run_periodically
 
@@ -96,7 +96,10 @@ class _ScenarioRun:
         if scenario.max_replicas is not None:
             actions.append(cluster.autoscale())
         loop = asyncio.get_running_loop()
-        for at_s, action in ((scenario.lost_node_at_s, cluster.lose_node), (scenario.lost_zone_at_s, cluster.lose_zone)):
+        for at_s, action in (
+            (scenario.lost_node_at_s, cluster.lose_node),
+            (scenario.lost_zone_at_s, cluster.lose_zone),
+        ):
             if at_s is not None:
                 loop.call_at(at_s, action)
         return [asyncio.create_task(action) for action in actions]

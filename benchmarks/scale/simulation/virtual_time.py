@@ -18,7 +18,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now_s = 0.0
         super().__init__(_JumpingSelector(self._jump))
-        self._clock_resolution = 1e-9
 
     def time(self) -> float:
         """Return the simulated time, in seconds."""

@@ -2,9 +2,9 @@
 
 Figures from traces, each computed from the published files or taken from the paper that is named:
 
-- **Skew of adapters.** A power law with exponent 1, as S-LoRA assumes (Sheng et al., 2024, arXiv 2311.03285, section 7).
-  No public trace has many adapters. The clients that ServeGen published (github.com/alibaba/ServeGen at f891d11) are
-  more skewed: 9 of 43, 22 of 108 and 39 of 162 send nine tenths of the requests of the three language models.
+- **Skew of adapters.** A power law with exponent 1, as S-LoRA assumes (Sheng et al., 2024, arXiv 2311.03285, section
+  7). No public trace has many adapters. The clients that ServeGen published (github.com/alibaba/ServeGen at f891d11)
+  are more skewed: 9 of 43, 22 of 108 and 39 of 162 send nine tenths of the requests of its three language models.
 - **Bursts.** The median client of these traces has a coefficient of variation of 1.2 between its requests, and the
   requests of Azure's conversation trace of 2023 (github.com/Azure/AzurePublicDataset at b469a11) have 1.1.
 - **The day.** In windows of ten minutes, ServeGen's three language models have 0.32 to 0.40 times (first percentile) to
