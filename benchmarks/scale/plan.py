@@ -29,11 +29,9 @@ def plan_scenarios(profile: EngineProfile, *, quick: bool) -> list[ScaleScenario
         gateways=10,
         warm_adapters=50 * size,
         warm_up_s=10.0,
-        load=ScaleLoad(
-            adapters=1000 * size, tenants=10 * size, rate=RATE_PER_REPLICA * size, seconds=30 if quick else 40
-        ),
+        load=ScaleLoad(adapters=1000 * size, tenants=10 * size, rate=RATE_PER_REPLICA * size, seconds=30),
     )
-    large = [] if quick else [_large(profile, 1000, 20, 10.0), _large(profile, 4000, 50, 5.0)]
+    large = [] if quick else [_large(profile, 1000, 20, 8.0), _large(profile, 4000, 50, 3.0)]
     return [
         *large,
         *(_vary(medium, f"{count} gateways", gateways=count) for count in ((1, 10) if quick else (1, 10, 50, 100))),
@@ -46,7 +44,7 @@ def plan_scenarios(profile: EngineProfile, *, quick: bool) -> list[ScaleScenario
         _vary(medium, "a zone dies", lost_zone_at_s=20.0, engine_start_s=10.0),
         _vary(medium, "rolling restart", restarts_per_s=size / 50, engine_start_s=1.0),
         _flooded(medium, "one tenant floods", 0.5),
-        _a_day(profile, size // 4, 120.0 if quick else 300.0),
+        _a_day(profile, size // 4, 120.0 if quick else 240.0),
     ]
 
 

@@ -7,6 +7,7 @@ exactly.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from math import ceil
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -95,7 +96,7 @@ class SimulatedReplica:
             host_memory_capacity=size.in_memory,
         )
         self.queue = AdmissionQueue(size.seats, size.slots)
-        self._slots = size.slots
+        self._slots, self._step_tokens = size.slots, size.step_tokens
         self._tasks: dict[asyncio.Task[None], asyncio.Queue[EngineOutput | BaseException | None]] = {}
         self.is_alive = True
 
@@ -177,7 +178,7 @@ class SimulatedReplica:
                 async with self.queue.admit(tenant, digest, prompt, max_wait_s=request.max_wait_s) as queued:
                     wait_s = loop.time() - loaded_s
                     emit(AdmissionInfo(tier, loaded_s - arrived_s, wait_s, self.queue.slot_usage, {}))
-                    await asyncio.sleep(self._costs.prompt_token * prompt + self._step_s())
+                    await asyncio.sleep(self._prefill_s(prompt))
                     self.queue.record_generated(queued, 1)
                     emit(StreamChunk("token", TokenCounts(prompt, 1)))
                     left -= 1
@@ -190,6 +191,11 @@ class SimulatedReplica:
         except Overloaded as error:
             emit(looper_error_response(error))
         emit(None)
+
+    def _prefill_s(self, prompt: int) -> float:
+        """Return the time until the first token: the rest of a step, and the steps that read the prompt."""
+        steps = ceil(prompt / max(1, self._step_tokens - self.queue.running_seqs))
+        return self._costs.prompt_token * prompt + (0.5 + steps) * self._step_s()
 
     def _step_s(self) -> float:
         costs = self._costs

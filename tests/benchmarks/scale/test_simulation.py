@@ -4,8 +4,11 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 
+import numpy as np
 import pytest
 
+from looper.benchmarks.capacity.load.workload import WorkloadRequest
+from looper.benchmarks.capacity.simulation.simulator import simulate
 from looper.benchmarks.scale.bench import MEASURED_ENGINE
 from looper.benchmarks.scale.costs.routing import measure_moves
 from looper.benchmarks.scale.plan import plan_scenarios
@@ -157,3 +160,29 @@ def test_plans_differ_in_name_and_quick_ones_are_small() -> None:
     full = plan_scenarios(MEASURED_ENGINE, quick=False)
     assert {1000, 4000} <= set(chain.from_iterable((scenario.replicas,) for scenario in full))
     assert max(scenario.load.adapters for scenario in full) == 1_000_000
+
+
+def test_the_engine_agrees_with_the_one_that_is_simulated_step_by_step() -> None:
+    """``benchmarks/capacity/simulation`` simulates each step, and its errors against measurements are published."""
+    load = ScaleLoad(adapters=20, tenants=1, rate=6.0, seconds=40.0)
+    scenario = vary(replicas=2, gateways=1, warm_adapters=20, load=load)
+    result, _ = simulate_scenario(scenario)
+    exact = simulate(
+        [
+            WorkloadRequest(
+                arrival_s=arrival.at_s,
+                adapter=arrival.adapter,
+                prompt_tokens=arrival.prompt_tokens,
+                output_tokens=arrival.output_tokens,
+            )
+            for arrival in generate_arrivals(load)
+        ],
+        MEASURED_ENGINE.size.model_copy(update={"replicas": 2}),
+        MEASURED_ENGINE.costs,
+        timeout_s=1000,
+        prewarmed=range(20),
+    )
+    assert result.answered == sum(answer.finished_s is not None for answer in exact)
+    p50_s, p95_s = np.percentile([answer.ttft_s for answer in exact], (50, 95))
+    assert result.ttft_p50_s == pytest.approx(p50_s, rel=0.35)
+    assert result.ttft_p95_s == pytest.approx(p95_s, rel=0.5), "prompts of others are not in a step"
