@@ -31,7 +31,7 @@ def plan_scenarios(profile: EngineProfile, *, quick: bool) -> list[ScaleScenario
         warm_up_s=10.0,
         load=ScaleLoad(adapters=1000 * size, tenants=10 * size, rate=RATE_PER_REPLICA * size, seconds=30),
     )
-    large = [] if quick else [_large(profile, 1000, 20, 8.0), _large(profile, 4000, 50, 3.0)]
+    large = [] if quick else [_large(profile, 1000, 20, 8.0), _large(profile, 4000, 50, 4.0)]
     return [
         *large,
         *(_vary(medium, f"{count} gateways", gateways=count) for count in ((1, 10) if quick else (1, 10, 50, 100))),
@@ -67,7 +67,7 @@ def _large(profile: EngineProfile, replicas: int, gateways: int, seconds: float)
         replicas=replicas,
         gateways=gateways,
         warm_adapters=30_000,
-        warm_up_s=seconds / 4,
+        warm_up_s=seconds / 2,
         load=ScaleLoad(adapters=1_000_000, tenants=10_000, rate=RATE_PER_REPLICA * replicas, seconds=seconds),
     )
 

@@ -90,15 +90,17 @@ def plot(report: ScaleReport, file: Path) -> None:
     for name in ("a node dies", "a zone dies", "rolling restart"):
         if row := report.scenarios.get(name):
             at_s = [each.begin_s for each in row.intervals]
-            loss.plot(at_s, [100 * each.cold / each.requests for each in row.intervals], marker=".", label=name)
-    loss.set(title="% of requests whose adapter is not in memory", xlabel="seconds", ylim=(0, None))
+            loss.plot(at_s, [each.lost for each in row.intervals], marker=".", label=name)
+    loss.set(title="requests that are lost, by the time of their arrival", xlabel="seconds", ylim=(0, None))
     loss.legend()
     if row := report.scenarios.get("a day"):
         at_s = [each.begin_s for each in row.intervals]
         length_s = at_s[1] - at_s[0]
         day.plot(at_s, [each.requests / length_s for each in row.intervals], label="requests per second", alpha=0.6)
         day.plot(at_s, [each.replicas for each in row.intervals], label="replicas", drawstyle="steps-post")
-        day.plot(at_s, [100 * (each.ttft_p95_s or 0) for each in row.intervals], label="TTFT p95 in 1/100 s")
+        latency = day.twinx()
+        latency.plot(at_s, [each.ttft_p95_s or 0 for each in row.intervals], color="tab:green")
+        latency.set_ylabel("TTFT p95 in seconds", color="tab:green")
         day.set(title="a day with autoscaling, compressed", xlabel="seconds", ylim=(0, None))
         day.legend()
     rows = sorted(

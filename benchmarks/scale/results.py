@@ -91,11 +91,9 @@ def _add_simulated(scenarios: dict[str, ScenarioResult], ratios: dict[str, float
         name = f"busiest replica over the mean, {last.gateways} gateways over one"
         ratios[name] = round(last.max_over_mean_load / lone.max_over_mean_load, 3)
     if with_prefetch and with_prefetch.polled_rows_per_s:
-        gateways = with_prefetch.gateways
-        ratios["rows that polls return for each promotion"] = round(
+        ratios[f"rows that polls return for each promotion, {with_prefetch.gateways} gateways"] = round(
             with_prefetch.polled_rows_per_s / PROMOTIONS_PER_REPLICA / with_prefetch.replicas, 1
         )
-        ratios["gateways in that scenario"] = float(gateways)
     for row in scenarios.values():
         if row.replicas >= LARGE_REPLICAS:
             name = f"choices per second and gateway, {row.replicas} replicas"

@@ -18,7 +18,7 @@ from looper.benchmarks.scale.simulation.workload import Arrival, generate_arriva
 from looper.serve.gateway.adapter_prefetcher import POLL_INTERVAL_S, REFRESH_INTERVAL_S
 from looper.serve.gateway.catalog_poller import run_periodically
 
-INTERVAL_S = 5.0
+INTERVAL_S = 2.0
 """Length of the intervals of a result, in seconds."""
 
 PATIENCE_S = 600.0
@@ -131,7 +131,8 @@ class _ScenarioRun:
         while True:
             self._running.append(len(self._cluster.running))
             loads = [replica.ongoing for replica in self._cluster.running.values()]
-            if any(loads):
+            is_counted = self._scenario.warm_up_s <= asyncio.get_running_loop().time() < self._scenario.load.seconds
+            if is_counted and any(loads):
                 self._imbalance.append(max(loads) * len(loads) / sum(loads))
             self._notify(asyncio.get_running_loop().time())
             await asyncio.sleep(INTERVAL_S)
