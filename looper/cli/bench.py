@@ -249,3 +249,59 @@ def capacity(
     else:
         console.print(to_table(found))
         console.print("\n".join(f"{name}: {value}" for name, value in found.ratios.items()))
+
+
+@app.command()
+def scale(
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an empty PostgreSQL database on this machine, which is filled and measured. Without one, the "
+            "catalog is not measured."
+        ),
+    ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="URL of an empty object store to measure, such as s3://BUCKET. Default: a temporary folder."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Simulate and measure small numbers only, in about a minute.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the results of each scenario and for the report.")] = Path(
+        "scale"
+    ),
+    json: Json = False,
+) -> None:
+    """Find out where Looper is full with thousands of engines, a million adapters and many gateways.
+
+    The parts that decide are the real ones: placement, admission, autoscaling, prefetching and the adapter cache. Time,
+    network, engines and failures are simulated. What an operation costs is measured with the real code.
+
+    Example: `looper bench scale --catalog postgresql://looper@127.0.0.1/empty --out scale`
+    """
+    requirements.check_machine("looper bench scale", "bench")
+
+    from rich.console import Console
+
+    from looper.benchmarks.machine import describe_machine
+    from looper.benchmarks.scale.bench import bench
+    from looper.benchmarks.scale.report import to_tables
+    from looper.platform.settings import load_settings
+
+    with progress() as display:
+        line = display.add_task("simulation", total=None, note="")
+        found = bench(
+            out,
+            machine=describe_machine(),
+            catalog_url=catalog,
+            store=load_settings(store={"url": store}) if store else None,
+            quick=quick,
+            notify=lambda text: display.update(line, description=text),
+        )
+    if json:
+        emit_json(found)
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 200)
+        for table in to_tables(found):
+            console.print(table, "")
+        console.print("\n".join(f"{name}: {value}" for name, value in found.ratios.items()))

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import rows
@@ -16,6 +16,9 @@ from looper.platform.domain.scopes import format_scopes
 
 LAST_USE_INTERVAL_S = 60.0
 """The time of a key's last use is written at most this often, in seconds."""
+
+# Each request for inference runs it. To build a statement takes longer than to run it.
+_KEY = select(t.keys).where(t.keys.c.id == bindparam("id"))
 
 
 class KeyOperations(Database):
@@ -49,7 +52,7 @@ class KeyOperations(Database):
             NotFound: There is no such key.
         """
         with self._read_transaction() as sql:
-            row = sql.execute(select(t.keys).where(t.keys.c.id == id)).one_or_none()
+            row = sql.execute(_KEY, {"id": id}).one_or_none()
         if row is None:
             raise NotFound(f"key {id} does not exist")
         return ApiKey(**row._mapping)

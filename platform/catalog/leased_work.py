@@ -23,6 +23,9 @@ from looper.platform.domain.states import ConsolidationState
 
 _ACTIVE_STATES = (ConsolidationState.SYNTHESISING, ConsolidationState.TRAINING, ConsolidationState.EVALUATING)
 
+MAX_IDS = 10_000
+"""Maximum number of ids in one statement. PostgreSQL takes 65,535 parameters, and SQLite 32,766."""
+
 c = t.consolidations.c
 
 
@@ -87,8 +90,15 @@ class LeasedWorkOperations(Database):
 
     def filter_ended(self, ids: Iterable[str]) -> list[str]:
         """Return those of ``ids`` whose consolidations have ended."""
+        asked = list(ids)
         with self._read_transaction() as sql:
-            return list(sql.scalars(select(c.id).where(c.id.in_(list(ids)), c.ended_at.is_not(None))))
+            return [
+                id
+                for begin in range(0, len(asked), MAX_IDS)
+                for id in sql.scalars(
+                    select(c.id).where(c.id.in_(asked[begin : begin + MAX_IDS]), c.ended_at.is_not(None))
+                )
+            ]
 
     def fail(self, id: str, owner: str, reason: str) -> None:
         """End a consolidation as failed.

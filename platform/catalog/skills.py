@@ -5,7 +5,7 @@ The gateway resolves model names here. The API and the command line move channel
 
 from datetime import datetime
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
@@ -15,6 +15,27 @@ from looper.platform.catalog.records import Changes, RouteTarget
 from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import PROD, InstanceName, ModelName, check_name, is_digest
 from looper.platform.domain.version import Version
+
+
+def _valid_versions() -> Select[tuple[str, int]]:
+    """Select the versions of an instance that are not revoked."""
+    v = t.versions.c
+    of_instance = (v.tenant == bindparam("tenant")) & (v.instance == bindparam("instance"))
+    return select(v.digest, v.rank).where(of_instance, v.revoked_at.is_(None))
+
+
+def _channels_with_versions(is_requested: ColumnElement[bool]) -> Select[tuple[str, int, str, float]]:
+    """Select some channels of an instance with their versions, ordered by name."""
+    v, c = t.versions.c, t.channels.c
+    of_version = (c.tenant == v.tenant) & (c.instance == v.instance) & (c.digest == v.digest)
+    query = _valid_versions().join(t.channels, of_version).add_columns(c.name, c.share)
+    return query.where(is_requested).order_by(c.name)
+
+
+# Each request for inference runs one of these. To build a statement takes longer than to run it.
+_VALID_VERSION = _valid_versions().where(t.versions.c.digest == bindparam("digest"))
+_CHANNEL = _channels_with_versions(t.channels.c.name == bindparam("channel"))
+_PROD_AND_CANARIES = _channels_with_versions((t.channels.c.name == bindparam("channel")) | (t.channels.c.share > 0))
 
 
 class SkillOperations(Database):
@@ -229,18 +250,14 @@ class SkillOperations(Database):
         Raises:
             NotFound: As ``resolve``.
         """
-        v, c = t.versions.c, t.channels.c
-        valid = select(v.digest, v.rank).where(rows.in_instance(t.versions, model.instance), v.revoked_at.is_(None))
+        name = {"tenant": model.instance.tenant, "instance": model.instance.instance}
         with self._read_transaction() as sql:
             if is_digest(model.selector):
-                found = sql.execute(valid.where(v.digest == model.selector)).all()
-                targets = [RouteTarget(channel=None, digest=row.digest, rank=row.rank, share=1) for row in found]
+                versions = sql.execute(_VALID_VERSION, name | {"digest": model.selector}).all()
+                targets = [RouteTarget(channel=None, digest=row.digest, rank=row.rank, share=1) for row in versions]
             else:
-                query = valid.join(t.channels, rows.in_instance(t.channels, model.instance) & (c.digest == v.digest))
-                is_requested = c.name == model.selector
-                if model.selector == PROD:
-                    is_requested |= c.share > 0
-                found = sql.execute(query.add_columns(c.name, c.share).where(is_requested).order_by(c.name)).all()
+                query = _PROD_AND_CANARIES if model.selector == PROD else _CHANNEL
+                found = sql.execute(query, name | {"channel": model.selector}).all()
                 targets = [
                     RouteTarget(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found
                 ]

@@ -78,6 +78,8 @@ keys = Table(
         sqlite_where=text("revoked_at IS NULL"),
         postgresql_where=text("revoked_at IS NULL"),
     ),
+    # Each gateway polls for what was revoked or promoted recently. These indexes spare it from reading all rows.
+    Index("ix_keys_revoked_at", "revoked_at"),
 )
 
 instances = Table(
@@ -171,6 +173,7 @@ channels = Table(
     Column("share", Float, nullable=False, server_default="0"),
     Column("updated_at", UTCDateTime, nullable=False),
     _instance_foreign_key(),
+    Index("ix_channels_updated_at", "updated_at"),
 )
 
 events = Table(

@@ -173,6 +173,24 @@ class ObjectStore:
         """
         self._guard(key, lambda: self._fs.get_file(self._path(key), str(path)))
 
+    def list_folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly below the folder ``prefix``, sorted.
+
+        On S3, a request returns up to a thousand folders, however many objects they have.
+
+        Raises:
+            StoreUnavailable: The object store failed.
+        """
+
+        def list_entries() -> list[dict[str, Any]]:
+            try:
+                return list(self._fs.ls(self._path(prefix), detail=True))
+            except FileNotFoundError:
+                return []
+
+        found = self._guard(prefix, list_entries)
+        return sorted(posixpath.basename(each["name"].rstrip("/")) for each in found if each["type"] == "directory")
+
     def list(self, prefix: str) -> list[str]:
         """Return the keys of all objects below the folder ``prefix``, sorted.
 

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from looper.serve.cache.disk_cache import MAX_CONCURRENT_DOWNLOADS, DiskCache
+from looper.serve.cache.disk_cache import MAX_CONCURRENT_DOWNLOADS
 from looper.serve.cache.pinned_lru_cache import PREFETCHES, PinnedLRUCache
 from looper.serve.protocol import Tier
 
@@ -17,6 +17,29 @@ T = TypeVar("T")
 
 MAX_PREFETCHES = 16
 """Maximum number of adapters that are prefetched at once, those that wait included."""
+
+
+class DiskTier(Protocol):
+    """A replica's local disk. ``DiskCache`` implements it, and the simulator of ``benchmarks/scale`` does."""
+
+    async def load(self, digest: str) -> Path:
+        """Load an adapter from the object store.
+
+        Args:
+            digest: Digest of the adapter.
+
+        Returns:
+            Folder of the adapter.
+        """
+        ...
+
+    async def evict(self, digest: str, folder: Path) -> None:
+        """Delete an adapter.
+
+        Args:
+            digest: Digest of the adapter.
+            folder: Folder of the adapter.
+        """
 
 
 class HostMemory(Protocol[T]):
@@ -52,7 +75,7 @@ class Pager(Generic[T]):
     """
 
     def __init__(
-        self, disk: DiskCache, host_memory: HostMemory[T], *, disk_capacity: int, host_memory_capacity: int
+        self, disk: DiskTier, host_memory: HostMemory[T], *, disk_capacity: int, host_memory_capacity: int
     ) -> None:
         """Create empty tiers.
 

@@ -10,7 +10,7 @@ after all others.
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from contextvars import Context
 from dataclasses import dataclass
@@ -306,16 +306,20 @@ class PinnedLRUCache(Generic[T]):
         """Choose the entry that is evicted for a tenant: the least recently used one, as far as that is fair."""
         now = asyncio.get_running_loop().time()
         self._active_until = {active: until for active, until in self._active_until.items() if until > now}
-        evictable = [digest for digest in self._entries if not self._is_kept(digest)]
-        if not evictable or self._owners[evictable[0]] not in self._active_until:
-            return evictable[0] if evictable else None
-        places = self._loads + Counter(self._owners[digest] for digest in self._entries)
+        oldest = next(self._evictable(), None)
+        if oldest is None or self._owners[oldest] not in self._active_until:
+            return oldest
+        places = self._loads + Counter(map(self._owners.__getitem__, self._entries))
         share = self._capacity / len(self._active_until.keys() | {tenant})
         if places[tenant] + 1 > share:
-            own = next((digest for digest in evictable if self._owners[digest] == tenant), None)
+            own = next((digest for digest in self._evictable() if self._owners[digest] == tenant), None)
             if own is not None:
                 return own
-        return next((digest for digest in evictable if places[self._owners[digest]] > share), evictable[0])
+        return next((digest for digest in self._evictable() if places[self._owners[digest]] > share), oldest)
+
+    def _evictable(self) -> Iterator[str]:
+        """Iterate over the entries that may be evicted, least recently used first, only as far as necessary."""
+        return (digest for digest in self._entries if not self._is_kept(digest))
 
     def _stop_waiting(self, waiter: "_Waiter") -> None:
         for tenant, queue in list(self._waiting.items()):
@@ -325,7 +329,10 @@ class PinnedLRUCache(Generic[T]):
                     del self._waiting[tenant]
 
     def _is_kept(self, digest: str) -> bool:
-        return digest in self._pins or self._held_until.get(digest, 0) > asyncio.get_running_loop().time()
+        if digest in self._pins:
+            return True
+        held_until = self._held_until.get(digest)
+        return held_until is not None and held_until > asyncio.get_running_loop().time()
 
 
 @dataclass(eq=False)

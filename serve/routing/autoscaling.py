@@ -14,6 +14,9 @@ from typing import Any, Self
 TARGET_UTILIZATION = 0.8
 """Share of its sequences and slots that a replica uses on average. The rest is reserved for bursts."""
 
+UPSCALE_DELAY_S, DOWNSCALE_DELAY_S = 2.0, 60.0
+"""Time for which Ray Serve must be asked for more, or for fewer, replicas before it changes anything, in seconds."""
+
 Stats = Mapping[str, Mapping[Any, float]]
 """Numbers that replicas report: by the name of the number, then by replica."""
 

@@ -6,7 +6,7 @@ Not in the module of the router: Ray Serve copies that module's content into eac
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 GATEWAY_NAME = "gateway"
 """Name of the gateways' deployment in Ray Serve."""
@@ -51,16 +51,19 @@ def avoid_replica(replica: str, seconds: float) -> None:
     _avoided_until[replica] = now + seconds
 
 
-def without_avoided(replicas: Iterable[str]) -> set[str]:
-    """Return the replicas that are not to be avoided now.
+def find_avoided(replicas: Collection[str]) -> set[str]:
+    """Return the replicas that are to be avoided now.
 
     Args:
-        replicas: Ids of replicas.
+        replicas: Ids of all replicas.
 
     Returns:
-        Some of them. If all are to be avoided, those for the shortest time, which a request has not tried yet.
+        Some of them. If all are to be avoided, then without those for the shortest time, which a request has not tried
+        yet.
     """
     now = time.monotonic()
-    avoided_for = {replica: max(0.0, _avoided_until.get(replica, 0.0) - now) for replica in replicas}
-    shortest = min(avoided_for.values(), default=0.0)
-    return {replica for replica, seconds in avoided_for.items() if seconds == shortest}
+    avoided_until = {id: until for id, until in _avoided_until.items() if until > now and id in replicas}
+    if len(avoided_until) < len(replicas):
+        return set(avoided_until)
+    shortest = min(avoided_until.values(), default=0.0)
+    return {id for id, until in avoided_until.items() if until > shortest}

@@ -1,6 +1,6 @@
 """Ray Serve's request router for the skill servers. It runs in every process that has a handle to them.
 
-``deployment/ray_app.py`` configures it, and ``placement`` makes the choice.
+``deployment/ray_app.py`` configures it, and ``replica_selector`` makes the choice.
 """
 
 from typing import Any
@@ -9,8 +9,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from typing_extensions import override
 
 from looper.serve.routing import known_replicas
-from looper.serve.routing.placement import select_replicas
-from looper.serve.routing.sequence_counts import SequenceCounts
+from looper.serve.routing.replica_selector import ReplicaSelector
 
 
 class AdapterAffinityRouter(RequestRouter):
@@ -22,8 +21,9 @@ class AdapterAffinityRouter(RequestRouter):
 
     @override
     def initialize_state(self, *, max_num_seqs: int) -> None:  # type: ignore[override]
-        self._max_num_seqs = max_num_seqs
-        self._more_seqs = SequenceCounts()
+        self._candidates: list[RunningReplica] = []
+        self._by_id: dict[str, RunningReplica] = {}
+        self._selector = ReplicaSelector(max_num_seqs, self._queue_length)
 
     @override
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
@@ -36,20 +36,22 @@ class AdapterAffinityRouter(RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         digest = pending_request.metadata.multiplexed_model_id if pending_request else ""
-        by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        by_id = {id: by_id[id] for id in known_replicas.without_avoided(by_id)}
-        queue_lengths = self.replica_queue_len_cache
-        loads = {
-            id: (queue_lengths.get(replica.replica_id) or 0) + self._more_seqs.of(id) for id, replica in by_id.items()
-        }
+        if candidate_replicas is not self._candidates:  # Ray makes a new list whenever a replica comes or goes
+            self._candidates = candidate_replicas
+            self._by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+            self._selector.update(self._by_id)
+        chosen = self._selector.select(digest, known_replicas.find_avoided(self._by_id))
         # One replica per rank: Ray tries them in this order until one accepts the request.
-        return [[by_id[id]] for id in select_replicas(digest, loads, self._max_num_seqs)]
+        return [[self._by_id[id]] for id in chosen]
+
+    def _queue_length(self, id: str) -> int | None:
+        return self.replica_queue_len_cache.get(self._by_id[id].replica_id)
 
     @override
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         request_id = pending_request.metadata.internal_request_id
-        self._more_seqs.add(request_id, replica_id.unique_id, pending_request.args)
+        self._selector.more_seqs.add(request_id, replica_id.unique_id, pending_request.args)
 
     @override
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        self._more_seqs.remove(internal_request_id)
+        self._selector.more_seqs.remove(internal_request_id)

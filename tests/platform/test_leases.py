@@ -145,3 +145,12 @@ def test_no_consolidation_is_lost_when_workers_die(queue: QueueHarness) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(run, range(4)))
     assert Counter(ended) == Counter(job.id for job in submitted[1:])
+
+
+def test_more_ids_are_looked_up_than_a_statement_takes(queue: QueueHarness) -> None:
+    """A worker asks for each consolidation that has checkpoints, and they may be many."""
+    ended, running = queue.submit("acme/one", "acme/two")
+    queue.catalog.cancel(ended.id)
+    others = [f"{number:032x}" for number in range(70_000)]
+    assert queue.catalog.filter_ended([*others, running.id, ended.id]) == [ended.id]
+    assert queue.catalog.filter_ended([]) == []

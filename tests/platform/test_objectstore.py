@@ -31,6 +31,15 @@ def test_put_get_list_and_exists(store_settings: Settings) -> None:
     assert not store.exists("a/three")
 
 
+def test_folders_are_listed_without_their_objects(store_settings: Settings) -> None:
+    store = ObjectStore.open(store_settings)
+    for key in ("a/b/one", "a/b/c/two", "a/d/three", "a/four"):
+        store.put(key, b"")
+    assert store.list_folders("a") == ["b", "d"]
+    assert store.list_folders("a/d") == []
+    assert store.list_folders("nothing/here") == []
+
+
 def test_get_all_returns_all_objects_or_fails(store_settings: Settings) -> None:
     store = ObjectStore.open(store_settings)
     store.put("a/one", b"123")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from looper.benchmarks.capacity.load.clients import RequestResult
 from looper.benchmarks.capacity.load.workload import WorkloadRequest
 from looper.serve.engine.admission import ADAPTER_AFFINITY_BONUS
-from looper.serve.routing.placement import select_replicas
+from looper.serve.routing.placement import Placement
 
 
 class EngineCosts(BaseModel):
@@ -202,6 +202,7 @@ def simulate(
         One result per request that arrived in time, in the order of arrival.
     """
     engines = {str(number): _SimulatedEngine(cluster, costs) for number in range(cluster.replicas)}
+    placement = Placement(engines)
     for engine in engines.values():
         for adapter in prewarmed:
             engine.prewarm(adapter)
@@ -227,11 +228,13 @@ def simulate(
     while events and events[0][0] <= timeout_s:
         now, _, subject = heapq.heappop(events)
         if isinstance(subject, WorkloadRequest):
-            if sum(engine.load for engine in engines.values()) >= cluster.line * cluster.replicas:
+            total_load = sum(engine.load for engine in engines.values())
+            if total_load >= cluster.line * cluster.replicas:
                 results.append(RequestResult(subject, error="rejected"))
                 continue
             digest = "" if subject.adapter is None else str(subject.adapter)
-            name = select_replicas(digest, {name: engine.load for name, engine in engines.items()}, cluster.seats)[0]
+            mean_load = total_load / cluster.replicas
+            name = placement.select(digest, lambda name: engines[name].load, mean_load, cluster.seats)[0]
             results.append(engines[name].submit(subject, now).result)
             heapq.heappush(events, (engines[name].waiting[-1].ready_s, next(order), f"wake {name}"))
         elif subject.startswith("wake "):

@@ -166,8 +166,7 @@ def delete_orphaned_checkpoints(catalog: Catalog, store: ObjectStore) -> None:
         catalog: Says which consolidations have ended.
         store: Object store.
     """
-    ids = {key.split("/")[1] for key in store.list(keys.CHECKPOINTS)}
-    for id in catalog.filter_ended(ids):
+    for id in catalog.filter_ended(store.list_folders(keys.CHECKPOINTS)):
         store.delete(keys.checkpoints(id))
 
 

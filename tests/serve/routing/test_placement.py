@@ -1,13 +1,52 @@
 """The choice of a replica, as plain numbers."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from math import ceil
 from random import Random
 
-from looper.serve.routing.placement import MAX_LOAD_FACTOR, rank_replicas, select_replicas
+import pytest
+
+from looper.serve.routing.placement import MAX_CHOICES, MAX_LOAD_FACTOR, Placement
 
 REPLICAS = [f"replica-{number}" for number in range(8)]
 DIGESTS = [f"{number:064x}" for number in range(2000)]
 IDLE = dict.fromkeys(REPLICAS, 0)
+
+
+def rank_replicas(digest: str, replicas: Iterable[str]) -> list[str]:
+    return list(Placement(replicas).rank(digest))
+
+
+def select_replicas(digest: str, loads: Mapping[str, int], max_num_seqs: int) -> list[str]:
+    mean_load = sum(loads.values()) / len(loads)
+    return Placement(loads).select(digest, loads.__getitem__, mean_load, max_num_seqs)
+
+
+def sort_all(digest: str, loads: Mapping[str, int], max_num_seqs: int) -> list[str]:
+    """The rule without any shortcut: all replicas below the maximum load, ordered by their queues, then by rank."""
+    max_load = max(max_num_seqs // 4, ceil(MAX_LOAD_FACTOR * (sum(loads.values()) + 1) / len(loads)))
+    candidates = [replica for replica in rank_replicas(digest, loads) if loads[replica] < max_load]
+    return sorted(candidates, key=lambda replica: max(0, loads[replica] - max_num_seqs + 1))
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 15, 16, 17, 200])
+@pytest.mark.parametrize("max_load", [1, 6, 20, 60])
+def test_a_choice_is_the_beginning_of_the_full_order(replicas: int, max_load: int) -> None:
+    random = Random(replicas + max_load)
+    for digest in DIGESTS[:20]:
+        loads = {f"replica-{number}": random.randrange(max_load) for number in range(replicas)}
+        assert select_replicas(digest, loads, 16) == sort_all(digest, loads, 16)[:MAX_CHOICES]
+
+
+def test_a_rank_has_every_replica_once() -> None:
+    replicas = [f"replica-{number}" for number in range(100)]
+    assert sorted(rank_replicas(DIGESTS[0], replicas)) == sorted(replicas)
+
+
+def test_the_order_is_the_same_in_every_process_and_release() -> None:
+    """Gateways of two releases that disagree would load each adapter on two replicas."""
+    assert rank_replicas("a" * 64, REPLICAS)[:3] == ["replica-5", "replica-0", "replica-4"]
 
 
 def test_versions_have_a_preferred_replica_and_are_spread_evenly() -> None:
@@ -74,3 +113,12 @@ def test_under_a_skewed_load_no_replica_has_much_more_than_the_mean() -> None:
 def test_the_base_model_goes_to_the_replica_with_the_lowest_load() -> None:
     loads = {replica: number for number, replica in enumerate(reversed(REPLICAS))}
     assert select_replicas("", loads, 16)[0] == REPLICAS[-1]
+
+
+def test_without_replicas_there_is_no_choice() -> None:
+    assert Placement([]).select(DIGESTS[0], IDLE.__getitem__, 0.0, 16) == []
+
+
+def test_a_mean_that_is_too_low_still_gives_a_choice() -> None:
+    loads = dict.fromkeys(REPLICAS, 9) | {REPLICAS[2]: 8}
+    assert Placement(REPLICAS).select(DIGESTS[0], loads.__getitem__, 0.0, 16)[0] == REPLICAS[2]

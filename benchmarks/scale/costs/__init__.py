@@ -1,0 +1,1 @@
+"""What single operations cost on this machine, measured with the real code at full size."""
