@@ -132,10 +132,20 @@ class ConsolidationOperations(Database):
                 raise rows.consolidation_not_found(id)
         return [found[id] for id in ids]
 
-    def list_unfinished(self) -> list[Consolidation]:
-        """Return all consolidations that have not ended, oldest first."""
+    def list_unfinished(self, tenant: str | None = None, *, limit: int | None = None) -> list[Consolidation]:
+        """List consolidations that have not ended, oldest first.
+
+        Args:
+            tenant: Only those of this tenant.
+            limit: Maximum length of the list.
+
+        Returns:
+            The consolidations.
+        """
         c = t.consolidations.c
-        query = select(t.consolidations).where(c.ended_at.is_(None)).order_by(c.created_at, c.id)
+        query = select(t.consolidations).where(c.ended_at.is_(None)).order_by(c.created_at, c.id).limit(limit)
+        if tenant is not None:
+            query = query.where(c.tenant == tenant)
         with self._read_transaction() as sql:
             return [rows.to_consolidation(row) for row in sql.execute(query)]
 
