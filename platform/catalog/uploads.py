@@ -20,7 +20,7 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.trajectories.report import IngestReport
 
 MAX_UPLOADS_PER_TENANT = 16
-"""Maximum number of uploads of one tenant that have begun and not ended. It bounds what their parts take in the store."""
+"""Maximum number of unfinished uploads of one tenant. It bounds what their parts take in the object store."""
 
 UPLOAD_LIFETIME_S = 86_400.0
 """An upload is deleted when no part of it has arrived for this time, in seconds."""

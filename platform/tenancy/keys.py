@@ -54,11 +54,12 @@ def issue_key(
         InvalidInput: The name is not valid, or such a key cannot have one of the scopes.
         Conflict: The owner has another key of this name that is not revoked.
     """
-    allowed = OPERATOR_SCOPES if tenant is None else TENANT_SCOPES
+    allowed, kind, others = TENANT_SCOPES, "a tenant's", "looper operator key NAME"
+    if tenant is None:
+        allowed, kind, others = OPERATOR_SCOPES, "an operator's", "looper tenant key TENANT"
     if wrong := scopes - allowed:
-        kind, others = ("an operator's", "looper tenant key TENANT") if tenant is None else ("a tenant's", "looper operator key NAME")
         raise InvalidInput(
-            f"scope {format_scopes(wrong)} is not for {kind} key, which may have {format_scopes(allowed)}: {others}"
+            f"{kind} key cannot have scope {format_scopes(wrong)}, only {format_scopes(allowed)}: {others}"
         )
     id, secret, now = secrets.token_hex(8), secrets.token_hex(32), catalog.now()
     catalog.add_key(

@@ -87,7 +87,7 @@ def test_the_guides_format() -> None:
 
 def test_the_guides_route(platform: Platform, tmp_path: Path) -> None:
     model, route, method = examples("docs/guides/add-a-route.md")
-    info = run(model, _ApiModel=BaseModel, Field=Field)["BatchInfo"]
+    info = run(model, ApiModel=BaseModel, Field=Field)["BatchInfo"]
     app, router = FastAPI(), APIRouter(prefix="/api/v1/instances")
     desk = Annotated[InstanceName, Depends(lambda: InstanceName("acme", "desk"))]
     run(route, router=router, Instance=desk, BatchInfo=info, catalog=platform.catalog)

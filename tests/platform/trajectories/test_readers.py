@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from looper.platform.domain.trajectory import Trajectory
-from looper.platform.trajectories.documents import Rejection
 from looper.platform.trajectories.ingest import read_path
 from looper.platform.trajectories.readers import READERS, select_readers
+from looper.platform.trajectories.rejection import Rejection
 
 
 def read(document: Any) -> list[Trajectory | Rejection]:
