@@ -10,7 +10,22 @@ from typing import Annotated
 
 import typer
 
-from looper.cli import bench, chat, config, consolidate, demo, doctor, ingest, instances, jobs, plan, skills, tenants
+from looper.cli import (
+    bench,
+    chat,
+    config,
+    consolidate,
+    demo,
+    doctor,
+    ingest,
+    instances,
+    jobs,
+    login,
+    operators,
+    plan,
+    skills,
+    tenants,
+)
 from looper.cli import up as cluster
 from looper.cli.output import fail
 from looper.cli.requirements import PACKAGE, describe_missing_module
@@ -32,7 +47,10 @@ app.command()(plan.plan)
 app.command()(cluster.up)
 app.command()(cluster.status)
 app.command()(cluster.down)
+app.command()(login.login)
+app.command()(login.logout)
 app.add_typer(tenants.app, name="tenant")
+app.add_typer(operators.app, name="operator")
 app.add_typer(instances.app, name="instance")
 app.command()(ingest.ingest)
 app.command()(consolidate.consolidate)
@@ -41,6 +59,9 @@ app.add_typer(skills.app, name="skills")
 app.command()(chat.chat)
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
+
+LOCAL_COMMANDS = {"demo", "doctor", "plan", "up", "status", "down", "bench"}
+"""Commands that work on this machine, also where others work on a remote Looper."""
 
 
 def _version(show: bool) -> None:
@@ -53,6 +74,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -63,6 +85,9 @@ def _root(
 ) -> None:
     if config is not None:
         os.environ["LOOPER_CONFIG"] = str(config.expanduser().absolute())
+    command = context.invoked_subcommand
+    if command in LOCAL_COMMANDS and "--help" not in sys.argv:
+        login.note_that_it_is_local(command)
 
 
 def main() -> None:

@@ -7,9 +7,15 @@ from fastapi.routing import APIRoute
 from pydantic import Field
 
 from looper.platform.api.authenticated_route import AnyTenant, Key, Tenant, needs, require_tenant
-from looper.platform.api.models import ConsolidationInfo, ConsolidationRequest, EventInfo
+from looper.platform.api.models import (
+    MAX_IDS,
+    ConsolidationInfo,
+    ConsolidationRequest,
+    EventInfo,
+    ReportFormat,
+)
 from looper.platform.api.pages import NUMBER, TIME_AND_DIGEST, Cursor, page_response, parse_cursor
-from looper.platform.api.reports import REPORT_TYPES, ReportFormat, read_report
+from looper.platform.api.reports import REPORT_TYPES, read_report
 from looper.platform.api.submission import submit_consolidations
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
@@ -22,9 +28,6 @@ from looper.platform.settings import Settings
 
 Id = Annotated[str, Path(max_length=64)]
 """Parameter type: the id of a consolidation that ``{id}`` in the path names."""
-
-MAX_IDS = 100
-"""Maximum number of consolidations that one request asks for by their ids."""
 
 Ids = Annotated[
     list[Annotated[str, Field(max_length=64)]] | None,

@@ -6,7 +6,7 @@ module, so it imports no web framework and no database. ``tenant_models`` has th
 """
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
@@ -22,6 +22,13 @@ if TYPE_CHECKING:  # the client has these models and no database
 
 MAX_SUBMITTED_INSTANCES = 1000
 """Maximum number of instances in one request to consolidate."""
+
+
+MAX_IDS = 100
+"""Maximum number of consolidations that one request asks for by their ids."""
+
+ReportFormat = Literal["json", "html"]
+"""Form of a report on training data. ``json``: the counts. ``html``: the page for people."""
 
 
 class ApiModel(BaseModel):

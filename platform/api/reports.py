@@ -1,12 +1,10 @@
 """Reads the report on the training data of a consolidation, which synthesis writes. The API and commands call it."""
 
-from typing import Final, Literal
+from typing import Final
 
+from looper.platform.api.models import ReportFormat
 from looper.platform.domain.errors import NotFound
 from looper.platform.objectstore import ObjectStore, keys
-
-ReportFormat = Literal["json", "html"]
-"""``json``: the counts. ``html``: the page for people."""
 
 REPORT_TYPES: Final[dict[ReportFormat, str]] = {"json": "application/json", "html": "text/html; charset=utf-8"}
 """Media type of each form."""

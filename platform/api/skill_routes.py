@@ -8,13 +8,13 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.routing import APIRoute
 
 from looper.platform import adapters, revocation
-from looper.platform.adapters.files import FILE_NAMES
 from looper.platform.api.authenticated_route import AnyTenant, Instance, needs
 from looper.platform.api.downloads import Downloads
 from looper.platform.api.models import ChannelPointer, SkillInfo, VersionInfo
 from looper.platform.api.pages import INSTANCE, TIME_AND_DIGEST, Cursor, page_response, parse_cursor
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.rows import version_not_found
+from looper.platform.domain.adapter_digest import FILE_NAMES
 from looper.platform.domain.errors import NotFound
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.scopes import Scope

@@ -9,7 +9,8 @@ from looper.platform.api.models import ApiModel
 from looper.platform.domain.scopes import DEFAULT_SCOPES, TENANT_SCOPES, Scope
 
 if TYPE_CHECKING:  # the client has these models and no database
-    from looper.platform.catalog import ApiKey, Event, TenantOverview
+    from looper.platform.catalog import ApiKey, Event, Quota, TenantOverview
+    from looper.platform.settings import ServeSettings
 
 MAX_LIFETIME_S = 3650 * 86_400
 """Longest time until a key expires that can be asked for over HTTP, in seconds."""
@@ -85,6 +86,20 @@ class EffectiveLimits(TenantLimits):
     """Rate limits of a tenant, and those of the cluster's settings, which apply where it has none of its own."""
 
     default: TenantLimits = Field(description="Limits of the cluster's settings. Null: there is no limit")
+
+    @classmethod
+    def of(cls, own: "Quota", serve: "ServeSettings") -> "EffectiveLimits":
+        """Return the rate limits of a tenant as clients see them.
+
+        Args:
+            own: Limits of the tenant itself.
+            serve: Settings of the cluster's endpoint.
+
+        Returns:
+            Both the tenant's own limits and those of the settings.
+        """
+        default = TenantLimits(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute)
+        return cls(**own.model_dump(), default=default)
 
 
 class TenantInfo(ApiModel):

@@ -42,7 +42,7 @@ def tenant_router(settings: Settings, catalog: Catalog, store: ObjectStore, rout
     admin, operator = [needs(Scope.ADMIN)], [needs(Scope.OPERATOR)]
 
     def limits_of(tenant: str) -> EffectiveLimits:
-        return effective_limits(catalog.get_quota(tenant), settings)
+        return EffectiveLimits.of(catalog.get_quota(tenant), settings.serve)
 
     @router.get("/key", summary="Show the API key of this request", dependencies=[needs_a_key()])
     def show_key(key: Key) -> KeyInfo:
@@ -111,20 +111,3 @@ def tenant_router(settings: Settings, catalog: Catalog, store: ObjectStore, rout
         return limits_of(tenant)
 
     return router
-
-
-def effective_limits(own: Quota, settings: Settings) -> EffectiveLimits:
-    """Return the rate limits of a tenant as clients see them.
-
-    Args:
-        own: Limits of the tenant itself.
-        settings: Settings of the cluster.
-
-    Returns:
-        Both the tenant's own limits and those of the settings.
-    """
-    default = TenantLimits(
-        requests_per_minute=settings.serve.requests_per_minute or None,
-        tokens_per_minute=settings.serve.tokens_per_minute or None,
-    )
-    return EffectiveLimits(**own.model_dump(), default=default)
