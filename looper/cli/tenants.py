@@ -71,8 +71,10 @@ def key(
     from datetime import timedelta
 
     from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import check_name
     from looper.platform.domain.scopes import parse_scopes
 
+    check_name(tenant, "tenant")
     lifetime, granted = timedelta(days=days) if days else None, parse_scopes(scopes)
     issued = open_control_plane().issue_key(tenant, name=name, scopes=granted, lifetime=lifetime)
     show_key(f"tenant {tenant}", {"tenant": tenant}, issued, json)
@@ -89,7 +91,9 @@ def keys(
     Example: `looper tenant keys acme`
     """
     from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import check_name
 
+    check_name(tenant, "tenant")
     show_keys(open_control_plane().list_keys(tenant), all_, json, empty=f"no keys: looper tenant key {tenant}")
 
 
@@ -102,10 +106,14 @@ def revoke(
     Example: `looper tenant revoke acme/ci`
     """
     from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import check_name
 
     tenant, slash, name = key.partition("/")
-    id = key.removeprefix("looper_").partition("_")[0]
-    revoked = open_control_plane().revoke_key(name if slash else id, tenant if slash else None)
+    if slash:
+        revoked = open_control_plane().revoke_key(check_name(name, "key"), check_name(tenant, "tenant"))
+    else:
+        id = key.removeprefix("looper_").partition("_")[0]
+        revoked = open_control_plane().revoke_key(check_name(id, "key"), None)
     typer.echo(f"key {revoked.tenant}/{revoked.name} with id {revoked.id} is revoked")
 
 
@@ -132,7 +140,9 @@ def limit(
     """
     from looper.cli.control_plane import open_control_plane
     from looper.platform.api.tenant_models import TenantLimits
+    from looper.platform.domain.names import check_name
 
+    check_name(name, "tenant")
     control_plane = open_control_plane()
     limits = control_plane.get_limits(name)
     if requests is not None or tokens is not None:
@@ -164,5 +174,7 @@ def audit(
     Example: `looper tenant audit acme`
     """
     from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import check_name
 
+    check_name(tenant, "tenant")
     show_audit_trail(open_control_plane().list_audit_trail(tenant, limit), json)

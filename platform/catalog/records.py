@@ -86,7 +86,7 @@ class ApiKey(_Record):
     @property
     def owner(self) -> str:
         """Whom the key belongs to, in words."""
-        return "the operators" if self.tenant is None else f"tenant {self.tenant}"
+        return "an operator" if self.tenant is None else f"tenant {self.tenant}"
 
 
 class Quota(_Record):

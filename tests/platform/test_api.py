@@ -17,6 +17,7 @@ from looper.platform.catalog import Catalog
 from looper.platform.client import Client
 from looper.platform.domain.errors import (
     Conflict,
+    Forbidden,
     InvalidInput,
     NotFound,
     StoreUnavailable,
@@ -188,7 +189,9 @@ def test_the_client_raises_the_errors_that_the_server_raised(
         client.ingest("desk", episodes)
         with pytest.raises(InvalidInput, match=r"above serve\.max_lora_rank"):
             client.consolidate(["desk"], recipe=Recipe(rank=64))
-        with pytest.raises(InvalidInput, match="priority: Input should be less than or equal to 0"):
+        with pytest.raises(InvalidInput, match="priority: Input should be less than or equal to 10"):
+            client.consolidate(["desk"], priority=11)
+        with pytest.raises(Forbidden, match="priority 1 is above 0, which only an operator's key may give"):
             client.consolidate(["desk"], priority=1)
         assert list(client.consolidations()) == []
         with pytest.raises(InvalidInput, match=r"recipe\.rank: Input should be greater"):
@@ -210,24 +213,36 @@ def test_the_openapi_document_has_every_route(platform: Platform) -> None:
     assert routes == {
         "GET /api/v1/instances",
         "GET /api/v1/instances/{instance}",
+        "GET /api/v1/instances/{instance}/batches",
+        "GET /api/v1/instances/{instance}/events",
         "POST /api/v1/instances/{instance}/trajectories",
+        "POST /api/v1/instances/{instance}/uploads",
+        "PUT /api/v1/instances/{instance}/uploads/{upload}/parts/{number}",
+        "POST /api/v1/instances/{instance}/uploads/{upload}/end",
+        "GET /api/v1/recipe",
+        "POST /api/v1/recipe",
         "POST /api/v1/consolidations",
         "GET /api/v1/consolidations",
         "GET /api/v1/consolidations/{id}",
         "GET /api/v1/consolidations/{id}/events",
+        "GET /api/v1/consolidations/{id}/report",
         "POST /api/v1/consolidations/{id}/cancel",
         "GET /api/v1/skills",
         "GET /api/v1/skills/{instance}",
         "GET /api/v1/skills/{instance}/versions",
+        "GET /api/v1/skills/{instance}/versions/{digest}/files/{file}",
         "PUT /api/v1/skills/{instance}/channels/{channel}",
         "DELETE /api/v1/skills/{instance}/channels/{channel}",
         "POST /api/v1/skills/{instance}/channels/{channel}/rollback",
         "POST /api/v1/skills/{instance}/versions/{digest}/revoke",
+        "GET /api/v1/key",
         "GET /api/v1/keys",
         "POST /api/v1/keys/{key}/revoke",
         "GET /api/v1/limits",
         "GET /api/v1/audit",
         "GET /api/v1/tenants",
+        "POST /api/v1/tenants",
+        "POST /api/v1/tenants/{tenant}/keys",
         "GET /api/v1/tenants/{tenant}/limits",
         "PUT /api/v1/tenants/{tenant}/limits",
     }
