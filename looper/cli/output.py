@@ -78,6 +78,7 @@ def progress(*, transient: bool = False) -> "Progress":
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=transient,
+        disable=transient and not sys.stderr.isatty(),
     )
 
 

@@ -31,7 +31,7 @@ from tests.platform.test_adapters import MANIFEST
 from tests.platform.test_api import EPISODE, served
 from tests.serve.gateway.harness import ScriptedEngine
 
-DESK, SHOP = InstanceName("acme", "desk"), InstanceName("acme", "shop")
+DESK = InstanceName("acme", "desk")
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
 VERDICT = GateVerdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
 REPORT = {"json": b'{"kept": 3}', "html": b"<h1>kept 3</h1>"}

@@ -182,11 +182,7 @@ def test_failures_of_tls_are_named(remote: Remote, tmp_path: Path) -> None:
     assert "http:// is without TLS" in line
     certificate, key = self_signed(tmp_path)
 
-    class Untrusted(ThreadingHTTPServer):
-        def handle_error(self, request: object, client_address: object) -> None:
-            """Say nothing of a client that hangs up."""
-
-    with Untrusted(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         server.socket = context.wrap_socket(server.socket, server_side=True)

@@ -63,7 +63,7 @@ def find_address(home: Path) -> RemoteAddress | None:
         return RemoteAddress(check_url(stored["url"], where), check_key(stored["key"], where), "file", where)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, InvalidInput):
             raise
         raise InvalidInput(f"{file} was not written by looper login: run looper logout, then log in again") from error
