@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.trajectories.readers.reader import Reader
 
 DOCUMENT_SUFFIXES = frozenset({".json", ".traj"})
 """Suffixes of files that are one document."""
@@ -18,6 +17,10 @@ JSON_LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 
 SUFFIXES = DOCUMENT_SUFFIXES | JSON_LINES_SUFFIXES
 """Suffixes of all trajectory files."""
+
+
+COMPANION_SUFFIXES = frozenset({".report.json"})
+"""``companion_suffix`` of all readers, which a test compares with this."""
 
 
 class FoundFile(NamedTuple):
@@ -54,18 +57,9 @@ def _find_files(path: Path) -> list[FoundFile]:
     return [FoundFile(path, is_named=True)]
 
 
-def find_companions(path: Path, readers: Iterable[Reader]) -> Mapping[str, Path]:
-    """Find the companion files of a trajectory file.
-
-    Args:
-        path: The trajectory file.
-        readers: Readers that are tried on it.
-
-    Returns:
-        Companion files by suffix.
-    """
-    suffixes = sorted({reader.companion_suffix for reader in readers if reader.companion_suffix})
-    beside = {suffix: path.with_name(path.stem + suffix) for suffix in suffixes}
+def find_companions(path: Path) -> Mapping[str, Path]:
+    """Find the companion files of a trajectory file at ``path``. Return them by suffix."""
+    beside = {suffix: path.with_name(path.stem + suffix) for suffix in sorted(COMPANION_SUFFIXES)}
     return {suffix: file for suffix, file in beside.items() if file != path and file.is_file()}
 
 

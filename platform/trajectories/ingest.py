@@ -84,7 +84,7 @@ def read_path(path: Path, format: str = "auto") -> Iterator[tuple[FileReport, li
     readers = select_readers(format)
     for path_of_file, is_named in find_files([path]):
         with _open_binary(path_of_file) as stream:
-            file = detect_format(str(path_of_file), stream, readers, _load_companions(path_of_file, readers))
+            file = detect_format(str(path_of_file), stream, readers, _load_companions(path_of_file))
             if file is None and is_named:
                 raise unknown_format(path_of_file)
             counts = EpisodeCounts(str(path_of_file))
@@ -96,7 +96,7 @@ def _ingest_file(
     path: Path, is_named: bool, instance: InstanceName, readers: list[Reader], catalog: Catalog, store: ObjectStore
 ) -> FileReport:
     with _open_binary(path) as stream:
-        file = detect_format(str(path), stream, readers, _load_companions(path, readers))
+        file = detect_format(str(path), stream, readers, _load_companions(path))
         if file is None:
             if is_named:
                 raise unknown_format(path)
@@ -141,10 +141,10 @@ def _open_binary(path: Path) -> BinaryIO:
         raise cannot_read(path, error) from error
 
 
-def _load_companions(path: Path, readers: list[Reader]) -> dict[str, object]:
+def _load_companions(path: Path) -> dict[str, object]:
     """Return the parsed companion files of a trajectory file by suffix. One that cannot be read is left out."""
     contents = {}
-    for suffix, file in find_companions(path, readers).items():
+    for suffix, file in find_companions(path).items():
         try:
             contents[suffix] = file.read_bytes()
         except OSError as error:

@@ -28,6 +28,13 @@ from tests.platform.test_api import serve_control_plane
 from tests.private_files import find_open_files
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    """Answers, and prints nothing."""
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """Print nothing."""
+
+
 class Remote:
     """A remote Looper, and a laptop."""
 
@@ -156,16 +163,13 @@ def test_expired_and_revoked_keys_and_missing_scopes_are_named(remote: Remote) -
 def test_another_server_is_named_in_one_line(
     remote: Remote, status: int, headers: dict[str, str], body: str, line: str
 ) -> None:
-    class Other(BaseHTTPRequestHandler):
+    class Other(QuietHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             for name, value in {**headers, "content-length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body.encode())
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Print nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -182,7 +186,7 @@ def test_failures_of_tls_are_named(remote: Remote, tmp_path: Path) -> None:
     assert "http:// is without TLS" in line
     certificate, key = self_signed(tmp_path)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), QuietHandler) as server:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         server.socket = context.wrap_socket(server.socket, server_side=True)

@@ -28,7 +28,6 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.scopes import Scope
 from looper.platform.trajectories.files import SUFFIXES, FoundFile, cannot_read, find_companions, find_files
-from looper.platform.trajectories.readers import READERS
 from looper.platform.trajectories.report import NO_TRAJECTORY_FILE, FileReport, IngestReport
 
 CHAT_KEY_LIFETIME = timedelta(minutes=10)
@@ -121,7 +120,7 @@ class RemoteControlPlane(ControlPlane):
             nothing = {"format": None, "trajectories": 0, "kept": 0, "rejected": 0}
             return [FileReport(path=path, **nothing, reasons={NO_TRAJECTORY_FILE: 1})]
         try:
-            beside = find_companions(file.path, READERS.values())
+            beside = find_companions(file.path)
             companions = {suffix: companion.read_text() for suffix, companion in beside.items()}
             report = self._of(instance).ingest(
                 instance.instance,
