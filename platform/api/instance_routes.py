@@ -32,7 +32,7 @@ def instance_router(catalog: Catalog, route_class: type[APIRoute]) -> APIRouter:
         """The header `Link` has the next page. An operator's key that names no tenant lists those of all tenants."""
         after = parse_cursor(cursor, INSTANCE)
         found = catalog.page_instances(tenant, after=after and InstanceName(*after), limit=limit + 1)
-        return page_response(found, limit, InstanceInfo.from_summary, lambda row: row.instance)
+        return page_response(found, limit, InstanceInfo.from_summary, lambda row: tuple(row.instance))
 
     @router.get("/{instance}", summary="Show one instance")
     def show_instance(instance: Instance) -> InstanceInfo:

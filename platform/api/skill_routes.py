@@ -74,7 +74,7 @@ def skill_router(
         last = parse_cursor(cursor, INSTANCE)
         after = last and InstanceName(*last)
         found = catalog.page_skills(tenant, after=after, limit=limit + 1, max_versions=MAX_LISTED_VERSIONS)
-        return page_response(found, limit, SkillInfo.from_summary, lambda skill: skill.instance)
+        return page_response(found, limit, SkillInfo.from_summary, lambda skill: tuple(skill.instance))
 
     @router.get("/{instance}", summary="Show a skill: its channels and newest versions", dependencies=reads)
     def show_skill(instance: Instance) -> SkillInfo:
