@@ -34,6 +34,7 @@ from tests.serve.gateway.harness import ScriptedEngine
 DESK = InstanceName("acme", "desk")
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
 VERDICT = GateVerdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
+BASE = "org/base"
 REPORT = {"json": b'{"kept": 3}', "html": b"<h1>kept 3</h1>"}
 
 
@@ -63,7 +64,7 @@ def run(*arguments: str, folder: Path, stdin: str = "", **environment: str) -> R
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         for name in ("LOOPER_URL", "LOOPER_KEY"):
             patch.delenv(name, raising=False)
-        for name, value in environment.items():
+        for name, value in {"LOOPER_BASE": BASE, **environment}.items():
             patch.setenv(name, value)
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["looper", *arguments])
@@ -80,7 +81,7 @@ def run(*arguments: str, folder: Path, stdin: str = "", **environment: str) -> R
 
 def build_template(folder: Path) -> Template:
     """Make a home folder with two tenants, two versions of a skill, an instance to consolidate, keys and a report."""
-    settings = load_settings(home=folder, base="org/base")
+    settings = load_settings(home=folder, base=BASE)
     store, names = ObjectStore.open(settings), {}
     with closing(Catalog.open(settings)) as catalog:
         for tenant in ("acme", "rival"):
@@ -113,7 +114,7 @@ def build_template(folder: Path) -> Template:
 @contextmanager
 def serve_home(home: Path) -> Iterator[str]:
     """Serve the gateway of a home folder, and yield its URL. Commands on the home folder find it running."""
-    settings = load_settings(home=home, base="org/base")
+    settings = load_settings(home=home, base=BASE)
     engine = ScriptedEngine()
     engine.script = ['data: {"choices": [{"delta": {"content": "hello "}}]}\n\n', "data: [DONE]\n\n"]
     with closing(Catalog.open(settings)) as catalog:
@@ -136,6 +137,7 @@ def mask(text: str, template: Template) -> str:
     known = {*template.names.values(), *(name[:12] for name in template.names.values())}
     text = re.sub(r"[0-9a-f]{12,}", lambda found: found[0] if found[0] in known else "NEW", text)
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.\d]*Z?", "TIME", text)
+    text = re.sub(r" [0-9a-f]{8}: ", " NEW: ", text)
     return re.sub(r" +\n", "\n", re.sub(r"  +", "  ", text))
 
 

@@ -177,11 +177,17 @@ def copy_state(source: Path, target: Path) -> None:
 def describe_catalog(home: Path) -> str:
     """Return what is in a catalog, without who did it and what only secrets decide."""
     with closing(Catalog.open(load_settings(home=home))) as catalog:
-        tenants = catalog.list_tenants()
-        rows: list[object] = [catalog.list_batches(instance) for instance in catalog.list_instances()]
-        rows += [[catalog.get_quota(tenant) for tenant in tenants], catalog.page_skills(limit=99, max_versions=9)]
-        rows += [(job.instance, job.state, job.recipe, job.priority) for job in catalog.list_consolidations()]
+        tenants, instances = catalog.list_tenants(), catalog.list_instances()
+        rows: list[object] = [
+            (instance, [(batch.source, batch.trajectories, batch.id) for batch in catalog.list_batches(instance)])
+            for instance in instances
+        ]
+        rows += [
+            (instance, catalog.get_channels(instance), catalog.get_channel_shares(instance)) for instance in instances
+        ]
+        rows += [(job.instance, job.state, job.base, job.recipe, job.priority) for job in catalog.list_consolidations()]
         for tenant in tenants:
+            rows.append(catalog.get_quota(tenant))
             rows += [(key.name, sorted(key.scopes), key.revoked_at is None) for key in catalog.list_keys(tenant)]
             rows += [(event.instance, event.what) for event in catalog.list_audit_trail(tenant)]
     return "\n".join(map(str, rows))
