@@ -136,7 +136,9 @@ def test_without_a_terminal_each_change_is_a_line(catalog: Catalog, plane: Local
     ]
 
 
-def test_a_terminal_shows_as_many_jobs_as_fit_and_counts_all(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_as_many_jobs_as_fit_and_counts_all(
+    catalog: Catalog, plane: LocalControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "8")
     jobs = [submit(catalog, f"i{number}") for number in range(9)]

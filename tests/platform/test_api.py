@@ -152,7 +152,9 @@ def test_ingest_consolidate_promote_and_roll_back(platform: Platform, episodes: 
         assert [skill.model for skill in client.skills()] == ["acme/desk"]
 
 
-def test_a_tenant_cannot_see_or_change_another_tenants_objects(platform: Platform, episodes: Path) -> None:
+def test_a_tenant_cannot_see_or_change_another_tenants_objects(
+    platform: Platform, episodes: Path, tmp_path: Path
+) -> None:
     with platform.client("acme") as acme, platform.client("rival") as rival:
         acme.ingest("desk", episodes)
         (job,) = acme.consolidate(["desk"])
@@ -163,6 +165,9 @@ def test_a_tenant_cannot_see_or_change_another_tenants_objects(platform: Platfor
             lambda: rival.consolidation(job.id),
             lambda: rival.cancel(job.id),
             lambda: rival.events(job.id),
+            lambda: rival.report(job.id),
+            lambda: rival.consolidations_by_id([job.id]),
+            lambda: rival.download("desk", digest, tmp_path),
             lambda: rival.promote("desk", digest),
             lambda: rival.drop("desk", "prod"),
             lambda: rival.revoke("desk", digest),
@@ -170,6 +175,9 @@ def test_a_tenant_cannot_see_or_change_another_tenants_objects(platform: Platfor
         for call in forbidden:
             with pytest.raises(NotFound):
                 call()
+        for path in ("instances", "skills/desk", "instances/desk/batches", "instances/desk/events", "keys", "limits"):
+            with pytest.raises(Forbidden, match="the key belongs to tenant rival and cannot act for acme"):
+                rival.acting_for("acme")._send("GET", f"/{path}")
 
 
 def test_the_client_raises_the_errors_that_the_server_raised(

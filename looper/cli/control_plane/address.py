@@ -61,7 +61,7 @@ def find_address(home: Path) -> RemoteAddress | None:
     try:
         stored = json.loads(file.read_text())
         return RemoteAddress(check_url(stored["url"], where), check_key(stored["key"], where), "file", where)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, InvalidInput):

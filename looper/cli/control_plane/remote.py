@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -120,15 +121,13 @@ class RemoteControlPlane(ControlPlane):
             nothing = {"format": None, "trajectories": 0, "kept": 0, "rejected": 0}
             return [FileReport(path=path, **nothing, reasons={NO_TRAJECTORY_FILE: 1})]
         try:
-            beside = find_companions(file.path)
-            companions = {suffix: companion.read_text() for suffix, companion in beside.items()}
             report = self._of(instance).ingest(
                 instance.instance,
                 file.path,
                 format=format,
                 name=path if len(quote(path)) <= MAX_NAME_BYTES else Path(path).name,
                 is_named=file.is_named,
-                companions=companions,
+                companions=_read_companions(file.path),
                 on_progress=lambda share: on_ingest(file.path, share),
             )
         except OSError as error:
@@ -238,3 +237,12 @@ class RemoteControlPlane(ControlPlane):
 
     def _of(self, instance: InstanceName) -> Client:
         return self._client.acting_for(instance.tenant)
+
+
+def _read_companions(path: Path) -> dict[str, str]:
+    """Return the text of the companion files of a trajectory file by suffix. One that cannot be read is left out."""
+    found = {}
+    for suffix, file in find_companions(path).items():
+        with suppress(OSError, UnicodeDecodeError):
+            found[suffix] = file.read_text(encoding="utf-8")
+    return found
