@@ -286,6 +286,7 @@ class Stub(http.server.BaseHTTPRequestHandler):
         content = json.dumps(body if status == 200 else {"error": {"message": body}}).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
+        self.send_header("looper-api-version", "2")
         self.end_headers()
         self.wfile.write(content)
 

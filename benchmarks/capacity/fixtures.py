@@ -11,8 +11,8 @@ from pathlib import Path
 from looper.benchmarks.capacity import random_adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.adapters.base_revision import read_base_revision
-from looper.platform.adapters.files import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from looper.platform.catalog import Catalog
+from looper.platform.domain.adapter_digest import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.scores import GateVerdict, Scores

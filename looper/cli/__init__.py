@@ -20,6 +20,8 @@ from looper.cli import (
     ingest,
     instances,
     jobs,
+    login,
+    operators,
     plan,
     serve_config,
     skills,
@@ -48,7 +50,10 @@ app.command()(cluster.up)
 app.command()(status.status)
 app.command()(cluster.down)
 app.command()(serve_config.serve_config)
+app.command()(login.login)
+app.command()(login.logout)
 app.add_typer(tenants.app, name="tenant")
+app.add_typer(operators.app, name="operator")
 app.add_typer(instances.app, name="instance")
 app.command()(ingest.ingest)
 app.command()(consolidate.consolidate)
@@ -57,6 +62,9 @@ app.add_typer(skills.app, name="skills")
 app.command()(chat.chat)
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
+
+LOCAL_COMMANDS = {"demo", "doctor", "plan", "up", "status", "down", "bench"}
+"""Commands that work on this machine, also where others work on a remote Looper."""
 
 
 def _version(show: bool) -> None:
@@ -69,6 +77,7 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -79,6 +88,9 @@ def _root(
 ) -> None:
     if config is not None:
         os.environ["LOOPER_CONFIG"] = str(config.expanduser().absolute())
+    command = context.invoked_subcommand
+    if command in LOCAL_COMMANDS and "--help" not in sys.argv:
+        login.note_that_it_is_local(command)
 
 
 def main() -> None:

@@ -1,8 +1,16 @@
-"""``looper chat``: sends one message to a skill of the running cluster."""
+"""``looper chat``: sends one message to a skill."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from httpx import Response
+
+TIMEOUT_S = 600.0
+"""Longest wait for the next piece of an answer, in seconds. An engine may have to start first."""
 
 
 def chat(
@@ -15,41 +23,46 @@ def chat(
     message: Annotated[str, typer.Argument(help="The message.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens in the response.")] = 256,
 ) -> None:
-    """Send a message to a skill of the running cluster, as an OpenAI client does, and print the response.
+    """Send a message to a skill, as an OpenAI client does, and print the response.
 
     Example: `looper chat acme/helpdesk "Order 1207 arrived broken"`
     """
-    from datetime import timedelta
+    import httpx
 
-    import openai
-
-    from looper.cluster.state import read_state
-    from looper.platform.catalog import Catalog
-    from looper.platform.domain.errors import LooperError, NotFound
+    from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.errors import StoreUnavailable
     from looper.platform.domain.names import ModelName
-    from looper.platform.domain.scopes import Scope
-    from looper.platform.settings import load_settings
-    from looper.platform.tenancy import issue_key
-    from looper.serve.deployment.tls import trust_own_certificate
 
-    settings, name = load_settings(), ModelName.parse(model)
-    state = read_state(settings)
-    if state is None or state.url is None:
-        raise NotFound("no cluster is running: looper up")
-    # A user who can read the catalog may act for every tenant, so a key that expires soon gives away nothing.
-    key = issue_key(Catalog.open(settings), name.instance.tenant, scopes={Scope.INFER}, lifetime=timedelta(minutes=10))
-    http = openai.DefaultHttpxClient(verify=trust_own_certificate(settings.serve))
-    client = openai.OpenAI(base_url=f"{state.url}/v1", api_key=key, max_retries=0, http_client=http)
+    name = ModelName.parse(model)
+    endpoint = open_control_plane().chat_endpoint(name.instance.tenant)
+    body = {"model": str(name), "messages": [{"role": "user", "content": message}], "max_tokens": max_tokens}
+    headers = {"Authorization": f"Bearer {endpoint.key}"}
     try:
-        with client.chat.completions.create(
-            model=str(name), messages=[{"role": "user", "content": message}], max_tokens=max_tokens, stream=True
-        ) as stream:
-            for chunk in stream:
-                for choice in chunk.choices:
-                    typer.echo(choice.delta.content or "", nl=False)
-    except openai.APIStatusError as error:
-        body = error.body if isinstance(error.body, dict) else {}
-        raise LooperError(str(body.get("message") or error)) from error
-    except openai.OpenAIError as error:
-        raise LooperError(f"{state.url} did not answer: {error}") from error
+        with (
+            httpx.Client(verify=endpoint.verify, headers=headers, timeout=TIMEOUT_S) as http,
+            http.stream("POST", f"{endpoint.url}/v1/chat/completions", json=body | {"stream": True}) as response,
+        ):
+            for text in _read_stream(response):
+                typer.echo(text, nl=False)
+    except httpx.TransportError as error:
+        raise StoreUnavailable(f"{endpoint.url} did not answer: {error}") from error
     typer.echo("")
+
+
+def _read_stream(response: "Response") -> "Iterator[str]":
+    """Yield the pieces of text of a streamed chat completion, in OpenAI's protocol."""
+    import json
+
+    from looper.platform.api.error_table import from_http
+
+    if not response.is_success:
+        raise from_http(response.status_code, response.read(), response.headers)
+    for line in response.iter_lines():
+        event = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or event == "[DONE]":
+            continue
+        chunk = json.loads(event)
+        if "error" in chunk:  # what went wrong after the response had begun
+            raise from_http(500, event.encode(), response.headers)
+        for choice in chunk.get("choices", ()):
+            yield choice.get("delta", {}).get("content") or ""

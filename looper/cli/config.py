@@ -9,18 +9,29 @@ app = typer.Typer(help="Show the current settings, and which settings exist.", n
 
 @app.command()
 def show(json: Json = False) -> None:
-    """Print every setting with its value and the source of the value. Secrets are hidden.
+    """Print which Looper commands work on, and every setting of this machine with its value and source.
+
+    Secrets are hidden. A remote Looper has settings of its own.
 
     Example: `looper config show`
     """
+    from looper.cli.control_plane.address import find_address
     from looper.platform.settings import load_with_sources
 
     loaded = load_with_sources()
-    rows = loaded.rows()
+    rows, address = loaded.rows(), find_address(loaded.settings.home)
     if json:
-        emit_json({"file": loaded.file, "settings": [row._asdict() for row in rows]})
+        looper: dict[str, str | None] = {"url": None, "source": "local", "where": str(loaded.settings.home)}
+        if address:
+            looper = {"url": address.url, "source": address.source, "where": address.where}
+        emit_json({"looper": looper, "file": loaded.file, "settings": [row._asdict() for row in rows]})
         return
     typer.echo(f"settings file: {loaded.file or 'none'}")
+    typer.echo(
+        f"commands work on: {address.url} (from {address.where})"
+        if address
+        else f"commands work on: this machine ({loaded.settings.home})"
+    )
     table(
         ["setting", "value", "from"],
         [(row.name, None if row.value is None else _to_yaml(row.value), row.where or row.source) for row in rows],

@@ -5,17 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from looper.cli import requirements
-from looper.cli.output import Json, emit_json, progress, table
+from looper.cli.output import Json, emit_json, table
 from looper.cli.watch import exit_if_failed, reason_of, watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import Consolidation
+    from looper.platform.api.models import ConsolidationInfo
     from looper.platform.domain.recipe import Recipe
-    from looper.platform.settings import Settings
 
 
 def consolidate(
@@ -45,12 +42,9 @@ def consolidate(
 
     Example: `looper consolidate acme/helpdesk acme/billing --strategy replay --wait`
     """
-    from looper.platform.api.models import ConsolidationInfo
-    from looper.platform.api.submission import submit_consolidations
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.errors import InvalidInput, NotFound
     from looper.platform.domain.names import InstanceName
-    from looper.platform.settings import load_settings
 
     flags = {
         "strategy": strategy,
@@ -64,35 +58,36 @@ def consolidate(
         "preference_weight": preference_weight,
     }
     names = [InstanceName.parse(instance) for instance in instances]
-    settings = load_settings()
-    recipe = _with_flags(settings.consolidation.recipe, flags)
-    run_here = wait and not _is_cluster_running(settings)
-    if run_here:
-        requirements.check_machine("looper consolidate --wait")
-    catalog = Catalog.open(settings)
-    settings.check_recipe(recipe)
-    jobs: list[Consolidation] = []
+    control_plane = open_control_plane()
+    recipe = _with_flags(control_plane.default_recipe(), flags)
+    worker = control_plane.queue_worker()
+    if wait and worker:
+        worker.check()
+    control_plane.check_recipe(recipe)
+    jobs: list[ConsolidationInfo] = []
     refusals: list[str] = []
     for name in dict.fromkeys(names):
         try:
-            jobs += submit_consolidations(catalog, settings, [name], recipe, priority)
+            jobs.append(control_plane.submit(name, recipe, priority))
         except (InvalidInput, NotFound) as error:
             if len(names) == 1:
                 raise
             refusals.append(str(error))
-    if run_here and jobs:
-        jobs = _run_here(catalog, settings, [job.id for job in jobs])
+    ids = [job.id for job in jobs]
+    if wait and worker and jobs:
+        worker.run(ids)
+        jobs = control_plane.get_consolidations(ids)
     elif wait:
-        jobs = watch(catalog, [job.id for job in jobs], sys.stderr)
+        jobs = watch(control_plane, ids, sys.stderr)
     if json:
-        emit_json([ConsolidationInfo.from_consolidation(job) for job in jobs])
+        emit_json(jobs)
     else:
         table(
             ["consolidation", "instance", "state", "digest", "reason"],
             [(job.id, job.instance, job.state, job.digest and job.digest[:12], reason_of(job)) for job in jobs],
             empty="nothing was queued",
         )
-        if jobs and not wait and not _is_cluster_running(settings):
+        if jobs and not wait and worker:
             typer.echo("queued, but no cluster is running to work on it: looper up")
     for refusal in refusals:
         typer.echo(f"error: {refusal}", err=True)
@@ -114,35 +109,3 @@ def _with_flags(recipe: "Recipe", flags: "Mapping[str, object]") -> "Recipe":
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("_", "-")
         raise InvalidInput(f"--{name} {first['input']}: {first['msg']}") from error
-
-
-def _is_cluster_running(settings: "Settings") -> bool:
-    from looper.cluster.state import read_state
-
-    return read_state(settings) is not None
-
-
-def _run_here(catalog: "Catalog", settings: "Settings", ids: list[str]) -> "list[Consolidation]":
-    """Work the queue in this process, because no cluster runs on this machine. Return the ended consolidations."""
-    import threading
-    from contextlib import ExitStack
-
-    from looper.basemodel.prepare import prepare_base
-    from looper.cluster.local_ray import local_ray
-    from looper.cluster.run_until_complete import run_until_complete
-    from looper.platform.objectstore import ObjectStore
-
-    with ExitStack() as stack:
-        with progress() as live:
-            live.add_task("preparing the base model and a local Ray", total=None, note="")
-            model_dir = prepare_base(settings)
-            stack.enter_context(local_ray())
-        ended = threading.Event()
-        watcher = threading.Thread(target=watch, args=(catalog, ids, sys.stderr), kwargs={"stop": ended})
-        watcher.start()
-        try:
-            run_until_complete(catalog, ObjectStore.open(settings), settings, model_dir, ids)
-        finally:
-            ended.set()
-            watcher.join()
-    return [catalog.get_consolidation(id) for id in ids]

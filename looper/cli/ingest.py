@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from looper.cli.output import Json, emit_json, table
+from looper.cli.output import Json, emit_json, progress, table
 
 
 def ingest(
@@ -16,16 +16,20 @@ def ingest(
 ) -> None:
     """Ingest trajectories. Ingesting a file again changes nothing. Rejected trajectories are counted by reason.
 
+    A remote Looper gets the files. A large file is sent in parts, and the same command goes on where it stopped.
+
     Example: `looper ingest runs/monday.jsonl --instance acme/helpdesk`
     """
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.names import InstanceName
-    from looper.platform.objectstore import ObjectStore
-    from looper.platform.settings import load_settings
-    from looper.platform.trajectories.ingest import ingest_paths
 
-    name, settings = InstanceName.parse(instance), load_settings()
-    report = ingest_paths(paths, name, format, catalog=Catalog.open(settings), store=ObjectStore.open(settings))
+    name = InstanceName.parse(instance)
+    control_plane = open_control_plane()
+    with progress(transient=True) as live:
+        line = live.add_task("ingesting", total=1.0, note="")
+        report = control_plane.ingest(
+            paths, name, format, lambda path, share: live.update(line, completed=share, note=path.name)
+        )
     if json:
         emit_json(report)
         return

@@ -20,16 +20,9 @@ def list_(
 
     Example: `looper instance list --tenant acme`
     """
-    from looper.platform.api.models import InstanceInfo
-    from looper.platform.catalog import Catalog
-    from looper.platform.catalog.pages import iterate_pages
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
 
-    catalog = Catalog.open(load_settings())
-    rows = iterate_pages(
-        lambda after, limit: catalog.page_instances(tenant, after=after, limit=limit), lambda row: row.instance
-    )
-    found = [InstanceInfo.from_summary(row) for row in rows]
+    found = open_control_plane().list_instances(tenant)
     if json:
         emit_json(found)
     else:
@@ -49,21 +42,17 @@ def show(
 
     Example: `looper instance show acme/helpdesk`
     """
-    from looper.platform.api.models import EventInfo, InstanceInfo
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.names import InstanceName
-    from looper.platform.settings import load_settings
 
-    catalog, name = Catalog.open(load_settings()), InstanceName.parse(instance)
+    control_plane, name = open_control_plane(), InstanceName.parse(instance)
     info, batches, events = (
-        InstanceInfo.from_summary(catalog.get_instance(name)),
-        catalog.list_batches(name),
-        catalog.list_events(instance=name),
+        control_plane.get_instance(name),
+        control_plane.list_batches(name),
+        control_plane.list_instance_events(name),
     )
     if json:
-        emit_json(
-            {**info.model_dump(), "batch_list": batches, "events": [EventInfo.from_event(event) for event in events]}
-        )
+        emit_json({**info.model_dump(), "batch_list": batches, "events": events})
         return
     typer.echo(f"{info.name}: {info.trajectories} trajectories in {info.batches} batches, prod {info.prod or '-'}\n")
     table(

@@ -1,6 +1,7 @@
 """``looper jobs``: lists, shows, follows and cancels consolidations."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,22 +28,13 @@ def list_(
 
     Example: `looper jobs list --instance acme/helpdesk`
     """
-    from looper.platform.api.models import ConsolidationInfo
-    from looper.platform.catalog import Catalog
-    from looper.platform.catalog.pages import iterate_pages
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.names import InstanceName
-    from looper.platform.settings import load_settings
 
     only = InstanceName.parse(instance) if instance else None
-    catalog = Catalog.open(load_settings())
-    jobs = list(
-        iterate_pages(
-            lambda after, limit: catalog.list_consolidations(instance=only, after=after, limit=limit),
-            lambda job: (job.created_at, job.id),
-        )
-    )
+    jobs = open_control_plane().list_consolidations(only)
     if json:
-        emit_json([ConsolidationInfo.from_consolidation(job) for job in jobs])
+        emit_json(jobs)
     else:
         table(
             ["consolidation", "instance", "state", "priority", "submitted", "reason"],
@@ -60,11 +52,10 @@ def show(id: Id, json: Json = False) -> None:
 
     Example: `looper jobs show 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
     """
-    from looper.platform.api.models import ConsolidationInfo
-    from looper.platform.catalog import Catalog
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
 
-    info = ConsolidationInfo.from_consolidation(Catalog.open(load_settings()).get_consolidation(id))
+    control_plane = open_control_plane()
+    (info,) = control_plane.get_consolidations([id])
     if json:
         emit_json(info)
         return
@@ -80,7 +71,9 @@ def show(id: Id, json: Json = False) -> None:
             rows.append((name, f"{judged}, loss {scores.loss:.4f} of {scores.tokens} tokens"))
         if info.verdict.margins:
             rows.append(("pairs", _margins(info.verdict.margins)))
-    table(["", ""], [*rows, *_report_of(info.id)], empty="")
+    if (report := control_plane.find_report(info.id)) is not None:
+        rows.append(("report", report))
+    table(["", ""], rows, empty="")
 
 
 def _margins(margins: "Margins") -> str:
@@ -88,15 +81,6 @@ def _margins(margins: "Margins") -> str:
     if margins.before is not None and margins.after is not None:
         text += f", margin {margins.before:.2f} -> {margins.after:.2f}"
     return text + "".join(f"; {count} left out: {reason}" for reason, count in margins.left_out.items())
-
-
-def _report_of(id: str) -> list[tuple[str, object]]:
-    """Return the row with the location of the report on its training data, if the report exists."""
-    from looper.platform.objectstore import ObjectStore, keys
-    from looper.platform.settings import load_settings
-
-    store, page = ObjectStore.open(load_settings()), keys.examples(id, "report.html")
-    return [("report", f"{store.url}/{page}")] if store.exists(page) else []
 
 
 @app.command()
@@ -107,19 +91,39 @@ def logs(id: Id, json: Json = False) -> None:
 
     Example: `looper jobs logs 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
     """
-    from looper.platform.api.models import EventInfo
-    from looper.platform.catalog import Catalog
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
 
-    catalog = Catalog.open(load_settings())
-    events = [
-        EventInfo.from_event(event) for event in catalog.list_events(consolidation=catalog.get_consolidation(id).id)
-    ]
+    events = open_control_plane().list_consolidation_events(id)
     if json:
         emit_json(events)
     else:
         for event in events:
             typer.echo(f"{event.at:%F %T}  {event.what}")
+
+
+@app.command()
+def report(
+    id: Id,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write the page to. Default: report-CONSOLIDATION.html.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Save the report on the training data of a consolidation: what was kept, what was dropped and why.
+
+    The page has examples of both. With --json, only the counts are printed.
+
+    Example: `looper jobs report 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10 --out report.html`
+    """
+    from looper.cli.control_plane import open_control_plane
+
+    control_plane = open_control_plane()
+    if json:
+        typer.echo(control_plane.read_report(id, "json").decode())
+        return
+    page, file = control_plane.read_report(id, "html"), out or Path(f"report-{id}.html")
+    file.write_bytes(page)
+    typer.echo(f"the report is in {file}")
 
 
 @app.command()
@@ -136,14 +140,13 @@ def watch(
 
     Example: `looper jobs watch`
     """
+    from looper.cli.control_plane import open_control_plane
     from looper.cli.watch import watch as watch_consolidations
-    from looper.platform.catalog import Catalog
-    from looper.platform.settings import load_settings
 
-    catalog = Catalog.open(load_settings())
-    ids = ids or [job.id for job in catalog.list_unfinished()]
+    control_plane = open_control_plane()
+    ids = ids or [job.id for job in control_plane.list_unfinished()]
     if ids:
-        exit_if_failed(watch_consolidations(catalog, ids, sys.stdout, json=json))
+        exit_if_failed(watch_consolidations(control_plane, ids, sys.stdout, json=json))
     elif not json:
         typer.echo("no consolidation is queued or running: looper consolidate TENANT/INSTANCE")
 
@@ -156,15 +159,14 @@ def cancel(
 
     Example: `looper jobs cancel 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
     """
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.errors import Conflict, LooperError, NotFound
-    from looper.platform.settings import load_settings
 
-    catalog = Catalog.open(load_settings())
+    control_plane = open_control_plane()
     errors = []
     for id in dict.fromkeys(ids):
         try:
-            catalog.cancel(id)
+            control_plane.cancel(id)
         except (Conflict, NotFound) as error:
             errors.append(error.detail)
         else:

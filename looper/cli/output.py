@@ -61,8 +61,12 @@ def format_time(at: "datetime | None") -> str | None:
     return f"{at:%F %T}" if at else None
 
 
-def progress() -> "Progress":
-    """Return a live progress display on standard error, so that standard output has results only."""
+def progress(*, transient: bool = False) -> "Progress":
+    """Return a live progress display on standard error, so that standard output has results only.
+
+    Args:
+        transient: Whether it disappears at its end, and shows nothing where there is no terminal.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -73,6 +77,8 @@ def progress() -> "Progress":
         TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         console=Console(stderr=True),
+        transient=transient,
+        disable=transient and not sys.stderr.isatty(),
     )
 
 

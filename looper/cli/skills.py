@@ -1,6 +1,7 @@
 """``looper skills``: shows versions, moves channels and exports adapters."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,8 +9,8 @@ import typer
 from looper.cli.output import Json, emit_json, table
 
 if TYPE_CHECKING:
+    from looper.cli.control_plane.interface import ControlPlane
     from looper.platform.api.models import SkillInfo
-    from looper.platform.catalog import Catalog
     from looper.platform.domain.names import InstanceName
     from looper.platform.domain.scores import GateVerdict, Scores
 
@@ -23,9 +24,6 @@ Expected = Annotated[
     typer.Option(help="Change nothing unless the channel points to this version: its digest, or its first characters."),
 ]
 
-NUM_LISTED_VERSIONS = 10
-"""Number of versions of each skill in a list."""
-
 NUM_SHOWN_VERSIONS = 1000
 """Number of versions that are shown of one skill."""
 
@@ -36,17 +34,9 @@ def list_(json: Json = False) -> None:
 
     Example: `looper skills list`
     """
-    from looper.platform.api.models import SkillInfo
-    from looper.platform.catalog import Catalog
-    from looper.platform.catalog.pages import iterate_pages
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
 
-    catalog = Catalog.open(load_settings())
-    rows = iterate_pages(
-        lambda after, limit: catalog.page_skills(after=after, limit=limit, max_versions=NUM_LISTED_VERSIONS),
-        lambda row: row.instance,
-    )
-    skills = [SkillInfo.from_summary(row) for row in rows]
+    skills = open_control_plane().list_skills()
     if json:
         emit_json(skills)
     else:
@@ -75,13 +65,11 @@ def show(instance: Instance, json: Json = False) -> None:
 
     Example: `looper skills show acme/helpdesk`
     """
-    from looper.platform.api.models import SkillInfo
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.names import InstanceName
-    from looper.platform.settings import load_settings
 
-    catalog, name = Catalog.open(load_settings()), InstanceName.parse(instance)
-    skill = SkillInfo.from_summary(catalog.get_skill(name, max_versions=NUM_SHOWN_VERSIONS))
+    name = InstanceName.parse(instance)
+    skill = open_control_plane().get_skill(name, NUM_SHOWN_VERSIONS)
     if json:
         emit_json(skill)
         return
@@ -159,24 +147,12 @@ def promote(
 
     Example: `looper skills promote acme/helpdesk 4be1d2 --channel canary --share 0.1`
     """
-    from looper.platform import adapters
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.names import InstanceName
-    from looper.platform.objectstore import ObjectStore
-    from looper.platform.settings import load_settings
 
-    settings, name = load_settings(), InstanceName.parse(instance)
-    catalog = Catalog.open(settings)
-    full_digest = _full_digest(catalog, name, digest)
-    adapters.promote(
-        catalog,
-        ObjectStore.open(settings),
-        name,
-        channel,
-        full_digest,
-        share,
-        expected=_full_digest(catalog, name, expected) if expected else None,
-    )
+    name, control_plane = InstanceName.parse(instance), open_control_plane()
+    full_digest = _full_digest(control_plane, name, digest)
+    control_plane.promote(name, channel, full_digest, share, _full_digest_or_none(control_plane, name, expected))
     typer.echo(f"{name}@{channel} -> {full_digest}" + (f" for {share:.0%}" if share else ""))
 
 
@@ -186,21 +162,11 @@ def rollback(instance: Instance, channel: Channel = "prod", expected: Expected =
 
     Example: `looper skills rollback acme/helpdesk`
     """
-    from looper.platform import adapters
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.names import InstanceName
-    from looper.platform.objectstore import ObjectStore
-    from looper.platform.settings import load_settings
 
-    settings, name = load_settings(), InstanceName.parse(instance)
-    catalog = Catalog.open(settings)
-    digest = adapters.rollback(
-        catalog,
-        ObjectStore.open(settings),
-        name,
-        channel,
-        expected=_full_digest(catalog, name, expected) if expected else None,
-    )
+    name, control_plane = InstanceName.parse(instance), open_control_plane()
+    digest = control_plane.rollback(name, channel, _full_digest_or_none(control_plane, name, expected))
     typer.echo(f"{name}@{channel} -> {digest}")
 
 
@@ -214,12 +180,11 @@ def drop(
 
     Example: `looper skills drop acme/helpdesk canary`
     """
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.names import InstanceName
-    from looper.platform.settings import load_settings
 
-    name, catalog = InstanceName.parse(instance), Catalog.open(load_settings())
-    catalog.delete_channel(name, channel, expected=_full_digest(catalog, name, expected) if expected else None)
+    name, control_plane = InstanceName.parse(instance), open_control_plane()
+    control_plane.drop(name, channel, _full_digest_or_none(control_plane, name, expected))
     typer.echo(f"{name}@{channel} was dropped")
 
 
@@ -231,16 +196,12 @@ def revoke(instance: Instance, digest: Digest) -> None:
 
     Example: `looper skills revoke acme/helpdesk 4be1d2`
     """
-    from looper.platform import revocation
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.names import InstanceName
-    from looper.platform.objectstore import ObjectStore
-    from looper.platform.settings import load_settings
 
-    settings, name = load_settings(), InstanceName.parse(instance)
-    catalog = Catalog.open(settings)
-    full_digest = _full_digest(catalog, name, digest)
-    moved = revocation.revoke_version(catalog, ObjectStore.open(settings), name, full_digest)
+    name, control_plane = InstanceName.parse(instance), open_control_plane()
+    full_digest = _full_digest(control_plane, name, digest)
+    moved = control_plane.revoke(name, full_digest)
     typer.echo(f"{full_digest} is revoked")
     for channel, now in moved.items():
         typer.echo(f"{name}@{channel} -> {now or 'nothing: it is not served until you promote a version'}")
@@ -256,30 +217,41 @@ def export(
 
     Example: `looper skills export acme/helpdesk --out helpdesk-adapter`
     """
-    from looper.platform import adapters
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
     from looper.platform.domain.errors import InvalidInput
-    from looper.platform.domain.names import InstanceName, ModelName
-    from looper.platform.objectstore import ObjectStore
-    from looper.platform.settings import load_settings
+    from looper.platform.domain.names import InstanceName
 
-    settings, name = load_settings(), InstanceName.parse(instance)
-    catalog = Catalog.open(settings)
-    full_digest = _full_digest(catalog, name, digest) if digest else catalog.resolve(ModelName(name))
-    files = adapters.fetch(ObjectStore.open(settings), name.tenant, full_digest)
-    try:
-        out.mkdir(parents=True)
-    except FileExistsError as error:
-        raise InvalidInput(f"--out {out} exists already: name a folder that does not") from error
-    for file, content in files.to_dict().items():
-        (out / file).write_bytes(content)
+    name, control_plane = InstanceName.parse(instance), open_control_plane()
+    full_digest = _full_digest(control_plane, name, digest) if digest else _prod_digest(control_plane, name)
+    if out.exists():
+        raise InvalidInput(f"--out {out} exists already: name a folder that does not")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # The folder gets its name once everything in it is verified.
+    with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+        partial = Path(folder, "adapter")
+        partial.mkdir()
+        control_plane.export(name, full_digest, partial)
+        partial.rename(out)
     typer.echo(f"{full_digest} is in {out}")
 
 
-def _full_digest(catalog: "Catalog", instance: "InstanceName", digest: str) -> str:
+def _prod_digest(control_plane: "ControlPlane", instance: "InstanceName") -> str:
+    from looper.platform.domain.errors import NotFound
+
+    digest = control_plane.get_skill(instance, 1).channels.get("prod")
+    if digest is None:
+        raise NotFound(f"model {instance} does not exist")
+    return digest
+
+
+def _full_digest_or_none(control_plane: "ControlPlane", instance: "InstanceName", digest: str | None) -> str | None:
+    return _full_digest(control_plane, instance, digest) if digest else None
+
+
+def _full_digest(control_plane: "ControlPlane", instance: "InstanceName", digest: str) -> str:
     from looper.platform.domain.errors import InvalidInput, NotFound
 
-    found = [version.digest for version in catalog.list_versions(instance) if version.digest.startswith(digest)]
+    found = [version.digest for version in control_plane.list_versions(instance) if version.digest.startswith(digest)]
     if not found:
         raise NotFound(f"instance {instance} has no version {digest}: looper skills show {instance}")
     if len(found) > 1:

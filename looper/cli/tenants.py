@@ -4,9 +4,14 @@ from typing import Annotated
 
 import typer
 
-from looper.cli.output import Json, emit_json, format_time, table
+from looper.cli.keys import show_audit_trail, show_key, show_keys
+from looper.cli.output import Json, emit_json, table
 
 app = typer.Typer(help="Manage tenants, their API keys and their rate limits.", no_args_is_help=True)
+
+
+MAX_LIMIT = 2**31 - 1
+"""Highest rate limit that the catalog can store."""
 
 
 @app.command()
@@ -17,13 +22,9 @@ def create(
 
     Example: `looper tenant create acme`
     """
-    from looper.platform.catalog import Catalog
-    from looper.platform.settings import load_settings
-    from looper.platform.tenancy import issue_key
+    from looper.cli.control_plane import open_control_plane
 
-    catalog = Catalog.open(load_settings())
-    catalog.create_tenant(name)
-    _show_key(name, issue_key(catalog, name), json)
+    show_key(f"tenant {name}", {"tenant": name}, open_control_plane().create_tenant(name), json)
 
 
 @app.command("list")
@@ -32,17 +33,15 @@ def list_(json: Json = False) -> None:
 
     Example: `looper tenant list`
     """
-    from looper.platform.catalog import Catalog
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
 
-    catalog = Catalog.open(load_settings())
-    tenants = [{"name": name, "instances": len(catalog.list_instances(name))} for name in catalog.list_tenants()]
+    tenants = open_control_plane().list_tenants()
     if json:
         emit_json(tenants)
     else:
         table(
             ["tenant", "instances"],
-            [(tenant["name"], tenant["instances"]) for tenant in tenants],
+            [(tenant.name, tenant.instances) for tenant in tenants],
             empty="no tenants yet: looper tenant create NAME",
         )
 
@@ -54,29 +53,31 @@ def key(
         str | None, typer.Option(help="Name to find the key by: where it is used. Default: its id.")
     ] = None,
     scopes: Annotated[
-        str, typer.Option(help="What the key may do: some of infer, submit, admin, operator, with commas between.")
+        str, typer.Option(help="What the key may do: some of infer, submit, admin, with commas between.")
     ] = "infer,submit",
-    days: Annotated[int | None, typer.Option(min=1, help="The key expires after this number of days.")] = None,
+    days: Annotated[
+        int | None, typer.Option(min=1, max=3650, help="The key expires after this number of days.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Create another API key for a tenant.
 
     `infer` asks models. `submit` hands in trajectories, submits consolidations and reads. `admin` promotes, rolls back,
-    revokes and drops, and manages keys. `operator` acts across tenants. A key without `--scopes` is one for a deployed
-    agent: it asks models and hands in its trajectories, and cannot change what is served.
+    revokes, drops and exports, and manages keys. A key without `--scopes` is one for a deployed agent: it asks models
+    and hands in its trajectories, and cannot change what is served. `looper operator key` makes operators' keys.
 
     Example: `looper tenant key acme --name ci --scopes submit,admin --days 30`
     """
     from datetime import timedelta
 
-    from looper.platform.catalog import Catalog
+    from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import check_name
     from looper.platform.domain.scopes import parse_scopes
-    from looper.platform.settings import load_settings
-    from looper.platform.tenancy import issue_key
 
+    check_name(tenant, "tenant")
     lifetime, granted = timedelta(days=days) if days else None, parse_scopes(scopes)
-    catalog = Catalog.open(load_settings())
-    _show_key(tenant, issue_key(catalog, tenant, name=name, scopes=granted, lifetime=lifetime), json)
+    issued = open_control_plane().issue_key(tenant, name=name, scopes=granted, lifetime=lifetime)
+    show_key(f"tenant {tenant}", {"tenant": tenant}, issued, json)
 
 
 @app.command()
@@ -89,31 +90,11 @@ def keys(
 
     Example: `looper tenant keys acme`
     """
-    from looper.platform.api.models import KeyInfo
-    from looper.platform.catalog import Catalog
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import check_name
 
-    found = [KeyInfo.from_key(key) for key in Catalog.open(load_settings()).list_keys(tenant)]
-    found = [key for key in found if all_ or key.state == "valid"]
-    if json:
-        emit_json(found)
-    else:
-        table(
-            ["key", "id", "scopes", "created", "last used", "expires", "state"],
-            [
-                (
-                    key.name,
-                    key.id,
-                    ",".join(key.scopes),
-                    format_time(key.created_at),
-                    format_time(key.last_used_at),
-                    format_time(key.expires_at),
-                    key.state,
-                )
-                for key in found
-            ],
-            empty=f"no keys: looper tenant key {tenant}",
-        )
+    check_name(tenant, "tenant")
+    show_keys(open_control_plane().list_keys(tenant), all_, json, empty=f"no keys: looper tenant key {tenant}")
 
 
 @app.command()
@@ -124,18 +105,15 @@ def revoke(
 
     Example: `looper tenant revoke acme/ci`
     """
-    from looper.platform import revocation
-    from looper.platform.catalog import Catalog
-    from looper.platform.objectstore import ObjectStore
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import check_name
 
-    settings = load_settings()
-    catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     tenant, slash, name = key.partition("/")
     if slash:
-        revoked = revocation.revoke_key(catalog, store, name, tenant=tenant)
+        revoked = open_control_plane().revoke_key(check_name(name, "key"), check_name(tenant, "tenant"))
     else:
-        revoked = revocation.revoke_key(catalog, store, key.removeprefix("looper_").partition("_")[0])
+        id = key.removeprefix("looper_").partition("_")[0]
+        revoked = open_control_plane().revoke_key(check_name(id, "key"), None)
     typer.echo(f"key {revoked.tenant}/{revoked.name} with id {revoked.id} is revoked")
 
 
@@ -143,10 +121,13 @@ def revoke(
 def limit(
     name: Annotated[str, typer.Argument(help="An existing tenant.")],
     requests: Annotated[
-        int | None, typer.Option(min=0, help="Requests per minute; 0 for the limit of the settings.")
+        int | None, typer.Option(min=0, max=MAX_LIMIT, help="Requests per minute; 0 for the limit of the settings.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=0, help="Prompt and generated tokens per minute; 0 for the limit of the settings.")
+        int | None,
+        typer.Option(
+            min=0, max=MAX_LIMIT, help="Prompt and generated tokens per minute; 0 for the limit of the settings."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -157,27 +138,28 @@ def limit(
 
     Example: `looper tenant limit acme --requests 600 --tokens 100000`
     """
-    from looper.platform.catalog import Catalog, Quota
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
+    from looper.platform.api.tenant_models import TenantLimits
+    from looper.platform.domain.names import check_name
 
-    settings = load_settings()
-    catalog = Catalog.open(settings)
-    quota = catalog.get_quota(name)
+    check_name(name, "tenant")
+    control_plane = open_control_plane()
+    limits = control_plane.get_limits(name)
     if requests is not None or tokens is not None:
-        quota = Quota(
-            requests_per_minute=quota.requests_per_minute if requests is None else requests or None,
-            tokens_per_minute=quota.tokens_per_minute if tokens is None else tokens or None,
+        own = TenantLimits(
+            requests_per_minute=limits.requests_per_minute if requests is None else requests or None,
+            tokens_per_minute=limits.tokens_per_minute if tokens is None else tokens or None,
         )
-        catalog.set_quota(name, quota)
+        limits = control_plane.set_limits(name, own)
     if json:
-        emit_json(quota)
+        emit_json(TenantLimits(**limits.model_dump(exclude={"default"})))
         return
-    for unit, own, default in (
-        ("requests", quota.requests_per_minute, settings.serve.requests_per_minute),
-        ("tokens", quota.tokens_per_minute, settings.serve.tokens_per_minute),
+    for unit, value, default in (
+        ("requests", limits.requests_per_minute, limits.default.requests_per_minute),
+        ("tokens", limits.tokens_per_minute, limits.default.tokens_per_minute),
     ):
         typer.echo(
-            f"{unit} per minute: " + (f"{own:,}" if own else f"{default:,} (settings)" if default else "no limit")
+            f"{unit} per minute: " + (f"{value:,}" if value else f"{default:,} (settings)" if default else "no limit")
         )
 
 
@@ -191,23 +173,8 @@ def audit(
 
     Example: `looper tenant audit acme`
     """
-    from looper.platform.api.models import AuditInfo
-    from looper.platform.catalog import Catalog
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import check_name
 
-    events = Catalog.open(load_settings()).list_audit_trail(tenant, limit=limit)
-    if json:
-        emit_json([AuditInfo.from_event(event) for event in events])
-    else:
-        table(
-            ["when", "who", "instance", "what"],
-            [(format_time(event.at), event.actor or None, event.instance, event.what) for event in events],
-            empty="no changes yet",
-        )
-
-
-def _show_key(tenant: str, key: str, json: bool) -> None:
-    if json:
-        emit_json({"tenant": tenant, "key": key})
-    else:
-        typer.echo(f"tenant {tenant}, key (shown this once): {key}")
+    check_name(tenant, "tenant")
+    show_audit_trail(open_control_plane().list_audit_trail(tenant, limit), json)

@@ -13,22 +13,27 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from looper.platform.catalog import Catalog
-    from looper.platform.domain.consolidation import Consolidation
+    from looper.cli.control_plane.interface import ConsolidationReader
+    from looper.platform.api.models import ConsolidationInfo
 
-    Show = Callable[[list[Consolidation]], None]
+    Show = Callable[[list[ConsolidationInfo]], None]
 
 POLL_INTERVAL_S = 0.5
-"""Pause between two reads of the catalog, in seconds."""
+"""Pause between two looks at the consolidations, in seconds."""
 
 
 def watch(
-    catalog: "Catalog", ids: Sequence[str], out: TextIO, *, json: bool = False, stop: threading.Event | None = None
-) -> "list[Consolidation]":
+    reader: "ConsolidationReader",
+    ids: Sequence[str],
+    out: TextIO,
+    *,
+    json: bool = False,
+    stop: threading.Event | None = None,
+) -> "list[ConsolidationInfo]":
     """Show consolidations until all of them have ended.
 
     Args:
-        catalog: Catalog to read.
+        reader: Reads the consolidations.
         ids: Ids of the consolidations.
         out: Where to print. A terminal gets a live table, anything else a line per change.
         json: Print each change as a JSON object instead.
@@ -42,13 +47,13 @@ def watch(
     """
     try:
         with _display(out, json) as show:
-            return _follow(catalog, ids, show, stop or threading.Event())
+            return _follow(reader, ids, show, stop or threading.Event())
     except KeyboardInterrupt:
         sys.stderr.write("stopped watching; the consolidations continue\n")
         raise
 
 
-def exit_if_failed(jobs: "Sequence[Consolidation]") -> None:
+def exit_if_failed(jobs: "Sequence[ConsolidationInfo]") -> None:
     """Exit with status 1 if a consolidation failed. A rejected one has not failed: the gate has done its work.
 
     Args:
@@ -61,7 +66,7 @@ def exit_if_failed(jobs: "Sequence[Consolidation]") -> None:
         raise typer.Exit(1)
 
 
-def reason_of(job: "Consolidation") -> str | None:
+def reason_of(job: "ConsolidationInfo") -> str | None:
     """Return in one sentence why a consolidation ended as it did, None while it has not.
 
     Args:
@@ -70,8 +75,10 @@ def reason_of(job: "Consolidation") -> str | None:
     return job.reason or (job.verdict.reason if job.verdict else None)
 
 
-def _follow(catalog: "Catalog", ids: Sequence[str], show: "Show", stop: threading.Event) -> "list[Consolidation]":
-    jobs = {job.id: job for job in catalog.get_consolidations(ids)}
+def _follow(
+    reader: "ConsolidationReader", ids: Sequence[str], show: "Show", stop: threading.Event
+) -> "list[ConsolidationInfo]":
+    jobs = {job.id: job for job in reader.get_consolidations(ids)}
     is_stopped = False
     while True:
         show(list(jobs.values()))
@@ -79,7 +86,7 @@ def _follow(catalog: "Catalog", ids: Sequence[str], show: "Show", stop: threadin
         if is_stopped or not unfinished:
             return list(jobs.values())
         is_stopped = stop.wait(POLL_INTERVAL_S)
-        jobs |= {job.id: job for job in catalog.get_consolidations(unfinished)}
+        jobs |= {job.id: job for job in reader.get_consolidations(unfinished)}
 
 
 @contextmanager
@@ -88,7 +95,7 @@ def _display(out: TextIO, json: bool) -> "Iterator[Show]":
         format_job = _json_line if json else _text_line
         shown: dict[str, str] = {}
 
-        def print_changes(jobs: "list[Consolidation]") -> None:
+        def print_changes(jobs: "list[ConsolidationInfo]") -> None:
             for job in jobs:
                 line = format_job(job)
                 if shown.get(job.id) != line:
@@ -107,13 +114,11 @@ def _display(out: TextIO, json: bool) -> "Iterator[Show]":
         yield lambda jobs: live.update(_table(jobs, console.size.height, datetime.now(UTC)), refresh=True)
 
 
-def _json_line(job: "Consolidation") -> str:
-    from looper.platform.api.models import ConsolidationInfo
-
-    return ConsolidationInfo.from_consolidation(job).model_dump_json()
+def _json_line(job: "ConsolidationInfo") -> str:
+    return job.model_dump_json()
 
 
-def _text_line(job: "Consolidation") -> str:
+def _text_line(job: "ConsolidationInfo") -> str:
     parts = [_state(job)]
     if job.progress and not job.state.is_final:
         parts.append(f"step {_steps(job)}")
@@ -122,7 +127,7 @@ def _text_line(job: "Consolidation") -> str:
     return f"{job.instance} {job.id[:8]}: {', '.join(parts)}"
 
 
-def _table(jobs: "list[Consolidation]", height: int, now: datetime) -> "Table":
+def _table(jobs: "list[ConsolidationInfo]", height: int, now: datetime) -> "Table":
     """Return a table of as many jobs as fit on a terminal of ``height`` lines; those that are worked on come first."""
     from rich.table import Table
     from rich.text import Text
@@ -131,7 +136,7 @@ def _table(jobs: "list[Consolidation]", height: int, now: datetime) -> "Table":
     caption = ", ".join(f"{count} {state}" for state, count in counts.items())
     rows = max(height - 4, 1)  # the other lines are the heading, the caption and the cursor's line
     if len(jobs) > rows:
-        jobs = sorted(jobs, key=lambda job: (job.state.is_final, job.owner is None))[:rows]
+        jobs = sorted(jobs, key=lambda job: (job.state.is_final, job.waiting))[:rows]
     columns = ("instance", "state", "step", "loss", "waited", "reason")
     grid = Table(*columns, box=None, pad_edge=False, header_style="bold", caption=caption, caption_justify="left")
     for job in jobs:
@@ -142,16 +147,14 @@ def _table(jobs: "list[Consolidation]", height: int, now: datetime) -> "Table":
     return grid
 
 
-def _state(job: "Consolidation") -> str:
+def _state(job: "ConsolidationInfo") -> str:
     """Return the state, and whether the job waits: it was handed over or returned, and no worker has claimed it yet."""
-    return (
-        f"{job.state} (waiting)" if job.started_at and job.owner is None and not job.state.is_final else str(job.state)
-    )
+    return f"{job.state} (waiting)" if job.started_at and job.waiting else str(job.state)
 
 
-def _steps(job: "Consolidation") -> str | None:
+def _steps(job: "ConsolidationInfo") -> str | None:
     return f"{job.progress.step}/{job.progress.steps}" if job.progress else None
 
 
-def _loss(job: "Consolidation") -> str | None:
+def _loss(job: "ConsolidationInfo") -> str | None:
     return f"{job.progress.loss:.4f}" if job.progress and job.progress.loss is not None else None

@@ -13,14 +13,10 @@ import orjson
 import safetensors
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from looper.platform.domain.adapter_digest import CONFIG_FILE, MANIFEST_FILE, WEIGHTS_FILE, digest_of
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput
 from looper.platform.domain.recipe import StoredRecipe
 from looper.platform.domain.scores import GateVerdict
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-MANIFEST_FILE = "manifest.json"
-FILE_NAMES = (WEIGHTS_FILE, CONFIG_FILE, MANIFEST_FILE)
 
 
 class Manifest(BaseModel):
@@ -102,8 +98,7 @@ class AdapterFiles:
     @property
     def digest(self) -> str:
         """SHA-256 of the text that ``sha256sum`` prints for the files, sorted by name."""
-        lines = (f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(self.to_dict().items()))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return digest_of({name: hashlib.sha256(content).hexdigest() for name, content in self.to_dict().items()})
 
     def read_manifest(self) -> Manifest:
         """Return the parsed manifest.

@@ -3,7 +3,8 @@
 Queue workers publish. Serving, promotion and the command line fetch.
 """
 
-from looper.platform.adapters.files import FILE_NAMES, AdapterFiles
+from looper.platform.adapters.files import AdapterFiles
+from looper.platform.domain.adapter_digest import FILE_NAMES
 from looper.platform.domain.errors import CorruptAdapter, InvalidInput, NotFound
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.revocation import is_marked

@@ -1,13 +1,17 @@
 """The HTTP control plane under ``/api/v1``. The gateway mounts its router; ``platform/client`` calls it.
 
 router                one router of all routes
-instance_routes       instances and their trajectories
+instance_routes       instances, what was ingested for them, and what happened
+upload_routes         take trajectories: whole files, or files in parts
 consolidation_routes  submit, follow and cancel consolidations
 skill_routes          channels and versions
 tenant_routes         keys, limits and audit trail of a tenant, and the operator's view of all tenants
 authenticated_route   checks the API key and its scopes before it reads the body
 request_body          reads a body up to a limit
-models                request and response types
+upload_queue          reads uploaded files a few at a time; ``part_uploads`` collects their parts
+downloads             sends files of adapters
+headers               the headers and the version that server and clients agree on
+models                request and response types; also ``tenant_models`` and ``upload_models``
 error_table           Looper's errors as HTTP responses, and back
 error_handlers        the error table in a FastAPI application
 submission            queues consolidations, for the routes and the command line

@@ -15,19 +15,22 @@ from fastapi import Depends, Request, Response, Security, params
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
+from looper.platform.api.headers import TENANT_HEADER
 from looper.platform.api.request_body import JsonRequest
 from looper.platform.api.request_gate import RequestGate
+from looper.platform.catalog import ApiKey
 from looper.platform.domain.actor import acting_as
-from looper.platform.domain.errors import Forbidden
+from looper.platform.domain.errors import Forbidden, InvalidInput
 from looper.platform.domain.names import InstanceName, check_name
-from looper.platform.domain.scopes import Scope, format_scopes
+from looper.platform.domain.scopes import OPERATOR_SCOPES, Scope, format_scopes, granted_scopes
 from looper.platform.tenancy import KeyReader, authenticate
 from looper.platform.tenancy.last_use import LastUseRecorder
 
 _bearer = HTTPBearer(
     auto_error=False,
-    description="API key of a tenant, from `looper tenant key TENANT --scopes SCOPES`. "
-    f"The scopes are {format_scopes(Scope)}; each route lists those that it needs.",
+    description="API key of a tenant, from `looper tenant key TENANT --scopes SCOPES`, or of an operator, from "
+    f"`looper operator key NAME`. The scopes are {format_scopes(Scope)}; each route lists those that it needs. A "
+    f"request with an operator's key names the tenant that it acts for in the header `{TENANT_HEADER}`.",
 )
 
 
@@ -44,6 +47,16 @@ def needs(scope: Scope) -> params.Security:
     return security
 
 
+def needs_a_key() -> params.Security:
+    """Declare that any valid key opens a route, whatever its scopes are.
+
+    Returns:
+        An entry for ``dependencies=[...]`` of a route.
+    """
+    security: params.Security = Security(_bearer)
+    return security
+
+
 def authenticated_route(catalog: KeyReader, gate: RequestGate | None = None) -> type[APIRoute]:
     """Return a route class that authenticates each request and checks its scopes before anything else.
 
@@ -54,9 +67,10 @@ def authenticated_route(catalog: KeyReader, gate: RequestGate | None = None) -> 
         gate: Threads and limits of the routes, None for the application's threads and no limits here.
 
     Returns:
-        A class for ``APIRouter(route_class=...)``. Its requests have the tenant in ``state.tenant`` and the API key in
-        ``state.key``. A request without a valid key ends with ``Unauthorized``, one whose key lacks a scope with
-        ``Forbidden``, and one above a limit with ``RateLimited``, before its body is read.
+        A class for ``APIRouter(route_class=...)``. Its requests have the tenant that they act for in ``state.tenant``,
+        None for an operator's that name none, the API key in ``state.key``, and in ``state.account`` whose limits they
+        count against. A request without a valid key ends with ``Unauthorized``, one whose key lacks a scope or names
+        another tenant with ``Forbidden``, and one above a limit with ``RateLimited``, before its body is read.
     """
     last_use, threads = LastUseRecorder(catalog), gate.threads if gate else None
 
@@ -74,16 +88,10 @@ def authenticated_route(catalog: KeyReader, gate: RequestGate | None = None) -> 
                 key = bearer.credentials if bearer else None
                 api_key = await anyio.to_thread.run_sync(authenticate, catalog, key, limiter=threads)
                 last_use.record(api_key.id)
-                if missing := needed - api_key.scopes:
-                    raise Forbidden(
-                        f"the key lacks scope {format_scopes(missing)}, it has {format_scopes(api_key.scopes)}: "
-                        f"looper tenant key TENANT --scopes {format_scopes(needed)}"
-                    )
-                request.state.tenant, request.state.key = api_key.tenant, api_key
-                with (
-                    acting_as(f"key:{api_key.name}/{api_key.id}"),
-                    gate.admit(api_key.tenant) if gate else nullcontext(),
-                ):
+                _check_scopes(api_key, needed)
+                request.state.tenant = _acting_tenant(api_key, request.headers.get(TENANT_HEADER))
+                request.state.key, request.state.account = api_key, _account_of(api_key)
+                with acting_as(api_key.actor), gate.admit(request.state.account) if gate else nullcontext():
                     if self.body_field:
                         request = await JsonRequest.from_request(request, threads)
                     return await handle(request)
@@ -93,21 +101,71 @@ def authenticated_route(catalog: KeyReader, gate: RequestGate | None = None) -> 
     return AuthenticatedRoute
 
 
+def _check_scopes(key: ApiKey, needed: frozenset[Scope]) -> None:
+    if missing := needed - granted_scopes(key.tenant, key.scopes):
+        way_out = f"looper tenant key TENANT --scopes {format_scopes(needed)}"
+        if missing <= OPERATOR_SCOPES:
+            way_out = "only an operator's key has it, from looper operator key NAME on a machine of the cluster"
+        raise Forbidden(f"the key lacks scope {format_scopes(missing)}, it has {format_scopes(key.scopes)}: {way_out}")
+
+
+def _acting_tenant(key: ApiKey, named: str | None) -> str | None:
+    """Return the tenant that a request acts for. A tenant's key acts for no other tenant."""
+    if named is None:
+        return key.tenant
+    check_name(named, "tenant")
+    if key.tenant not in (None, named):
+        raise Forbidden(f"the key belongs to tenant {key.tenant} and cannot act for {named}: use a key of {named}")
+    return named
+
+
+def _account_of(key: ApiKey) -> str:
+    """Return whose limits a request counts against, in words. An operator's requests are not the tenant's."""
+    return f"tenant {key.tenant}" if key.tenant is not None else f"operator's key {key.name}"
+
+
 def _scopes_of(route: APIRoute) -> frozenset[Scope]:
     """Return the scopes that a route needs, from ``needs`` at itself and at its routers."""
     declared = [each.scopes or () for each in route.dependencies if isinstance(each, params.Security)]
-    scopes = frozenset(Scope(scope) for scopes in declared for scope in scopes)
-    if not scopes:
+    if not declared:
         raise TypeError(f"route {route.path} declares no scope: add dependencies=[needs(Scope....)]")
-    return scopes
+    return frozenset(Scope(scope) for scopes in declared for scope in scopes)
+
+
+def require_tenant(tenant: str | None) -> str:
+    """Return the ``tenant`` that a request acts for.
+
+    Raises:
+        InvalidInput: An operator's request names none.
+    """
+    if tenant is None:
+        raise InvalidInput(f"an operator's key belongs to no tenant: name one in the header {TENANT_HEADER}")
+    return tenant
 
 
 async def _tenant(request: Request) -> str:
-    return str(request.state.tenant)
+    return require_tenant(request.state.tenant)
 
+
+async def _any_tenant(request: Request) -> str | None:
+    tenant: str | None = request.state.tenant
+    return tenant
+
+
+async def _key(request: Request) -> ApiKey:
+    key: ApiKey = request.state.key
+    return key
+
+
+Key = Annotated[ApiKey, Depends(_key)]
+"""Parameter type: the API key of the request."""
 
 Tenant = Annotated[str, Depends(_tenant)]
-"""Parameter type: the tenant of the API key."""
+"""Parameter type: the tenant that the request acts for."""
+
+AnyTenant = Annotated[str | None, Depends(_any_tenant)]
+"""Parameter type: the tenant that the request acts for, or None for an operator's request that concerns all tenants.
+Routes that read may take it, and those that change what an id names that is unique among all tenants."""
 
 
 async def _instance(tenant: Tenant, instance: str) -> InstanceName:

@@ -1,34 +1,43 @@
 """Request and response types of ``/api/v1``; ``looper ... --json`` prints them too.
 
 They are apart from the domain's types, so that each side may change without the other. The Python client imports this
-module, so it imports no web framework and no database.
+module, so it imports no web framework and no database. ``tenant_models`` has those of tenants and keys, and
+``upload_models`` those of uploads.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from looper.platform.domain.consolidation import MIN_PRIORITY, Consolidation, TrainingProgress
+from looper.platform.domain.consolidation import MAX_PRIORITY, MIN_PRIORITY, Consolidation, TrainingProgress
 from looper.platform.domain.recipe import Recipe
-from looper.platform.domain.scopes import Scope
 from looper.platform.domain.scores import GateVerdict
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.domain.version import Version
 
 if TYPE_CHECKING:  # the client has these models and no database
-    from looper.platform.catalog import ApiKey, Event, InstanceOverview, SkillSummary
+    from looper.platform.catalog import Batch, Event, InstanceOverview, SkillSummary
 
 
 MAX_SUBMITTED_INSTANCES = 1000
 """Maximum number of instances in one request to consolidate."""
 
 
-class _ApiModel(BaseModel):
+MAX_IDS = 100
+"""Maximum number of consolidations that one request asks for by their ids."""
+
+ReportFormat = Literal["json", "html"]
+"""Form of a report on training data. ``json``: the counts. ``html``: the page for people."""
+
+
+class ApiModel(BaseModel):
+    """Base class of all types of ``/api/v1``. A request with an unknown field is refused."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class InstanceInfo(_ApiModel):
+class InstanceInfo(ApiModel):
     """One deployed agent: what was ingested and what it serves."""
 
     name: str = Field(description="tenant/instance")
@@ -54,7 +63,28 @@ class InstanceInfo(_ApiModel):
         )
 
 
-class ConsolidationRequest(_ApiModel):
+class BatchInfo(ApiModel):
+    """One ingested file."""
+
+    id: str = Field(description="Digest of its trajectories")
+    source: str = Field(description="Name of the file")
+    trajectories: int = Field(description="Number of trajectories")
+    created_at: datetime = Field(description="When it was ingested")
+
+    @classmethod
+    def from_batch(cls, batch: "Batch") -> "BatchInfo":
+        """Return the public view of a batch.
+
+        Args:
+            batch: What the catalog has about it.
+
+        Returns:
+            All of it.
+        """
+        return cls(**batch.model_dump())
+
+
+class ConsolidationRequest(ApiModel):
     """Instances to consolidate in one request."""
 
     # FailFast, because collecting an error for each of many wrong items takes seconds.
@@ -67,12 +97,12 @@ class ConsolidationRequest(_ApiModel):
     priority: int = Field(
         0,
         ge=MIN_PRIORITY,
-        le=0,
-        description="Higher priorities are claimed first. Only the operator may submit with a priority above 0",
+        le=MAX_PRIORITY,
+        description="Higher priorities are claimed first. Only an operator's key may submit with a priority above 0",
     )
 
 
-class ConsolidationInfo(_ApiModel):
+class ConsolidationInfo(ApiModel):
     """One consolidation: what it trains, how far it is, and how it ended."""
 
     id: str = Field(description="Id of the consolidation")
@@ -94,6 +124,7 @@ class ConsolidationInfo(_ApiModel):
     started_at: datetime | None = Field(description="When work on it began")
     ended_at: datetime | None = Field(description="When it reached a final state")
     updated_at: datetime = Field(description="When it last changed")
+    waiting: bool = Field(description="Whether it waits for a worker. Otherwise one works on it, or it has ended")
 
     @classmethod
     def from_consolidation(cls, job: Consolidation) -> "ConsolidationInfo":
@@ -106,10 +137,11 @@ class ConsolidationInfo(_ApiModel):
             Everything but the owner of its lease.
         """
         fields = job.model_dump(exclude={"owner", "instance", "batches"})
-        return cls(instance=str(job.instance), batches=len(job.batches), **fields)
+        waiting = job.owner is None and not job.state.is_final
+        return cls(instance=str(job.instance), batches=len(job.batches), waiting=waiting, **fields)
 
 
-class EventInfo(_ApiModel):
+class EventInfo(ApiModel):
     """One thing that happened to an instance or a consolidation."""
 
     at: datetime = Field(description="When it happened")
@@ -128,7 +160,7 @@ class EventInfo(_ApiModel):
         return cls(at=event.at, what=event.what)
 
 
-class VersionInfo(_ApiModel):
+class VersionInfo(ApiModel):
     """One published version of a skill."""
 
     digest: str = Field(description="SHA-256 of the adapter's content: the name of the version")
@@ -154,7 +186,7 @@ class VersionInfo(_ApiModel):
         return cls(**version.model_dump(exclude={"instance"}))
 
 
-class SkillInfo(_ApiModel):
+class SkillInfo(ApiModel):
     """Channels and versions of an instance."""
 
     model: str = Field(description="Model name for OpenAI clients: tenant/instance")
@@ -184,7 +216,7 @@ class SkillInfo(_ApiModel):
         )
 
 
-class ChannelPointer(_ApiModel):
+class ChannelPointer(ApiModel):
     """Where to point a channel."""
 
     digest: str = Field(max_length=64, pattern="^[0-9a-f]*$", description="Digest of the version")
@@ -199,7 +231,7 @@ class ChannelPointer(_ApiModel):
     )
 
 
-class VersionTraffic(_ApiModel):
+class VersionTraffic(ApiModel):
     """What one version of a skill with a canary has answered since this gateway started."""
 
     requests: int = Field(description="Number of requests")
@@ -211,71 +243,7 @@ class VersionTraffic(_ApiModel):
     seconds: dict[str, float] | None = Field(description="p50 and p95 of the seconds until the response was complete")
 
 
-class KeyInfo(_ApiModel):
-    """One API key of the tenant. Its secret is shown when it is issued, and never again."""
-
-    id: str = Field(description="Public part of the key, in its middle")
-    name: str = Field(description="Name of the key: its id unless it was given one")
-    scopes: list[Scope] = Field(description="What the key may be used for")
-    created_at: datetime = Field(description="When it was issued")
-    last_used_at: datetime | None = Field(description="When it was last used, to a minute or two. Null: never")
-    expires_at: datetime | None = Field(description="From when on it is refused. Null: it does not expire")
-    revoked_at: datetime | None = Field(description="When it was revoked. Null: it is not revoked")
-    state: Literal["valid", "expired", "revoked"] = Field(description="Whether the key is accepted now")
-
-    @classmethod
-    def from_key(cls, key: "ApiKey") -> "KeyInfo":
-        """Return the public view of a key.
-
-        Args:
-            key: The key.
-
-        Returns:
-            Everything but its tenant and its hash.
-        """
-        expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
-        return cls(
-            scopes=[scope for scope in Scope if scope in key.scopes],
-            state="revoked" if key.revoked_at else "expired" if expired else "valid",
-            **key.model_dump(exclude={"tenant", "secret_sha256", "scopes"}),
-        )
-
-
-class AuditInfo(_ApiModel):
-    """One change, and who made it."""
-
-    id: int = Field(description="Ascending number")
-    at: datetime = Field(description="When it happened")
-    actor: str = Field(
-        description="key:NAME/ID, cli:USER, local:USER or system:queue-worker; empty if it was not recorded"
-    )
-    instance: str | None = Field(description="tenant/instance. Null: it happened to the tenant itself")
-    consolidation: str | None = Field(description="Id of the consolidation that it happened to")
-    what: str = Field(description="What happened, in words")
-
-    @classmethod
-    def from_event(cls, event: "Event") -> "AuditInfo":
-        """Return the public view of an event.
-
-        Args:
-            event: The event.
-
-        Returns:
-            All of it.
-        """
-        return cls(**event.model_dump())
-
-
-class TenantLimits(_ApiModel):
-    """Rate limits of a tenant. Null: the limit of the cluster's settings applies."""
-
-    requests_per_minute: int | None = Field(None, ge=1, le=2**31 - 1, description="Maximum requests per minute")
-    tokens_per_minute: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="Maximum prompt and generated tokens per minute"
-    )
-
-
-class ErrorDetail(_ApiModel):
+class ErrorDetail(ApiModel):
     """One error in OpenAI's form."""
 
     message: str = Field(description="What is wrong and what to do about it")
@@ -284,7 +252,7 @@ class ErrorDetail(_ApiModel):
     code: str | None = Field(None, description="Stable name of the error, for programs")
 
 
-class ErrorBody(_ApiModel):
+class ErrorBody(ApiModel):
     """Body of an error response, in OpenAI's form."""
 
     error: ErrorDetail = Field(description="The error")

@@ -20,19 +20,24 @@ Row = TypeVar("Row")
 Key = TypeVar("Key")
 
 # The bounds are there because what a client made up must not make the database fail.
-NAME: TypeAdapter[str] = TypeAdapter(Annotated[str, Field(max_length=63, pattern="^[a-z0-9_-]+$")])
+_Name = Annotated[str, Field(max_length=63, pattern="^[a-z0-9_-]+$")]
+
+NAME: TypeAdapter[str] = TypeAdapter(_Name)
 """Key of lists that are sorted by name."""
+
+INSTANCE: TypeAdapter[tuple[str, str]] = TypeAdapter(tuple[_Name, _Name])
+"""Key of lists that are sorted by the names of tenant and instance."""
 
 NUMBER: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, lt=2**31)])
 """Key of lists that are sorted by an ascending number."""
 
-NEWEST_FIRST: TypeAdapter[tuple[datetime, str]] = TypeAdapter(
+TIME_AND_DIGEST: TypeAdapter[tuple[datetime, str]] = TypeAdapter(
     tuple[
         Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))],
         Annotated[str, Field(max_length=64, pattern="^[0-9a-f]+$")],
     ]
 )
-"""Key of lists with the newest first: time, and id or digest."""
+"""Key of lists that are sorted by time: the time, and an id or digest."""
 
 MAX_CURSOR_CHARACTERS = 512
 """Maximum length of a cursor."""
@@ -52,7 +57,7 @@ def parse_cursor(cursor: str | None, kind: TypeAdapter[Key]) -> Key | None:
 
     Args:
         cursor: Cursor that a response had, or what a client made up.
-        kind: Type of the key: one of ``NAME``, ``NUMBER`` and ``NEWEST_FIRST``.
+        kind: Type of the key: one of ``NAME``, ``INSTANCE``, ``NUMBER`` and ``TIME_AND_DIGEST``.
 
     Returns:
         The key, None for the first page.

@@ -60,7 +60,7 @@ async def read_body(request: Request, max_bytes: int, too_large_message: str) ->
         Overloaded: All tenants together do.
     """
     content = bytearray()
-    with _memory.track(str(request.state.tenant)) as reserve:
+    with _memory.track(request.state.account) as reserve:
         async for chunk in stream_body(request, max_bytes, too_large_message):
             reserve(len(chunk))
             content += chunk
@@ -106,37 +106,37 @@ async def stream_body(request: Request, max_bytes: int, too_large_message: str) 
 
 
 class _BodyMemory:
-    """Counts the bodies that are being read, and their bytes, by tenant. Used on one event loop."""
+    """Counts the bodies that are being read, and their bytes, for each account. Used on one event loop."""
 
     def __init__(self) -> None:
         self._bodies = Counter[str]()
         self._bytes = Counter[str]()
 
     @contextmanager
-    def track(self, tenant: str) -> Iterator[Any]:
-        """Count a body of a tenant while the context is open. Yields a function that counts more bytes of it."""
-        self._check(tenant, self._bodies, MAX_BODIES_PER_TENANT - 1, MAX_BODIES - 1)
-        self._bodies[tenant] += 1
+    def track(self, account: str) -> Iterator[Any]:
+        """Count a body of an account while the context is open. Yields a function that counts more bytes of it."""
+        self._check(account, self._bodies, MAX_BODIES_PER_TENANT - 1, MAX_BODIES - 1)
+        self._bodies[account] += 1
         reserved = 0
 
         def reserve(size: int) -> None:
             nonlocal reserved
-            self._check(tenant, self._bytes, MAX_BYTES_PER_TENANT - size, MAX_BYTES - size)
-            self._bytes[tenant] += size
+            self._check(account, self._bytes, MAX_BYTES_PER_TENANT - size, MAX_BYTES - size)
+            self._bytes[account] += size
             reserved += size
 
         try:
             yield reserve
         finally:
-            self._bytes[tenant] -= reserved
-            self._bodies[tenant] -= 1
-            if not self._bodies[tenant]:
-                del self._bodies[tenant], self._bytes[tenant]
+            self._bytes[account] -= reserved
+            self._bodies[account] -= 1
+            if not self._bodies[account]:
+                del self._bodies[account], self._bytes[account]
 
-    def _check(self, tenant: str, used: Counter[str], max_of_tenant: int, max_of_all: int) -> None:
-        if used[tenant] > max_of_tenant:
+    def _check(self, account: str, used: Counter[str], max_of_tenant: int, max_of_all: int) -> None:
+        if used[account] > max_of_tenant:
             raise RateLimited(
-                f"tenant {tenant} sends too many bodies at the same time: wait until one has arrived", retry_after_s=1
+                f"{account} sends too many bodies at the same time: wait until one has arrived", retry_after_s=1
             )
         if used.total() > max_of_all:
             raise Overloaded("the server reads too many bodies at the same time: try again", retry_after_s=1)

@@ -11,6 +11,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from looper.platform.api.headers import API_VERSION, API_VERSION_HEADER
 from looper.platform.api.models import ErrorBody, ErrorDetail
 
 REQUEST_ID_HEADER: Final = "x-request-id"
@@ -80,6 +81,7 @@ class RequestBoundary:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", ())]
+                headers.append((API_VERSION_HEADER.encode(), API_VERSION.encode()))
                 if all(name.lower() != REQUEST_ID_HEADER.encode() for name, _ in headers):
                     headers.append((REQUEST_ID_HEADER.encode(), request_id))
                 if is_body_pending:

@@ -1,4 +1,4 @@
-"""Keeps the control plane from taking what inference needs: its own threads, and limits per tenant.
+"""Keeps the control plane from taking what inference needs: its own threads, and limits per tenant or operator's key.
 
 The routes of ``/api/v1`` share one ``RequestGate``. The state is in this gateway's memory, so each of several gateways
 allows the full limits.
@@ -29,7 +29,7 @@ class RequestGate:
     """Threads and limits of the control plane.
 
     Args:
-        limits: Limits of each tenant.
+        limits: Limits of each tenant, and of each operator's key.
 
     Attributes:
         threads: Limits the threads in which the control plane works. Other threads of the process are not affected.
@@ -42,39 +42,39 @@ class RequestGate:
         self.threads = anyio.CapacityLimiter(NUM_THREADS)
 
     @contextmanager
-    def admit(self, tenant: str) -> Iterator[None]:
-        """Count a request of a tenant as concurrent while the context is open.
+    def admit(self, account: str) -> Iterator[None]:
+        """Count a request as concurrent while the context is open.
 
         Args:
-            tenant: The tenant.
+            account: Whose limits it counts against, such as ``tenant acme``.
 
         Yields:
             Nothing.
 
         Raises:
-            RateLimited: The tenant has reached one of its limits.
+            RateLimited: One of the limits is reached.
         """
-        if self._concurrent[tenant] >= self._limits.max_concurrent_requests:
+        if self._concurrent[account] >= self._limits.max_concurrent_requests:
             raise RateLimited(
-                f"tenant {tenant} already has {self._limits.max_concurrent_requests} concurrent requests on /api/v1: "
+                f"{account} already has {self._limits.max_concurrent_requests} concurrent requests on /api/v1: "
                 "retry when one has ended",
                 retry_after_s=1,
             )
-        bucket = self._bucket(tenant)
+        bucket = self._bucket(account)
         if wait_s := bucket.seconds_until(1):
             raise RateLimited(
-                f"tenant {tenant} has reached its limit of {bucket.per_minute} requests per minute on /api/v1: "
+                f"{account} has reached its limit of {bucket.per_minute} requests per minute on /api/v1: "
                 f"retry in {wait_s:.1f} s",
                 retry_after_s=wait_s,
             )
         bucket.level -= 1
-        self._concurrent[tenant] += 1
+        self._concurrent[account] += 1
         try:
             yield
         finally:
-            self._concurrent[tenant] -= 1
-            if not self._concurrent[tenant]:
-                del self._concurrent[tenant]
+            self._concurrent[account] -= 1
+            if not self._concurrent[account]:
+                del self._concurrent[account]
 
     def in_threads(self, endpoint: Callable[..., Any], status: int | None) -> Callable[..., Awaitable[Any]]:
         """Make an endpoint run in the control plane's threads, with the JSON of its response.
@@ -103,8 +103,8 @@ class RequestGate:
 
         return respond_in_thread
 
-    def _bucket(self, tenant: str) -> TokenBucket:
+    def _bucket(self, account: str) -> TokenBucket:
         per_minute, now = self._limits.requests_per_minute, time.monotonic()
-        bucket = self._buckets.setdefault(tenant, TokenBucket(per_minute, per_minute, now))
+        bucket = self._buckets.setdefault(account, TokenBucket(per_minute, per_minute, now))
         bucket.refill(now)
         return bucket

@@ -1,6 +1,7 @@
 """Assembles the routes of ``/api/v1``.
 
-Each acts for the tenant of the request's API key and sees that tenant only, except those that need scope operator.
+Each acts for the tenant of the request's API key and sees that tenant only. An operator's key names the tenant that it
+acts for (``authenticated_route``); routes that need scope operator are of all tenants.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from looper.platform.api.instance_routes import instance_router
 from looper.platform.api.request_gate import RequestGate
 from looper.platform.api.skill_routes import skill_router
 from looper.platform.api.tenant_routes import tenant_router
+from looper.platform.api.upload_routes import upload_router
 from looper.platform.catalog import Catalog
 from looper.platform.domain.version import Version
 from looper.platform.objectstore import ObjectStore
@@ -42,8 +44,9 @@ def control_plane_router(
     """
     route_class = authenticated_route(catalog, gate)
     router = APIRouter(prefix="/api/v1", responses=ERROR_RESPONSES)
-    router.include_router(instance_router(catalog, store, settings.home / "uploads", route_class))
-    router.include_router(consolidation_router(settings, catalog, route_class))
-    router.include_router(skill_router(catalog, store, prefetch, route_class))
-    router.include_router(tenant_router(catalog, store, route_class))
+    router.include_router(instance_router(catalog, route_class))
+    router.include_router(upload_router(catalog, store, settings.home / "uploads", route_class, gate.threads))
+    router.include_router(consolidation_router(settings, catalog, store, route_class))
+    router.include_router(skill_router(catalog, store, prefetch, route_class, gate.threads))
+    router.include_router(tenant_router(settings, catalog, store, route_class))
     return router

@@ -1,8 +1,7 @@
 """Takes uploads from clients to disk, and has them read a few at a time. ``instance_routes`` calls it."""
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+import hashlib
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -11,11 +10,13 @@ import anyio
 import anyio.to_thread
 from fastapi import Request
 
+from looper.platform.api.places import Places
 from looper.platform.api.request_body import stream_body
-from looper.platform.catalog import Catalog
-from looper.platform.domain.errors import Overloaded, RateLimited
+from looper.platform.api.upload_models import UploadEnd
+from looper.platform.catalog import Catalog, Upload
+from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import InstanceName
-from looper.platform.objectstore import ObjectStore
+from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.trajectories.report import IngestReport
 from looper.platform.trajectories.uploads import disk_full, ingest_upload, temporary_file
 
@@ -31,11 +32,12 @@ MAX_UPLOADS = 16
 NUM_READERS = 3
 """Maximum uploads that are read at the same time. One tenant alone cannot take all of them."""
 
-RETRY_AFTER_S = 5.0
-"""Time after which a client should try an upload again that found no place, in seconds."""
-
 _WRITE_BYTES = 2**20
 """How much of a file is written to disk at a time, in bytes."""
+
+
+class MissingPart(InvalidInput):
+    """A part of an upload has not arrived."""
 
 
 class UploadQueue:
@@ -51,12 +53,14 @@ class UploadQueue:
         self._catalog = catalog
         self._store = store
         self._folder = folder
-        self._uploads = Counter[str]()
+        self._places = Places("uploads")
         self._readers = anyio.CapacityLimiter(NUM_READERS)
         # Apart from the readers, so that files arrive while others are read.
         self._writers = anyio.CapacityLimiter(NUM_READERS)
 
-    async def ingest(self, request: Request, instance: InstanceName, name: str, format: str) -> IngestReport:
+    async def ingest(
+        self, request: Request, instance: InstanceName, name: str, format: str, *, is_named: bool = True
+    ) -> IngestReport:
         """Ingest the body of a request.
 
         Args:
@@ -64,6 +68,7 @@ class UploadQueue:
             instance: Instance that the trajectories belong to.
             name: Name of the file.
             format: Name of the format; ``auto`` detects it.
+            is_named: Whether a file without trajectories is an error. Otherwise it is reported.
 
         Returns:
             A report of the file.
@@ -76,19 +81,63 @@ class UploadQueue:
             InvalidInput: The file has no known format.
             StoreFull: There is no disk space for it.
         """
-        with self._place(instance.tenant), temporary_file(self._folder) as file:
+        with self._take_place(instance.tenant), temporary_file(self._folder) as file:
             await self._receive(request, file, name)
-            ingest = partial(
-                ingest_upload,
-                name,
-                file,
-                instance,
-                format,
-                folder=self._folder,
-                catalog=self._catalog,
-                store=self._store,
-            )
-            return await anyio.to_thread.run_sync(ingest, limiter=self._readers)
+            return await self._read(file, instance, name, format, UploadEnd(is_named=is_named))
+
+    async def ingest_parts(self, upload: Upload, end: UploadEnd) -> IngestReport:
+        """Ingest a file whose parts are in the object store.
+
+        Args:
+            upload: The upload.
+            end: What to do with it.
+
+        Returns:
+            A report of the file.
+
+        Raises:
+            MissingPart: A part has not arrived.
+            InvalidInput: The parts are not the file, or it has no known format.
+            RateLimited, Overloaded, TooLarge, StoreFull: As ``ingest``.
+        """
+        with self._take_place(upload.instance.tenant), temporary_file(self._folder) as file:
+            await anyio.to_thread.run_sync(self._collect, upload, file, limiter=self._writers)
+            return await self._read(file, upload.instance, upload.name, upload.format, end)
+
+    def _take_place(self, tenant: str) -> AbstractContextManager[None]:
+        return self._places.take(tenant, MAX_UPLOADS_PER_TENANT, MAX_UPLOADS)
+
+    async def _read(
+        self, file: BinaryIO, instance: InstanceName, name: str, format: str, end: UploadEnd
+    ) -> IngestReport:
+        ingest = partial(
+            ingest_upload,
+            name,
+            file,
+            instance,
+            format,
+            companions=end.companions,
+            is_named=end.is_named,
+            folder=self._folder,
+            catalog=self._catalog,
+            store=self._store,
+        )
+        return await anyio.to_thread.run_sync(ingest, limiter=self._readers)
+
+    def _collect(self, upload: Upload, file: BinaryIO) -> None:
+        """Write the parts of an upload to ``file``, one after the other."""
+        digest = hashlib.sha256()
+        try:
+            for number in range(upload.num_parts):
+                part = self._store.get(keys.upload_part(upload.instance.tenant, upload.id, number))
+                digest.update(part)
+                file.write(part)
+        except NotFound as error:
+            raise MissingPart(f"part {number} of upload {upload.id} has not arrived: send it first") from error
+        except OSError as error:
+            raise disk_full(self._folder, error) from error
+        if digest.hexdigest() != upload.sha256:
+            raise InvalidInput(f"upload {upload.id} is not the file that was announced: its SHA-256 is another one")
 
     async def _receive(self, request: Request, file: BinaryIO, name: str) -> None:
         too_large = f"{name} has more than {MAX_UPLOAD_BYTES // 2**20} MiB: split it into several files"
@@ -103,21 +152,3 @@ class UploadQueue:
             await anyio.to_thread.run_sync(file.flush, limiter=self._writers)
         except OSError as error:
             raise disk_full(self._folder, error) from error
-
-    @contextmanager
-    def _place(self, tenant: str) -> Iterator[None]:
-        """Take one of the tenant's places while the context is open."""
-        if self._uploads[tenant] >= MAX_UPLOADS_PER_TENANT:
-            raise RateLimited(
-                f"tenant {tenant} already has {MAX_UPLOADS_PER_TENANT} uploads: retry when one has ended",
-                retry_after_s=RETRY_AFTER_S,
-            )
-        if self._uploads.total() >= MAX_UPLOADS:
-            raise Overloaded("the server has too many uploads: try again", retry_after_s=RETRY_AFTER_S)
-        self._uploads[tenant] += 1
-        try:
-            yield
-        finally:
-            self._uploads[tenant] -= 1
-            if not self._uploads[tenant]:
-                del self._uploads[tenant]

@@ -14,7 +14,9 @@ from looper.platform.catalog.records import (
     Revocation,
     RouteTarget,
     SkillSummary,
+    TenantOverview,
     TrainingDemand,
+    Upload,
 )
 
 __all__ = [
@@ -28,5 +30,7 @@ __all__ = [
     "Revocation",
     "RouteTarget",
     "SkillSummary",
+    "TenantOverview",
     "TrainingDemand",
+    "Upload",
 ]

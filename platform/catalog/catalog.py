@@ -14,12 +14,14 @@ from looper.platform.catalog.revocations import RevocationOperations
 from looper.platform.catalog.skills import SkillOperations
 from looper.platform.catalog.tenants import TenantOperations
 from looper.platform.catalog.trainers import TrainerOperations
+from looper.platform.catalog.uploads import UploadOperations
 
 
 class Catalog(
     TenantOperations,
     KeyOperations,
     InstanceOperations,
+    UploadOperations,
     ConsolidationOperations,
     QueueOperations,
     LeasedWorkOperations,

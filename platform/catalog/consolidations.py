@@ -13,7 +13,7 @@ from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
-from looper.platform.domain.consolidation import MAX_PRIORITY, MIN_PRIORITY, Consolidation
+from looper.platform.domain.consolidation import Consolidation, check_priority
 from looper.platform.domain.errors import Conflict, InvalidInput
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import Recipe
@@ -44,8 +44,7 @@ class ConsolidationOperations(Database):
             NotFound: An instance does not exist.
             InvalidInput: The priority is out of range, or an instance has no new trajectories.
         """
-        if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-            raise InvalidInput(f"priority {priority} is not from {MIN_PRIORITY} to {MAX_PRIORITY}")
+        check_priority(priority)
         with self._write_transaction() as sql:
             for instance in sorted(instances):  # in one order, so that two submissions never wait for each other
                 rows.require_instance(sql, instance, lock=True)
@@ -87,6 +86,7 @@ class ConsolidationOperations(Database):
         tenant: str | None = None,
         instance: InstanceName | None = None,
         *,
+        unfinished: bool = False,
         after: tuple[datetime, str] | None = None,
         limit: int | None = None,
     ) -> list[Consolidation]:
@@ -95,6 +95,7 @@ class ConsolidationOperations(Database):
         Args:
             tenant: Only those of this tenant.
             instance: Only those of this instance.
+            unfinished: Only those that have not ended.
             after: Only those that are listed after the one with this time of submission and id.
             limit: Maximum length of the list.
 
@@ -107,6 +108,8 @@ class ConsolidationOperations(Database):
             query = query.where(c.tenant == tenant)
         if instance is not None:
             query = query.where(rows.in_instance(t.consolidations, instance))
+        if unfinished:
+            query = query.where(c.ended_at.is_(None))
         query = query.order_by(c.created_at.desc(), c.id).limit(limit)
         with self._read_transaction() as sql:
             return [rows.to_consolidation(row) for row in sql.execute(query)]
@@ -118,24 +121,44 @@ class ConsolidationOperations(Database):
             counted = sql.execute(select(state, func.count()).group_by(state).order_by(state)).all()
         return {ConsolidationState(name): count for name, count in counted}
 
-    def get_consolidations(self, ids: Sequence[str]) -> list[Consolidation]:
-        """Return the consolidations with these ``ids``, in the same order.
+    def get_consolidations(self, ids: Sequence[str], tenant: str | None = None) -> list[Consolidation]:
+        """Return several consolidations.
+
+        Args:
+            ids: Their ids.
+            tenant: Only those of this tenant exist. None: those of all tenants.
+
+        Returns:
+            The consolidations, in the order of ``ids``.
 
         Raises:
             NotFound: One of them does not exist. The error names the first one.
         """
+        c = t.consolidations.c
         with self._read_transaction() as sql:
-            query = select(t.consolidations).where(t.consolidations.c.id.in_(ids))
+            query = select(t.consolidations).where(c.id.in_(ids))
+            if tenant is not None:
+                query = query.where(c.tenant == tenant)
             found = {row.id: rows.to_consolidation(row) for row in sql.execute(query)}
         for id in ids:
             if id not in found:
                 raise rows.consolidation_not_found(id)
         return [found[id] for id in ids]
 
-    def list_unfinished(self) -> list[Consolidation]:
-        """Return all consolidations that have not ended, oldest first."""
+    def list_unfinished(self, tenant: str | None = None, *, limit: int | None = None) -> list[Consolidation]:
+        """List consolidations that have not ended, oldest first.
+
+        Args:
+            tenant: Only those of this tenant.
+            limit: Maximum length of the list.
+
+        Returns:
+            The consolidations.
+        """
         c = t.consolidations.c
-        query = select(t.consolidations).where(c.ended_at.is_(None)).order_by(c.created_at, c.id)
+        query = select(t.consolidations).where(c.ended_at.is_(None)).order_by(c.created_at, c.id).limit(limit)
+        if tenant is not None:
+            query = query.where(c.tenant == tenant)
         with self._read_transaction() as sql:
             return [rows.to_consolidation(row) for row in sql.execute(query)]
 

@@ -46,11 +46,11 @@ class EventOperations(Database):
         with self._read_transaction() as sql:
             return [_to_event(row) for row in sql.execute(query.limit(limit))]
 
-    def list_audit_trail(self, tenant: str, *, before: int | None = None, limit: int = 100) -> list[Event]:
+    def list_audit_trail(self, tenant: str | None, *, before: int | None = None, limit: int = 100) -> list[Event]:
         """List all changes of what a tenant has, newest first: of the tenant itself, its keys, limits and instances.
 
         Args:
-            tenant: Name of the tenant.
+            tenant: Name of the tenant. None: the operators' audit trail, which has what happened to their keys.
             before: Only events whose id is lower: the last id of the page before.
             limit: Maximum length of the list.
 
@@ -60,11 +60,12 @@ class EventOperations(Database):
         Raises:
             NotFound: The tenant does not exist.
         """
-        query = select(t.events).where(t.events.c.tenant == tenant).order_by(t.events.c.id.desc()).limit(limit)
+        query = select(t.events).where(t.events.c.tenant == (tenant or "")).order_by(t.events.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(t.events.c.id < before)
         with self._read_transaction() as sql:
-            rows.require_tenant(sql, tenant)
+            if tenant is not None:
+                rows.require_tenant(sql, tenant)
             return [_to_event(row) for row in sql.execute(query)]
 
 

@@ -1,6 +1,8 @@
 """Catalog operations on instances and on the trajectory batches that were ingested for them."""
 
-from sqlalchemy import insert, select
+from datetime import datetime
+
+from sqlalchemy import and_, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import rows
@@ -75,17 +77,27 @@ class InstanceOperations(Database):
             rows.insert_event(sql, instance, None, f"ingested {trajectories} trajectories as batch {batch_id}")
             return True
 
-    def list_batches(self, instance: InstanceName) -> list[Batch]:
-        """Return the batches of ``instance``, oldest first.
+    def list_batches(
+        self, instance: InstanceName, *, after: tuple[datetime, str] | None = None, limit: int | None = None
+    ) -> list[Batch]:
+        """List the batches of an instance, oldest first.
+
+        Args:
+            instance: The instance.
+            after: Only batches that are listed after the one with this time of ingestion and id.
+            limit: Maximum length of the list.
+
+        Returns:
+            The batches.
 
         Raises:
             NotFound: The instance does not exist.
         """
+        b = t.batches.c
+        query = select(b.id, b.source, b.trajectories, b.created_at).where(rows.in_instance(t.batches, instance))
+        if after is not None:
+            query = query.where(or_(b.created_at > after[0], and_(b.created_at == after[0], b.id > after[1])))
         with self._read_transaction() as sql:
             rows.require_instance(sql, instance)
-            found = sql.execute(
-                select(t.batches.c.id, t.batches.c.source, t.batches.c.trajectories, t.batches.c.created_at)
-                .where(rows.in_instance(t.batches, instance))
-                .order_by(t.batches.c.created_at, t.batches.c.id)
-            )
+            found = sql.execute(query.order_by(b.created_at, b.id).limit(limit))
             return [Batch(**row._mapping) for row in found]

@@ -30,16 +30,17 @@ class KeyOperations(Database):
         Raises:
             NotFound: The key's tenant does not exist.
             InvalidInput: The key's name is not valid.
-            Conflict: The tenant has another key of this name that is not revoked.
+            Conflict: Its owner has another key of this name that is not revoked.
         """
         check_name(key.name, "key")
         with self._write_transaction() as sql:
-            rows.require_tenant(sql, key.tenant)
+            if key.tenant is not None:
+                rows.require_tenant(sql, key.tenant)
             try:
                 sql.execute(insert(t.keys).values(**key.model_dump() | {"scopes": format_scopes(key.scopes)}))
             except IntegrityError as error:
                 raise Conflict(
-                    f"tenant {key.tenant} has a key {key.name} already: revoke it first, or choose another name"
+                    f"{key.owner} has a key {key.name} already: revoke it first, or choose another name"
                 ) from error
             expiry = f", expires {key.expires_at:%F %T}" if key.expires_at else ""
             scopes = format_scopes(key.scopes)
@@ -57,11 +58,11 @@ class KeyOperations(Database):
             raise NotFound(f"key {id} does not exist")
         return ApiKey(**row._mapping)
 
-    def list_keys(self, tenant: str, *, limit: int = 1000) -> list[ApiKey]:
-        """List the keys of a tenant, newest first, also those that are expired or revoked.
+    def list_keys(self, tenant: str | None, *, limit: int = 1000) -> list[ApiKey]:
+        """List the keys of an owner, newest first, also those that are expired or revoked.
 
         Args:
-            tenant: Name of the tenant.
+            tenant: Name of the tenant. None: operators' keys.
             limit: Maximum length of the list. Keys that are not revoked come first.
 
         Returns:
@@ -71,10 +72,11 @@ class KeyOperations(Database):
             NotFound: The tenant does not exist.
         """
         c = t.keys.c
-        query = select(t.keys).where(c.tenant == tenant)
+        query = select(t.keys).where(c.tenant.is_(None) if tenant is None else c.tenant == tenant)
         query = query.order_by(c.revoked_at.is_not(None), c.created_at.desc(), c.id).limit(limit)
         with self._read_transaction() as sql:
-            rows.require_tenant(sql, tenant)
+            if tenant is not None:
+                rows.require_tenant(sql, tenant)
             return [ApiKey(**row._mapping) for row in sql.execute(query)]
 
     def find_valid_key(self, key: str, *, tenant: str | None = None) -> ApiKey:
@@ -130,5 +132,5 @@ def _find_valid_key(sql: Connection, key: str, tenant: str | None) -> ApiKey:
     query = select(t.keys).where(named, c.revoked_at.is_(None)).order_by(c.id != key).limit(1)
     row = sql.execute(query).one_or_none()
     if row is None:
-        raise NotFound(f"key {key} does not exist or is revoked already: looper tenant keys TENANT")
+        raise rows.key_not_found(key)
     return ApiKey(**row._mapping)

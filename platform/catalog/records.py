@@ -10,6 +10,7 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.scopes import Scope, parse_scopes
 from looper.platform.domain.version import Version
+from looper.platform.trajectories.report import IngestReport
 
 Row = TypeVar("Row")
 
@@ -51,14 +52,14 @@ class Batch(_Record):
 
 
 class ApiKey(_Record):
-    """A tenant's API key as it is stored. The secret itself is not stored."""
+    """An API key as it is stored. The secret itself is not stored."""
 
     id: str
     """Public part of the key."""
-    tenant: str
-    """Tenant that the key belongs to."""
+    tenant: str | None
+    """Tenant that the key belongs to. None: it is an operator's."""
     name: str
-    """Name of the key, of which the tenant has only one that is not revoked."""
+    """Name of the key, of which its owner has only one that is not revoked."""
     scopes: frozenset[Scope]
     """What the key may be used for."""
     secret_sha256: str
@@ -77,6 +78,16 @@ class ApiKey(_Record):
     def _from_column(cls, value: object) -> object:
         return parse_scopes(value) if isinstance(value, str) else value
 
+    @property
+    def actor(self) -> str:
+        """Who acts with this key, as ``domain/actor.py`` says."""
+        return f"{'operator' if self.tenant is None else 'key'}:{self.name}/{self.id}"
+
+    @property
+    def owner(self) -> str:
+        """Whom the key belongs to, in words."""
+        return "an operator" if self.tenant is None else f"tenant {self.tenant}"
+
 
 class Quota(_Record):
     """Rate limits of one tenant. None: the default of the settings applies."""
@@ -85,6 +96,49 @@ class Quota(_Record):
     """Maximum requests per minute."""
     tokens_per_minute: int | None = None
     """Maximum prompt and completion tokens per minute."""
+
+
+class TenantOverview(_Record):
+    """A tenant and how many instances it has."""
+
+    name: str
+    """Name of the tenant."""
+    instances: int
+    """Number of its instances."""
+
+
+class Upload(_Record):
+    """A file of trajectories that a client uploads in parts. The parts are in the object store."""
+
+    id: str
+    """Digest of what is uploaded where: a client that was interrupted finds the upload by it."""
+    instance: InstanceName
+    """Instance that the trajectories belong to."""
+    name: str
+    """Name of the file."""
+    format: str
+    """Name of the format; ``auto`` detects it."""
+    sha256: str
+    """SHA-256 of the file."""
+    size: int
+    """Size of the file, in bytes."""
+    part_bytes: int
+    """Size of each part but the last, in bytes."""
+    created_at: datetime
+    """When the upload began."""
+    expires_at: datetime
+    """From when on it is deleted, unless a part arrives."""
+    report: IngestReport | None
+    """What was ingested. None: the file has not been read yet."""
+
+    @property
+    def num_parts(self) -> int:
+        """Number of parts."""
+        return -(-self.size // self.part_bytes)
+
+    def size_of(self, part: int) -> int:
+        """Return the size of the part with the number ``part``, from 0, in bytes."""
+        return min(self.part_bytes, self.size - part * self.part_bytes)
 
 
 class RouteTarget(_Record):

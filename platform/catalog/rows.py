@@ -61,6 +61,16 @@ def tenant_not_found(tenant: str) -> NotFound:
     return NotFound(f"tenant {tenant} does not exist: looper tenant create {tenant}")
 
 
+def key_not_found(key: str) -> NotFound:
+    """Return the error to raise when there is no ``key`` that could be revoked."""
+    return NotFound(f"key {key} does not exist or is revoked already: looper tenant keys TENANT")
+
+
+def upload_not_found(id: str) -> NotFound:
+    """Return the error to raise when there is no upload ``id``."""
+    return NotFound(f"upload {id} does not exist: it ended or expired, begin again")
+
+
 def consolidation_not_found(id: str) -> NotFound:
     """Return the error to raise when there is no consolidation ``id``."""
     return NotFound(f"consolidation {id} does not exist: looper jobs list")
@@ -71,17 +81,19 @@ def version_not_found(instance: InstanceName, digest: str) -> NotFound:
     return NotFound(f"instance {instance} has no version {digest}: looper skills show {instance}")
 
 
-def require_tenant(sql: Connection, tenant: str) -> None:
+def require_tenant(sql: Connection, tenant: str, *, lock: bool = False) -> None:
     """Raise an error unless a tenant exists.
 
     Args:
         sql: Open transaction.
         tenant: Name of the tenant.
+        lock: Whether to lock the tenant's row until the transaction ends.
 
     Raises:
         NotFound: The tenant does not exist.
     """
-    if sql.scalar(select(t.tenants.c.name).where(t.tenants.c.name == tenant)) is None:
+    query = select(t.tenants.c.name).where(t.tenants.c.name == tenant)
+    if sql.scalar(query.with_for_update() if lock else query) is None:
         raise tenant_not_found(tenant)
 
 
@@ -225,16 +237,16 @@ def insert_event(
     )
 
 
-def insert_tenant_event(sql: Connection, tenant: str, what: str) -> None:
+def insert_tenant_event(sql: Connection, tenant: str | None, what: str) -> None:
     """Add one line that is about the tenant itself to its audit trail.
 
     Args:
         sql: Open transaction.
-        tenant: The tenant.
+        tenant: The tenant. None: it is about an operator's key, and stands in the operators' audit trail.
         what: Text of the event, in one line.
     """
     sql.execute(
-        insert(t.events).values(tenant=tenant, instance="", at=read_clock(sql), actor=current_actor(), what=what)
+        insert(t.events).values(tenant=tenant or "", instance="", at=read_clock(sql), actor=current_actor(), what=what)
     )
 
 

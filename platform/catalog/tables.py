@@ -62,7 +62,7 @@ keys = Table(
     "keys",
     metadata,
     Column("id", ID, primary_key=True),
-    Column("tenant", NAME, ForeignKey("tenants.name"), nullable=False, index=True),
+    Column("tenant", NAME, ForeignKey("tenants.name"), index=True),  # null: an operator's key
     Column("name", NAME, nullable=False, server_default=""),
     Column("scopes", Text, nullable=False, server_default="infer,submit,admin"),
     Column("secret_sha256", DIGEST, nullable=False),
@@ -80,6 +80,13 @@ keys = Table(
     ),
     # Each gateway polls for what was revoked or promoted recently. These indexes spare it from reading all rows.
     Index("ix_keys_revoked_at", "revoked_at"),
+    Index(
+        "uq_keys_operator_name",
+        "name",
+        unique=True,
+        sqlite_where=text("tenant IS NULL AND revoked_at IS NULL"),
+        postgresql_where=text("tenant IS NULL AND revoked_at IS NULL"),
+    ),
 )
 
 instances = Table(
@@ -105,6 +112,22 @@ batches = Table(
     Column("trajectories", Integer, nullable=False),
     Column("created_at", UTCDateTime, nullable=False),
     _instance_foreign_key(),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("tenant", NAME, ForeignKey("tenants.name"), nullable=False, index=True),
+    Column("instance", NAME, nullable=False),  # it exists once the file was read
+    Column("name", Text, nullable=False),
+    Column("format", Text, nullable=False),
+    Column("sha256", DIGEST, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("part_bytes", Integer, nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("expires_at", UTCDateTime, nullable=False, index=True),
+    Column("report", JSON(none_as_null=True)),
 )
 
 consolidations = Table(
@@ -181,7 +204,7 @@ events = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("at", UTCDateTime, nullable=False),
-    Column("tenant", NAME, nullable=False),
+    Column("tenant", NAME, nullable=False),  # empty: it happened to an operator's key
     Column("instance", NAME, nullable=False),  # empty: it happened to the tenant itself
     Column("consolidation", ID),
     Column("actor", Text, nullable=False, server_default=""),  # empty: from a release that did not record it

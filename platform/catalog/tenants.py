@@ -1,13 +1,13 @@
 """Catalog operations on tenants and their rate limits."""
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import Quota
+from looper.platform.catalog.records import Quota, TenantOverview
 from looper.platform.domain.errors import Conflict
 from looper.platform.domain.names import check_name
 
@@ -42,6 +42,29 @@ class TenantOperations(Database):
         """Return the names of all tenants, sorted."""
         with self._read_transaction() as sql:
             return list(sql.scalars(select(t.tenants.c.name).order_by(t.tenants.c.name)))
+
+    def page_tenants(self, *, after: str | None = None, limit: int) -> list[TenantOverview]:
+        """List tenants with the numbers of their instances, sorted by name.
+
+        Args:
+            after: Only those whose names sort after this one.
+            limit: Maximum length of the list.
+
+        Returns:
+            The tenants.
+        """
+        name = t.tenants.c.name
+        query = (
+            select(name, func.count(t.instances.c.instance).label("instances"))
+            .outerjoin(t.instances, t.instances.c.tenant == name)
+            .group_by(name)
+            .order_by(name)
+            .limit(limit)
+        )
+        if after is not None:
+            query = query.where(name > after)
+        with self._read_transaction() as sql:
+            return [TenantOverview(**row._mapping) for row in sql.execute(query)]
 
     def get_quota(self, tenant: str) -> Quota:
         """Return the rate limits of ``tenant``.

@@ -8,46 +8,32 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import httpx
-
 from looper.platform.api.models import (
+    MAX_IDS,
     MAX_SUBMITTED_INSTANCES,
-    AuditInfo,
+    BatchInfo,
     ConsolidationInfo,
     EventInfo,
     InstanceInfo,
-    KeyInfo,
+    ReportFormat,
     SkillInfo,
-    TenantLimits,
     VersionInfo,
     VersionTraffic,
 )
-from looper.platform.client.http_session import HttpSession
-from looper.platform.domain.errors import InvalidInput
+from looper.platform.client.http_session import HttpSession, path_part
+from looper.platform.client.tenants import TenantMethods
+from looper.platform.client.uploads import UploadMethods
+from looper.platform.domain.adapter_digest import FILE_NAMES, digest_of
+from looper.platform.domain.errors import CorruptAdapter, InvalidInput
 from looper.platform.domain.names import PROD, check_name, is_digest
 from looper.platform.domain.recipe import Recipe
-from looper.platform.trajectories.report import IngestReport
-
-UPLOAD_TIMEOUT_S = 1800.0
-"""Time to wait for the report of an upload, in seconds: the server reads a few files at a time."""
 
 
-class _FileContent:
-    """Content of a file, which is read anew each time it is sent."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __iter__(self) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
-            while part := file.read(2**20):
-                yield part
-
-
-class Client(HttpSession):
+class Client(UploadMethods, TenantMethods, HttpSession):
     """Calls the control plane of a Looper cluster for one tenant.
 
-    Names of instances are without the tenant's name, because the key belongs to a tenant. Every method raises the
+    Names of instances are without the tenant's name, because the key belongs to a tenant. With an operator's key,
+    ``acting_for`` names the tenant; without it, lists are of all tenants. Every method raises the
     ``LooperError`` that the server raised: ``Unauthorized`` for a wrong key, ``NotFound`` for what does not exist or
     belongs to another tenant, ``Forbidden`` where the key lacks a scope, ``RateLimited`` with ``retry_after_s`` above a
     limit, and ``StoreUnavailable`` also when the server does not answer at all.
@@ -63,28 +49,29 @@ class Client(HttpSession):
         """Return the tenant's instances, sorted by name."""
         return self._pages("/instances", InstanceInfo)
 
-    def ingest(self, instance: str, path: str | Path, *, format: str = "auto") -> IngestReport:
-        """Upload one file of trajectories. Uploading the same file again changes nothing.
+    def instance(self, instance: str) -> InstanceInfo:
+        """Return one ``instance``."""
+        return self._get(f"/instances/{check_name(instance, 'instance')}", InstanceInfo)
 
-        Args:
-            instance: Instance that the trajectories belong to; a new one is created.
-            path: The file.
-            format: Name of its format; ``auto`` detects it.
+    def batches(self, instance: str) -> Iterator[BatchInfo]:
+        """Return the ingested files of an ``instance``, oldest first."""
+        return self._pages(f"/instances/{check_name(instance, 'instance')}/batches", BatchInfo)
 
-        Returns:
-            How many trajectories were kept and rejected, and why.
+    def instance_events(self, instance: str) -> Iterator[EventInfo]:
+        """Return what happened to an ``instance``, oldest first."""
+        return self._pages(f"/instances/{check_name(instance, 'instance')}/events", EventInfo)
+
+    def recipe(self) -> Recipe:
+        """Return the recipe of consolidations that name none."""
+        return self._get("/recipe", Recipe)
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Check whether the cluster can train and serve by a ``recipe``.
+
+        Raises:
+            InvalidInput: It cannot.
         """
-        path = Path(path)
-        return self._call(
-            "POST",
-            f"/instances/{check_name(instance, 'instance')}/trajectories",
-            IngestReport,
-            idempotent=True,
-            params={"name": path.name, "format": format},
-            content=_FileContent(path),
-            headers={"content-length": str(path.stat().st_size)},
-            timeout=httpx.Timeout(self._http.timeout.connect, read=UPLOAD_TIMEOUT_S),
-        )
+        self._call("POST", "/recipe", Recipe, idempotent=True, json=recipe.model_dump(mode="json"))
 
     def consolidate(
         self, instances: Sequence[str], *, recipe: Recipe | None = None, priority: int = 0
@@ -94,7 +81,7 @@ class Client(HttpSession):
         Args:
             instances: Instances with new trajectories.
             recipe: How to train; None for the cluster's default recipe.
-            priority: From -10 to 0. Higher priorities are claimed first.
+            priority: From -10 to 10. Higher priorities are claimed first. Above 0 only with an operator's key.
 
         Returns:
             The queued consolidations, in the order of ``instances``. More than 1000 instances take several requests.
@@ -110,13 +97,35 @@ class Client(HttpSession):
             jobs += self._call("POST", "/consolidations", list[ConsolidationInfo], json=body)
         return jobs
 
-    def consolidations(self, instance: str | None = None) -> Iterator[ConsolidationInfo]:
+    def consolidations(self, instance: str | None = None, *, unfinished: bool = False) -> Iterator[ConsolidationInfo]:
         """Return the consolidations, newest first.
 
         Args:
             instance: Only consolidations of this instance; None for all instances.
+            unfinished: Only those that have not ended.
         """
-        return self._pages("/consolidations", ConsolidationInfo, {"instance": instance} if instance else {})
+        params = {"instance": instance} if instance else {}
+        return self._pages(
+            "/consolidations", ConsolidationInfo, params | ({"unfinished": "true"} if unfinished else {})
+        )
+
+    def consolidations_by_id(self, ids: Sequence[str]) -> list[ConsolidationInfo]:
+        """Return several consolidations, in one request for each ``MAX_IDS``.
+
+        Args:
+            ids: Their ids.
+
+        Returns:
+            The consolidations, in the order of ``ids``.
+
+        Raises:
+            NotFound: One of them does not exist.
+        """
+        found: list[ConsolidationInfo] = []
+        for start in range(0, len(ids), MAX_IDS):
+            params = {"id": list(ids[start : start + MAX_IDS])}
+            found += self._call("GET", "/consolidations", list[ConsolidationInfo], params=params)
+        return found
 
     def consolidation(self, id: str) -> ConsolidationInfo:
         """Return one consolidation.
@@ -124,7 +133,7 @@ class Client(HttpSession):
         Args:
             id: Id of the consolidation.
         """
-        return self._get(f"/consolidations/{id}", ConsolidationInfo)
+        return self._get(f"/consolidations/{path_part(id)}", ConsolidationInfo)
 
     def events(self, id: str) -> Iterator[EventInfo]:
         """Return what happened to a consolidation, oldest first.
@@ -132,7 +141,23 @@ class Client(HttpSession):
         Args:
             id: Id of the consolidation.
         """
-        return self._pages(f"/consolidations/{id}/events", EventInfo)
+        return self._pages(f"/consolidations/{path_part(id)}/events", EventInfo)
+
+    def report(self, id: str, format: ReportFormat = "json") -> bytes:
+        """Return the report on the training data of a consolidation.
+
+        Args:
+            id: Id of the consolidation.
+            format: ``json`` for the counts, ``html`` for the page for people.
+
+        Raises:
+            NotFound: There is none yet.
+        """
+        return self._send("GET", f"/consolidations/{path_part(id)}/report", params={"format": format}).content
+
+    def report_url(self, id: str) -> str:
+        """Return the address of the page with the report on the training data of the consolidation ``id``."""
+        return f"{self.url}/api/v1/consolidations/{path_part(id)}/report?format=html"
 
     def cancel(self, id: str) -> ConsolidationInfo:
         """Cancel a consolidation that has not ended.
@@ -146,7 +171,7 @@ class Client(HttpSession):
         Raises:
             Conflict: It has ended already.
         """
-        return self._call("POST", f"/consolidations/{id}/cancel", ConsolidationInfo)
+        return self._call("POST", f"/consolidations/{path_part(id)}/cancel", ConsolidationInfo)
 
     def wait(
         self,
@@ -193,7 +218,25 @@ class Client(HttpSession):
         Args:
             instance: Instance of the skill.
         """
-        return self._pages(f"/skills/{check_name(instance, 'instance')}/versions", VersionInfo)
+        return self._pages(f"/skills/{check_name(instance, 'instance')}/versions", VersionInfo, {"limit": "1000"})
+
+    def download(self, instance: str, digest: str, folder: Path) -> None:
+        """Download the files of a version, which PEFT and vLLM can load, and verify its digest.
+
+        Args:
+            instance: Instance of the skill.
+            digest: Digest of the version.
+            folder: An empty folder for the files.
+
+        Raises:
+            InvalidInput: ``digest`` is not a complete digest.
+            CorruptAdapter: What arrived does not match the digest.
+        """
+        path, sums = f"{_version_path(instance, digest)}/files", {}
+        for name in FILE_NAMES:
+            sums[name] = self._save(f"{path}/{name}", folder / name)
+        if (found := digest_of(sums)) != digest:
+            raise CorruptAdapter(f"version {digest} of {instance} arrived with the digest {found}: download it again")
 
     def promote(
         self, instance: str, digest: str, *, channel: str = PROD, share: float = 0.0, expected: str | None = None
@@ -247,9 +290,7 @@ class Client(HttpSession):
         Raises:
             InvalidInput: ``digest`` is not a complete digest.
         """
-        if not is_digest(digest):
-            raise InvalidInput(f"version {digest!r} is not a complete digest: give all 64 characters, 0-9 and a-f")
-        return self._call("POST", f"/skills/{check_name(instance, 'instance')}/versions/{digest}/revoke", SkillInfo)
+        return self._call("POST", f"{_version_path(instance, digest)}/revoke", SkillInfo)
 
     def traffic(self, instance: str) -> dict[str, VersionTraffic]:
         """Return what each version of a skill with a canary has answered.
@@ -279,59 +320,6 @@ class Client(HttpSession):
         path = f"{_channel_path(instance, channel)}/rollback"
         return self._call("POST", path, SkillInfo, params=_expected(expected))
 
-    def keys(self) -> list[KeyInfo]:
-        """Return the tenant's API keys, those that are not revoked first."""
-        return self._get("/keys", list[KeyInfo])
-
-    def revoke_key(self, key: str) -> KeyInfo:
-        """Revoke an API key of the tenant.
-
-        Args:
-            key: Its name or its id.
-
-        Returns:
-            The revoked key.
-        """
-        return self._call("POST", f"/keys/{check_name(key, 'key')}/revoke", KeyInfo)
-
-    def limits(self) -> TenantLimits:
-        """Return the tenant's own rate limits."""
-        return self._get("/limits", TenantLimits)
-
-    def audit_trail(self, *, before: int | None = None, limit: int = 100) -> list[AuditInfo]:
-        """Return who changed what, newest first.
-
-        Args:
-            before: Only entries whose id is lower: the last id of the page before.
-            limit: Maximum length of the list, from 1 to 1000.
-
-        Returns:
-            One page of the audit trail.
-        """
-        params = {"limit": limit} | ({} if before is None else {"before": before})
-        return self._call("GET", "/audit", list[AuditInfo], params=params)
-
-    def tenants(self) -> list[str]:
-        """Return the names of all tenants. The key needs scope ``operator``."""
-        return self._get("/tenants", list[str])
-
-    def tenant_limits(self, tenant: str) -> TenantLimits:
-        """Return the own rate limits of a ``tenant``. The key needs scope ``operator``."""
-        return self._get(f"/tenants/{check_name(tenant, 'tenant')}/limits", TenantLimits)
-
-    def set_tenant_limits(self, tenant: str, limits: TenantLimits) -> TenantLimits:
-        """Set the own rate limits of a tenant. The key needs scope ``operator``.
-
-        Args:
-            tenant: Name of the tenant.
-            limits: The new limits, which replace all old ones.
-
-        Returns:
-            The same limits.
-        """
-        path = f"/tenants/{check_name(tenant, 'tenant')}/limits"
-        return self._call("PUT", path, TenantLimits, json=limits.model_dump())
-
 
 def _expected(digest: str | None) -> dict[str, str]:
     return {} if digest is None else {"expected": digest}
@@ -339,3 +327,9 @@ def _expected(digest: str | None) -> dict[str, str]:
 
 def _channel_path(instance: str, channel: str) -> str:
     return f"/skills/{check_name(instance, 'instance')}/channels/{check_name(channel, 'channel')}"
+
+
+def _version_path(instance: str, digest: str) -> str:
+    if not is_digest(digest):
+        raise InvalidInput(f"version {digest!r} is not a complete digest: give all 64 characters, 0-9 and a-f")
+    return f"/skills/{check_name(instance, 'instance')}/versions/{digest}"

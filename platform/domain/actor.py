@@ -1,6 +1,7 @@
 """Who changes the catalog. It is set where a request or a command comes in, and stands in every event.
 
-key:NAME/ID           a request with that API key
+key:NAME/ID           a request with that API key of a tenant
+operator:NAME/ID      a request with that operator's key
 cli:USER              a command on a machine that reads the catalog
 system:queue-worker   the queue worker and its trainers
 local:USER            any other program on such a machine

@@ -7,12 +7,23 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import StoredRecipe
 from looper.platform.domain.scores import GateVerdict
 from looper.platform.domain.states import ConsolidationState
 
 MIN_PRIORITY, MAX_PRIORITY = -10, 10
+
+
+def check_priority(priority: int) -> None:
+    """Check a ``priority``.
+
+    Raises:
+        InvalidInput: It is out of range.
+    """
+    if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidInput(f"priority {priority} is not from {MIN_PRIORITY} to {MAX_PRIORITY}")
 
 
 class TrainingProgress(BaseModel):

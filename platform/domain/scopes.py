@@ -1,9 +1,10 @@
 """Scopes of API keys: what the holder of a key may do.
 
-A route needs the scopes that it names and no others. No scope includes another one, so a key for everything has all.
+A route needs the scopes that it names and no others. No scope of a tenant's key includes another one, so a key for
+everything has all. Operators' keys have scopes of their own.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from enum import StrEnum
 from typing import Final
 
@@ -20,7 +21,10 @@ class Scope(StrEnum):
     ADMIN = "admin"
     """Promote, roll back, revoke and drop what is served. List and revoke keys, and read limits and the audit trail."""
     OPERATOR = "operator"
-    """Act across tenants: metrics, the list of tenants, and their limits."""
+    """Act across tenants: create tenants, issue their keys, set limits, and do for a tenant that the request names what
+    ``submit`` and ``admin`` allow. Only an operator's key has it."""
+    METRICS = "metrics"
+    """Read ``/metrics``, and nothing else. Only an operator's key has it."""
 
 
 DEFAULT_SCOPES: Final = frozenset({Scope.INFER, Scope.SUBMIT})
@@ -28,6 +32,26 @@ DEFAULT_SCOPES: Final = frozenset({Scope.INFER, Scope.SUBMIT})
 
 TENANT_SCOPES: Final = frozenset({Scope.INFER, Scope.SUBMIT, Scope.ADMIN})
 """All that a key may do for its own tenant. Keys of releases without scopes have these."""
+
+OPERATOR_SCOPES: Final = frozenset({Scope.OPERATOR, Scope.METRICS})
+"""All that an operator's key may have. It belongs to no tenant."""
+
+
+def granted_scopes(tenant: str | None, scopes: Set[Scope]) -> frozenset[Scope]:
+    """Return what a key with certain scopes opens.
+
+    Args:
+        tenant: Tenant that the key belongs to. None: it is an operator's.
+        scopes: Scopes of the key.
+
+    Returns:
+        Of a tenant's key, the scopes that a tenant's key may have: earlier releases gave it others, too. ``operator``
+        of an operator's key stands for all but ``infer``, because tokens are paid by tenants.
+    """
+    if tenant is not None:
+        return TENANT_SCOPES.intersection(scopes)
+    granted = OPERATOR_SCOPES.intersection(scopes)
+    return granted | {Scope.SUBMIT, Scope.ADMIN, Scope.METRICS} if Scope.OPERATOR in granted else granted
 
 
 def parse_scopes(text: str) -> frozenset[Scope]:

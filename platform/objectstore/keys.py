@@ -33,6 +33,20 @@ def examples(consolidation: str, part: str) -> str:
     return f"examples/{consolidation}/{part}"
 
 
+UPLOADS = "uploads"
+"""Folder of the parts of all uploads that have not ended."""
+
+
+def upload(tenant: str, id: str) -> str:
+    """Return the folder of the parts of the upload ``id`` of ``tenant``."""
+    return f"{UPLOADS}/{tenant}/{id}"
+
+
+def upload_part(tenant: str, id: str, number: int) -> str:
+    """Return the key of the part with the ``number`` from 0 of the upload ``id`` of ``tenant``."""
+    return f"{upload(tenant, id)}/{number:05d}"
+
+
 def adapter(tenant: str, digest: str, file: str) -> str:
     """Return the key of the file named ``file`` of the adapter ``digest`` of ``tenant``."""
     return f"adapters/{tenant}/{digest}/{file}"

@@ -123,6 +123,32 @@ class ObjectStore:
 
         return self._guard(posixpath.commonpath(keys), read)
 
+    def size(self, key: str) -> int:
+        """Return the size of the object at ``key``, in bytes.
+
+        Raises:
+            NotFound: There is no such object.
+            StoreUnavailable: The object store failed.
+        """
+        return self._guard(key, lambda: int(self._fs.size(self._path(key))))
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Read a part of an object.
+
+        Args:
+            key: Key of the object.
+            start: First byte.
+            end: Byte after the last one.
+
+        Returns:
+            The part.
+
+        Raises:
+            NotFound: There is no such object.
+            StoreUnavailable: The object store failed.
+        """
+        return self._guard(key, lambda: bytes(self._fs.cat_file(self._path(key), start=start, end=end)))
+
     def put(self, key: str, content: bytes) -> None:
         """Write an object. If the object exists already, nothing changes, because objects are immutable.
 
@@ -203,7 +229,7 @@ class ObjectStore:
     def delete(self, prefix: str) -> None:
         """Delete the object or folder ``prefix``, if it exists.
 
-        Only checkpoints of ended consolidations are deleted. All other objects are immutable.
+        Only checkpoints of ended consolidations and parts of ended uploads are deleted. All else is immutable.
 
         Raises:
             StoreUnavailable: The object store failed.

@@ -9,6 +9,7 @@ import logging
 from contextlib import suppress
 
 from looper.platform.catalog import ApiKey, Catalog, Revocation
+from looper.platform.catalog.rows import key_not_found
 from looper.platform.domain.errors import NotFound, StoreUnavailable
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore, keys
@@ -59,6 +60,28 @@ def revoke_key(catalog: Catalog, store: ObjectStore, key: str, *, tenant: str | 
     id = catalog.find_valid_key(key, tenant=tenant).id
     _mark(store, Revocation("key", id))
     return catalog.revoke_key(id, tenant=tenant)
+
+
+def revoke_tenant_key(catalog: Catalog, store: ObjectStore, key: str, tenant: str | None) -> ApiKey:
+    """Revoke a key of a tenant, and no operator's key.
+
+    Args:
+        catalog: Catalog of the key.
+        store: Object store of the marker.
+        key: Id of the key or, where ``tenant`` is given, also its name.
+        tenant: Only a key of this tenant. None: of any.
+
+    Returns:
+        The revoked key.
+
+    Raises:
+        NotFound: There is no such key, or it is revoked already, or it is an operator's.
+        StoreUnavailable: As ``revoke_key``.
+    """
+    found = catalog.find_valid_key(key, tenant=tenant)
+    if found.tenant is None:
+        raise key_not_found(key)
+    return revoke_key(catalog, store, found.id, tenant=found.tenant)
 
 
 def is_marked(store: ObjectStore, digest: str) -> bool:

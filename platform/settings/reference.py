@@ -44,8 +44,9 @@ you change a setting, run `looper down` and `looper up`.
 ## What happens with a wrong name?
 
 Looper refuses a name that is not a setting, in the file and in every variable that begins with `LOOPER_`, and suggests
-the most similar setting. Three variables are not settings: `LOOPER_CONFIG`, `LOOPER_URL` and `LOOPER_KEY`. Inside
-Kubernetes, Looper ignores the variables that Kubernetes sets for Services whose names begin with `looper`.
+the most similar setting. Three variables are not settings: `LOOPER_CONFIG`, and `LOOPER_URL` and `LOOPER_KEY`, which
+make commands work on a [remote Looper](../guides/from-a-laptop.md). Inside Kubernetes, Looper ignores the variables
+that Kubernetes sets for Services whose names begin with `looper`.
 
 ## How do I see my settings?
 

@@ -1,4 +1,4 @@
-"""API keys: bearer tokens that belong to one tenant and have scopes."""
+"""API keys: bearer tokens with scopes. Each belongs to one tenant, or is an operator's."""
 
 from looper.platform.tenancy.keys import KeyReader, authenticate, issue_key
 

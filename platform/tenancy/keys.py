@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from looper.platform.catalog import ApiKey, Catalog
-from looper.platform.domain.errors import NotFound, Unauthorized
-from looper.platform.domain.scopes import DEFAULT_SCOPES, Scope
+from looper.platform.domain.errors import InvalidInput, NotFound, Unauthorized
+from looper.platform.domain.scopes import DEFAULT_SCOPES, OPERATOR_SCOPES, TENANT_SCOPES, Scope, format_scopes
 
 
 class KeyReader(Protocol):
@@ -31,7 +31,7 @@ class KeyReader(Protocol):
 
 def issue_key(
     catalog: Catalog,
-    tenant: str,
+    tenant: str | None,
     *,
     name: str | None = None,
     scopes: Set[Scope] = DEFAULT_SCOPES,
@@ -41,7 +41,7 @@ def issue_key(
 
     Args:
         catalog: Catalog to store the key's hash in.
-        tenant: Tenant that the key belongs to.
+        tenant: Tenant that the key belongs to. None: it is an operator's.
         name: Name by which the key is found again. None: its id.
         scopes: What the key may be used for.
         lifetime: Time until the key expires. None: it does not expire.
@@ -51,9 +51,16 @@ def issue_key(
 
     Raises:
         NotFound: The tenant does not exist.
-        InvalidInput: The name is not valid.
-        Conflict: The tenant has another key of this name that is not revoked.
+        InvalidInput: The name is not valid, or such a key cannot have one of the scopes.
+        Conflict: The owner has another key of this name that is not revoked.
     """
+    allowed, kind, others = TENANT_SCOPES, "a tenant's", "looper operator key NAME"
+    if tenant is None:
+        allowed, kind, others = OPERATOR_SCOPES, "an operator's", "looper tenant key TENANT"
+    if wrong := scopes - allowed:
+        raise InvalidInput(
+            f"{kind} key cannot have scope {format_scopes(wrong)}, only {format_scopes(allowed)}: {others}"
+        )
     id, secret, now = secrets.token_hex(8), secrets.token_hex(32), catalog.now()
     catalog.add_key(
         ApiKey(

@@ -9,11 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 import orjson
 
-DOCUMENT_SUFFIXES = frozenset({".json", ".traj"})
-"""Suffixes of files that are one document."""
-
-JSON_LINES_SUFFIXES = frozenset({".jsonl", ".ndjson"})
-"""Suffixes of files with one document per line."""
+from looper.platform.trajectories.rejection import Rejection
 
 MAX_LINE_BYTES = 32 * 1024**2
 """Maximum size of one line, in bytes. A longer line is skipped in small pieces and never held in memory."""
@@ -25,16 +21,6 @@ _SKIP_BYTES = 1024**2
 """How much of a line that is too long is read at a time, in bytes."""
 
 _BOM = b"\xef\xbb\xbf"
-
-
-class Rejection(NamedTuple):
-    """An episode, or a document of unknown content, that is not kept."""
-
-    reason: str
-    """Stable code: ``malformed_json``, ``not_utf8``, ``too_large``, ``malformed_episode``, ``empty``,
-    ``unknown_role``, ``unanswered_call`` or ``orphan_result``."""
-    message: str
-    """What is wrong, in one line."""
 
 
 class Document(NamedTuple):

@@ -9,20 +9,24 @@ it.
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import orjson
-
 from looper.platform.catalog import Catalog
-from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.trajectory import Trajectory
 from looper.platform.objectstore import ObjectStore, keys
+from looper.platform.trajectories.files import cannot_read, find_companions, find_files
 from looper.platform.trajectories.readers import select_readers
 from looper.platform.trajectories.readers.reader import Reader
-from looper.platform.trajectories.reading import EpisodeCounts, OpenFile, detect_format, unknown_format
+from looper.platform.trajectories.reading import (
+    EpisodeCounts,
+    OpenFile,
+    detect_format,
+    parse_companions,
+    unknown_format,
+)
 from looper.platform.trajectories.report import FileReport, IngestReport
 from looper.platform.trajectories.table import to_parquet
 
@@ -30,7 +34,13 @@ log = logging.getLogger(__name__)
 
 
 def ingest_paths(
-    paths: Iterable[Path], instance: InstanceName, format: str = "auto", *, catalog: Catalog, store: ObjectStore
+    paths: Iterable[Path],
+    instance: InstanceName,
+    format: str = "auto",
+    *,
+    catalog: Catalog,
+    store: ObjectStore,
+    on_file: Callable[[Path], None] = lambda path: None,
 ) -> IngestReport:
     """Ingest files, and folders with all files below them.
 
@@ -40,6 +50,7 @@ def ingest_paths(
         format: Name of a format; ``auto`` detects the format of each file.
         catalog: Catalog that gets the batches' rows.
         store: Object store that gets the batches.
+        on_file: Called with each file before it is read.
 
     Returns:
         A report per file. Each file is ingested completely or not at all.
@@ -50,10 +61,11 @@ def ingest_paths(
         NotFound: The tenant does not exist.
     """
     readers = select_readers(format)
-    files = [file for path in paths for file in _find_files(path)]
-    return IngestReport(
-        files=[_ingest_file(file, is_named, instance, readers, catalog, store) for file, is_named in files]
-    )
+    reports = []
+    for file in find_files(paths):
+        on_file(file.path)
+        reports.append(_ingest_file(file.path, file.is_named, instance, readers, catalog, store))
+    return IngestReport(files=reports)
 
 
 def read_path(path: Path, format: str = "auto") -> Iterator[tuple[FileReport, list[Trajectory]]]:
@@ -70,9 +82,9 @@ def read_path(path: Path, format: str = "auto") -> Iterator[tuple[FileReport, li
         InvalidInput: The path does not exist, or it is a file of no known format.
     """
     readers = select_readers(format)
-    for path_of_file, is_named in _find_files(path):
+    for path_of_file, is_named in find_files([path]):
         with _open_binary(path_of_file) as stream:
-            file = detect_format(str(path_of_file), stream, readers, _load_companions(path_of_file, readers))
+            file = detect_format(str(path_of_file), stream, readers, _load_companions(path_of_file))
             if file is None and is_named:
                 raise unknown_format(path_of_file)
             counts = EpisodeCounts(str(path_of_file))
@@ -84,7 +96,7 @@ def _ingest_file(
     path: Path, is_named: bool, instance: InstanceName, readers: list[Reader], catalog: Catalog, store: ObjectStore
 ) -> FileReport:
     with _open_binary(path) as stream:
-        file = detect_format(str(path), stream, readers, _load_companions(path, readers))
+        file = detect_format(str(path), stream, readers, _load_companions(path))
         if file is None:
             if is_named:
                 raise unknown_format(path)
@@ -122,31 +134,19 @@ def write_batch(
         catalog.add_batch(instance, batch, source=Path(report.path).name, trajectories=report.kept)
 
 
-def _find_files(path: Path) -> list[tuple[Path, bool]]:
-    """Return the files at or below ``path`` without hidden ones, and whether the caller named the file itself."""
-    if path.is_dir():
-        below = ((file, file.relative_to(path)) for file in sorted(path.rglob("*")) if file.is_file())
-        return [(file, False) for file, inside in below if not any(part.startswith(".") for part in inside.parts)]
-    if not path.exists():
-        raise InvalidInput(f"path {str(path)!r} does not exist: name a trajectory file or a folder of them")
-    return [(path, True)]
-
-
 def _open_binary(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise InvalidInput(f"file {str(path)!r} cannot be read: {error.strerror}") from error
+        raise cannot_read(path, error) from error
 
 
-def _load_companions(path: Path, readers: list[Reader]) -> dict[str, object]:
+def _load_companions(path: Path) -> dict[str, object]:
     """Return the parsed companion files of a trajectory file by suffix. One that cannot be read is left out."""
-    found: dict[str, object] = {}
-    for suffix in {reader.companion_suffix for reader in readers if reader.companion_suffix}:
-        companion = path.with_name(path.stem + suffix)
-        if companion != path and companion.is_file():
-            try:
-                found[suffix] = orjson.loads(companion.read_bytes())
-            except (orjson.JSONDecodeError, OSError) as error:
-                log.warning("%s: ignored %s, which cannot be read: %s", path, companion.name, error)
-    return found
+    contents = {}
+    for suffix, file in find_companions(path).items():
+        try:
+            contents[suffix] = file.read_bytes()
+        except OSError as error:
+            log.warning("%s: ignored its %s, which cannot be read: %s", path, suffix, error)
+    return parse_companions(path, contents)

@@ -6,23 +6,21 @@ Called by ``ingest``, and by ``upload_worker`` in a process of its own. Imports 
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import orjson
+
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.trajectory import Trajectory
-from looper.platform.trajectories.documents import (
-    DOCUMENT_SUFFIXES,
-    JSON_LINES_SUFFIXES,
-    Document,
-    Rejection,
-    read_documents,
-)
+from looper.platform.trajectories.documents import Document, read_documents
+from looper.platform.trajectories.files import JSON_LINES_SUFFIXES, SUFFIXES
 from looper.platform.trajectories.readers import READERS
 from looper.platform.trajectories.readers.reader import Reader
-from looper.platform.trajectories.report import FileReport
+from looper.platform.trajectories.rejection import Rejection
+from looper.platform.trajectories.report import NO_TRAJECTORY_FILE, FileReport
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ class EpisodeCounts:
             trajectories=self._kept + rejected,
             kept=self._kept,
             rejected=rejected,
-            reasons=dict(self._reasons) if file else {"not_a_trajectory_file": 1},
+            reasons=dict(self._reasons) if file else {NO_TRAJECTORY_FILE: 1},
         )
 
 
@@ -105,7 +103,7 @@ def detect_format(
         The file, None if it has documents and no reader recognizes one of them.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in DOCUMENT_SUFFIXES | JSON_LINES_SUFFIXES:
+    if suffix not in SUFFIXES:
         return None
     head: list[Rejection] = []
     has_parsed = False
@@ -122,6 +120,25 @@ def detect_format(
         if len(head) == _MAX_UNREADABLE_HEAD:
             return None
     return None if has_parsed else OpenFile(None, iter(head))
+
+
+def parse_companions(path: Path | str, contents: Mapping[str, bytes]) -> dict[str, object]:
+    """Parse the companion files of a trajectory file. One that cannot be parsed is left out.
+
+    Args:
+        path: Path or name of the trajectory file, for the log.
+        contents: Contents of its companion files by suffix.
+
+    Returns:
+        The parsed files by suffix.
+    """
+    found: dict[str, object] = {}
+    for suffix, content in contents.items():
+        try:
+            found[suffix] = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            log.warning("%s: ignored its %s, which cannot be read: %s", path, suffix, error)
+    return found
 
 
 def _read_episodes(
@@ -155,7 +172,7 @@ def unknown_format(path: Path | str) -> InvalidInput:
     Returns:
         The error.
     """
-    suffixes = ", ".join(sorted(DOCUMENT_SUFFIXES | JSON_LINES_SUFFIXES))
     return InvalidInput(
-        f"file {str(path)!r} has no known format: the formats are {', '.join(READERS)}, in files with suffix {suffixes}"
+        f"file {str(path)!r} has no known format: the formats are {', '.join(READERS)}, in files with suffix "
+        f"{', '.join(sorted(SUFFIXES))}"
     )

@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel
 
+NO_TRAJECTORY_FILE = "not_a_trajectory_file"
+"""Reason of a file in a folder that holds no trajectories."""
+
 
 class FileReport(BaseModel):
     """What happened to one file. ``trajectories`` is always ``kept + rejected``."""
@@ -18,7 +21,7 @@ class FileReport(BaseModel):
     """Number of episodes that were rejected."""
     reasons: dict[str, int]
     """Number of rejected episodes by reason. A file in a folder that holds no trajectories has
-    ``not_a_trajectory_file``."""
+    ``NO_TRAJECTORY_FILE``."""
 
 
 class IngestReport(BaseModel):

@@ -1,7 +1,7 @@
 """The process that reads one uploaded file. ``uploads`` starts it for each file, and nothing else runs in it.
 
-It gets two open files and no secrets: no address of the catalog or the store, and no environment. Whatever a file makes
-it do, it can only take its own limits of memory and time, or die. It prints one line of JSON.
+It gets three open files and no secrets: no address of the catalog or the store, and no environment. Whatever a file
+makes it do, it can only take its own limits of memory and time, or die. It prints one line of JSON.
 """
 
 import errno
@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.trajectories.readers import select_readers
-from looper.platform.trajectories.reading import EpisodeCounts, detect_format, unknown_format
+from looper.platform.trajectories.reading import EpisodeCounts, detect_format, parse_companions, unknown_format
 from looper.platform.trajectories.report import FileReport
 from looper.platform.trajectories.table import write_parquet
 
@@ -32,7 +32,9 @@ DISK_FULL_STATUS: Final = 81
 """Exit status of the process when the disk has no space for the batch."""
 
 
-def read_upload(name: str, format: str, source_fd: int, target_fd: int) -> FileReport:
+def read_upload(
+    name: str, format: str, source_fd: int, target_fd: int, companions_fd: int, *, is_named: bool
+) -> FileReport:
     """Read a file and write its trajectories as Parquet.
 
     Args:
@@ -40,6 +42,8 @@ def read_upload(name: str, format: str, source_fd: int, target_fd: int) -> FileR
         format: Name of the format; ``auto`` detects it.
         source_fd: Descriptor of the file, open for reading.
         target_fd: Descriptor of the Parquet file, open for writing.
+        companions_fd: Descriptor of the companion files, open for reading: one JSON object with their text by suffix.
+        is_named: Whether a file without trajectories is an error. Otherwise it is reported.
 
     Returns:
         The report.
@@ -47,11 +51,15 @@ def read_upload(name: str, format: str, source_fd: int, target_fd: int) -> FileR
     Raises:
         InvalidInput: The file has no known format.
     """
-    with open(source_fd, "rb") as source, open(target_fd, "wb") as target:
-        file = detect_format(name, source, select_readers(format))
-        if file is None:
-            raise unknown_format(name)
+    with open(source_fd, "rb") as source, open(target_fd, "wb") as target, open(companions_fd, "rb") as companions:
+        texts: dict[str, str] = orjson.loads(companions.read())
+        beside = parse_companions(name, {suffix: text.encode() for suffix, text in texts.items()})
+        file = detect_format(name, source, select_readers(format), beside)
         counts = EpisodeCounts(name)
+        if file is None:
+            if is_named:
+                raise unknown_format(name)
+            return counts.report(None)
         write_parquet(counts.filter_kept(file), target)
         return counts.report(file)
 
@@ -67,18 +75,20 @@ class _WithoutPandas(MetaPathFinder):
 
 def main() -> None:
     """Read the file that the command line names, within the limits that it gives."""
-    name, format, source_fd, target_fd, max_memory, max_bytes, max_cpu_s, timeout_s = sys.argv[1:]
-    resource.setrlimit(resource.RLIMIT_DATA, (int(max_memory), int(max_memory)))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(max_bytes), int(max_bytes)))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(max_cpu_s), int(max_cpu_s)))
+    name, format, is_named, *numbers = sys.argv[1:]
+    source_fd, target_fd, companions_fd, max_memory, max_bytes, max_cpu_s, timeout_s = map(int, numbers)
+    resource.setrlimit(resource.RLIMIT_DATA, (max_memory, max_memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (max_cpu_s, max_cpu_s))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.alarm(int(timeout_s))  # It ends by itself, even if the gateway that started it has died.
+    signal.alarm(timeout_s)  # It ends by itself, even if the gateway that started it has died.
     os.nice(NICENESS)
     gc.disable()  # It would look at each of millions of values again and again, and nothing here makes cycles.
     sys.meta_path.insert(0, _WithoutPandas())
     answer: dict[str, object]
     try:
-        answer = {"report": read_upload(name, format, int(source_fd), int(target_fd)).model_dump()}
+        report = read_upload(name, format, source_fd, target_fd, companions_fd, is_named=is_named == "named")
+        answer = {"report": report.model_dump()}
     except InvalidInput as error:
         answer = {"refusal": str(error)}
     except MemoryError:  # pyarrow's is one, too

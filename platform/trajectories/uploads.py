@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,7 @@ from looper.platform.domain.errors import InvalidInput, LooperError, StoreFull, 
 from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.trajectories.ingest import write_batch
-from looper.platform.trajectories.report import FileReport, IngestReport
+from looper.platform.trajectories.report import NO_TRAJECTORY_FILE, FileReport, IngestReport
 from looper.platform.trajectories.upload_worker import DISK_FULL_STATUS, OUT_OF_MEMORY_STATUS
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ def ingest_upload(
     instance: InstanceName,
     format: str = "auto",
     *,
+    companions: Mapping[str, str] | None = None,
+    is_named: bool = True,
     folder: Path,
     catalog: Catalog,
     store: ObjectStore,
@@ -60,6 +62,8 @@ def ingest_upload(
         content: The file, from ``temporary_file``.
         instance: Instance that the trajectories belong to; it is created if it is new.
         format: Name of the format; ``auto`` detects it.
+        companions: Text of the companion files by suffix.
+        is_named: Whether a file without trajectories is an error. Otherwise it is reported.
         folder: Folder on the disk that temporary files are on.
         catalog: Catalog that gets the batch's row.
         store: Object store that gets the batch.
@@ -74,9 +78,10 @@ def ingest_upload(
         NotFound: The tenant does not exist.
     """
     with temporary_file(folder) as batch:
-        report = _read_in_process(name, format, content, batch, folder)
+        report = _read_in_process(name, format, content, batch, companions or {}, is_named, folder)
         batch.seek(0)
-        write_batch(report, batch.read(), instance, catalog=catalog, store=store)
+        if NO_TRAJECTORY_FILE not in report.reasons:
+            write_batch(report, batch.read(), instance, catalog=catalog, store=store)
     return IngestReport(files=[report])
 
 
@@ -124,17 +129,29 @@ def disk_full(folder: Path, error: OSError | None) -> StoreFull:
     )
 
 
-def _read_in_process(name: str, format: str, content: BinaryIO, batch: BinaryIO, folder: Path) -> FileReport:
+def _read_in_process(
+    name: str,
+    format: str,
+    content: BinaryIO,
+    batch: BinaryIO,
+    companions: Mapping[str, str],
+    is_named: bool,
+    folder: Path,
+) -> FileReport:
     content.flush()
     content.seek(0)
-    source, target = content.fileno(), batch.fileno()
     limits = (MAX_MEMORY_BYTES, MAX_BATCH_BYTES, MAX_CPU_S, TIMEOUT_S)
     command = [sys.executable, "-P", "-m", "looper.platform.trajectories.upload_worker", name, format]
-    with temporary_file(folder) as output, temporary_file(folder) as errors:
+    command.append("named" if is_named else "found")
+    with temporary_file(folder) as beside, temporary_file(folder) as output, temporary_file(folder) as errors:
+        beside.write(orjson.dumps(companions))
+        beside.flush()
+        beside.seek(0)
+        descriptors = (content.fileno(), batch.fileno(), beside.fileno())
         try:
             ended = subprocess.run(
-                [*command, *map(str, (source, target, *limits))],
-                pass_fds=(source, target),
+                [*command, *map(str, (*descriptors, *limits))],
+                pass_fds=descriptors,
                 # One thread, because the cores are the engines'. No secrets, because the file decides what runs.
                 env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.DEVNULL,

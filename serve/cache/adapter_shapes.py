@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from looper.platform.adapters.files import WEIGHTS_FILE
+from looper.platform.domain.adapter_digest import WEIGHTS_FILE
 
 _PREFIX = "base_model.model."
 

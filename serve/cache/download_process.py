@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looper.platform.adapters import AdapterFiles, fetch
 from looper.platform.adapters.base_revision import read_base_revision
-from looper.platform.adapters.files import CONFIG_FILE
 from looper.platform.catalog import Catalog
+from looper.platform.domain.adapter_digest import CONFIG_FILE
 from looper.platform.domain.errors import InvalidInput, LooperError, StoreUnavailable
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore

@@ -27,6 +27,7 @@ from looper.platform.api import control_plane_router
 from looper.platform.api.authenticated_route import Instance, authenticated_route, needs
 from looper.platform.api.error_handlers import ERROR_RESPONSES, install_error_handlers
 from looper.platform.api.models import VersionTraffic
+from looper.platform.api.part_uploads import sweeping_uploads
 from looper.platform.api.request_gate import RequestGate
 from looper.platform.catalog import Catalog, Quota
 from looper.platform.domain.scopes import Scope
@@ -102,6 +103,7 @@ def build_gateway(
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(revoked.running())
             await stack.enter_async_context(prefetcher.running())
+            await stack.enter_async_context(sweeping_uploads(catalog, store))
             if shared_budgets:
                 await stack.enter_async_context(shared_budgets.running())
             yield
@@ -161,7 +163,7 @@ def _monitoring_router(counts: GatewayCounts, peers: GatewayPeers | None, catalo
     """
     router = APIRouter(include_in_schema=False)
     operator_only = APIRouter(
-        include_in_schema=False, route_class=authenticated_route(catalog), dependencies=[needs(Scope.OPERATOR)]
+        include_in_schema=False, route_class=authenticated_route(catalog), dependencies=[needs(Scope.METRICS)]
     )
 
     @router.get("/healthz")

@@ -12,12 +12,13 @@ def test_config_show_prints_values_and_their_sources(home: Home, tmp_path: Path)
     report = json.loads(home.ok("--config", "some.yaml", "config", "show", "--json"))
     shown = {row.pop("name"): row for row in report["settings"]}
     assert report["file"] == str(file)
+    assert report["looper"] == {"url": None, "source": "local", "where": str(tmp_path / "home")}
     assert shown["serve.port"] == {"value": 9001, "source": "file", "where": f"{file}: serve.port"}
     assert shown["home"] == {"value": str(tmp_path / "home"), "source": "environment", "where": "LOOPER_HOME"}
     assert shown["serve.host"] == {"value": "127.0.0.1", "source": "default", "where": None}
     assert shown["synthesis.model.api_key"]["value"] == "***"
     lines = home.ok("--config", "some.yaml", "config", "show").splitlines()
-    assert lines[0] == f"settings file: {file}"
+    assert lines[:2] == [f"settings file: {file}", f"commands work on: this machine ({tmp_path / 'home'})"]
     assert any(line.split() == ["serve.port", "9001", f"{file}:", "serve.port"] for line in lines)
     assert any(line.split() == ["serve.pools", "[]", "default"] for line in lines)
 

@@ -14,7 +14,9 @@ from contextlib import closing
 import pytest
 import typer
 
+from looper.cli.control_plane.local import LocalControlPlane
 from looper.cli.watch import exit_if_failed, watch
+from looper.platform.api.models import ConsolidationInfo
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, TrainingProgress
 from looper.platform.domain.names import InstanceName
@@ -38,6 +40,11 @@ def catalog(home: Home) -> Iterator[Catalog]:
     with closing(Catalog.open(load_settings(home=home.folder / "home"))) as catalog:
         catalog.create_tenant("acme")
         yield catalog
+
+
+@pytest.fixture
+def plane(home: Home, catalog: Catalog) -> LocalControlPlane:
+    return LocalControlPlane(load_settings(home=home.folder / "home"))
 
 
 def submit(catalog: Catalog, name: str) -> Consolidation:
@@ -106,21 +113,21 @@ def test_watch_with_nothing_to_watch_says_so(home: Home) -> None:
     assert "consolidation none does not exist: looper jobs list" in home.refused("jobs", "watch", "none")
 
 
-def test_without_a_terminal_each_change_is_a_line(catalog: Catalog) -> None:
+def test_without_a_terminal_each_change_is_a_line(catalog: Catalog, plane: LocalControlPlane) -> None:
     job = submit(catalog, "desk")
     catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     out, stop = io.StringIO(), threading.Event()
     stop.set()
-    watch(catalog, [job.id], out, stop=stop)
+    watch(plane, [job.id], out, stop=stop)
     assert out.getvalue() == f"acme/desk {job.id[:8]}: queued\n"
 
     catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
-    watch(catalog, [job.id], out, stop=stop)
+    watch(plane, [job.id], out, stop=stop)
     catalog.claim("trainer", QueueStage.TRAINING, limit=9, lease_s=60)
     catalog.report_progress(job.id, "trainer", TrainingProgress(step=3, steps=20, loss=1.5))
-    watch(catalog, [job.id], out, stop=stop)
+    watch(plane, [job.id], out, stop=stop)
     catalog.publish(job.id, "trainer", digest="1" * 64, verdict=VERDICT, base_revision="r")
-    (ended,) = watch(catalog, [job.id], out)
+    (ended,) = watch(plane, [job.id], out)
     assert ended.state is ConsolidationState.PUBLISHED
     assert [line.partition(": ")[2] for line in out.getvalue().splitlines()[1:]] == [
         "training (waiting)",
@@ -129,7 +136,9 @@ def test_without_a_terminal_each_change_is_a_line(catalog: Catalog) -> None:
     ]
 
 
-def test_a_terminal_shows_as_many_jobs_as_fit_and_counts_all(catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_as_many_jobs_as_fit_and_counts_all(
+    catalog: Catalog, plane: LocalControlPlane, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "8")
     jobs = [submit(catalog, f"i{number}") for number in range(9)]
@@ -139,7 +148,7 @@ def test_a_terminal_shows_as_many_jobs_as_fit_and_counts_all(catalog: Catalog, m
     catalog.report_progress(worked_on.id, "me", TrainingProgress(step=3, steps=20, loss=1.5))
     terminal, stop = Terminal(), threading.Event()
     stop.set()
-    watch(catalog, [job.id for job in jobs], terminal, stop=stop)
+    watch(plane, [job.id for job in jobs], terminal, stop=stop)
     shown = [" ".join(line.split()) for line in re.sub(r"\x1b\[[0-9;?]*\w", "\n", terminal.getvalue()).splitlines()]
     assert "1 cancelled, 1 training, 7 queued" in shown
     rows = list({line.split()[0]: line for line in shown if line.startswith("acme/")}.values())  # several frames
@@ -149,7 +158,7 @@ def test_a_terminal_shows_as_many_jobs_as_fit_and_counts_all(catalog: Catalog, m
 
 
 def test_only_a_failed_job_makes_the_exit_status_1(catalog: Catalog) -> None:
-    job = submit(catalog, "desk")
+    job = ConsolidationInfo.from_consolidation(submit(catalog, "desk"))
     exit_if_failed(
         [
             job.model_copy(update={"state": state})

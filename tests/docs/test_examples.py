@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from looper.gym.sessions import build_sessions
 from looper.gym.workplace import Convention
 from looper.gym.workplaces import DISPATCH
+from looper.platform.api.error_handlers import install_error_handlers
 from looper.platform.client import Client
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.domain.scopes import TENANT_SCOPES
@@ -87,11 +88,12 @@ def test_the_guides_format() -> None:
 
 def test_the_guides_route(platform: Platform, tmp_path: Path) -> None:
     model, route, method = examples("docs/guides/add-a-route.md")
-    info = run(model, _ApiModel=BaseModel, Field=Field)["BatchInfo"]
+    info = run(model, ApiModel=BaseModel, Field=Field)["BatchInfo"]
     app, router = FastAPI(), APIRouter(prefix="/api/v1/instances")
     desk = Annotated[InstanceName, Depends(lambda: InstanceName("acme", "desk"))]
     run(route, router=router, Instance=desk, BatchInfo=info, catalog=platform.catalog)
     app.include_router(router)
+    install_error_handlers(app)
     file = tmp_path / "monday.jsonl"
     file.write_bytes(orjson.dumps(EPISODE))
     with platform.client("acme") as client:

@@ -17,6 +17,7 @@ from looper.platform.catalog import Catalog
 from looper.platform.client import Client
 from looper.platform.domain.errors import (
     Conflict,
+    Forbidden,
     InvalidInput,
     NotFound,
     StoreUnavailable,
@@ -151,7 +152,9 @@ def test_ingest_consolidate_promote_and_roll_back(platform: Platform, episodes: 
         assert [skill.model for skill in client.skills()] == ["acme/desk"]
 
 
-def test_a_tenant_cannot_see_or_change_another_tenants_objects(platform: Platform, episodes: Path) -> None:
+def test_a_tenant_cannot_see_or_change_another_tenants_objects(
+    platform: Platform, episodes: Path, tmp_path: Path
+) -> None:
     with platform.client("acme") as acme, platform.client("rival") as rival:
         acme.ingest("desk", episodes)
         (job,) = acme.consolidate(["desk"])
@@ -162,6 +165,9 @@ def test_a_tenant_cannot_see_or_change_another_tenants_objects(platform: Platfor
             lambda: rival.consolidation(job.id),
             lambda: rival.cancel(job.id),
             lambda: rival.events(job.id),
+            lambda: rival.report(job.id),
+            lambda: rival.consolidations_by_id([job.id]),
+            lambda: rival.download("desk", digest, tmp_path),
             lambda: rival.promote("desk", digest),
             lambda: rival.drop("desk", "prod"),
             lambda: rival.revoke("desk", digest),
@@ -169,6 +175,9 @@ def test_a_tenant_cannot_see_or_change_another_tenants_objects(platform: Platfor
         for call in forbidden:
             with pytest.raises(NotFound):
                 call()
+        for path in ("instances", "skills/desk", "instances/desk/batches", "instances/desk/events", "keys", "limits"):
+            with pytest.raises(Forbidden, match="the key belongs to tenant rival and cannot act for acme"):
+                rival.acting_for("acme")._send("GET", f"/{path}")
 
 
 def test_the_client_raises_the_errors_that_the_server_raised(
@@ -188,7 +197,9 @@ def test_the_client_raises_the_errors_that_the_server_raised(
         client.ingest("desk", episodes)
         with pytest.raises(InvalidInput, match=r"above serve\.max_lora_rank"):
             client.consolidate(["desk"], recipe=Recipe(rank=64))
-        with pytest.raises(InvalidInput, match="priority: Input should be less than or equal to 0"):
+        with pytest.raises(InvalidInput, match="priority: Input should be less than or equal to 10"):
+            client.consolidate(["desk"], priority=11)
+        with pytest.raises(Forbidden, match="priority 1 is above 0, which only an operator's key may give"):
             client.consolidate(["desk"], priority=1)
         assert list(client.consolidations()) == []
         with pytest.raises(InvalidInput, match=r"recipe\.rank: Input should be greater"):
@@ -210,24 +221,36 @@ def test_the_openapi_document_has_every_route(platform: Platform) -> None:
     assert routes == {
         "GET /api/v1/instances",
         "GET /api/v1/instances/{instance}",
+        "GET /api/v1/instances/{instance}/batches",
+        "GET /api/v1/instances/{instance}/events",
         "POST /api/v1/instances/{instance}/trajectories",
+        "POST /api/v1/instances/{instance}/uploads",
+        "PUT /api/v1/instances/{instance}/uploads/{upload}/parts/{number}",
+        "POST /api/v1/instances/{instance}/uploads/{upload}/end",
+        "GET /api/v1/recipe",
+        "POST /api/v1/recipe",
         "POST /api/v1/consolidations",
         "GET /api/v1/consolidations",
         "GET /api/v1/consolidations/{id}",
         "GET /api/v1/consolidations/{id}/events",
+        "GET /api/v1/consolidations/{id}/report",
         "POST /api/v1/consolidations/{id}/cancel",
         "GET /api/v1/skills",
         "GET /api/v1/skills/{instance}",
         "GET /api/v1/skills/{instance}/versions",
+        "GET /api/v1/skills/{instance}/versions/{digest}/files/{file}",
         "PUT /api/v1/skills/{instance}/channels/{channel}",
         "DELETE /api/v1/skills/{instance}/channels/{channel}",
         "POST /api/v1/skills/{instance}/channels/{channel}/rollback",
         "POST /api/v1/skills/{instance}/versions/{digest}/revoke",
+        "GET /api/v1/key",
         "GET /api/v1/keys",
         "POST /api/v1/keys/{key}/revoke",
         "GET /api/v1/limits",
         "GET /api/v1/audit",
         "GET /api/v1/tenants",
+        "POST /api/v1/tenants",
+        "POST /api/v1/tenants/{tenant}/keys",
         "GET /api/v1/tenants/{tenant}/limits",
         "PUT /api/v1/tenants/{tenant}/limits",
     }

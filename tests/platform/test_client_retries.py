@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from looper.platform.api.headers import API_VERSION, API_VERSION_HEADER
 from looper.platform.client import Client
 from looper.platform.client.retries import MAX_RETRY_WAIT_S, RETRY_PAUSE_S
 from looper.platform.domain.errors import CorruptAdapter, LooperError, Overloaded, RateLimited, StoreUnavailable
@@ -39,7 +40,8 @@ class Script:
                     self.close_connection = True
                     return
                 self.send_response(status)
-                for name, value in ({"content-length": str(len(body))} | headers).items():
+                always = {"content-length": str(len(body)), API_VERSION_HEADER: API_VERSION}
+                for name, value in (always | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from looper.platform.domain.errors import MalformedTrajectory
 from looper.platform.domain.trajectory import Trajectory
-from looper.platform.trajectories.documents import Rejection
+from looper.platform.trajectories.rejection import Rejection
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from looper.platform.domain.trajectory import Trajectory
-from looper.platform.trajectories.documents import Rejection
 from looper.platform.trajectories.readers import READERS
+from looper.platform.trajectories.rejection import Rejection
 
 KEYS = """messages role content tool_calls function name arguments id tool_call_id traj task_id reward info history
 action observation source cause args tool_call_metadata simulations steps message extra results"""

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from looper.platform.domain.trajectory import Trajectory
-from looper.platform.trajectories.documents import Rejection
+from looper.platform.trajectories.files import COMPANION_SUFFIXES
 from looper.platform.trajectories.ingest import read_path
 from looper.platform.trajectories.readers import READERS, select_readers
+from looper.platform.trajectories.rejection import Rejection
 
 
 def read(document: Any) -> list[Trajectory | Rejection]:
@@ -423,3 +424,7 @@ def test_the_reader_in_the_guide_works() -> None:
 def test_every_format_is_in_the_documentation() -> None:
     page = (Path(__file__).parents[3] / "docs" / "ingestion.md").read_text()
     assert all(f"| `{name}` |" in page for name in READERS)
+
+
+def test_every_companion_is_looked_for() -> None:
+    assert {reader.companion_suffix for reader in READERS.values()} - {None} == COMPANION_SUFFIXES

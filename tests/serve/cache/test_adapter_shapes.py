@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from looper.platform.adapters.files import WEIGHTS_FILE
+from looper.platform.domain.adapter_digest import WEIGHTS_FILE
 from looper.serve.cache.adapter_shapes import check_adapter_fits
 
 LAYERS = {"model.layers.0.self_attn.q_proj": (32, 16), "model.layers.0.mlp.down_proj": (16, 64)}

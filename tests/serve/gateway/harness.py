@@ -79,7 +79,7 @@ class GatewayHarness:
     digest: str
 
     def read_metrics(self) -> str:
-        key = issue_key(self.catalog, "acme", scopes={Scope.OPERATOR})
+        key = issue_key(self.catalog, None, scopes={Scope.METRICS})
         response = self.client.get("/metrics", headers={"authorization": f"Bearer {key}"})
         assert response.status_code == 200
         return response.text

@@ -14,6 +14,7 @@ from schemathesis.core.failures import FailureGroup
 from schemathesis.schemas import BaseSchema
 from schemathesis.specs.openapi import checks
 
+from looper.platform.api.headers import TENANT_HEADER
 from looper.platform.api.models import ErrorBody
 from looper.platform.catalog import Catalog
 from looper.platform.domain.scopes import Scope
@@ -51,10 +52,10 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     digest = publish(folder, catalog, store, DESK, b"one")
     (job,) = catalog.list_consolidations(DESK.tenant, limit=1)
     issue_key(catalog, DESK.tenant, name="spare")
-    key = issue_key(catalog, DESK.tenant, scopes=set(Scope))
+    key = issue_key(catalog, None, scopes={Scope.OPERATOR})
     app = build_gateway(settings, catalog, store, ScriptedEngine())
     with TestClient(app, raise_server_exceptions=False) as client:
-        names = {"instance": DESK.instance, "channel": "prod", "digest": digest, "id": job.id}
+        names = {"file": "manifest.json", "instance": DESK.instance, "channel": "prod", "digest": digest, "id": job.id}
         schema = load_document(client.get("/openapi.json").json())
         yield ControlPlane(client, key, schema, names | {"key": "spare", "tenant": DESK.tenant})
     catalog.close()
@@ -62,7 +63,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 def find_fault(plane: ControlPlane, case: Case) -> str | None:
     """Send a request; return what is wrong with the response."""
-    headers = {"authorization": f"Bearer {plane.key}"}
+    headers = {"authorization": f"Bearer {plane.key}", TENANT_HEADER: DESK.tenant}
     response = plane.client.request(**to_request(case, "http://testserver", headers))
     plane.statuses[response.status_code] += 1
     if response.status_code >= 500 and response.status_code != 503:
