@@ -50,12 +50,24 @@ class ClusterStatus(BaseModel):
     home: str
     """Home folder on this machine."""
 
-    @property
-    def urls(self) -> list[str]:
-        """URLs of the HTTP API."""
-        if self.cluster and self.cluster.url:
-            return [self.cluster.url]
-        return list(self.place["urls"]) if self.place else []
+    urls: list[str]
+    """URLs of the HTTP API."""
+
+
+def find_urls(settings: Settings, catalog: Catalog) -> list[str]:
+    """Return the URLs of the HTTP API: of the private cluster of this machine, or of the Ray that Looper was put on.
+
+    Args:
+        settings: Settings with the home folder.
+        catalog: The catalog.
+
+    Returns:
+        The URLs, none of them if nothing runs.
+    """
+    if state := read_state(settings):
+        return [state.url] if state.url else []
+    place = catalog.get_cluster_report(PLACE)
+    return list(place[0]["urls"]) if place else []
 
 
 def read_status(settings: Settings) -> ClusterStatus:
@@ -72,10 +84,11 @@ def read_status(settings: Settings) -> ClusterStatus:
     """
     catalog, state = Catalog.open(settings), read_state(settings)
     report, place = catalog.get_cluster_report(REPORT), catalog.get_cluster_report(PLACE)
-    status = ClusterStatus(
+    urls = find_urls(settings, catalog)
+    return ClusterStatus(
         cluster=state,
         place=place[0] if place else None,
-        healthy=False,
+        healthy=any(is_healthy(url, settings) for url in urls),
         leader=catalog.get_leader(),
         report=ClusterReport.model_validate(report[0]) if report else None,
         reported_at=report[1] if report else None,
@@ -85,6 +98,5 @@ def read_status(settings: Settings) -> ClusterStatus:
         consolidations={str(state): count for state, count in catalog.count_consolidations().items()},
         waits=Counter(job.reason for job in catalog.list_unfinished() if job.reason),
         home=str(settings.home),
+        urls=urls,
     )
-    is_answering = any(is_healthy(url, settings) for url in status.urls)
-    return status.model_copy(update={"healthy": is_answering})

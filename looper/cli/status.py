@@ -28,7 +28,11 @@ def status(json: Json = False) -> None:
         return
     _show_place(found)
     if found.report is not None and found.urls:
-        _show_report(found.report, found.report_age_s or 0.0)
+        if (found.report_age_s or 0.0) > MAX_REPORT_AGE_S:
+            typer.echo(
+                f"alert: what follows is of {format_time(found.reported_at)} UTC; no control loop reported since"
+            )
+        _show_report(found.report)
     for trainer in found.trainers:
         where = f"on {trainer.node}" if trainer.node else f"starting since {format_time(trainer.started_at)} UTC"
         typer.echo(f"trainer for {trainer.base} ({trainer.shape}) {where}{', stopping' if trainer.is_stopping else ''}")
@@ -58,12 +62,10 @@ def _show_place(found: "ClusterStatus") -> None:
     typer.echo(f"control loop {found.leader.holder} leads" if found.leader else "alert: no control loop leads")
 
 
-def _show_report(report: "ClusterReport", age_s: float) -> None:
-    if age_s > MAX_REPORT_AGE_S:
-        typer.echo(f"alert: what follows is {age_s:.0f} s old, because no control loop has reported since")
+def _show_report(report: "ClusterReport") -> None:
     rows = [
         (
-            node.name,
+            f"{node.name} (head)" if node.is_head else node.name,
             node.address,
             f"{node.cpus:g}",
             f"{node.gpus:g} {node.gpu_type}".strip() if node.gpus else None,

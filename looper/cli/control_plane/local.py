@@ -142,7 +142,9 @@ class LocalControlPlane(ControlPlane):
     def queue_worker(self) -> LocalWorker | None:
         from looper.cluster.state import read_state
 
-        return None if read_state(self._settings) else _WorkerOfThisProcess(self, self._settings)
+        # A control loop may lead on another machine, where the catalog is shared.
+        is_worked = read_state(self._settings) is not None or self._catalog.get_leader() is not None
+        return None if is_worked else _WorkerOfThisProcess(self, self._settings)
 
     @override
     def list_consolidations(self, instance: InstanceName | None) -> list[ConsolidationInfo]:
@@ -217,16 +219,16 @@ class LocalControlPlane(ControlPlane):
 
     @override
     def chat_endpoint(self, tenant: str) -> ChatEndpoint:
-        from looper.cluster.state import read_state
+        from looper.cluster.cluster_status import find_urls
         from looper.platform.domain.errors import NotFound
         from looper.serve.deployment.tls import trust_own_certificate
 
-        state = read_state(self._settings)
-        if state is None or state.url is None:
+        urls = find_urls(self._settings, self._catalog)
+        if not urls:
             raise NotFound("no cluster is running: looper up")
         # A user who can read the catalog may act for every tenant, so a key that expires soon gives away nothing.
         key = issue_key(self._catalog, tenant, scopes={Scope.INFER}, lifetime=CHAT_KEY_LIFETIME)
-        return ChatEndpoint(state.url, key, trust_own_certificate(self._settings.serve))
+        return ChatEndpoint(urls[0], key, trust_own_certificate(self._settings.serve))
 
 
 class _WorkerOfThisProcess(LocalWorker):
