@@ -195,6 +195,7 @@ def test_ssh_goes_from_node_to_node(lab: Lab, tmp_path: Path) -> None:
     assert hop.stdout.split() == ["node1", "disabled"]
 
 
+@pytest.mark.bench
 def test_ray_runs_over_the_nodes(lab: Lab) -> None:
     head, worker = lab.nodes
     head.start_ray(resources={"engines": 1})
