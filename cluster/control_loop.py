@@ -16,8 +16,6 @@ from ray import serve
 
 from looper.basemodel.node_copies import BaseModelSource
 from looper.cluster.cluster_reporter import report_regularly
-from looper.cluster.engine_model import open_cluster_model
-from looper.jobs.queue import worker
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.domain.private_files import keep_files_private, make_private_folder
@@ -80,6 +78,11 @@ class ControlLoop:
             log.exception("the control loop failed")  # the health check has it replaced
 
     def _wait_and_lead(self, catalog: Catalog, store: ObjectStore) -> None:
+        # Seconds of imports, which only a replica needs. The head of a private cluster imports this module, too, and
+        # everybody waits for a head that starts again.
+        from looper.cluster.engine_model import open_cluster_model
+        from looper.jobs.queue import worker
+
         lease_s = self._settings.cluster.leader_lease_s
         while not catalog.lead(self._name, lease_s=lease_s):
             if self._stop.wait(lease_s / 3):
