@@ -1,0 +1,75 @@
+"""Looper over the nodes of a lab: brought up as an operator does, from a node that alone has the base model."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.lab.lab import Lab
+from tests.cluster.lab.node import Node
+from tests.serve.marks import single_token_base
+
+PORT = 8000
+
+
+class DeployedLooper:
+    """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""
+
+    def __init__(self, lab: Lab, settings: Mapping[str, str]) -> None:
+        """Start the services, Ray on all nodes, and nothing of Looper yet.
+
+        Args:
+            lab: The lab.
+            settings: Environment variables with settings beside the usual ones.
+        """
+        self.lab = lab
+        self.operator: Node = lab.nodes[0]
+        base = self.operator.folder / "home" / "base"
+        single_token_base(base)
+        self.base = self.operator.home / "base"
+        self.environment = {
+            **lab.services.start_s3(),
+            "LOOPER_BASE": str(self.base),
+            "LOOPER_CATALOG__URL": lab.services.start_postgresql(),
+            "LOOPER_STORE__URL": "s3://lab/looper",
+            "LOOPER_SERVE__HOST": "0.0.0.0",
+            "LOOPER_SERVE__PORT": str(PORT),
+            **settings,
+        }
+        self.environment["LOOPER_STORE__ENDPOINT_URL"] = self.environment["AWS_ENDPOINT_URL"]
+        for node in lab.nodes:
+            head = None if node is self.operator else self.operator
+            node.start_ray(head, cpus=2 if head else 0)
+
+    def looper(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
+        """Run a command of Looper on the operator's node, and return what it printed."""
+        command = ["looper", *arguments]
+        done = self.operator.run(command, environment=self.environment, timeout=timeout, check=check)
+        return done.stdout + ("" if check else done.stderr)
+
+    def up(self) -> list[str]:
+        """Bring Looper up, and return its URLs."""
+        return list(json.loads(self.looper("up", "--address", f"{self.operator.address}:6379", "--json"))["urls"])
+
+    def drive(self, *arguments: str, timeout: float = 600) -> Any:
+        """Run the driver of ``drive.py`` on the operator's node, and return the JSON that it printed last."""
+        command = ["python", "-m", "tests.cluster.lab.drive", *arguments]
+        done = self.operator.run(command, environment=self.environment, timeout=timeout)
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@contextmanager
+def deployed_looper(folder: Path, nodes: int, settings: Mapping[str, str]) -> Iterator[DeployedLooper]:
+    """Have a lab with Ray on it, ready for ``looper up``.
+
+    Args:
+        folder: A new folder.
+        nodes: Number of nodes.
+        settings: Environment variables with settings beside the usual ones.
+
+    Yields:
+        The lab.
+    """
+    with Lab(folder, nodes) as lab:
+        yield DeployedLooper(lab, settings)
