@@ -107,4 +107,4 @@ def test_commands_on_an_empty_home_say_what_to_do_first(home: Home) -> None:
     assert "looper ingest PATH" in home.ok("instance", "list")
     assert "looper consolidate" in home.ok("jobs", "list")
     assert "looper up" in home.ok("status")
-    assert "no cluster was running" in home.ok("down")
+    assert "Looper was not running" in home.ok("down")
