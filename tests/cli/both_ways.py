@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
@@ -130,6 +131,17 @@ def copy_home(template: Template, home: Path) -> Path:
     """Return a copy of the template."""
     shutil.copytree(template.folder, home)
     return home
+
+
+def restore_home(template: Template, home: Path) -> None:
+    """Make a copy of the template what it was, also while a server has its catalog open."""
+    with (
+        closing(sqlite3.connect(template.folder / "catalog.sqlite")) as source,
+        closing(sqlite3.connect(home / "catalog.sqlite")) as target,
+    ):
+        source.backup(target)
+    shutil.rmtree(home / "store")
+    shutil.copytree(template.folder / "store", home / "store")
 
 
 def mask(text: str, template: Template) -> str:
