@@ -50,7 +50,7 @@ _FileList = TypeAdapter(list[_BaseFile])
 
 
 @dataclass(frozen=True)
-class _StoredBase:
+class StoredBase:
     """A base model in an object store."""
 
     store: ObjectStore
@@ -65,7 +65,7 @@ class BaseModelSource:
 
     folder: Path
     """Its folder on the node that prepared it."""
-    stored: _StoredBase | None = None
+    stored: StoredBase | None = None
     """Its copy for other nodes. None, if all processes are on the node that prepared it."""
 
     def on_this_node(self, *, weights: bool = True) -> Path:
@@ -113,7 +113,7 @@ def publish_base(store: ObjectStore, folder: Path) -> BaseModelSource:
         store.put(keys.base_model(digest, FILE_LIST), content)  # last: the base model is complete once it is there
     with suppress(FileExistsError):
         (folder.parent / digest).symlink_to(folder)  # this node has the files already
-    return BaseModelSource(folder, _StoredBase(store, digest))
+    return BaseModelSource(folder, StoredBase(store, digest))
 
 
 def fetch_base(store: ObjectStore, digest: str, cache: Path, *, weights: bool = True) -> Path:

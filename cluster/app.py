@@ -4,6 +4,8 @@ All ways up use it: the head process on a private Ray, ``looper up --address``, 
 ``looper.cluster.app:build`` for ``serve deploy`` and on KubeRay.
 """
 
+import logging
+import time
 from typing import Any
 
 import ray
@@ -12,13 +14,22 @@ from ray import serve
 from looper.basemodel.node_copies import BaseModelSource, publish_base
 from looper.basemodel.prepare import prepare_base
 from looper.cluster.control_loop import build_control_loop
-from looper.cluster.node_check import is_single_node, require_shared
+from looper.cluster.several_nodes import find_unshared
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
+from looper.platform.settings.gpu_plan import GpuPlan
 from looper.serve.deployment.gpu_defaults import fit_to_gpus
 from looper.serve.deployment.ray_app import build_app, plan_cluster
 from looper.serve.engine.engine_arguments import check_engine_options
+
+log = logging.getLogger(__name__)
+
+GPU_TIMEOUT_S = 600.0
+"""How long ``build`` waits for nodes with GPUs, in seconds. KubeRay deploys once the head runs, before other nodes."""
+
+GPU_POLL_INTERVAL_S = 5.0
+"""Seconds between two looks at the nodes meanwhile."""
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -35,15 +46,16 @@ def build(args: dict[str, Any]) -> serve.Application:
         InvalidInput: The settings are wrong, or cannot work on this cluster.
         StoreUnavailable: The object store, the hub or a disk failed.
     """
-    return build_on_cluster(load_settings(**args))
+    return build_on_cluster(load_settings(**args), gpu_timeout_s=GPU_TIMEOUT_S)
 
 
-def build_on_cluster(settings: Settings, *, is_private: bool = False) -> serve.Application:
+def build_on_cluster(settings: Settings, *, is_private: bool = False, gpu_timeout_s: float = 0.0) -> serve.Application:
     """Build the application for the Ray cluster that this process is connected to.
 
     Args:
         settings: Settings of the cluster.
         is_private: Whether the cluster is a private Ray, which has one node and never another.
+        gpu_timeout_s: How long to wait for nodes with the GPUs that the settings ask for, in seconds.
 
     Returns:
         The application.
@@ -53,13 +65,27 @@ def build_on_cluster(settings: Settings, *, is_private: bool = False) -> serve.A
         StoreUnavailable: The object store, the hub or a disk failed.
     """
     nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-    if problem := require_shared(settings, nodes):
-        raise InvalidInput(problem)
+    unshared = find_unshared(settings)
+    if nodes > 1 and unshared:
+        raise InvalidInput(unshared)
     check_engine_options(settings.serve.engine)
     folder = prepare_base(settings)
     # Nodes may join later, so the base model is stored wherever they could reach it.
-    is_alone = is_private or is_single_node(settings)
+    is_alone = is_private or unshared is not None
     base = BaseModelSource(folder) if is_alone else publish_base(ObjectStore.open(settings), folder)
-    plan = plan_cluster(settings)
+    plan = _wait_for_gpus(settings, gpu_timeout_s)
     settings = fit_to_gpus(settings, folder, plan)
     return build_app(settings, base, plan, [build_control_loop(settings, base)])
+
+
+def _wait_for_gpus(settings: Settings, timeout_s: float) -> GpuPlan:
+    """Return how the GPUs are divided, once those that the settings ask for are there."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return plan_cluster(settings)
+        except InvalidInput as error:
+            if time.monotonic() >= deadline:
+                raise
+            log.warning("waiting for nodes: %s", error)
+            time.sleep(GPU_POLL_INTERVAL_S)

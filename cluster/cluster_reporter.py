@@ -13,11 +13,12 @@ from ray import serve
 
 from looper.cluster.cluster_report import ClusterReport, DeploymentReport, NodeReport, Wait
 from looper.cluster.cluster_status import REPORT
-from looper.cluster.node_check import check_nodes, require_shared
+from looper.cluster.node_check import check_nodes
+from looper.cluster.several_nodes import find_unshared
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.settings import Settings
-from looper.serve.deployment.ray_app import APP_NAME
+from looper.serve.routing.known_replicas import APP_NAME
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class ClusterReporter:
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         self._check(nodes)
         problems = [problem for node in nodes for problem in self._problems.get(node["NodeID"], ())]
-        if unshared := require_shared(self._settings, len(nodes)):
+        if len(nodes) > 1 and (unshared := find_unshared(self._settings)):
             problems.insert(0, unshared)
         return ClusterReport(
             nodes=[self._report_node(node) for node in nodes],

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from datetime import datetime
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,8 +15,21 @@ from looper.platform.settings import Settings
 REPORT = "looper"
 """Name of the report that the leading control loop writes."""
 
-PLACE = "looper up"
-"""Name of the report that ``looper up`` writes on a Ray that exists: where it has put Looper."""
+EXISTING_RAY = "existing ray"
+"""Name of the report that ``looper up`` writes on a Ray that exists."""
+
+
+class ExistingRay(BaseModel):
+    """A Ray that existed before Looper was brought up on it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    address: str
+    """Its address, as ``looper up`` was given it."""
+    urls: list[str]
+    """URLs of the HTTP API, one for each node that answers."""
+    started_serve: bool
+    """Whether Ray Serve runs on it only because of Looper."""
 
 
 class ClusterStatus(BaseModel):
@@ -27,8 +39,8 @@ class ClusterStatus(BaseModel):
 
     cluster: ClusterState | None
     """The private cluster of this machine and home, if one runs."""
-    place: dict[str, Any] | None
-    """The Ray that Looper was brought up on, if it is not a private one, and its URLs."""
+    existing_ray: ExistingRay | None
+    """The Ray that Looper was brought up on, if it is not a private one."""
     healthy: bool
     """Whether the HTTP API answers this machine."""
     leader: Leader | None
@@ -66,8 +78,18 @@ def find_urls(settings: Settings, catalog: Catalog) -> list[str]:
     """
     if state := read_state(settings):
         return [state.url] if state.url else []
-    place = catalog.get_cluster_report(PLACE)
-    return list(place[0]["urls"]) if place else []
+    existing = read_existing_ray(catalog)
+    return existing.urls if existing else []
+
+
+def read_existing_ray(catalog: Catalog) -> ExistingRay | None:
+    """Return the Ray that existed and that Looper was brought up on, or None if there is none.
+
+    Args:
+        catalog: The catalog.
+    """
+    found = catalog.get_cluster_report(EXISTING_RAY)
+    return ExistingRay.model_validate(found[0]) if found else None
 
 
 def read_status(settings: Settings) -> ClusterStatus:
@@ -83,11 +105,11 @@ def read_status(settings: Settings) -> ClusterStatus:
         StoreUnavailable: The catalog cannot be read.
     """
     catalog, state = Catalog.open(settings), read_state(settings)
-    report, place = catalog.get_cluster_report(REPORT), catalog.get_cluster_report(PLACE)
+    report = catalog.get_cluster_report(REPORT)
     urls = find_urls(settings, catalog)
     return ClusterStatus(
         cluster=state,
-        place=place[0] if place else None,
+        existing_ray=read_existing_ray(catalog),
         healthy=any(is_healthy(url, settings) for url in urls),
         leader=catalog.get_leader(),
         report=ClusterReport.model_validate(report[0]) if report else None,

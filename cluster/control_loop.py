@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from logging.handlers import RotatingFileHandler
 
@@ -69,8 +69,8 @@ class ControlLoop:
         try:
             while not self._stop.is_set():
                 try:
-                    catalog = Catalog.open(self._settings)
-                    self._wait_and_lead(catalog, ObjectStore.open(self._settings))
+                    with closing(Catalog.open(self._settings)) as catalog:
+                        self._wait_and_lead(catalog, ObjectStore.open(self._settings))
                 except StoreUnavailable as error:
                     log.warning("the control loop waits: %s", error.detail)
                     self._stop.wait(RETRY_S)
@@ -97,8 +97,7 @@ class ControlLoop:
         reporter.start()
         open_model = partial(open_cluster_model, self._settings, self._base)
         try:
-            catalog.stop_trainers()  # an earlier leader may have left some; they save their members
-            catalog.forget_trainer_failures()  # whoever has started this control loop may have removed the cause
+            catalog.forget_trainers()  # those of an earlier leader end with it, and why some failed may be mended
             worker.work_queue(catalog, store, self._settings, self._base, ended.is_set, open_model)
         finally:
             ended.set()

@@ -20,16 +20,17 @@ from ray.exceptions import RayTaskError
 from ray.serve.context import _get_global_client
 
 from looper.cluster.app import build_on_cluster
-from looper.cluster.cluster_status import PLACE, REPORT
+from looper.cluster.cluster_status import EXISTING_RAY, REPORT, ExistingRay, read_existing_ray
 from looper.cluster.local_ray import silence_logs
-from looper.cluster.node_check import check_nodes, require_shared
+from looper.cluster.node_check import check_nodes
+from looper.cluster.several_nodes import find_unshared, require_fixed_port
 from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput, LooperError
 from looper.platform.settings import Settings
 from looper.platform.settings.roles import require_role
-from looper.serve.deployment.ray_app import APP_NAME
 from looper.serve.deployment.ray_environment import RAY_ENVIRONMENT
 from looper.serve.deployment.tls import http_options, trust_own_certificate
+from looper.serve.routing.known_replicas import APP_NAME
 
 CONNECT_TIMEOUT_S = 10.0
 """How long the address may take to accept a connection, in seconds."""
@@ -99,12 +100,11 @@ def bring_up(settings: Settings, address: str, on_progress: Callable[[str], None
         InvalidInput: There is no such Ray, or the settings cannot work on it.
         LooperError: A node lacks something, or the application did not start.
     """
-    if settings.serve.port == 0:
-        raise InvalidInput("serve.port is 0, and all nodes of a cluster have the same port: set serve.port")
+    require_fixed_port(settings)
     on_progress(f"joining the Ray at {address}")
     with joined_ray(address):
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        if problem := require_shared(settings, len(nodes)):
+        if len(nodes) > 1 and (problem := find_unshared(settings)):
             raise InvalidInput(problem)
         catalog = Catalog.open(settings)
         on_progress(f"looking at {len(nodes)} nodes")
@@ -118,10 +118,10 @@ def bring_up(settings: Settings, address: str, on_progress: Callable[[str], None
             deployed: Deployed = ray.get(running)
         except RayTaskError as error:
             raise _unwrap(error) from error
-        before = catalog.get_cluster_report(PLACE)
-        started_serve = deployed.started_serve or bool(before and before[0].get("started_serve"))
-        place = {"address": address, "urls": deployed.urls, "started_serve": started_serve}
-        catalog.save_cluster_report(PLACE, place)
+        before = read_existing_ray(catalog)
+        started_serve = deployed.started_serve or (before is not None and before.started_serve)
+        found = ExistingRay(address=address, urls=deployed.urls, started_serve=started_serve)
+        catalog.save_cluster_report(EXISTING_RAY, found.model_dump(mode="json"))
     return deployed.urls
 
 
@@ -141,9 +141,9 @@ def take_down(settings: Settings, address: str) -> bool:
     catalog = Catalog.open(settings)
     with joined_ray(address):
         remove: Any = ray.remote(num_cpus=0, max_retries=0)(remove_from_within)
-        place = catalog.get_cluster_report(PLACE)
-        was_running: bool = ray.get(remove.remote(bool(place and place[0].get("started_serve"))))
-    for name in (PLACE, REPORT):
+        before = read_existing_ray(catalog)
+        was_running: bool = ray.get(remove.remote(before is not None and before.started_serve))
+    for name in (EXISTING_RAY, REPORT):
         catalog.delete_cluster_report(name)
     return was_running
 
@@ -228,8 +228,9 @@ def _describe_deployments() -> str:
         return "preparing the base model"
     if app is None:
         return "preparing the base model"
-    states = (f"{name} {str(found.status.value).lower()}" for name, found in app.deployments.items())
-    return ", ".join(states) or "deploying"
+    unfinished = [found.message.splitlines()[0] for found in app.deployments.values() if found.message]
+    states = [f"{name} {str(found.status.value).lower()}" for name, found in app.deployments.items()]
+    return "; ".join([", ".join(states), *unfinished]) or "deploying"
 
 
 def _unwrap(error: RayTaskError) -> LooperError:

@@ -126,30 +126,3 @@ def _first_line(error: Exception) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     return lines[-1].strip()[:300] if lines else type(cause).__name__
-
-
-def require_shared(settings: Settings, nodes: int) -> str | None:
-    """Return why the settings cannot work on several nodes, or None if they can.
-
-    Args:
-        settings: Settings of the cluster.
-        nodes: Number of nodes.
-    """
-    if nodes <= 1:
-        return None
-    if settings.catalog_url.startswith("sqlite"):
-        return (
-            f"the catalog is an SQLite file, and the cluster has {nodes} nodes, which cannot share it: set catalog.url "
-            "(LOOPER_CATALOG__URL) to a PostgreSQL database"
-        )
-    if "://" not in settings.store_url or settings.store_url.startswith("file:"):
-        return (
-            f"the object store is a folder, and the cluster has {nodes} nodes, which do not share it: set store.url "
-            "(LOOPER_STORE__URL) to an s3:// bucket"
-        )
-    return None
-
-
-def is_single_node(settings: Settings) -> bool:
-    """Return whether the settings work on one node only."""
-    return require_shared(settings, 2) is not None

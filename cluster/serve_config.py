@@ -11,17 +11,16 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from looper.cluster.several_nodes import find_unshared, require_fixed_port
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings
 from looper.platform.settings.names import settings_by_path, variable_of
 from looper.serve.deployment.ray_environment import RAY_ENVIRONMENT
 from looper.serve.deployment.tls import http_options
+from looper.serve.routing.known_replicas import APP_NAME
 
 IMPORT_PATH = "looper.cluster.app:build"
 """Builder of the application. Ray Serve imports it on a node of the cluster and calls it with the arguments."""
-
-APPLICATION = "looper"
-"""Name of the application."""
 
 _CATALOG_URL = "catalog.url"
 _OF_THE_PROXY = frozenset({"serve.host", "serve.port", "serve.tls_cert", "serve.tls_key"})
@@ -30,7 +29,6 @@ _OF_THE_PROXY = frozenset({"serve.host", "serve.port", "serve.tls_cert", "serve.
 _OF_THIS_MACHINE = frozenset({"home", "cluster.address"})
 """Settings that say where this machine's files and its Ray are."""
 
-_FOLDER_SCHEMES = ("", "file", "local", "memory")
 _SECRET_ENGINE_OPTIONS = ("hf_token",)
 
 
@@ -44,20 +42,9 @@ def check_cluster_settings(settings: Settings) -> None:
         InvalidInput: The catalog is a file, the store is a folder, the port is a free one, or an engine's option is
             a secret. The message has the setting and the way out.
     """
-    if urlsplit(settings.catalog_url).scheme.startswith("sqlite"):
-        raise InvalidInput(
-            f"catalog.url is {settings.catalog.url or 'not set'}, so every node would have a SQLite file of its own: "
-            f"set {variable_of(_CATALOG_URL)} to a PostgreSQL database, postgresql://USER:PASSWORD@HOST/DATABASE"
-        )
-    if urlsplit(settings.store_url).scheme in _FOLDER_SCHEMES:
-        raise InvalidInput(
-            f"store.url is {settings.store.url or 'not set'}, so every node would have a folder of its own: set "
-            f"{variable_of('store.url')} to a bucket, s3://BUCKET/PREFIX"
-        )
-    if settings.serve.port == 0:
-        raise InvalidInput(
-            "serve.port is 0, and a free port would be another one on each node: name a port, such as 8000"
-        )
+    if problem := find_unshared(settings):
+        raise InvalidInput(problem)
+    require_fixed_port(settings)
     for option in _SECRET_ENGINE_OPTIONS:
         if option in settings.serve.engine:
             raise InvalidInput(f"serve.engine: {option} is a secret: remove it, and set HF_TOKEN on every node")
@@ -85,7 +72,7 @@ def build_serve_config(settings: Settings) -> dict[str, Any]:
         "controller_options": {"runtime_env": {"env_vars": dict(variables)}},
         "applications": [
             {
-                "name": APPLICATION,
+                "name": APP_NAME,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
                 "runtime_env": {"env_vars": dict(variables)},

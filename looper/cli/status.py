@@ -26,7 +26,7 @@ def status(json: Json = False) -> None:
     if json:
         emit_json(found)
         return
-    _show_place(found)
+    _show_where(found)
     if found.report is not None and found.urls:
         if (found.report_age_s or 0.0) > MAX_REPORT_AGE_S:
             typer.echo(
@@ -46,7 +46,7 @@ def status(json: Json = False) -> None:
         typer.echo(f"{count} of them {reason}")
 
 
-def _show_place(found: "ClusterStatus") -> None:
+def _show_where(found: "ClusterStatus") -> None:
     answers = "healthy" if found.healthy else "not answering"
     if found.cluster is not None:
         typer.echo(f"{found.cluster.phase} at {found.cluster.url or '-'}, {answers}, pid {found.cluster.pid}")
@@ -54,8 +54,8 @@ def _show_place(found: "ClusterStatus") -> None:
             typer.echo(found.cluster.gpus)
         for rank, capacity in found.cluster.engines.items():
             typer.echo(f"each engine for ranks up to {rank}: {capacity}")
-    elif found.place is not None:
-        typer.echo(f"up on the Ray at {found.place['address']}: {', '.join(found.urls)}, {answers}")
+    elif found.existing_ray is not None:
+        typer.echo(f"up on the Ray at {found.existing_ray.address}: {', '.join(found.urls)}, {answers}")
     else:
         typer.echo("no cluster is running: looper up")
         return

@@ -9,7 +9,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
-from looper.platform.api.places import Places
+from looper.platform.api.concurrency_limits import ConcurrencyLimits
 from looper.platform.api.request_body import GRACE_S, MIN_BYTES_PER_S
 from looper.platform.objectstore import ObjectStore
 
@@ -34,7 +34,7 @@ class Downloads:
     def __init__(self, store: ObjectStore, threads: anyio.CapacityLimiter) -> None:
         self._store = store
         self._threads = threads
-        self._places = Places("downloads")
+        self._running = ConcurrencyLimits("downloads")
 
     def respond(self, tenant: str, key: str) -> Response:
         """Return the response whose body is an object. It blocks while the size of the object is read.
@@ -66,7 +66,7 @@ class Downloads:
             RateLimited: The tenant has the maximum number of downloads. So it is before the first piece.
             Overloaded: All tenants together have.
         """
-        with self._places.take(tenant, MAX_DOWNLOADS_PER_TENANT, MAX_DOWNLOADS):
+        with self._running.acquire(tenant, MAX_DOWNLOADS_PER_TENANT, MAX_DOWNLOADS):
             for start in range(0, size, PIECE_BYTES):
                 end = min(start + PIECE_BYTES, size)
                 yield await anyio.to_thread.run_sync(self._store.get_range, key, start, end, limiter=self._threads)

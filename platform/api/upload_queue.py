@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 from fastapi import Request
 
-from looper.platform.api.places import Places
+from looper.platform.api.concurrency_limits import ConcurrencyLimits
 from looper.platform.api.request_body import stream_body
 from looper.platform.api.upload_models import UploadEnd
 from looper.platform.catalog import Catalog, Upload
@@ -53,7 +53,7 @@ class UploadQueue:
         self._catalog = catalog
         self._store = store
         self._folder = folder
-        self._places = Places("uploads")
+        self._running = ConcurrencyLimits("uploads")
         self._readers = anyio.CapacityLimiter(NUM_READERS)
         # Apart from the readers, so that files arrive while others are read.
         self._writers = anyio.CapacityLimiter(NUM_READERS)
@@ -105,7 +105,7 @@ class UploadQueue:
             return await self._read(file, upload.instance, upload.name, upload.format, end)
 
     def _take_place(self, tenant: str) -> AbstractContextManager[None]:
-        return self._places.take(tenant, MAX_UPLOADS_PER_TENANT, MAX_UPLOADS)
+        return self._running.acquire(tenant, MAX_UPLOADS_PER_TENANT, MAX_UPLOADS)
 
     async def _read(
         self, file: BinaryIO, instance: InstanceName, name: str, format: str, end: UploadEnd

@@ -90,15 +90,10 @@ class TrainerOperations(Database):
         with self._read_transaction() as sql:
             return sql.scalar(select(c.suspects).where(c.name == name))
 
-    def stop_trainers(self, queue_worker: str | None = None) -> None:
-        """Tell trainers to save their members, release them and end.
-
-        Args:
-            queue_worker: Only those that this queue worker started. Default: all.
-        """
+    def stop_trainers(self, queue_worker: str) -> None:
+        """Tell the trainers that a queue worker started to save their members, release them and end."""
         with self._write_transaction() as sql:
-            stop = update(t.trainers).where(c.is_stopping.is_(False)).values(is_stopping=True)
-            sql.execute(stop if queue_worker is None else stop.where(c.queue_worker == queue_worker))
+            sql.execute(update(t.trainers).where(c.queue_worker == queue_worker).values(is_stopping=True))
 
     def remove_trainer(self, name: str) -> None:
         """Forget a trainer that has ended."""
@@ -143,9 +138,13 @@ class TrainerOperations(Database):
             sql.execute(insert(t.trainer_failures).values(values))
             return TrainerFailure.model_validate(values)
 
-    def forget_trainer_failures(self) -> None:
-        """Let trainers that could not start be tried again at once."""
+    def forget_trainers(self) -> None:
+        """Begin with no trainers, and with none that could not start.
+
+        Those of an earlier queue worker that still run notice that they are forgotten: they save their members and end.
+        """
         with self._write_transaction() as sql:
+            sql.execute(delete(t.trainers))
             sql.execute(delete(t.trainer_failures))
 
     def list_trainer_failures(self) -> list[TrainerFailure]:

@@ -35,11 +35,8 @@ from looper.serve.gateway.gateway_counts import GatewayCounts
 from looper.serve.gateway.request_log import configure_json_logging
 from looper.serve.gateway.request_recorder import VersionStats
 from looper.serve.routing.autoscaling import DOWNSCALE_DELAY_S, UPSCALE_DELAY_S
-from looper.serve.routing.known_replicas import GATEWAY_NAME
+from looper.serve.routing.known_replicas import APP_NAME, GATEWAY_NAME
 from looper.serve.tracing import configure_tracing
-
-APP_NAME = "looper"
-"""Name of the Ray Serve application."""
 
 MAX_ONGOING_REQUESTS = 4096
 """Number of requests that Ray Serve sends to one replica at a time. The engine's own admission queue orders them."""

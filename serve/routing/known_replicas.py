@@ -8,6 +8,9 @@ Not in the module of the router: Ray Serve copies that module's content into eac
 import time
 from collections.abc import Callable, Collection
 
+APP_NAME = "looper"
+"""Name of Looper's application in Ray Serve."""
+
 GATEWAY_NAME = "gateway"
 """Name of the gateways' deployment in Ray Serve."""
 

@@ -24,7 +24,6 @@ from tenacity import (
 )
 
 from looper.cluster.serve_config import (
-    APPLICATION,
     IMPORT_PATH,
     build_serve_config,
     check_cluster_settings,
@@ -33,8 +32,9 @@ from looper.cluster.serve_config import (
 )
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings
-from looper.serve.deployment.ray_app import APP_NAME, find_free_port
+from looper.serve.deployment.ray_app import find_free_port
 from looper.serve.deployment.ray_environment import RAY_ENVIRONMENT
+from looper.serve.routing.known_replicas import APP_NAME
 from tests.manifests.checks import ManifestError, check_serve_config
 from tests.test_rooms import ROOT
 
@@ -65,7 +65,6 @@ def test_arguments_are_the_settings_that_differ_without_secrets_and_without_this
         "serve": {"pools": [{"max_lora_rank": 64, "replicas": 0, "max_replicas": 2}]},
     }
     assert (application["name"], application["import_path"]) == (APP_NAME, IMPORT_PATH)
-    assert APPLICATION == APP_NAME
     text = format_serve_config(SETTINGS)
     assert not any(secret in text for secret in ("hunter", "sk-secret", "/home/me"))
     node = {"catalog": {"url": CATALOG}, "home": "/home/me/looper", "synthesis": GIVEN["synthesis"]}
@@ -148,7 +147,7 @@ def dashboard() -> Iterator[str]:
 
 @retry(retry=retry_if_not_result(bool), wait=wait_fixed(0.2), stop=stop_after_delay(120))
 def _wait_until_running(client: ServeSubmissionClient) -> bool:
-    application = client.get_serve_details()["applications"][APPLICATION]
+    application = client.get_serve_details()["applications"][APP_NAME]
     assert application["status"] not in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY), application
     return bool(application["status"] == ApplicationStatus.RUNNING)
 

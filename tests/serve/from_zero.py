@@ -15,8 +15,8 @@ import ray
 from ray import serve
 
 from looper.platform.domain.names import InstanceName
-from looper.serve.deployment.ray_app import APP_NAME
 from looper.serve.deployment.ray_environment import set_ray_environment
+from looper.serve.routing.known_replicas import APP_NAME
 from tests.serve.live import LiveServer, run_server, send_chat
 
 TIMEOUT_S = 600

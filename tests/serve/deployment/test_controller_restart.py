@@ -15,8 +15,8 @@ import ray
 from ray import serve
 
 from looper.platform.domain.names import InstanceName
-from looper.serve.deployment.ray_app import APP_NAME
 from looper.serve.deployment.skill_replica import preserve_ray_serve_log
+from looper.serve.routing.known_replicas import APP_NAME
 from tests.serve.live import LiveServer, find_processes, send_chat
 
 TIMEOUT_S = 120

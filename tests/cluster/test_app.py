@@ -1,0 +1,26 @@
+"""The builder that all ways up share."""
+
+import pytest
+
+from looper.cluster import app
+from looper.platform.domain.errors import InvalidInput
+from looper.platform.settings import Settings, load_settings
+from looper.platform.settings.gpu_plan import GpuPlan
+
+
+def test_the_builder_waits_for_nodes_with_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KubeRay deploys as soon as the head runs, and never again unless the config changes."""
+    answers: list[GpuPlan | InvalidInput] = [InvalidInput("the cluster has 0"), InvalidInput("has 1"), GpuPlan(1, 1)]
+
+    def plan_cluster(_: Settings) -> GpuPlan:
+        answer = answers.pop(0)
+        if isinstance(answer, InvalidInput):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(app, "plan_cluster", plan_cluster)
+    monkeypatch.setattr(app, "GPU_POLL_INTERVAL_S", 0)
+    with pytest.raises(InvalidInput, match="the cluster has 0"):
+        app._wait_for_gpus(load_settings(), 0)
+    assert app._wait_for_gpus(load_settings(), 60) == GpuPlan(1, 1)
+    assert answers == []
