@@ -67,6 +67,18 @@ def _find_address(settings: "Settings", flag: str | None) -> str | None:
     return flag or settings.cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
+def _find_joined(settings: "Settings") -> str | None:
+    """Return the address of the Ray that Looper was brought up on, unless a private one runs on this machine."""
+    from looper.cluster.cluster_status import read_existing_ray
+    from looper.cluster.state import read_state
+    from looper.platform.catalog import Catalog
+
+    if read_state(settings) is not None:
+        return None
+    existing = read_existing_ray(Catalog.open(settings))
+    return existing.address if existing else None
+
+
 def _up_on_existing_ray(settings: "Settings", address: str, *, json: bool) -> None:
     from looper.cluster.existing_ray import bring_up
 
@@ -100,7 +112,7 @@ def down(address: Address = None) -> None:
     settings = load_settings()
     with progress() as live:
         live.add_task("stopping Looper", total=None, note="")
-        if joined := _find_address(settings, address):
+        if joined := _find_address(settings, address) or _find_joined(settings):
             from looper.cluster.existing_ray import take_down
 
             was_running = take_down(settings, joined)
