@@ -92,7 +92,8 @@ def plot(report: ScaleReport, file: Path) -> None:
             at_s = [each.begin_s for each in row.intervals]
             loss.plot(at_s, [each.lost for each in row.intervals], marker=".", label=name)
     loss.set(title="requests that are lost, by the time of their arrival", xlabel="seconds", ylim=(0, None))
-    loss.legend()
+    if loss.get_lines():  # a quick run has none of these scenarios
+        loss.legend()
     if row := report.scenarios.get("a day"):
         at_s = [each.begin_s for each in row.intervals]
         length_s = at_s[1] - at_s[0]

@@ -144,9 +144,12 @@ def _read_in_process(
     command = [sys.executable, "-P", "-m", "looper.platform.trajectories.upload_worker", name, format]
     command.append("named" if is_named else "found")
     with temporary_file(folder) as beside, temporary_file(folder) as output, temporary_file(folder) as errors:
-        beside.write(orjson.dumps(companions))
-        beside.flush()
-        beside.seek(0)
+        try:
+            beside.write(orjson.dumps(companions))
+            beside.flush()
+            beside.seek(0)
+        except OSError as error:
+            raise disk_full(folder, error) from error
         descriptors = (content.fileno(), batch.fileno(), beside.fileno())
         try:
             ended = subprocess.run(

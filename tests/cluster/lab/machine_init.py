@@ -46,11 +46,11 @@ def build_root(spec: dict[str, Any]) -> None:
             (root / name).symlink_to(Path("/", name).readlink())
         elif Path("/", name).is_dir():
             bind(Path("/", name), root / name, read_only=True)
-    for path in spec["read_only"]:
+    for path, source in spec["writable"].items():
+        bind(Path(source), root / path.lstrip("/"))
+    for path in spec["read_only"]:  # last, because a checkout may be below /tmp
         bind(Path(path), root / path.lstrip("/"), read_only=True)
     for path, source in spec["files"].items():
-        bind(Path(source), root / path.lstrip("/"))
-    for path, source in spec["writable"].items():
         bind(Path(source), root / path.lstrip("/"))
     for folder in ("dev/pts", "dev/shm", "proc", "sys", "run", "var/tmp", "old"):
         (root / folder).mkdir(parents=True, exist_ok=True)

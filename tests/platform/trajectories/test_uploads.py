@@ -1,10 +1,13 @@
 """An uploaded file is read in a process that has bounds of memory and time, and gives the batch that the file gives."""
 
+import itertools
 import os
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -108,6 +111,21 @@ def test_a_disk_without_space_is_said_so(upload: Uploads, tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with pytest.raises(StoreFull, match="no disk space for the upload"), temporary_file(tmp_path / "file"):
         pass
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_disk_that_fills_up_meanwhile_is_said_so(
+    number: int, upload: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be no space for the batch, or for what lies beside the file, though there was for the file."""
+    opened, make = itertools.count(), tempfile.TemporaryFile
+
+    def open_file(**options: Any) -> Any:
+        return Path("/dev/full").open("r+b", buffering=0) if next(opened) == number else make(**options)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", open_file)
+    with pytest.raises(StoreFull, match="no disk space for the upload"):
+        upload.ingest("post.jsonl", orjson.dumps(EPISODE))
 
 
 def test_a_temporary_file_is_only_its_users(tmp_path: Path) -> None:
