@@ -1,12 +1,13 @@
 """Looper over the nodes of a lab: brought up as an operator does, from a node that alone has the base model."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.lab.lab import Lab
+from tests.cluster.lab.machine import Machine
 from tests.cluster.lab.node import Node
 from tests.serve.marks import single_token_base
 
@@ -16,14 +17,19 @@ PORT = 8000
 class DeployedLooper:
     """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""
 
-    def __init__(self, lab: Lab, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, lab: Lab, settings: Mapping[str, str], resources: Mapping[str, float], ray: Mapping[str, str]
+    ) -> None:
         """Start the services, Ray on all nodes, and nothing of Looper yet.
 
         Args:
             lab: The lab.
             settings: Environment variables with settings beside the usual ones.
+            resources: Custom resources of each node but the first.
+            ray: Environment variables for Ray's processes.
         """
         self.lab = lab
+        self._resources, self._ray = resources, ray
         self.operator: Node = lab.nodes[0]
         base = self.operator.folder / "home" / "base"
         single_token_base(base)
@@ -39,8 +45,14 @@ class DeployedLooper:
         }
         self.environment["LOOPER_STORE__ENDPOINT_URL"] = self.environment["AWS_ENDPOINT_URL"]
         for node in lab.nodes:
-            head = None if node is self.operator else self.operator
-            node.start_ray(head, cpus=2 if head else 0)
+            self.start_ray(node)
+
+    def start_ray(self, node: Node) -> None:
+        """Start Ray on a node of the lab, also again after a restart."""
+        if node is self.operator:
+            node.start_ray(cpus=0, environment=self._ray)
+        else:
+            node.start_ray(self.operator, resources=self._resources, environment=self._ray)
 
     def looper(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
         """Run a command of Looper on the operator's node, and return what it printed."""
@@ -54,22 +66,38 @@ class DeployedLooper:
 
     def drive(self, *arguments: str, timeout: float = 600) -> Any:
         """Run the driver of ``drive.py`` on the operator's node, and return the JSON that it printed last."""
+        return self._drive(self.operator, arguments, timeout)
+
+    def drive_beside(self, *arguments: str, timeout: float = 120) -> Any:
+        """Run the driver beside the nodes, on the machine of the services, which has no faults."""
+        return self._drive(self.lab.services, arguments, timeout)
+
+    def _drive(self, machine: Machine, arguments: Sequence[str], timeout: float) -> Any:
         command = ["python", "-m", "tests.cluster.lab.drive", *arguments]
-        done = self.operator.run(command, environment=self.environment, timeout=timeout)
+        done = machine.run(command, environment=self.environment, timeout=timeout)
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 @contextmanager
-def deployed_looper(folder: Path, nodes: int, settings: Mapping[str, str]) -> Iterator[DeployedLooper]:
+def deployed_looper(
+    folder: Path,
+    nodes: int,
+    settings: Mapping[str, str],
+    *,
+    resources: Mapping[str, float] | None = None,
+    ray: Mapping[str, str] | None = None,
+) -> Iterator[DeployedLooper]:
     """Have a lab with Ray on it, ready for ``looper up``.
 
     Args:
         folder: A new folder.
         nodes: Number of nodes.
         settings: Environment variables with settings beside the usual ones.
+        resources: Custom resources of each node but the first.
+        ray: Environment variables for Ray's processes.
 
     Yields:
         The lab.
     """
     with Lab(folder, nodes) as lab:
-        yield DeployedLooper(lab, settings)
+        yield DeployedLooper(lab, settings, resources or {}, ray or {})

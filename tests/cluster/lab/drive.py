@@ -45,12 +45,12 @@ def publish(base: str) -> dict[str, Any]:
     return {"skills": len(skills)}
 
 
-def submit_all(base: str, count: str) -> dict[str, Any]:
-    """Queue consolidations of one new instance each, of all tenants in turns."""
+def submit_all(base: str, count: str, first: str = "0") -> dict[str, Any]:
+    """Queue consolidations of one new instance each, numbered from ``first``, of all tenants in turns."""
     settings = load_settings()
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     ids = []
-    for number in range(int(count)):
+    for number in range(int(first), int(first) + int(count)):
         name = f"{TENANTS[number % len(TENANTS)]}/trained-{number}"
         batch = [episode(task, room=f"room-{number}") for task in range(12)]
         ids.append(submit(catalog, store, name, batch, base=base, id=f"b{number}").id)
@@ -65,6 +65,16 @@ def wait_for_consolidations(seconds: str) -> dict[str, Any]:
         time.sleep(0.5)
     counts = {str(state): count for state, count in catalog.count_consolidations().items()}
     return {"states": counts, "seconds": round(time.monotonic() - began, 1)}
+
+
+def count_versions(count: str) -> dict[str, Any]:
+    """Count the instances of ``submit_all`` whose versions are not exactly those that were published."""
+    catalog, unlike = Catalog.open(load_settings()), 0
+    for number in range(int(count)):
+        name = InstanceName(TENANTS[number % len(TENANTS)], f"trained-{number}")
+        published = [job.digest for job in catalog.list_consolidations(instance=name) if job.digest]
+        unlike += [version.digest for version in catalog.list_versions(name)] != published
+    return {"unlike": unlike}
 
 
 def ask(count: str, threads: str, *urls: str) -> dict[str, Any]:
@@ -94,7 +104,13 @@ def ask(count: str, threads: str, *urls: str) -> dict[str, Any]:
     return {"outcomes": dict(outcomes), "by_url": by_url, "slowest_s": round(max(took for *_, took in results), 2)}
 
 
-COMMANDS = {"publish": publish, "submit": submit_all, "wait": wait_for_consolidations, "ask": ask}
+COMMANDS = {
+    "publish": publish,
+    "submit": submit_all,
+    "wait": wait_for_consolidations,
+    "count-versions": count_versions,
+    "ask": ask,
+}
 
 if __name__ == "__main__":
     print(json.dumps(COMMANDS[sys.argv[1]](*sys.argv[2:])))

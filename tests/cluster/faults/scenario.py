@@ -1,0 +1,184 @@
+"""Looper over the nodes of the lab, under load, and what is done to it."""
+
+import json
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.cluster.faults.measure import BOUND_S, QUIET_S, FaultResult, Lines, is_quiet, measure
+from tests.cluster.lab import Node
+from tests.cluster.lab.deployed import PORT, DeployedLooper, deployed_looper
+from tests.cluster.lab.node import RAY_PORT
+
+NODES = 3
+"""The first is the head, which has no part of Looper."""
+
+AWAY_S = 20.0
+"""How long a node is off before it starts again, in seconds."""
+
+STOPPED_S = 30.0
+"""How long a node is stopped or cut off, in seconds."""
+
+GRACE_S = 60
+"""How long a node that is drained has, in seconds."""
+
+START_TIMEOUT_S = 240.0
+
+REQUEST_TIMEOUT_S = 60
+SETTINGS = {
+    "LOOPER_SERVE__REPLICAS": str(NODES - 1),
+    "LOOPER_SERVE__GATEWAYS": str(NODES - 1),
+    "LOOPER_SERVE__MAX_LORA_RANK": "8",
+    "LOOPER_SERVE__MAX_MODEL_LEN": "512",
+    "LOOPER_SERVE__KV_CACHE_GIB": "0.1",
+    "LOOPER_SERVE__LORAS_GIB": "0.05",
+    "LOOPER_SERVE__CPU_LORAS_GIB": "0.05",
+    "LOOPER_SERVE__DISK_LORAS_GIB": "0.1",
+    "LOOPER_SERVE__REQUEST_TIMEOUT_S": str(REQUEST_TIMEOUT_S),
+    "LOOPER_CONSOLIDATION__NUM_WORKERS": "1",
+    "LOOPER_CLUSTER__CONTROL_LOOPS": str(NODES - 1),
+    "LOOPER_ROLES__ENGINES": "engine",
+}
+RESOURCES = {"engine": 0.001}
+"""Of each worker node: room for one engine, as on a machine with one GPU. So a lost engine waits for its node."""
+
+PARTS = ("gateway", "skills-r8", "control-loop")
+"""Deployments of Looper, whose replicas are counted."""
+
+PART = re.compile(r"ray::ServeReplica:looper:([\w-]+)")
+
+
+class FaultLab:
+    """Looper under load. ``fault_lab`` creates it."""
+
+    def __init__(self, looper: DeployedLooper) -> None:
+        self.looper = looper
+        self.head, *self.workers = looper.lab.nodes
+        self.addresses = [f"{node.address}:{PORT}" for node in self.workers]
+        self._windows: list[tuple[str, float, float, float | None, list[str]]] = []
+        self._submitted = 0
+
+    def start(self) -> None:
+        """Publish the skills, bring Looper up, and start the load."""
+        looper, services = self.looper, self.looper.lab.services
+        looper.drive("publish", str(looper.base))
+        looper.up()
+        shutil.copy(self.head.folder / "home/skills.json", services.folder / "home/skills.json")
+        load = services.start(["python", "-m", "tests.cluster.faults.load", *self.addresses])
+        self._lines = Lines(load.out)
+        self._log = load.err
+        self._all_parts = Counter(dict.fromkeys(PARTS, NODES - 1))
+        assert self.wait_until_as_before(START_TIMEOUT_S) is not None, self._describe()
+
+    def count_parts(self) -> Counter[str]:
+        """Count the replicas of each part that run on all nodes."""
+        counts = Counter[str]()
+        for node in self.workers:
+            for process in node.processes() if node.is_running() else ():
+                with suppress(psutil.NoSuchProcess):
+                    found = PART.match(" ".join(process.cmdline()))
+                    counts.update(found.groups() if found else ())
+        return Counter({part: counts[part] for part in PARTS})
+
+    def wait_until_as_before(self, timeout_s: float) -> float | None:
+        """Wait until all parts run and all nodes answer; return since when, None if that took too long."""
+        deadline = time.time() + timeout_s + QUIET_S
+        while (now := time.time()) < deadline:
+            if is_quiet(self._lines.read(), now, self.addresses) and self.count_parts() == self._all_parts:
+                return now - QUIET_S
+            time.sleep(0.5)
+        return None
+
+    def inflict(self, fault: str) -> None:
+        """Have a fault while consolidations are in flight, and wait until all is as before."""
+        action, hurt = FAULTS[fault]
+        self.submit(2)
+        nodes = [self.workers[number] for number in hurt]
+        began = time.time()
+        action(self, nodes[0] if nodes else self.head)
+        ended = time.time()
+        recovered = self.wait_until_as_before(BOUND_S)
+        recovered = None if recovered is None else max(recovered, ended)
+        self._windows.append((fault, began, ended, recovered, [self.addresses[number] for number in hurt]))
+        if recovered is None:
+            print(f"{fault}: {self._describe()}")
+            self.wait_until_as_before(START_TIMEOUT_S)
+
+    def submit(self, count: int) -> None:
+        """Queue consolidations of new instances."""
+        self.looper.drive_beside("submit", str(self.looper.base), str(count), str(self._submitted))
+        self._submitted += count
+
+    def conclude(self, timeout_s: int = 240) -> tuple[list[FaultResult], dict[str, int]]:
+        """Wait for the consolidations; return what each fault did, and how many of them ended how."""
+        ended = self.looper.drive_beside("wait", str(timeout_s), timeout=timeout_s + 60)
+        doubled = self.looper.drive_beside("count-versions", str(self._submitted))["unlike"]
+        events = self._lines.read()
+        return [measure(window[0], events, *window[1:]) for window in self._windows], ended["states"] | {
+            "submitted": self._submitted,
+            "doubled": doubled,
+        }
+
+    def _describe(self) -> str:
+        last = [json.dumps(event) for event in self._lines.read()[-12:]]
+        return "\n".join([f"{dict(self.count_parts())}", *last, self._log.read_text()[-2000:]])
+
+
+def kill(lab: FaultLab, node: Node) -> None:
+    """A node loses its power, and starts again after a while."""
+    node.kill()
+    time.sleep(AWAY_S)
+    node.restart()
+    lab.looper.start_ray(node)
+
+
+def drain(lab: FaultLab, node: Node) -> None:
+    """A node is told to go, as by a spot notice or ``kubectl drain``; then it goes, and another one comes."""
+    node.run(
+        ["python", "-m", "looper.cluster.drain_node", "--grace-s", f"{GRACE_S}"],
+        environment={"RAY_ADDRESS": f"{lab.head.address}:{RAY_PORT}"},
+        timeout=GRACE_S + 30,
+    )
+    node.kill()
+    node.restart()
+    lab.looper.start_ray(node)
+
+
+def stop(_: FaultLab, node: Node) -> None:
+    """All processes of a node stand still for a while."""
+    with node.frozen():
+        time.sleep(STOPPED_S)
+
+
+def cut_off(_: FaultLab, node: Node) -> None:
+    """A node's packets are lost for a while."""
+    node.cut_off()
+    time.sleep(STOPPED_S)
+    node.heal()
+
+
+FAULTS: dict[str, tuple[Callable[[FaultLab, Node], None], Sequence[int]]] = {
+    "kill-worker-1": (kill, (0,)),
+    "kill-worker-2": (kill, (1,)),
+    "kill-head": (kill, ()),
+    "drain": (drain, (0,)),
+    "stop": (stop, (1,)),
+    "cut-off": (cut_off, (0,)),
+}
+"""What can be done, and to which worker nodes. Without one, it is the head."""
+
+
+@contextmanager
+def fault_lab(folder: Path) -> Iterator[FaultLab]:
+    """Have Looper under load, on a Ray whose head keeps its tables on disk."""
+    ray = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": "/home/node0/gcs"}
+    with deployed_looper(folder, NODES, SETTINGS, resources=RESOURCES, ray=ray) as looper:
+        lab = FaultLab(looper)
+        lab.start()
+        yield lab
