@@ -19,7 +19,8 @@ from looper.serve.protocol import (
     EngineUnavailable,
     FullResponse,
 )
-from looper.serve.routing.known_replicas import avoid_replica, count_replicas
+from looper.serve.routing.known_replicas import avoid_replica, count_replicas, find_replicas_on
+from looper.serve.routing.replica_router import LIST_ADAPTERS
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ MAX_START_WAIT_S = 5.0
 
 After a restart of the cluster, gateways run long before engines do.
 """
+
+CONCURRENT_MOVES = 4
+"""Number of adapters that are moved from a replica at the same time. An engine prefetches 16 for all gateways."""
 
 REPLICA_START_S = 10.0
 """What a client is told to wait for a replica that Ray Serve starts anew, in seconds. That takes longer or shorter."""
@@ -70,7 +74,36 @@ class PooledEngineClient:
             rank: LoRA rank of its adapter.
             hold_s: Minimum time for which the adapter stays in memory, in seconds.
         """
-        pool = self._pool_for(rank)
+        await self._prefetch(self._pool_for(rank), digest, hold_s)
+
+    async def move_adapters(self, nodes: Collection[str]) -> None:
+        """Prefetch what engines on some nodes have in memory where requests for it will go without those nodes.
+
+        Args:
+            nodes: Ids of the nodes. ``known_replicas`` knows that they will go.
+        """
+        replicas = [(pool, id) for _, pool in self._pools for id in find_replicas_on(pool.deployment_name, nodes)]
+        await asyncio.gather(*(self._move_adapters(pool, replica) for pool, replica in replicas))
+
+    async def _move_adapters(self, pool: DeploymentHandle[Any], replica: str) -> None:
+        listing: Any = pool.options(method_name=LIST_ADAPTERS, multiplexed_model_id=replica).remote()
+        try:
+            digests = await listing
+        except RayError as error:
+            log.warning("the adapters of replica %s are not moved; their next requests load them: %s", replica, error)
+            return
+        finally:
+            listing.cancel()
+        turns = asyncio.Semaphore(CONCURRENT_MOVES)
+
+        async def move(digest: str) -> None:
+            async with turns:
+                await self._prefetch(pool, digest, hold_s=0)
+
+        await asyncio.gather(*map(move, digests))
+        log.info("%d adapters of replica %s are prefetched elsewhere", len(digests), replica)
+
+    async def _prefetch(self, pool: DeploymentHandle[Any], digest: str, hold_s: float) -> None:
         replicas = count_replicas(pool.deployment_name)
         if replicas == 0 or (replicas is None and pool.deployment_name in self._from_zero):
             return

@@ -91,6 +91,10 @@ class SkillReplica:
         with convert_to_builtin_errors():
             await self._engine.prefetch(digest, hold_s)
 
+    async def list_adapters(self) -> list[str]:
+        """Return the digests of the adapters in host memory, the most recently used first."""
+        return self._engine.list_adapters()
+
     async def check_health(self) -> None:
         """Raise if the engine is broken. Ray Serve calls it periodically."""
         await self._engine.check_health()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab.deployed import deployed_looper
+from tests.cluster.lab.deployed import WorkerNode, deployed_looper
 
 pytestmark = pytest.mark.bench
 
@@ -24,7 +24,7 @@ SETTINGS = {
 
 @pytest.mark.timeout(3600)
 def test_three_nodes_serve_and_train(tmp_path: Path) -> None:
-    with deployed_looper(tmp_path / "lab", 3, SETTINGS) as looper:
+    with deployed_looper(tmp_path / "lab", [WorkerNode()] * 2, SETTINGS) as looper:
         looper.drive("publish", str(looper.base))
         urls = looper.up()
         assert looper.drive("ask", "1000", "8", *urls)["outcomes"] == {"right": 1000}

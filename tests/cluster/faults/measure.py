@@ -14,6 +14,9 @@ QUIET_S = 5.0
 BOUND_S = 60.0
 """How long after the end of a fault all is to be as before, in seconds."""
 
+GRACE_S = 110
+"""How long a node that is drained has, in seconds. A pod of Kubernetes has two minutes (the chart's values)."""
+
 LONGEST_ATTEMPT_S = 65.0
 """How long an attempt may take: ``serve.request_timeout_s`` of the deployment, and the way there and back."""
 

@@ -4,22 +4,22 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from tests.cluster.faults.measure import BOUND_S, LONGEST_ATTEMPT_S, FaultResult
+from tests.cluster.faults.measure import BOUND_S, GRACE_S, LONGEST_ATTEMPT_S, FaultResult
 
 DESCRIPTIONS = {
-    "kill-worker-1": "A worker node loses its power, and starts again 20 s later.",
-    "kill-worker-2": "The other worker node does.",
+    "kill-engine-1": "A node with an engine and a gateway loses its power, and starts again 20 s later.",
+    "kill-engine-2": "The other one does.",
+    "kill-trainer": "The node that trains does.",
     "kill-head": "The head of Ray does. It keeps its tables on disk.",
-    "drain": "A worker node is told to go within 60 s, goes, and starts again.",
-    "stop": "All processes of a worker node stand still for 30 s.",
-    "cut-off": "All packets of a worker node are lost for 30 s.",
+    "drain": f"A node with an engine is told to go within {GRACE_S} s, goes, and another one comes.",
+    "stop": "All processes of a node with an engine stand still for 30 s.",
+    "cut-off": "All packets of a node with an engine are lost for 30 s.",
 }
-
 
 INTRODUCTION = f"""# What a cluster of several nodes survives
 
-Made by `python -m tests.cluster.faults`: a head without engines and two worker nodes, each in namespaces of its
-own on one machine, with PostgreSQL and S3 beside them. On each worker node there is room for one engine. Six
+Made by `python -m tests.cluster.faults`: a head without a part of Looper, two nodes with room for one engine and
+gateway each, and one that trains, all in namespaces of their own on one machine, with PostgreSQL and S3 beside. Six
 tenants ask their skills by name through a balancer, which looks every second which addresses answer. They repeat
 what was refused for now (503 with `Retry-After`) and what was lost with an address. Two consolidations are
 submitted before each fault.

@@ -5,19 +5,21 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
-from tests.cluster.faults.measure import BOUND_S, QUIET_S, FaultResult, Lines, is_quiet, measure
+from tests.cluster.faults.measure import BOUND_S, GRACE_S, QUIET_S, FaultResult, Lines, is_quiet, measure
 from tests.cluster.lab import Node
-from tests.cluster.lab.deployed import PORT, DeployedLooper, deployed_looper
+from tests.cluster.lab.deployed import PORT, DeployedLooper, WorkerNode, deployed_looper
 from tests.cluster.lab.node import RAY_PORT
 
-NODES = 3
-"""The first is the head, which has no part of Looper."""
+ENGINES = 2
+WORKERS = [WorkerNode(1, {"engine": 1})] * ENGINES + [WorkerNode(4, {"trainer": 1})]
+"""The head has no part of Looper. Nodes of engines have one CPU, and so room for one engine, as on a machine with one
+GPU: a lost engine waits for its node. The last node synthesizes and trains."""
 
 AWAY_S = 20.0
 """How long a node is off before it starts again, in seconds."""
@@ -25,15 +27,12 @@ AWAY_S = 20.0
 STOPPED_S = 30.0
 """How long a node is stopped or cut off, in seconds."""
 
-GRACE_S = 60
-"""How long a node that is drained has, in seconds."""
-
 START_TIMEOUT_S = 240.0
 
 REQUEST_TIMEOUT_S = 60
 SETTINGS = {
-    "LOOPER_SERVE__REPLICAS": str(NODES - 1),
-    "LOOPER_SERVE__GATEWAYS": str(NODES - 1),
+    "LOOPER_SERVE__REPLICAS": str(ENGINES),
+    "LOOPER_SERVE__GATEWAYS": str(ENGINES),
     "LOOPER_SERVE__MAX_LORA_RANK": "8",
     "LOOPER_SERVE__MAX_MODEL_LEN": "512",
     "LOOPER_SERVE__KV_CACHE_GIB": "0.1",
@@ -42,12 +41,13 @@ SETTINGS = {
     "LOOPER_SERVE__DISK_LORAS_GIB": "0.1",
     "LOOPER_SERVE__REQUEST_TIMEOUT_S": str(REQUEST_TIMEOUT_S),
     "LOOPER_CONSOLIDATION__NUM_WORKERS": "1",
-    "LOOPER_CLUSTER__CONTROL_LOOPS": str(NODES - 1),
+    "LOOPER_CLUSTER__CONTROL_LOOPS": str(ENGINES),
     "LOOPER_ROLES__ENGINES": "engine",
+    "LOOPER_ROLES__GATEWAYS": "engine",
+    "LOOPER_ROLES__CONTROL": "engine",
+    "LOOPER_ROLES__TRAINERS": "trainer",
+    "LOOPER_ROLES__DATA": "trainer",
 }
-RESOURCES = {"engine": 0.001}
-"""Of each worker node: room for one engine, as on a machine with one GPU. So a lost engine waits for its node."""
-
 PARTS = ("gateway", "skills-r8", "control-loop")
 """Deployments of Looper, whose replicas are counted."""
 
@@ -60,7 +60,7 @@ class FaultLab:
     def __init__(self, looper: DeployedLooper) -> None:
         self.looper = looper
         self.head, *self.workers = looper.lab.nodes
-        self.addresses = [f"{node.address}:{PORT}" for node in self.workers]
+        self.addresses = [f"{node.address}:{PORT}" for node in self.workers[:ENGINES]]
         self._windows: list[tuple[str, float, float, float | None, list[str]]] = []
         self._submitted = 0
 
@@ -73,7 +73,7 @@ class FaultLab:
         load = services.start(["python", "-m", "tests.cluster.faults.load", *self.addresses])
         self._lines = Lines(load.out)
         self._log = load.err
-        self._all_parts = Counter(dict.fromkeys(PARTS, NODES - 1))
+        self._all_parts = Counter(dict.fromkeys(PARTS, ENGINES))
         assert self.wait_until_as_before(START_TIMEOUT_S) is not None, self._describe()
 
     def count_parts(self) -> Counter[str]:
@@ -97,15 +97,16 @@ class FaultLab:
 
     def inflict(self, fault: str) -> None:
         """Have a fault while consolidations are in flight, and wait until all is as before."""
-        action, hurt = FAULTS[fault]
+        action, number = FAULTS[fault]
+        node = self.looper.lab.nodes[number]
         self.submit(2)
-        nodes = [self.workers[number] for number in hurt]
         began = time.time()
-        action(self, nodes[0] if nodes else self.head)
+        action(self, node)
         ended = time.time()
         recovered = self.wait_until_as_before(BOUND_S)
         recovered = None if recovered is None else max(recovered, ended)
-        self._windows.append((fault, began, ended, recovered, [self.addresses[number] for number in hurt]))
+        hurt = [address for address in self.addresses if address.startswith(f"{node.address}:")]
+        self._windows.append((fault, began, ended, recovered, hurt))
         if recovered is None:
             print(f"{fault}: {self._describe()}")
             self.wait_until_as_before(START_TIMEOUT_S)
@@ -163,22 +164,23 @@ def cut_off(_: FaultLab, node: Node) -> None:
     node.heal()
 
 
-FAULTS: dict[str, tuple[Callable[[FaultLab, Node], None], Sequence[int]]] = {
-    "kill-worker-1": (kill, (0,)),
-    "kill-worker-2": (kill, (1,)),
-    "kill-head": (kill, ()),
-    "drain": (drain, (0,)),
-    "stop": (stop, (1,)),
-    "cut-off": (cut_off, (0,)),
+FAULTS: dict[str, tuple[Callable[[FaultLab, Node], None], int]] = {
+    "kill-engine-1": (kill, 1),
+    "kill-engine-2": (kill, 2),
+    "kill-trainer": (kill, 3),
+    "kill-head": (kill, 0),
+    "drain": (drain, 1),
+    "stop": (stop, 2),
+    "cut-off": (cut_off, 1),
 }
-"""What can be done, and to which worker nodes. Without one, it is the head."""
+"""What can be done, and to which node. The first is the head."""
 
 
 @contextmanager
 def fault_lab(folder: Path) -> Iterator[FaultLab]:
     """Have Looper under load, on a Ray whose head keeps its tables on disk."""
     ray = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": "/home/node0/gcs"}
-    with deployed_looper(folder, NODES, SETTINGS, resources=RESOURCES, ray=ray) as looper:
+    with deployed_looper(folder, WORKERS, SETTINGS, ray=ray) as looper:
         lab = FaultLab(looper)
         lab.start()
         yield lab

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from tests.cluster.lab.lab import Lab
 from tests.cluster.lab.machine import Machine
@@ -14,22 +15,29 @@ from tests.serve.marks import single_token_base
 PORT = 8000
 
 
+class WorkerNode(NamedTuple):
+    """What a node offers to Ray."""
+
+    cpus: int = 2
+    resources: Mapping[str, float] = MappingProxyType({})
+
+
 class DeployedLooper:
     """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""
 
     def __init__(
-        self, lab: Lab, settings: Mapping[str, str], resources: Mapping[str, float], ray: Mapping[str, str]
+        self, lab: Lab, settings: Mapping[str, str], workers: Sequence[WorkerNode], ray: Mapping[str, str]
     ) -> None:
         """Start the services, Ray on all nodes, and nothing of Looper yet.
 
         Args:
             lab: The lab.
             settings: Environment variables with settings beside the usual ones.
-            resources: Custom resources of each node but the first.
+            workers: What each node but the first offers.
             ray: Environment variables for Ray's processes.
         """
         self.lab = lab
-        self._resources, self._ray = resources, ray
+        self._workers, self._ray = dict(zip(lab.nodes[1:], workers, strict=True)), ray
         self.operator: Node = lab.nodes[0]
         base = self.operator.folder / "home" / "base"
         single_token_base(base)
@@ -52,7 +60,8 @@ class DeployedLooper:
         if node is self.operator:
             node.start_ray(cpus=0, environment=self._ray)
         else:
-            node.start_ray(self.operator, resources=self._resources, environment=self._ray)
+            worker = self._workers[node]
+            node.start_ray(self.operator, cpus=worker.cpus, resources=worker.resources, environment=self._ray)
 
     def looper(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
         """Run a command of Looper on the operator's node, and return what it printed."""
@@ -81,23 +90,21 @@ class DeployedLooper:
 @contextmanager
 def deployed_looper(
     folder: Path,
-    nodes: int,
+    workers: Sequence[WorkerNode],
     settings: Mapping[str, str],
     *,
-    resources: Mapping[str, float] | None = None,
     ray: Mapping[str, str] | None = None,
 ) -> Iterator[DeployedLooper]:
     """Have a lab with Ray on it, ready for ``looper up``.
 
     Args:
         folder: A new folder.
-        nodes: Number of nodes.
+        workers: What each node but the first offers.
         settings: Environment variables with settings beside the usual ones.
-        resources: Custom resources of each node but the first.
         ray: Environment variables for Ray's processes.
 
     Yields:
         The lab.
     """
-    with Lab(folder, nodes) as lab:
-        yield DeployedLooper(lab, settings, resources or {}, ray or {})
+    with Lab(folder, 1 + len(workers)) as lab:
+        yield DeployedLooper(lab, settings, workers, ray or {})
