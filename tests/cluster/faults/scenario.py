@@ -67,6 +67,10 @@ class FaultLab:
     def start(self) -> None:
         """Publish the skills, bring Looper up, and start the load."""
         looper, services = self.looper, self.looper.lab.services
+        for node in self.workers:  # the application is built on one of them
+            node.put(self.head.folder / "home/base", "base")
+            node.run(["mkdir", "-p", self.head.home])
+            node.run(["ln", "-s", node.home / "base", looper.base])
         looper.drive("publish", str(looper.base))
         looper.up()
         shutil.copy(self.head.folder / "home/skills.json", services.folder / "home/skills.json")
