@@ -3,37 +3,51 @@
 import argparse
 import subprocess
 import tempfile
+import time
+from math import inf
 from pathlib import Path
 
 from looper.benchmarks.machine import describe_machine
 from tests.cluster.faults.report import ClusterResults, Run
 from tests.cluster.faults.scenario import FAULTS, fault_lab
 
+FAULT_S, CONCLUDE_S = 130.0, 90.0
+"""How long a fault and all after it may take, and the consolidations at the end, in seconds."""
+
 
 def main() -> None:
     """Run the faults that are asked for, one after another on one deployment."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.faults", description=__doc__)
     parser.add_argument("--only", choices=FAULTS, nargs="+", default=list(FAULTS), help="which faults (all)")
+    parser.add_argument(
+        "--seconds", type=float, default=inf, help="no fault begins that may not be over by then (no limit)"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder for the results (docs/results)")
     args = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    run = run_faults(Path(tempfile.mkdtemp(prefix="looper-faults-")), args.only, commit)
+    run = run_faults(
+        Path(tempfile.mkdtemp(prefix="looper-faults-")), args.only, commit, time.monotonic() + args.seconds
+    )
     results = ClusterResults.load(args.out)
     results.add(run)
     results.write(args.out)
     print("\n".join(run.find_misses()) or "nothing was missed")
 
 
-def run_faults(folder: Path, faults: list[str], commit: str) -> Run:
+def run_faults(folder: Path, faults: list[str], commit: str, deadline: float = inf) -> Run:
     """Have faults in a new lab.
 
     Args:
         folder: A folder for the lab.
         faults: Names of the faults.
         commit: What is tested.
+        deadline: When all is to be over, in seconds of the monotonic clock. Faults for which no time is left are left out.
     """
     with fault_lab(folder / "lab") as lab:
-        for fault in faults:
+        for number, fault in enumerate(faults):
+            if number and time.monotonic() + FAULT_S + CONCLUDE_S > deadline:
+                print(f"there is no time left for {', '.join(faults[number:])}")
+                break
             lab.inflict(fault)
             print(f"{fault} is over", flush=True)
         found, consolidations = lab.conclude()
