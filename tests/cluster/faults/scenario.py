@@ -120,7 +120,7 @@ class FaultLab:
         self.looper.drive_beside("submit", str(self.looper.base), str(count), str(self._submitted))
         self._submitted += count
 
-    def conclude(self, timeout_s: int = 240) -> tuple[list[FaultResult], dict[str, int]]:
+    def conclude(self, timeout_s: float) -> tuple[list[FaultResult], dict[str, int]]:
         """Wait for the consolidations; return what each fault did, and how many of them ended how."""
         ended = self.looper.drive_beside("wait", str(timeout_s), timeout=timeout_s + 60)
         doubled = self.looper.drive_beside("count-versions", str(self._submitted))["unlike"]
