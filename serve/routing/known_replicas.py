@@ -6,7 +6,8 @@ Not in the module of the router: Ray Serve copies that module's content into eac
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 APP_NAME = "looper"
 """Name of Looper's application in Ray Serve."""
@@ -17,6 +18,7 @@ GATEWAY_NAME = "gateway"
 _counts: dict[str, Callable[[], int]] = {}  # return the number of running replicas, by deployment
 _avoided_until: dict[str, float] = {}  # time until which a replica gets no requests if another can get them, by id
 _nodes: dict[str, Callable[[], Mapping[str, str]]] = {}  # return the node of each running replica, by deployment
+_unaccepted: set[int] = set()  # requests that no replica has accepted yet, by ``id``
 _leaving: frozenset[str] = frozenset()  # nodes that will go: nothing is prefetched there
 _left: frozenset[str] = frozenset()  # those of them that get no requests either
 
@@ -118,3 +120,30 @@ def leaving_nodes() -> frozenset[str]:
 def left_nodes() -> frozenset[str]:
     """Return the ids of the nodes that get no requests if others can get them. The same object until it changes."""
     return _left
+
+
+@contextmanager
+def expecting_acceptance(request: object) -> Iterator[Callable[[], bool]]:
+    """Find out whether a replica has accepted a request.
+
+    Args:
+        request: An argument of the call. The router gets the same object.
+
+    Yields:
+        Returns whether one has.
+    """
+    _unaccepted.add(id(request))
+    try:
+        yield lambda: id(request) not in _unaccepted
+    finally:
+        _unaccepted.discard(id(request))
+
+
+def record_acceptance(args: Iterable[object]) -> None:
+    """Record that a replica has accepted a request. The router does so.
+
+    Args:
+        args: Arguments of the call.
+    """
+    for arg in args:
+        _unaccepted.discard(id(arg))

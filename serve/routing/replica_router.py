@@ -5,17 +5,18 @@
 
 from typing import Any
 
-from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
 from typing_extensions import override
 
 from looper.serve.routing import known_replicas
 from looper.serve.routing.replica_selector import ReplicaSelector
+from looper.serve.routing.silent_replicas import SilenceAwareRouter
 
 LIST_ADAPTERS = "list_adapters"
 """Method of a replica that is called at the replica whose id is given as the multiplexed model."""
 
 
-class AdapterAffinityRouter(RequestRouter):
+class AdapterAffinityRouter(SilenceAwareRouter):
     """Sends the requests of a version to the replicas that keep its adapter.
 
     Nodes that will go (``known_replicas.leave_nodes``) are used only if there are no others.
@@ -26,6 +27,7 @@ class AdapterAffinityRouter(RequestRouter):
 
     @override
     def initialize_state(self, *, max_num_seqs: int) -> None:  # type: ignore[override]
+        super().initialize_state()
         self._candidates: list[RunningReplica] = []
         self._left: frozenset[str] = frozenset()
         self._by_id: dict[str, RunningReplica] = {}
@@ -42,6 +44,7 @@ class AdapterAffinityRouter(RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
+        self.ask_silent_replicas()
         digest = pending_request.metadata.multiplexed_model_id if pending_request else ""
         method = pending_request.metadata.call_method if pending_request else ""
         if method == LIST_ADAPTERS:
@@ -69,6 +72,7 @@ class AdapterAffinityRouter(RequestRouter):
     @override
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
         request_id = pending_request.metadata.internal_request_id
+        known_replicas.record_acceptance(pending_request.args)
         self._selector.more_seqs.add(request_id, replica_id.unique_id, pending_request.args)
 
     @override
