@@ -19,7 +19,7 @@ class RouterOfTwo(SilenceAwareRouter):
     """A router without Ray Serve, which writes down whose queue lengths it forgets."""
 
     def __init__(self) -> None:
-        self._use_replica_queue_len_cache = False
+        vars(self)["_use_replica_queue_len_cache"] = False
         self.initialize_state()
         self.running: dict[ReplicaID, Any] = {FIRST: None, SECOND: None}
         self.forgotten: list[ReplicaID] = []
