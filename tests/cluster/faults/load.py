@@ -18,8 +18,8 @@ import httpx
 
 from tests.cluster.lab.drive import MARK_TOKENS, SKILLS
 
-TENANTS = 6
-PAUSE_S = 0.2
+TENANTS = 4
+PAUSE_S = 0.5
 HEALTH_INTERVAL_S, HEALTH_TIMEOUT_S, HEALTH_FAILURES = 1.0, 2.0, 2
 LONG_EVERY, LONG_TOKENS = 8, 200
 """Every so many requests, one asks for so many tokens. It runs for seconds."""

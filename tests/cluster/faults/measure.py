@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ class FaultResult(BaseModel):
     fault_s: float
     """How long the fault lasted, in seconds: for a node that is killed, until Ray runs there again."""
     recovered_s: float | None
-    """Seconds after the end of the fault until all was as before; None if it was not in time."""
+    """Seconds after the end of the fault until all was as before; None if that was given up."""
     missed: list[str]
     """What was not as it should be, in words."""
 
@@ -85,10 +86,10 @@ def measure(
         events: What ``load`` has printed.
         began: When the fault began.
         ended: When it ended.
-        recovered: When all was as before, None if it was not in time.
+        recovered: When all was as before, None if that was given up.
         hurt: Addresses of the node that had the fault. Attempts may be lost there, and nowhere else.
     """
-    until = recovered or ended + BOUND_S
+    until = recovered or inf
     during = [event for event in events if event["at"] <= until and event["at"] + event.get("took", 0) >= began]
     attempts = [event for event in during if event["kind"] == "attempt"]
     requests = [event for event in during if event["kind"] == "request"]
@@ -105,7 +106,7 @@ def measure(
     )
     if slowest > LONGEST_ATTEMPT_S:
         missed.append(f"an attempt took {slowest:.0f} s")
-    if recovered is None:
+    if recovered is None or recovered - ended > BOUND_S:
         missed.append(f"not as before within {BOUND_S:.0f} s")
     return FaultResult(
         fault=fault,

@@ -19,7 +19,7 @@ DESCRIPTIONS = {
 INTRODUCTION = f"""# What a cluster of several nodes survives
 
 Made by `python -m tests.cluster.faults`: a head without a part of Looper, two nodes with room for one engine and
-gateway each, and one that trains, all in namespaces of their own on one machine, with PostgreSQL and S3 beside. Six
+gateway each, and one that trains, all in namespaces of their own on one machine, with PostgreSQL and S3 beside. Four
 tenants ask their skills by name through a balancer, which looks every second which addresses answer. They repeat
 what was refused for now (503 with `Retry-After`) and what was lost with an address. Two consolidations are
 submitted before each fault.

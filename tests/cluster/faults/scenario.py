@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.cluster.faults.measure import BOUND_S, GRACE_S, QUIET_S, FaultResult, Lines, is_quiet, measure
+from tests.cluster.faults.measure import GRACE_S, QUIET_S, FaultResult, Lines, is_quiet, measure
 from tests.cluster.lab import Node
 from tests.cluster.lab.deployed import PORT, DeployedLooper, WorkerNode, deployed_looper
 from tests.cluster.lab.node import RAY_PORT
@@ -107,13 +107,12 @@ class FaultLab:
         began = time.time()
         action(self, node)
         ended = time.time()
-        recovered = self.wait_until_as_before(BOUND_S)
+        recovered = self.wait_until_as_before(START_TIMEOUT_S)
+        if recovered is None:
+            print(f"{fault}: {self._describe()}")
         recovered = None if recovered is None else max(recovered, ended)
         hurt = [address for address in self.addresses if address.startswith(f"{node.address}:")]
         self._windows.append((fault, began, ended, recovered, hurt))
-        if recovered is None:
-            print(f"{fault}: {self._describe()}")
-            self.wait_until_as_before(START_TIMEOUT_S)
 
     def submit(self, count: int) -> None:
         """Queue consolidations of new instances."""
@@ -122,13 +121,11 @@ class FaultLab:
 
     def conclude(self, timeout_s: float) -> tuple[list[FaultResult], dict[str, int]]:
         """Wait for the consolidations; return what each fault did, and how many of them ended how."""
-        ended = self.looper.drive_beside("wait", str(timeout_s), timeout=timeout_s + 60)
-        doubled = self.looper.drive_beside("count-versions", str(self._submitted))["unlike"]
+        self.looper.drive_beside("wait", str(timeout_s), timeout=timeout_s + 60)
+        found = self.looper.drive_beside("count-versions", str(self._submitted))
         events = self._lines.read()
-        return [measure(window[0], events, *window[1:]) for window in self._windows], ended["states"] | {
-            "submitted": self._submitted,
-            "doubled": doubled,
-        }
+        results = [measure(window[0], events, *window[1:]) for window in self._windows]
+        return results, found["states"] | {"submitted": self._submitted, "doubled": found["unlike"]}
 
     def _describe(self) -> str:
         last = [json.dumps(event) for event in self._lines.read()[-12:]]

@@ -94,5 +94,6 @@ def test_a_new_run_of_a_fault_takes_the_place_of_the_earlier_one(tmp_path: Path)
     assert [[fault.fault for fault in each.faults] for each in read.runs] == [["drain"], ["stop"]]
     assert read.runs[0].find_misses() == []
     assert len(read.runs[1].find_misses()) == 2, "one consolidation is lost, and one instance has two versions"
+    assert sum_up([attempt(110, WELL)], 181).missed == ["not as before within 60 s"]
     page = (tmp_path / "cluster.md").read_text()
     assert page.count("| stop |") == page.count("| drain |") == 1

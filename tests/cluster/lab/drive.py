@@ -68,13 +68,15 @@ def wait_for_consolidations(seconds: str) -> dict[str, Any]:
 
 
 def count_versions(count: str) -> dict[str, Any]:
-    """Count the instances of ``submit_all`` whose versions are not exactly those that were published."""
-    catalog, unlike = Catalog.open(load_settings()), 0
+    """Count the consolidations of ``submit_all`` by state, and instances whose versions are not those published."""
+    catalog, unlike, states = Catalog.open(load_settings()), 0, Counter[str]()
     for number in range(int(count)):
         name = InstanceName(TENANTS[number % len(TENANTS)], f"trained-{number}")
-        published = [job.digest for job in catalog.list_consolidations(instance=name) if job.digest]
+        jobs = catalog.list_consolidations(instance=name)
+        states.update(str(job.state) for job in jobs)
+        published = [job.digest for job in jobs if job.digest]
         unlike += [version.digest for version in catalog.list_versions(name)] != published
-    return {"unlike": unlike}
+    return {"states": states, "unlike": unlike}
 
 
 def ask(count: str, threads: str, *urls: str) -> dict[str, Any]:
