@@ -13,13 +13,17 @@ import psutil
 
 from tests.cluster.faults.measure import GRACE_S, QUIET_S, FaultResult, Lines, is_quiet, measure
 from tests.cluster.lab import Node
-from tests.cluster.lab.deployed import PORT, DeployedLooper, WorkerNode, deployed_looper
+from tests.cluster.lab.deployed import PORT, DeployedLooper, deployed_looper
 from tests.cluster.lab.node import RAY_PORT
+from tests.jobs.episodes import RECIPE
 
 ENGINES = 2
-WORKERS = [WorkerNode(1, {"engine": 1})] * ENGINES + [WorkerNode(4, {"trainer": 1})]
-"""The head has no part of Looper. Nodes of engines have one CPU, and so room for one engine, as on a machine with one
-GPU: a lost engine waits for its node. The last node synthesizes and trains."""
+WORKERS = [(1, {"engine": 1})] * ENGINES + [(4, {"trainer": 1})]
+"""CPUs and resources of all nodes but the head, which has no part of Looper.
+
+Nodes of engines have one CPU, and so room for one engine, as on a machine with one GPU: a lost engine waits for its
+node. The last node synthesizes and trains.
+"""
 
 AWAY_S = 20.0
 """How long a node is off before it starts again, in seconds."""
@@ -64,9 +68,20 @@ class FaultLab:
         self._windows: list[tuple[str, float, float, float | None, list[str]]] = []
         self._submitted = 0
 
+    def start_ray(self, node: Node) -> None:
+        """Start Ray on a node. The head keeps its tables on disk."""
+        if node is self.head:
+            storage = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(node.home / "gcs")}
+            node.start_ray(cpus=0, environment=storage)
+        else:
+            cpus, resources = WORKERS[self.workers.index(node)]
+            node.start_ray(self.head, cpus=cpus, resources=resources)
+
     def start(self) -> None:
         """Publish the skills, bring Looper up, and start the load."""
         looper, services = self.looper, self.looper.lab.services
+        for node in looper.lab.nodes:
+            self.start_ray(node)
         for node in self.workers:  # the application is built on one of them
             node.put(self.head.folder / "home/base", "base")
             node.run(["mkdir", "-p", self.head.home])
@@ -116,13 +131,13 @@ class FaultLab:
 
     def submit(self, count: int) -> None:
         """Queue consolidations of new instances."""
-        self.looper.drive_beside("submit", str(self.looper.base), str(count), str(self._submitted))
+        self.looper.drive_beside("submit", str(self.looper.base), str(count), str(RECIPE.epochs), f"{self._submitted}-")
         self._submitted += count
 
     def conclude(self, timeout_s: float) -> tuple[list[FaultResult], dict[str, int]]:
         """Wait for the consolidations; return what each fault did, and how many of them ended how."""
         self.looper.drive_beside("wait", str(timeout_s), timeout=timeout_s + 60)
-        found = self.looper.drive_beside("count-versions", str(self._submitted))
+        found = self.looper.drive_beside("count-trained")
         events = self._lines.read()
         results = [measure(window[0], events, *window[1:]) for window in self._windows]
         return results, found["states"] | {"submitted": self._submitted, "doubled": found["unlike"]}
@@ -137,7 +152,7 @@ def kill(lab: FaultLab, node: Node) -> None:
     node.kill()
     time.sleep(AWAY_S)
     node.restart()
-    lab.looper.start_ray(node)
+    lab.start_ray(node)
 
 
 def drain(lab: FaultLab, node: Node) -> None:
@@ -149,7 +164,7 @@ def drain(lab: FaultLab, node: Node) -> None:
     )
     node.kill()
     node.restart()
-    lab.looper.start_ray(node)
+    lab.start_ray(node)
 
 
 def stop(_: FaultLab, node: Node) -> None:
@@ -179,9 +194,8 @@ FAULTS: dict[str, tuple[Callable[[FaultLab, Node], None], int]] = {
 
 @contextmanager
 def fault_lab(folder: Path) -> Iterator[FaultLab]:
-    """Have Looper under load, on a Ray whose head keeps its tables on disk."""
-    ray = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": "/home/node0/gcs"}
-    with deployed_looper(folder, WORKERS, SETTINGS, ray=ray) as looper:
+    """Have Looper under load."""
+    with deployed_looper(folder, 1 + len(WORKERS), SETTINGS, start_ray=False) as looper:
         lab = FaultLab(looper)
         lab.start()
         yield lab

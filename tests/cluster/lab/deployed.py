@@ -4,8 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from tests.cluster.lab.lab import Lab
 from tests.cluster.lab.machine import Machine
@@ -15,29 +14,18 @@ from tests.serve.marks import single_token_base
 PORT = 8000
 
 
-class WorkerNode(NamedTuple):
-    """What a node offers to Ray."""
-
-    cpus: int = 2
-    resources: Mapping[str, float] = MappingProxyType({})
-
-
 class DeployedLooper:
     """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""
 
-    def __init__(
-        self, lab: Lab, settings: Mapping[str, str], workers: Sequence[WorkerNode], ray: Mapping[str, str]
-    ) -> None:
+    def __init__(self, lab: Lab, settings: Mapping[str, str], *, start_ray: bool = True) -> None:
         """Start the services, Ray on all nodes, and nothing of Looper yet.
 
         Args:
             lab: The lab.
             settings: Environment variables with settings beside the usual ones.
-            workers: What each node but the first offers.
-            ray: Environment variables for Ray's processes.
+            start_ray: Whether to start Ray.
         """
         self.lab = lab
-        self._workers, self._ray = dict(zip(lab.nodes[1:], workers, strict=True)), ray
         self.operator: Node = lab.nodes[0]
         base = self.operator.folder / "home" / "base"
         single_token_base(base)
@@ -52,16 +40,9 @@ class DeployedLooper:
             **settings,
         }
         self.environment["LOOPER_STORE__ENDPOINT_URL"] = self.environment["AWS_ENDPOINT_URL"]
-        for node in lab.nodes:
-            self.start_ray(node)
-
-    def start_ray(self, node: Node) -> None:
-        """Start Ray on a node of the lab, also again after a restart."""
-        if node is self.operator:
-            node.start_ray(cpus=0, environment=self._ray)
-        else:
-            worker = self._workers[node]
-            node.start_ray(self.operator, cpus=worker.cpus, resources=worker.resources, environment=self._ray)
+        for node in lab.nodes if start_ray else ():
+            head = None if node is self.operator else self.operator
+            node.start_ray(head, cpus=2 if head else 0)
 
     def looper(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
         """Run a command of Looper on the operator's node, and return what it printed."""
@@ -89,22 +70,18 @@ class DeployedLooper:
 
 @contextmanager
 def deployed_looper(
-    folder: Path,
-    workers: Sequence[WorkerNode],
-    settings: Mapping[str, str],
-    *,
-    ray: Mapping[str, str] | None = None,
+    folder: Path, nodes: int, settings: Mapping[str, str], *, start_ray: bool = True
 ) -> Iterator[DeployedLooper]:
     """Have a lab with Ray on it, ready for ``looper up``.
 
     Args:
         folder: A new folder.
-        workers: What each node but the first offers.
+        nodes: Number of nodes.
         settings: Environment variables with settings beside the usual ones.
-        ray: Environment variables for Ray's processes.
+        start_ray: Whether to start Ray on the nodes.
 
     Yields:
         The lab.
     """
-    with Lab(folder, 1 + len(workers)) as lab:
-        yield DeployedLooper(lab, settings, workers, ray or {})
+    with Lab(folder, nodes) as lab:
+        yield DeployedLooper(lab, settings, start_ray=start_ray)
