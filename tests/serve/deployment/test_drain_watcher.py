@@ -137,7 +137,7 @@ def test_a_node_gets_requests_until_its_adapters_are_elsewhere() -> None:
         watcher = DrainWatcher(mover, lambda: drained)
         poll = asyncio.create_task(watcher.poll())
         await mover.has_begun.wait()
-        assert (known_replicas.leaving_nodes(), known_replicas.left_nodes()) == ({"node-1"}, set())
+        assert (set(known_replicas.leaving_nodes()), set(known_replicas.left_nodes())) == ({"node-1"}, set())
         mover.may_end.set()
         await poll
         assert known_replicas.left_nodes() == {"node-1"}
@@ -146,7 +146,7 @@ def test_a_node_gets_requests_until_its_adapters_are_elsewhere() -> None:
         assert known_replicas.left_nodes() == {"node-1", "node-2"}
         drained.clear()  # both have ended
         await watcher.poll()
-        assert (known_replicas.leaving_nodes(), known_replicas.left_nodes()) == (set(), set())
+        assert (set(known_replicas.leaving_nodes()), set(known_replicas.left_nodes())) == (set(), set())
         assert mover.moved == [{"node-1"}, {"node-2"}]
 
     asyncio.run(test())
