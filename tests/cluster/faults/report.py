@@ -22,7 +22,7 @@ Made by `python -m tests.cluster.faults`: a head without a part of Looper, two n
 gateway each, and one that trains, all in namespaces of their own on one machine, with PostgreSQL and S3 beside. Four
 tenants ask their skills by name through a balancer, which looks every second which addresses answer. They repeat
 what was refused for now (503 with `Retry-After`) and what was lost with an address. Two consolidations are
-submitted before each fault.
+submitted before each fault. If Ray gives a node up and ends there, it is started again, as KubeRay or systemd do.
 
 The targets: no wrong answer; no attempt takes longer than {LONGEST_ATTEMPT_S:.0f} s (`serve.request_timeout_s` is 60);
 attempts are lost only at the address of the node with the fault; every other failure says when to try again; all

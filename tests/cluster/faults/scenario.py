@@ -109,10 +109,19 @@ class FaultLab:
         """Wait until all parts run and all nodes answer; return since when, None if that took too long."""
         deadline = time.time() + timeout_s + QUIET_S
         while (now := time.time()) < deadline:
+            self._start_ray_where_it_has_ended()
             if is_quiet(self._lines.read(), now, self.addresses) and self.count_parts() == self._all_parts:
                 return now - QUIET_S
             time.sleep(0.5)
         return None
+
+    def _start_ray_where_it_has_ended(self) -> None:
+        """Do what KubeRay or systemd does: Ray ends on a node that comes back after Ray has given it up."""
+        for node in self.looper.lab.nodes:
+            with suppress(psutil.NoSuchProcess):
+                if not any(process.name() == "raylet" for process in node.processes()):
+                    print(f"Ray has ended on {node.name}", flush=True)
+                    self.start_ray(node)
 
     def inflict(self, fault: str) -> None:
         """Have a fault while consolidations are in flight, and wait until all is as before."""
