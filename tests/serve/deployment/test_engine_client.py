@@ -195,9 +195,9 @@ def test_a_replica_whose_engine_is_dead_leaves_the_rotation(scripted: Scripted) 
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica is silent, and has not accepted a request, after tenths of a second."""
-    monkeypatch.setattr(silent_replicas, "SILENCE_S", 0.1)
-    monkeypatch.setattr(engine_client, "MAX_ACCEPT_WAIT_S", 0.3)
+    """A replica is silent, and has not accepted a request, sooner than usual."""
+    monkeypatch.setattr(silent_replicas, "SILENCE_S", 0.5)
+    monkeypatch.setattr(engine_client, "MAX_ACCEPT_WAIT_S", 2.0)
     monkeypatch.setattr(engine_client, "CHECK_INTERVAL_S", 0.05)
 
 
