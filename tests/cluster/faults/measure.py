@@ -3,9 +3,8 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -27,7 +26,7 @@ class FaultResult(BaseModel):
 
     fault: str
     requests: int
-    """Requests that were under way during the fault, or until all was as before."""
+    """Requests that were under way during the fault, or after it and before the next one."""
     attempts: dict[str, int]
     """Attempts by what came of them, with the reason."""
     slowest_attempt_s: float
@@ -71,28 +70,35 @@ def is_quiet(events: Sequence[dict[str, Any]], now: float, addresses: Sequence[s
     )
 
 
-def measure(
-    fault: str,
-    events: Sequence[dict[str, Any]],
-    began: float,
-    ended: float,
-    recovered: float | None,
-    hurt: Sequence[str],
-) -> FaultResult:
+class Window(NamedTuple):
+    """When one fault was, in seconds of ``time.time``."""
+
+    fault: str
+    """Its name."""
+    hurt: Sequence[str]
+    """Addresses of the node that has it. Attempts may be lost there, and nowhere else."""
+    began: float
+    ended: float
+    recovered: float | None
+    """When all looked as before, None if that was given up. What had been sent by then may still fail."""
+    until: float
+    """When the next fault began. Whatever fails before that is of this one."""
+
+
+def measure(window: Window, events: Sequence[dict[str, Any]]) -> FaultResult:
     """Sum up one fault.
 
     Args:
-        fault: Its name.
+        window: When it was.
         events: What ``load`` has printed.
-        began: When the fault began.
-        ended: When it ended.
-        recovered: When all was as before, None if that was given up.
-        hurt: Addresses of the node that had the fault. Attempts may be lost there, and nowhere else.
     """
-    until = recovered or inf
+    fault, hurt, began, ended, recovered, until = window
     during = [event for event in events if event["at"] <= until and event["at"] + event.get("took", 0) >= began]
     attempts = [event for event in during if event["kind"] == "attempt"]
     requests = [event for event in during if event["kind"] == "request"]
+    if recovered is not None:
+        failures = [event["at"] + event["took"] for event in attempts if event["outcome"] != "right"]
+        recovered = max(recovered, ended, *failures)
     kinds = Counter(f"{event['outcome']} {event['reason']}".strip() for event in attempts)
     slowest = max((event["took"] for event in attempts), default=0.0)
     missed = [f"{count} {kind}" for kind, count in kinds.items() if kind.split()[0] in ("wrong", "unclean", "hung")]

@@ -7,11 +7,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 
 import psutil
 
-from tests.cluster.faults.measure import GRACE_S, QUIET_S, FaultResult, Lines, is_quiet, measure
+from tests.cluster.faults.measure import GRACE_S, QUIET_S, FaultResult, Lines, Window, is_quiet, measure
 from tests.cluster.lab import Node
 from tests.cluster.lab.deployed import PORT, DeployedLooper, deployed_looper
 from tests.cluster.lab.node import RAY_PORT
@@ -65,7 +66,7 @@ class FaultLab:
         self.looper = looper
         self.head, *self.workers = looper.lab.nodes
         self.addresses = [f"{node.address}:{PORT}" for node in self.workers[:ENGINES]]
-        self._windows: list[tuple[str, float, float, float | None, list[str]]] = []
+        self._windows: list[Window] = []
         self._submitted = 0
 
     def start_ray(self, node: Node) -> None:
@@ -129,14 +130,14 @@ class FaultLab:
         node = self.looper.lab.nodes[number]
         self.submit(2)
         began = time.time()
+        self._windows[-1:] = [window._replace(until=began) for window in self._windows[-1:]]
         action(self, node)
         ended = time.time()
         recovered = self.wait_until_as_before(START_TIMEOUT_S)
         if recovered is None:
             print(f"{fault}: {self._describe()}")
-        recovered = None if recovered is None else max(recovered, ended)
         hurt = [address for address in self.addresses if address.startswith(f"{node.address}:")]
-        self._windows.append((fault, began, ended, recovered, hurt))
+        self._windows.append(Window(fault, hurt, began, ended, recovered, inf))
 
     def submit(self, count: int) -> None:
         """Queue consolidations of new instances."""
@@ -148,7 +149,7 @@ class FaultLab:
         self.looper.drive_beside("wait", str(timeout_s), timeout=timeout_s + 60)
         found = self.looper.drive_beside("count-trained")
         events = self._lines.read()
-        results = [measure(window[0], events, *window[1:]) for window in self._windows]
+        results = [measure(window, events) for window in self._windows]
         return results, found["states"] | {"submitted": self._submitted, "doubled": found["unlike"]}
 
     def _describe(self) -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.faults.measure import FaultResult, Lines, is_quiet, measure
+from tests.cluster.faults.measure import FaultResult, Lines, Window, is_quiet, measure
 from tests.cluster.faults.report import ClusterResults, Run
 
 HURT, WELL = "198.51.100.11:8000", "198.51.100.12:8000"
@@ -26,7 +26,7 @@ UP = [address(0, HURT), address(0, WELL)]
 
 
 def sum_up(events: list[dict[str, Any]], recovered: float | None = 130) -> FaultResult:
-    return measure("stop", events, 100, 120, recovered, [HURT])
+    return measure(Window("stop", [HURT], 100, 120, recovered, 150), events)
 
 
 def test_what_is_lost_at_the_hurt_node_or_refused_for_now_is_no_miss() -> None:
@@ -35,13 +35,19 @@ def test_what_is_lost_at_the_hurt_node_or_refused_for_now_is_no_miss() -> None:
         attempt(110, WELL, "refused", reason="503 engine_gone"),
         attempt(119, WELL, took=20),
         attempt(90, WELL, "wrong"),  # before
-        attempt(131, WELL, "wrong"),  # after
+        attempt(151, WELL, "wrong"),  # of the next fault
         request(99),
     ]
     result = sum_up(events)
     assert result.missed == []
     assert result.attempts == {"lost ReadError": 1, "refused 503 engine_gone": 1, "right": 1}
     assert (result.requests, result.slowest_attempt_s, result.fault_s, result.recovered_s) == (1, 20, 20, 10)
+
+
+def test_what_fails_after_all_looked_as_before_counts() -> None:
+    late = attempt(128, WELL, "refused", took=10, reason="503 engine_gone")
+    assert sum_up([late]).recovered_s == 18
+    assert sum_up([late], 200).recovered_s == 80
 
 
 def test_every_kind_of_miss_is_said() -> None:
