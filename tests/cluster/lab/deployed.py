@@ -1,7 +1,7 @@
 """Looper over the nodes of a lab: brought up as an operator does, from a node that alone has the base model."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,15 @@ PORT = 8000
 
 
 class DeployedLooper:
-    """Looper in a lab. The operator works on the first node, which is the head of Ray."""
+    """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""
 
-    def __init__(self, lab: Lab, settings: Mapping[str, str], start_ray: Callable[[Lab], None]) -> None:
-        """Start the services and Ray, and nothing of Looper yet.
+    def __init__(self, lab: Lab, settings: Mapping[str, str], *, start_ray: bool = True) -> None:
+        """Start the services, Ray on all nodes, and nothing of Looper yet.
 
         Args:
             lab: The lab.
             settings: Environment variables with settings beside the usual ones.
-            start_ray: Starts Ray, with its head on the first node.
+            start_ray: Whether to start Ray.
         """
         self.lab = lab
         self.operator: Node = lab.nodes[0]
@@ -39,7 +39,9 @@ class DeployedLooper:
             **settings,
         }
         self.environment["LOOPER_STORE__ENDPOINT_URL"] = self.environment["AWS_ENDPOINT_URL"]
-        start_ray(lab)
+        for node in lab.nodes if start_ray else ():
+            head = None if node is self.operator else self.operator
+            node.start_ray(head, cpus=2 if head else 0)
 
     def looper(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
         """Run a command of Looper on the operator's node, and return what it printed."""
@@ -58,17 +60,9 @@ class DeployedLooper:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def start_ray_on_all(lab: Lab) -> None:
-    """Start Ray on all nodes of a lab. The first one is the head, which schedules no CPUs."""
-    head, *others = lab.nodes
-    head.start_ray(cpus=0)
-    for node in others:
-        node.start_ray(head, cpus=2)
-
-
 @contextmanager
 def deployed_looper(
-    folder: Path, nodes: int, settings: Mapping[str, str], start_ray: Callable[[Lab], None] = start_ray_on_all
+    folder: Path, nodes: int, settings: Mapping[str, str], *, start_ray: bool = True
 ) -> Iterator[DeployedLooper]:
     """Have a lab with Ray on it, ready for ``looper up``.
 
@@ -76,10 +70,10 @@ def deployed_looper(
         folder: A new folder.
         nodes: Number of nodes.
         settings: Environment variables with settings beside the usual ones.
-        start_ray: Starts Ray, with its head on the first node. Default: on all nodes.
+        start_ray: Whether to start Ray on the nodes.
 
     Yields:
         The lab.
     """
     with Lab(folder, nodes) as lab:
-        yield DeployedLooper(lab, settings, start_ray)
+        yield DeployedLooper(lab, settings, start_ray=start_ray)
