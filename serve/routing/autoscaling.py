@@ -11,8 +11,8 @@ is asked for now is ready, ``start_s`` seconds from now. ``required_engines`` an
 - **The adapters in use**: each needs a slot, and requests of one that has none wait while sequences could still run.
 
 An engine is given up when it was not needed for ``HOLD_STARTS`` start-up times, the rule of Gandhi et al. (2012,
-"AutoScale: Dynamic, Robust Capacity Management for Multi-Tier Data Centers", ACM TOCS 30:4): a server that would have to
-be started again sooner than that is cheaper to keep. The number of a decision is the largest of that time, as in
+"AutoScale: Dynamic, Robust Capacity Management for Multi-Tier Data Centers", ACM TOCS 30:4): a server that would have
+to be started again sooner than that is cheaper to keep. The number of a decision is the largest of that time, as in
 Kubernetes' horizontal autoscaler.
 
 The start-up time is measured here, from the moment when Ray Serve asks for an engine until that runs. So it contains
@@ -48,7 +48,7 @@ RISE_WINDOW_S = 20.0
 """The least time over which a rise of the rate is looked for, in seconds."""
 
 DELAY_S = 15.0
-"""How old the rate is that is known here, in seconds: engines count for 10 s, and report the mean of 12 s every 10 s."""
+"""How old the known rate is, in seconds: engines count over 10 s and report the mean of 12 s every 10 s."""
 
 UPSCALE_DELAY_S, DOWNSCALE_DELAY_S = 2.0, 0.0
 """Time for which Ray Serve must be asked for more, or for fewer, engines before it changes anything, in seconds."""

@@ -20,6 +20,9 @@ HEAD_ROLES = {"looper_gateways": 1000, "looper_control": 1000}
 IDLE_TIMEOUT_S = 6.0
 """An idle node is taken away after this time, in seconds."""
 
+BOOT_S = 15.0
+"""Time in which a real node boots before Ray starts on it, in seconds."""
+
 _OBJECT_STORE_MB = 100
 _CHECK_INTERVAL_S = 0.2
 
@@ -101,6 +104,7 @@ class NodeStarter:
         wanted, up = self._wanted / f"{node.name}.json", self._wanted / f"{node.name}.up"
         while not self._ended.wait(_CHECK_INTERVAL_S):  # files tell nobody when they change
             if wanted.exists() and not up.exists():
+                self._ended.wait(BOOT_S)
                 node.start_ray(self._head, cpus=1, resources={ENGINES: 1000})
                 self.started[node.name] = self.started.get(node.name, 0) + 1
                 up.touch()

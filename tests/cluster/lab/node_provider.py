@@ -5,7 +5,6 @@ then writes ``NAME.up``. Nothing here imports Looper, because Ray's monitor does
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ class LabNodeProvider(NodeProvider):  # type: ignore[misc]
         for name in free[:count]:
             unfinished = self._file(name).with_suffix(".new")
             unfinished.write_text(json.dumps(tags))
-            os.replace(unfinished, self._file(name))
+            unfinished.replace(self._file(name))
 
     @override
     def terminate_node(self, node_id: str) -> None:
