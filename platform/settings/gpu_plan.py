@@ -191,6 +191,25 @@ def missing_gpus(gpus: Mapping[str, float], settings: Settings) -> list[dict[str
     return missing
 
 
+def expect_gpus(gpus: Mapping[str, float], settings: Settings) -> dict[str, float]:
+    """Return the GPUs of a cluster together with those that come when something waits for them.
+
+    Nodes that are idle may go, so what is planned later than at the deployment must not depend on them.
+
+    Args:
+        gpus: GPUs of the cluster by type, as ``count_by_type`` counts them.
+        settings: As for ``plan_gpus``.
+
+    Returns:
+        Number of GPUs by type.
+    """
+    expected = Counter(gpus)
+    for resources in missing_gpus(gpus, settings):
+        types = (name.removeprefix(_TYPE_PREFIX) for name in resources if name.startswith(_TYPE_PREFIX))
+        expected[next(types, "")] += resources["GPU"]
+    return dict(expected)
+
+
 def _describe(gpus: Mapping[str, float]) -> str:
     """Return "3 (2 A100, 1 L4)", or "3" if no type is known."""
     types = ", ".join(f"{count:g} {name}" for name, count in sorted(gpus.items()) if name)

@@ -77,9 +77,7 @@ def test_nodes_and_engines_go_from_zero_to_three_and_back(tmp_path: Path, nodes:
 def run(looper: DeployedLooper, url: str, observed: Observed, nodes: str) -> None:
     observed.wait_for(nodes=0, engines=0)
     asked_at = observed.mark("the first request is sent")
-    first = looper.operator.start(
-        ["python", "-m", "tests.cluster.lab.drive", "ask", "1", "1", url], environment=looper.environment
-    )
+    first = looper.operator.start([*DRIVER, "ask", url], environment=looper.environment)
     if nodes == REAL:  # a fake node comes sooner than a report says that something waits
         waits = wait_for_wait(looper)
         observed.mark(f"looper status says that this waits: {waits}")
@@ -87,7 +85,6 @@ def run(looper: DeployedLooper, url: str, observed: Observed, nodes: str) -> Non
         assert waits["resources"].keys() == {"CPU", "looper_engines"}
     assert first.wait(TIMEOUT_S) == 0, first.read()
     observed.mark(f"it is answered after {time.time() - asked_at:.1f} s")
-    assert json.loads(first.out.read_text())["outcomes"] == {"right": 1}
     observed.wait_for(nodes=1, engines=1)
     observed.mark("the load begins")
     load = looper.operator.start([*DRIVER, "load", url, "3", f"{LOAD_S}"], environment=looper.environment)

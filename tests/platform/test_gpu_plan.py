@@ -6,7 +6,7 @@ import pytest
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import load_settings
-from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, missing_gpus, plan_gpus, require_type
+from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, expect_gpus, missing_gpus, plan_gpus, require_type
 
 
 @pytest.mark.parametrize(
@@ -130,3 +130,16 @@ def test_trainers_come_with_the_role_of_trainers() -> None:
     trainer = {"GPU": 1, "accelerator_type:L4": 0.001, "looper_trainers": 0.001}
     assert missing_gpus({"L4": 2.0}, settings) == [trainer]
     assert missing_gpus({"L4": 3.0}, settings) == []
+
+
+def test_trainers_are_planned_the_same_while_idle_nodes_are_away() -> None:
+    settings = load_settings(
+        serve={"replicas": 0, "max_replicas": 3, "accelerator_type": "L4"},
+        consolidation={"accelerator_type": "A100"},
+    )
+    with pytest.raises(InvalidInput, match="accelerator_type is"):
+        plan_gpus({"A100": 1.0}, settings)
+    assert expect_gpus({"A100": 1.0}, settings) == {"A100": 1, "L4": 1}
+    for there in ({"A100": 1.0}, {"L4": 1.0}, {}):
+        assert plan_gpus(expect_gpus(there, settings), settings) == GpuPlan(1, 1)
+    assert plan_gpus(expect_gpus({}, load_settings()), load_settings()) == GpuPlan(0, 0), "a cluster of CPUs"

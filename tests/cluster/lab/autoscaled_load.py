@@ -1,6 +1,6 @@
 """What the test of autoscaling runs on the head: the capacity benchmark's load, and an observer of nodes and engines.
 
-``python -m tests.cluster.lab.autoscaled_load load|observe ...``.
+``python -m tests.cluster.lab.autoscaled_load ask|load|observe ...``.
 """
 
 import asyncio
@@ -24,7 +24,18 @@ SKILL = "acme/agent"
 OUTPUT_TOKENS = 100
 MAX_NUM_SEQS = 2
 POOL = "skills-r8"
+REQUEST_TIMEOUT_S = 600
 OBSERVE_INTERVAL_S = 0.25
+
+
+def ask(url: str) -> None:
+    """Send one request, wait for as long as a gateway lets it wait, and check the answer's mark."""
+    skill = json.loads(SKILLS.read_text())[SKILL]
+    body = {"model": SKILL, "prompt": "Book", "max_tokens": 1, "ignore_eos": True, "temperature": 0}
+    headers = {"authorization": f"Bearer {skill['key']}"}
+    response = httpx.post(f"{url}/v1/completions", json=body, headers=headers, timeout=REQUEST_TIMEOUT_S)
+    [mark] = skill["texts"].values()
+    assert response.raise_for_status().json()["choices"][0]["text"] == mark
 
 
 def load(url: str, engines: str, seconds: str) -> None:
@@ -41,7 +52,9 @@ def load(url: str, engines: str, seconds: str) -> None:
     rate = float(engines) * MAX_NUM_SEQS / alone_s
     tokens = (OUTPUT_TOKENS, OUTPUT_TOKENS)
     spec = LoadSpec(adapters=1, rate=rate, seconds=float(seconds), prompt_tokens=(8, 32), output_tokens=tokens)
-    sent = send_load(url, headers, generate_requests(spec), lambda _: SKILL, vocab_size=100, timeout_s=400)
+    sent = send_load(
+        url, headers, generate_requests(spec), lambda _: SKILL, vocab_size=100, timeout_s=REQUEST_TIMEOUT_S
+    )
     results = asyncio.run(sent)
     errors = Counter(result.error for result in results if result.error)
     figures = {"alone_s": round(alone_s, 3), "rate": round(rate, 2), "errors": dict(errors)}
@@ -65,4 +78,4 @@ def observe(address: str) -> None:
 
 
 if __name__ == "__main__":
-    {"load": load, "observe": observe}[sys.argv[1]](*sys.argv[2:])
+    {"ask": ask, "load": load, "observe": observe}[sys.argv[1]](*sys.argv[2:])
