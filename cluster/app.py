@@ -16,6 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from looper.basemodel.node_copies import BaseModelSource, publish_base
 from looper.basemodel.prepare import prepare_base
+from looper.cluster.cluster_report import GPU_GROUP_NAME
 from looper.cluster.control_loop import build_control_loop
 from looper.cluster.several_nodes import find_unshared
 from looper.platform.domain.errors import InvalidInput
@@ -33,9 +34,6 @@ GPU_TIMEOUT_S = 600.0
 
 GPU_POLL_INTERVAL_S = 5.0
 """Seconds between two looks at the nodes meanwhile."""
-
-GPU_GROUP_NAME = "looper-gpus"
-"""Name of the placement group that asks for them."""
 
 
 def build(args: dict[str, Any]) -> serve.Application:

@@ -7,6 +7,9 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
 
+GPU_GROUP_NAME = "looper-gpus"
+"""Name of the placement group with which the builder asks Ray for GPUs that are not there yet."""
+
 
 class NodeReport(BaseModel):
     """One node."""

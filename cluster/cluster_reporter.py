@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray import serve
 
-from looper.cluster.cluster_report import ClusterReport, DeploymentReport, NodeReport, Wait
+from looper.cluster.cluster_report import GPU_GROUP_NAME, ClusterReport, DeploymentReport, NodeReport, Wait
 from looper.cluster.cluster_status import REPORT
 from looper.cluster.node_check import check_nodes
 from looper.cluster.several_nodes import find_unshared
@@ -130,4 +130,4 @@ def _name_group(name: str) -> str:
     """Return what a placement group is for."""
     if name.startswith("SERVE_REPLICA::"):
         return name.removeprefix("SERVE_REPLICA::").replace("#", " ").removeprefix(f"{APP_NAME} ")
-    return "a trainer"
+    return "the deployment, for GPUs that it measures" if name == GPU_GROUP_NAME else "a trainer"

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from looper.cluster import app
+from looper.cluster.cluster_report import GPU_GROUP_NAME
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings, load_settings
 from looper.platform.settings.gpu_plan import GpuPlan
@@ -36,4 +37,4 @@ def test_the_builder_waits_for_nodes_with_gpus(monkeypatch: pytest.MonkeyPatch) 
     settings = load_settings(serve={"replicas": 0, "max_replicas": 4, "accelerator_type": "L4"})
     assert app._wait_for_gpus(settings, 60) == GpuPlan(1, 1)
     assert answers == []
-    assert groups == [[{"GPU": 1, "accelerator_type:L4": 0.001}], app.GPU_GROUP_NAME], "asked for, and then no more"
+    assert groups == [[{"GPU": 1, "accelerator_type:L4": 0.001}], GPU_GROUP_NAME], "asked for, and then no more"
