@@ -16,7 +16,9 @@ from tests.cluster.lab.deployed import DeployedLooper, deployed_looper
 pytestmark = pytest.mark.bench
 
 MAX_NODES = 3
-LOAD_S = 80
+LOAD_S = 60
+LOAD_ENGINES = 2
+"""The load is what so many engines could do without a pause; each is to have a fifth of pause, so three are needed."""
 TIMEOUT_S = 400
 DRIVER = ("python", "-m", "tests.cluster.lab.autoscaled_load")
 
@@ -87,7 +89,7 @@ def run(looper: DeployedLooper, url: str, observed: Observed, nodes: str) -> Non
     observed.mark(f"it is answered after {time.time() - asked_at:.1f} s")
     observed.wait_for(nodes=1, engines=1)
     observed.mark("the load begins")
-    load = looper.operator.start([*DRIVER, "load", url, "3", f"{LOAD_S}"], environment=looper.environment)
+    load = looper.operator.start([*DRIVER, "load", url, f"{LOAD_ENGINES}", f"{LOAD_S}"], environment=looper.environment)
     observed.wait_for(nodes=3, engines=3)
     assert load.wait(TIMEOUT_S) == 0, load.read()[-3000:]
     figures = json.loads(load.out.read_text())

@@ -25,7 +25,7 @@ OUTPUT_TOKENS = 100
 MAX_NUM_SEQS = 2
 POOL = "skills-r8"
 REQUEST_TIMEOUT_S = 600
-OBSERVE_INTERVAL_S = 0.25
+OBSERVE_INTERVAL_S = 0.5
 
 
 def ask(url: str) -> None:
