@@ -1,6 +1,7 @@
 """Nodes and engines come from nothing under the capacity benchmark's load, and go when it is over."""
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from looper.benchmarks.machine import describe_machine
 from tests.cluster.lab import Command
 from tests.cluster.lab.autoscaler import FAKE, REAL, NodeStarter, settings, start_autoscaled_ray
 from tests.cluster.lab.deployed import DeployedLooper, deployed_looper
+from tests.cluster.lab.machine import CHECKOUT
 
 pytestmark = pytest.mark.bench
 
@@ -46,11 +49,15 @@ class Observed:
             assert time.monotonic() < deadline, f"{lines[-1:]}: {self._command.read()[-2000:]}"
             assert self._command.poll() is None, self._command.read()[-2000:]
             time.sleep(0.5)  # it writes into a file
-        self.mark(f"{nodes} nodes, {engines} engines")
+        print(f"{nodes} nodes, {engines} engines", flush=True)
 
     def report(self) -> None:
-        for line in self.lines():
-            print(f"{line['at'] - self.began_at:6.1f} s  nodes {line['nodes']}, engines {line['states']}")
+        """Print what happened as the table of docs/results/autoscaling.md."""
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=CHECKOUT)
+        print(f"\n{describe_machine()}, commit {commit.stdout.strip()}.\n\n| seconds | what happened |\n| ---: | --- |")
+        seen = [(f"{line['nodes']} nodes; engines: {line['states'] or 'none'}", line["at"]) for line in self.lines()]
+        for event, at in sorted([*self.marks, *seen], key=lambda each: each[1]):
+            print(f"| {at - self.began_at:.1f} | {event} |")
 
 
 @contextmanager
@@ -94,7 +101,7 @@ def run(looper: DeployedLooper, url: str, observed: Observed, nodes: str) -> Non
     assert load.wait(TIMEOUT_S) == 0, load.read()[-3000:]
     figures = json.loads(load.out.read_text())
     observed.mark("the last request of the load is answered")
-    print(figures)
+    observed.mark(f"figures of the load: {figures}")
     assert figures["failed"] == 0, figures
     observed.wait_for(nodes=0, engines=0)
     status = json.loads(looper.looper("status", "--json"))
