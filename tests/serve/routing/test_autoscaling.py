@@ -10,9 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.serve._private.autoscaling_state import _resolve_policy_callable
 
+from looper.platform.settings import PoolSettings
+from looper.serve.deployment import ray_app
 from looper.serve.routing.autoscaling import (
     HOLD_STARTS,
+    LOOK_BACK_S,
     MIN_HOLD_S,
     START_S,
     Demand,
@@ -191,6 +195,14 @@ def test_a_rate_that_rises_is_followed_ahead_and_one_that_varies_is_not() -> Non
     assert rates[-1] < 3.2, "one engine is enough for the rate that there is"
     assert rising.target == 2
     assert varying.target == 1
+
+
+def test_ray_serve_makes_a_policy_of_its_own_for_each_pool() -> None:
+    config = ray_app._autoscaling_config(PoolSettings(replicas=0, max_replicas=3))
+    first, second = (_resolve_policy_callable(config.policy) for _ in range(2))
+    assert isinstance(first, EngineCountPolicy)
+    assert first is not second
+    assert (config.min_replicas, config.max_replicas, config.look_back_period_s) == (0, 3, LOOK_BACK_S)
 
 
 @pytest.mark.bench
