@@ -203,11 +203,12 @@ def expect_gpus(gpus: Mapping[str, float], settings: Settings) -> dict[str, floa
     Returns:
         Number of GPUs by type.
     """
-    expected = Counter(gpus)
+    expected = dict(gpus)
     for resources in missing_gpus(gpus, settings):
         types = (name.removeprefix(_TYPE_PREFIX) for name in resources if name.startswith(_TYPE_PREFIX))
-        expected[next(types, "")] += resources["GPU"]
-    return dict(expected)
+        name = next(types, "")
+        expected[name] = expected.get(name, 0.0) + resources["GPU"]
+    return expected
 
 
 def _describe(gpus: Mapping[str, float]) -> str:

