@@ -16,7 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from looper.basemodel.node_copies import BaseModelSource, publish_base
 from looper.basemodel.prepare import prepare_base
-from looper.cluster.cluster_report import GPU_GROUP_NAME
+from looper.cluster.cluster_reporter import GPU_GROUP_NAME
 from looper.cluster.control_loop import build_control_loop
 from looper.cluster.several_nodes import find_unshared
 from looper.platform.domain.errors import InvalidInput

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from looper.cluster import app
-from looper.cluster.cluster_report import GPU_GROUP_NAME
+from looper.cluster.cluster_reporter import GPU_GROUP_NAME
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings, load_settings
 from looper.platform.settings.gpu_plan import GpuPlan

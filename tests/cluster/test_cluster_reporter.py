@@ -2,8 +2,7 @@
 
 from datetime import timedelta
 
-from looper.cluster.cluster_report import GPU_GROUP_NAME
-from looper.cluster.cluster_reporter import PATIENCE_S, ClusterReporter
+from looper.cluster.cluster_reporter import GPU_GROUP_NAME, PATIENCE_S, ClusterReporter
 from looper.platform.settings import load_settings
 
 ENGINE = {"CPU": 1.0, "GPU": 1.0, "accelerator_type:L4": 0.001}
