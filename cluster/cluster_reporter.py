@@ -1,4 +1,4 @@
-"""Makes the reports of ``cluster_report.py`` by asking Ray. The leading control loop runs it."""
+"""Makes the reports of ``looper.platform.domain.cluster_report`` by asking Ray. The leading control loop runs it."""
 
 import logging
 import threading
@@ -11,16 +11,19 @@ from typing import Any
 import ray
 from ray import serve
 
-from looper.cluster.cluster_report import ClusterReport, DeploymentReport, NodeReport, Wait
-from looper.cluster.cluster_status import REPORT
 from looper.cluster.node_check import check_nodes
 from looper.cluster.several_nodes import find_unshared
 from looper.platform.catalog import Catalog
+from looper.platform.catalog.cluster_reports import REPORT
+from looper.platform.domain.cluster_report import ClusterReport, DeploymentReport, NodeReport, Wait
 from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.settings import Settings
 from looper.serve.routing.known_replicas import APP_NAME
 
 log = logging.getLogger(__name__)
+
+GPU_GROUP_NAME = "looper-gpus"
+"""Name of the placement group with which the builder asks Ray for GPUs that are not there yet."""
 
 REPORT_INTERVAL_S = 5.0
 """Seconds between two reports."""
@@ -130,4 +133,4 @@ def _name_group(name: str) -> str:
     """Return what a placement group is for."""
     if name.startswith("SERVE_REPLICA::"):
         return name.removeprefix("SERVE_REPLICA::").replace("#", " ").removeprefix(f"{APP_NAME} ")
-    return "a trainer"
+    return "the deployment, for GPUs that it measures" if name == GPU_GROUP_NAME else "a trainer"
