@@ -6,6 +6,7 @@ happens meanwhile.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -34,10 +35,12 @@ def drain_node(grace_s: int) -> bool:
     Raises:
         subprocess.CalledProcessError: Ray does not answer, or refuses.
     """
-    deadline = time.monotonic() + grace_s
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={find_bootstrap_address(None)}"]
+    deadline, address = time.monotonic() + grace_s, find_bootstrap_address(None)
+    if address is None:
+        sys.exit("error: no Ray runs on this node: set RAY_ADDRESS to the HOST:PORT of its head")
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={address}"]
     command += [f"--reason={REASON}", "--reason-message=the node ends", f"--deadline-remaining-seconds={grace_s}"]
-    subprocess.run(command, check=True, timeout=grace_s)
+    subprocess.run(command, check=True, timeout=grace_s, env=os.environ | {"RAY_ADDRESS": address})
     while count_replicas():
         if time.monotonic() > deadline:
             return False
