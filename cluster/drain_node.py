@@ -14,6 +14,7 @@ import time
 import psutil
 from ray._private.services import find_bootstrap_address
 
+from looper.platform.domain.errors import InvalidInput
 from looper.serve.routing.known_replicas import APP_NAME
 
 POLL_INTERVAL_S = 0.5
@@ -33,11 +34,13 @@ def drain_node(grace_s: int) -> bool:
         Whether they have ended in time.
 
     Raises:
+        InvalidInput: No Ray runs on this node.
         subprocess.CalledProcessError: Ray does not answer, or refuses.
     """
-    deadline, address = time.monotonic() + grace_s, find_bootstrap_address(None)
-    if address is None:
-        sys.exit("error: no Ray runs on this node: set RAY_ADDRESS to the HOST:PORT of its head")
+    deadline = time.monotonic() + grace_s
+    address = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
+    if not address:
+        raise InvalidInput("no Ray runs on this node: set RAY_ADDRESS to the HOST:PORT of its head")
     command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={address}"]
     command += [f"--reason={REASON}", "--reason-message=the node ends", f"--deadline-remaining-seconds={grace_s}"]
     subprocess.run(command, check=True, timeout=grace_s, env=os.environ | {"RAY_ADDRESS": address})
@@ -58,7 +61,11 @@ def main() -> None:
     """Drain this node."""
     parser = argparse.ArgumentParser(prog="python -m looper.cluster.drain_node", description=__doc__)
     parser.add_argument("--grace-s", type=int, required=True, help="how long this node goes on, in seconds")
-    if not drain_node(parser.parse_args().grace_s):
+    try:
+        is_empty = drain_node(parser.parse_args().grace_s)
+    except (InvalidInput, subprocess.SubprocessError) as error:
+        sys.exit(f"error: {error}")
+    if not is_empty:
         sys.exit("error: replicas of Looper still run on this node: give the pod more time, or ask for shorter answers")
 
 
