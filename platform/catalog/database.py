@@ -11,6 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.engine import connect, create
+from looper.platform.catalog.schema import SchemaVersion, read_schema
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.settings import Settings
 
@@ -26,20 +27,26 @@ class Database:
         self._engine = engine
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
-        """Open the catalog of ``settings`` and migrate its schema to the newest version.
+    def open(cls, settings: Settings, *, migrate: bool = False) -> Self:
+        """Open the catalog of ``settings``. An empty database gets the schema of this release.
 
         Args:
             settings: Settings whose ``catalog_url`` names the database.
+            migrate: Whether the schema of an older release is migrated. Only what brings a cluster up does that.
 
         Returns:
             The open catalog.
 
         Raises:
-            InvalidInput: The URL is not a database URL.
+            InvalidInput: The URL is not a database URL, or this release cannot work with the schema of the database.
             StoreUnavailable: The database cannot be opened.
         """
-        return cls(connect(settings.catalog_url, settings.catalog.timeout_s))
+        return cls(connect(settings.catalog_url, settings.catalog.timeout_s, migrate=migrate))
+
+    def read_schema(self) -> SchemaVersion:
+        """Return the schema that the database has."""
+        with self._read_transaction() as sql:
+            return read_schema(sql)
 
     def with_timeout(self, timeout_s: float) -> Self:
         """Return the same catalog over connections of its own.
