@@ -14,6 +14,8 @@ from ray import serve
 from looper.basemodel.node_copies import BaseModelSource, publish_base
 from looper.basemodel.prepare import prepare_base
 from looper.cluster.control_loop import build_control_loop
+from looper.cluster.deployment_versions import describe_deployment
+from looper.cluster.migration import migrate_catalog
 from looper.cluster.several_nodes import find_unshared
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.objectstore import ObjectStore
@@ -69,13 +71,15 @@ def build_on_cluster(settings: Settings, *, is_private: bool = False, gpu_timeou
     if nodes > 1 and unshared:
         raise InvalidInput(unshared)
     check_engine_options(settings.serve.engine)
+    migrate_catalog(settings)
     folder = prepare_base(settings)
     # Nodes may join later, so the base model is stored wherever they could reach it.
     is_alone = is_private or unshared is not None
     base = BaseModelSource(folder) if is_alone else publish_base(ObjectStore.open(settings), folder)
     plan = _wait_for_gpus(settings, gpu_timeout_s)
+    deployed = describe_deployment(settings)
     settings = fit_to_gpus(settings, folder, plan)
-    return build_app(settings, base, plan, [build_control_loop(settings, base)])
+    return build_app(settings, base, plan, [build_control_loop(settings, base, deployed)], deployed.versions)
 
 
 def _wait_for_gpus(settings: Settings, timeout_s: float) -> GpuPlan:

@@ -5,7 +5,7 @@ The leading control loop writes it into the catalog every few seconds, so that i
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class NodeReport(BaseModel):
@@ -57,6 +57,21 @@ class Wait(BaseModel):
     """When that was first seen."""
 
 
+class DeployedFrom(BaseModel):
+    """What the application on Ray Serve was deployed from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    looper: str
+    """Which Looper, as ``installed_looper`` returns it."""
+    schema_revision: str
+    """Revision of the catalog's schema that it knows."""
+    settings: dict[str, JsonValue]
+    """Settings that are not the default, by path, without secrets and without those of one machine."""
+    versions: dict[str, str]
+    """What each deployment of Ray Serve is made from, as ``deployment_versions`` returns it."""
+
+
 class ClusterReport(BaseModel):
     """The cluster."""
 
@@ -72,3 +87,5 @@ class ClusterReport(BaseModel):
     """What nodes lack, in one line each."""
     ray: str
     """Version of Ray."""
+    deployed: DeployedFrom
+    """What it was deployed from."""

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from looper.platform.catalog.clock import read_clock
-from looper.platform.catalog.engine import connect, create
+from looper.platform.catalog.engine import OlderSchema, connect, create
 from looper.platform.catalog.schema import SchemaVersion, read_schema
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.settings import Settings
@@ -27,12 +27,12 @@ class Database:
         self._engine = engine
 
     @classmethod
-    def open(cls, settings: Settings, *, migrate: bool = False) -> Self:
+    def open(cls, settings: Settings, *, older: OlderSchema = "refuse") -> Self:
         """Open the catalog of ``settings``. An empty database gets the schema of this release.
 
         Args:
             settings: Settings whose ``catalog_url`` names the database.
-            migrate: Whether the schema of an older release is migrated. Only what brings a cluster up does that.
+            older: What to do with the schema of an older release. Only what brings a cluster up migrates it.
 
         Returns:
             The open catalog.
@@ -41,7 +41,7 @@ class Database:
             InvalidInput: The URL is not a database URL, or this release cannot work with the schema of the database.
             StoreUnavailable: The database cannot be opened.
         """
-        return cls(connect(settings.catalog_url, settings.catalog.timeout_s, migrate=migrate))
+        return cls(connect(settings.catalog_url, settings.catalog.timeout_s, older=older))
 
     def read_schema(self) -> SchemaVersion:
         """Return the schema that the database has."""

@@ -7,7 +7,7 @@ database that hangs stops nobody for longer.
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.engine import make_url
@@ -30,13 +30,17 @@ _PING_AFTER_S = 1.0
 """A connection that was idle for longer, in seconds, is checked before it is used again."""
 
 
-def connect(url: str, timeout_s: float, *, migrate: bool) -> Engine:
+OlderSchema = Literal["refuse", "migrate", "accept"]
+"""What to do with a database whose schema is of an older release. "accept" checks nothing, for a look at the schema."""
+
+
+def connect(url: str, timeout_s: float, *, older: OlderSchema) -> Engine:
     """Open a database. An empty one gets the schema of this release.
 
     Args:
         url: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
         timeout_s: Timeout of a connection, of a statement and of the wait for a lock, in seconds.
-        migrate: Whether the schema of an older release is migrated to that of this one.
+        older: What to do with the schema of an older release.
 
     Returns:
         An SQLAlchemy engine.
@@ -51,7 +55,8 @@ def connect(url: str, timeout_s: float, *, migrate: bool) -> Engine:
         raise InvalidInput(f"catalog.url is not a database URL: {_EXPECTED_URL}") from error
     try:
         engine = create(parsed, timeout_s)
-        schema.prepare(engine, migrate=migrate)
+        if older != "accept":
+            schema.prepare(engine, migrate=older == "migrate")
     except (DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         raise StoreUnavailable(

@@ -108,7 +108,8 @@ def _is_usable(sql: Connection, *, migrate: bool) -> bool:
     found, mine = read_schema(sql), newest_schema()
     if found.revision is None:
         return False
-    assert found.compatible_since is not None and mine.revision is not None, "written with the revision"
+    assert found.compatible_since is not None, "written with the revision"
+    assert mine.revision is not None, "there are migrations"
     # Revisions are numbers of four digits, so that they are in order as texts, also those that are not known here.
     if found.compatible_since > mine.revision:
         raise InvalidInput(

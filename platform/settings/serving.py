@@ -113,6 +113,13 @@ class ServeSettings(PoolSettings):
     gateways: int = Field(
         1, ge=1, le=64, description="Number of gateways. They share limits and canaries through the catalog."
     )
+    surge_percent: int = Field(
+        20,
+        ge=0,
+        le=100,
+        description="Engines more than usual while an update replaces them, in percent and rounded up. They need room. "
+        "0: an update stops engines before it starts the new ones.",
+    )
     tool_call_parser: str = Field(
         "auto",
         description="vLLM's parser for the base model's tool calls. auto: the one that reads back what its chat "

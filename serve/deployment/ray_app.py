@@ -6,6 +6,7 @@ the gateway and of the deployer, imports neither torch nor vLLM.
 
 import socket
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -93,8 +94,27 @@ def plan_cluster(settings: Settings) -> GpuPlan:
     return plan_gpus(count_by_type(ray.nodes()), settings)  # type: ignore[no-untyped-call]
 
 
+def versioned(replica: type, version: str | None, **options: Any) -> serve.Deployment:
+    """Return a deployment whose replicas Ray Serve replaces only when its version or a resource of it changes.
+
+    Args:
+        replica: Class of the replicas.
+        version: What the replicas are made from. None: they are replaced at each deployment.
+        options: Options of ``serve.deployment``.
+
+    Returns:
+        The deployment.
+    """
+    deployment: Any = serve.deployment(**options)(replica)
+    return deployment.options(version=version, _internal=True) if version else deployment
+
+
 def build_app(
-    settings: Settings, base: BaseModelSource, gpus: GpuPlan, beside: Sequence[serve.Application] = ()
+    settings: Settings,
+    base: BaseModelSource,
+    gpus: GpuPlan,
+    beside: Sequence[serve.Application] = (),
+    versions: Mapping[str, str] = MappingProxyType({}),
 ) -> serve.Application:
     """Build the Ray Serve application.
 
@@ -103,12 +123,15 @@ def build_app(
         base: The base model.
         gpus: What engines have of the cluster's GPUs.
         beside: Other deployments of the application, through which no request passes.
+        versions: What each deployment is made from, by its name, as ``versioned`` takes it.
 
     Returns:
         The application.
     """
-    pools = {pool.max_lora_rank: _build_pool(settings, pool, base, gpus) for pool in settings.serve.all_pools}
-    gateway = serve.deployment(
+    pools = {pool.max_lora_rank: _build_pool(settings, pool, base, gpus, versions) for pool in settings.serve.all_pools}
+    gateway = versioned(
+        GatewayReplica,
+        versions.get(GATEWAY_NAME),
         name=GATEWAY_NAME,
         num_replicas=settings.serve.gateways,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
@@ -116,11 +139,15 @@ def build_app(
         request_router_config=RequestRouterConfig(
             request_router_class="looper.serve.routing.gateway_router.GatewayRouter",  # type: ignore[arg-type]  # as below
         ),
+        graceful_shutdown_timeout_s=settings.serve.request_timeout_s,
+        max_surge_percent=100,
     )
-    return gateway(GatewayReplica).bind(settings, pools, list(beside))
+    return gateway.bind(settings, pools, list(beside))
 
 
-def _build_pool(settings: Settings, pool: PoolSettings, base: BaseModelSource, gpus: GpuPlan) -> serve.Application:
+def _build_pool(
+    settings: Settings, pool: PoolSettings, base: BaseModelSource, gpus: GpuPlan, versions: Mapping[str, str]
+) -> serve.Application:
     role = require_role(settings.roles.engines)
     bundles: list[dict[str, float]] = [{"CPU": 1, **role}]
     gpu_share = gpus.engine_share(pool)
@@ -128,8 +155,10 @@ def _build_pool(settings: Settings, pool: PoolSettings, base: BaseModelSource, g
         gpu = {"GPU": gpu_share, **require_type(pool.accelerator_type)}
         bundles = [{"CPU": 1, **role, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
-    return serve.deployment(
-        name=_pool_name(pool),
+    return versioned(
+        SkillReplica,
+        versions.get(pool_name(pool)),
+        name=pool_name(pool),
         num_replicas=None if is_autoscaled else pool.replicas,
         autoscaling_config=_autoscaling_config(pool) if is_autoscaled else None,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
@@ -140,10 +169,17 @@ def _build_pool(settings: Settings, pool: PoolSettings, base: BaseModelSource, g
             request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]  # Ray accepts an import path, but its annotation does not
             request_router_kwargs={"max_num_seqs": settings.serve.seats},
         ),
-    )(SkillReplica).bind(settings, pool, base, gpu_share)
+        graceful_shutdown_timeout_s=settings.serve.request_timeout_s,  # requests end where they have begun
+        max_surge_percent=settings.serve.surge_percent,
+    ).bind(settings, pool, base, gpu_share)
 
 
-def _pool_name(pool: PoolSettings) -> str:
+def pool_name(pool: PoolSettings) -> str:
+    """Return the name of a pool's deployment in Ray Serve.
+
+    Args:
+        pool: Settings of the pool.
+    """
     return f"skills-r{pool.max_lora_rank}"
 
 
@@ -162,7 +198,7 @@ def connect_to_engines(settings: ServeSettings) -> PooledEngineClient:
         The client.
     """
     handles = {
-        pool.max_lora_rank: serve.get_deployment_handle(_pool_name(pool), APP_NAME) for pool in settings.all_pools
+        pool.max_lora_rank: serve.get_deployment_handle(pool_name(pool), APP_NAME) for pool in settings.all_pools
     }
     return PooledEngineClient(handles, _ranks_from_zero(settings))
 

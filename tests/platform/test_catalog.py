@@ -41,7 +41,7 @@ def publish_version(catalog: Catalog, batch: str, digest: str) -> bool:
 
 
 def test_migrations_create_the_tables(catalog_settings: Settings) -> None:
-    engine = connect(catalog_settings.catalog_url, 10, migrate=False)
+    engine = connect(catalog_settings.catalog_url, 10, older="refuse")
     with engine.connect() as sql:
         context = MigrationContext.configure(sql, opts={"version_table": VERSION_TABLE})
         (compatibility,) = compare_metadata(context, metadata)
