@@ -62,6 +62,7 @@ def build_serve_config(settings: Settings) -> dict[str, Any]:
     serve = settings.serve.model_copy(update={"host": "0.0.0.0"})  # clients and other nodes reach every proxy
     # A Ray whose nodes were started without these has them in the controller, its proxies, and the application.
     variables = {name: value for name, value in RAY_ENVIRONMENT.items() if name.startswith("RAY_SERVE_")}
+    code = {"PYTHONPATH": settings.cluster.code} if settings.cluster.code else {}
     return {
         "proxy_location": "EveryNode",
         "http_options": http_options(serve, serve.port),
@@ -71,7 +72,7 @@ def build_serve_config(settings: Settings) -> dict[str, Any]:
                 "name": APP_NAME,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "runtime_env": {"env_vars": dict(variables)},
+                "runtime_env": {"env_vars": variables | code},
                 "args": _nest({path: value for path, value in list_changed(settings) if _is_argument(path, value)}),
             }
         ],

@@ -118,7 +118,9 @@ def _plan_settings(before: DeployedFrom | None, after: DeployedFrom) -> Iterator
     for path in sorted(before.settings.keys() | after.settings.keys()):
         was, becomes = before.settings.get(path), after.settings.get(path)
         if was != becomes:
-            yield Step(part=path, before=_format(was), after=_format(becomes), how="see below", requests="")
+            yield Step(
+                part=path, before=_format(was), after=_format(becomes), how="as the parts below say", requests=""
+            )
 
 
 def _plan_deployments(before: DeployedFrom | None, after: DeployedFrom) -> Iterator[Step]:
@@ -127,7 +129,7 @@ def _plan_deployments(before: DeployedFrom | None, after: DeployedFrom) -> Itera
         if before is not None and name not in versions:
             how = "started"
         elif versions.get(name) == version:
-            how = "its replicas stay; their number changes in place"
+            how = "its replicas stay; if their number changes, then in place"
         else:
             how = "each replica is replaced, the new one starts before the old one stops"
         yield Step(part=name, before=versions.get(name, ""), after=version, how=how, requests=_NO_REQUEST)
@@ -165,13 +167,12 @@ def _find_refusal(settings: Settings, schema: SchemaVersion, report: ClusterRepo
     if before.get("base") != after.get("base"):
         return (
             f"the base model changes from {_format(before.get('base'))} to {_format(after.get('base'))}, and adapters "
-            "are of one base: bring a second Looper up beside this one, on the same catalog and store, and move the "
-            "traffic (docs/upgrade.md)"
+            "are of one base: bring another Looper up beside this one, with a catalog and a store of its own"
         )
     if changed := [path for path in _OF_THE_PROXIES if before.get(path) != after.get(path)]:
         return (
-            f"{', '.join(changed)} cannot change while Ray Serve's proxies listen: looper down, then looper up, or a "
-            "second Looper beside this one (docs/upgrade.md)"
+            f"{', '.join(changed)} cannot change while Ray Serve's proxies listen: looper down, then looper up; or bring "
+            "another Looper up beside this one"
         )
     return ""
 

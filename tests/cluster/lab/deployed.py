@@ -16,12 +16,13 @@ PORT = 8000
 class DeployedLooper:
     """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""
 
-    def __init__(self, lab: Lab, settings: Mapping[str, str]) -> None:
+    def __init__(self, lab: Lab, settings: Mapping[str, str], head_cpus: int = 0) -> None:
         """Start the services, Ray on all nodes, and nothing of Looper yet.
 
         Args:
             lab: The lab.
             settings: Environment variables with settings beside the usual ones.
+            head_cpus: CPUs that Ray schedules on the first node.
         """
         self.lab = lab
         self.operator: Node = lab.nodes[0]
@@ -40,7 +41,7 @@ class DeployedLooper:
         self.environment["LOOPER_STORE__ENDPOINT_URL"] = self.environment["AWS_ENDPOINT_URL"]
         for node in lab.nodes:
             head = None if node is self.operator else self.operator
-            node.start_ray(head, cpus=2 if head else 0)
+            node.start_ray(head, cpus=2 if head else head_cpus)
 
     def looper(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
         """Run a command of Looper on the operator's node, and return what it printed."""
@@ -60,16 +61,19 @@ class DeployedLooper:
 
 
 @contextmanager
-def deployed_looper(folder: Path, nodes: int, settings: Mapping[str, str]) -> Iterator[DeployedLooper]:
+def deployed_looper(
+    folder: Path, nodes: int, settings: Mapping[str, str], head_cpus: int = 0
+) -> Iterator[DeployedLooper]:
     """Have a lab with Ray on it, ready for ``looper up``.
 
     Args:
         folder: A new folder.
         nodes: Number of nodes.
         settings: Environment variables with settings beside the usual ones.
+        head_cpus: CPUs that Ray schedules on the first node.
 
     Yields:
         The lab.
     """
     with Lab(folder, nodes) as lab:
-        yield DeployedLooper(lab, settings)
+        yield DeployedLooper(lab, settings, head_cpus)

@@ -19,7 +19,7 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import load_settings
 from looper.platform.tenancy import issue_key
-from tests.jobs.episodes import episode, submit
+from tests.jobs.episodes import RECIPE, episode, submit
 from tests.serve.marks import distinct_tokens, single_token_adapter
 from tests.serve.published import publish_version
 
@@ -45,15 +45,16 @@ def publish(base: str) -> dict[str, Any]:
     return {"skills": len(skills)}
 
 
-def submit_all(base: str, count: str) -> dict[str, Any]:
-    """Queue consolidations of one new instance each, of all tenants in turns."""
+def submit_all(base: str, count: str, first: str = "0", epochs: str = "2") -> dict[str, Any]:
+    """Queue consolidations of one new instance each, of all tenants in turns, numbered from ``first``."""
     settings = load_settings()
     catalog, store = Catalog.open(settings), ObjectStore.open(settings)
     ids = []
-    for number in range(int(count)):
+    recipe = RECIPE.model_copy(update={"epochs": int(epochs)})
+    for number in range(int(first), int(first) + int(count)):
         name = f"{TENANTS[number % len(TENANTS)]}/trained-{number}"
         batch = [episode(task, room=f"room-{number}") for task in range(12)]
-        ids.append(submit(catalog, store, name, batch, base=base, id=f"b{number}").id)
+        ids.append(submit(catalog, store, name, batch, base=base, recipe=recipe, id=f"b{number}").id)
     return {"ids": ids}
 
 
