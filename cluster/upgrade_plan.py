@@ -171,8 +171,8 @@ def _find_refusal(settings: Settings, schema: SchemaVersion, report: ClusterRepo
         )
     if changed := [path for path in _OF_THE_PROXIES if before.get(path) != after.get(path)]:
         return (
-            f"{', '.join(changed)} cannot change while Ray Serve's proxies listen: looper down, then looper up; or bring "
-            "another Looper up beside this one"
+            f"{', '.join(changed)} cannot change while Ray Serve's proxies listen: looper down, then looper up; or "
+            "bring another Looper up beside this one"
         )
     return ""
 
