@@ -23,7 +23,7 @@ _NO_REQUEST = "none fails"
 _RESTART = "all fail from the stop until the new one answers"
 
 
-class Step(BaseModel):
+class UpgradeStep(BaseModel):
     """One part of an upgrade."""
 
     model_config = ConfigDict(frozen=True)
@@ -49,7 +49,7 @@ class UpgradePlan(BaseModel):
     """What Looper runs on."""
     refusal: str
     """Why ``looper upgrade`` will not do it, and the way out. Empty: it will."""
-    steps: list[Step]
+    steps: list[UpgradeStep]
     """Its parts."""
     has_work: bool
     """Whether anything is to be done."""
@@ -88,7 +88,7 @@ def make_plan(settings: Settings, place: Place) -> UpgradePlan:
     )
 
 
-def _plan_schema(found: SchemaVersion, mine: SchemaVersion) -> Step:
+def _plan_schema(found: SchemaVersion, mine: SchemaVersion) -> UpgradeStep:
     before, after = found.revision or "", str(mine.revision)
     if before > after:
         how, after = (
@@ -103,27 +103,27 @@ def _plan_schema(found: SchemaVersion, mine: SchemaVersion) -> Step:
         how = f"migrated, expanded only: code since schema {mine.compatible_since} goes on with it, so you can go back"
     else:
         how = f"migrated, contracted: code before schema {mine.compatible_since} cannot use it any more"
-    return Step(part="catalog", before=before, after=after, how=how, requests=_NO_REQUEST)
+    return UpgradeStep(part="catalog", before=before, after=after, how=how, requests=_NO_REQUEST)
 
 
-def _plan_looper(before: DeployedFrom | None, after: DeployedFrom) -> Step:
+def _plan_looper(before: DeployedFrom | None, after: DeployedFrom) -> UpgradeStep:
     was = before.looper if before else "an earlier release, or one that has not reported yet"
     how = "stays" if was == after.looper else "new code for all that runs"
-    return Step(part="looper", before=was, after=after.looper, how=how, requests="")
+    return UpgradeStep(part="looper", before=was, after=after.looper, how=how, requests="")
 
 
-def _plan_settings(before: DeployedFrom | None, after: DeployedFrom) -> Iterator[Step]:
+def _plan_settings(before: DeployedFrom | None, after: DeployedFrom) -> Iterator[UpgradeStep]:
     if before is None:
         return
     for path in sorted(before.settings.keys() | after.settings.keys()):
         was, becomes = before.settings.get(path), after.settings.get(path)
         if was != becomes:
-            yield Step(
+            yield UpgradeStep(
                 part=path, before=_format(was), after=_format(becomes), how="as the parts below say", requests=""
             )
 
 
-def _plan_deployments(before: DeployedFrom | None, after: DeployedFrom) -> Iterator[Step]:
+def _plan_deployments(before: DeployedFrom | None, after: DeployedFrom) -> Iterator[UpgradeStep]:
     versions: Mapping[str, str] = before.versions if before else {}
     for name, version in after.versions.items():
         if before is not None and name not in versions:
@@ -132,24 +132,26 @@ def _plan_deployments(before: DeployedFrom | None, after: DeployedFrom) -> Itera
             how = "its replicas stay; if their number changes, then in place"
         else:
             how = "each replica is replaced, the new one starts before the old one stops"
-        yield Step(part=name, before=versions.get(name, ""), after=version, how=how, requests=_NO_REQUEST)
+        yield UpgradeStep(part=name, before=versions.get(name, ""), after=version, how=how, requests=_NO_REQUEST)
     for name in versions.keys() - after.versions.keys():
-        yield Step(part=name, before=versions[name], after="", how="ends once its requests have", requests=_NO_REQUEST)
+        yield UpgradeStep(
+            part=name, before=versions[name], after="", how="ends once its requests have", requests=_NO_REQUEST
+        )
 
 
-def _plan_restart(before: DeployedFrom | None, after: DeployedFrom) -> Step:
+def _plan_restart(before: DeployedFrom | None, after: DeployedFrom) -> UpgradeStep:
     if before == after:
-        return Step(part="cluster", before="", after="", how="stays", requests=_NO_REQUEST)
+        return UpgradeStep(part="cluster", before="", after="", how="stays", requests=_NO_REQUEST)
     how = "the private Ray ends, and another one starts with the new code and settings"
-    return Step(part="cluster", before="", after="", how=how, requests=_RESTART)
+    return UpgradeStep(part="cluster", before="", after="", how=how, requests=_RESTART)
 
 
-def _plan_training(count: int, before: DeployedFrom | None, after: DeployedFrom, place: Place) -> Step:
+def _plan_training(count: int, before: DeployedFrom | None, after: DeployedFrom, place: Place) -> UpgradeStep:
     name = control_loop.NAME
     stays = before is not None and before.versions.get(name) == after.versions[name]
     stays &= place == "existing ray" or before == after
     how = "goes on" if stays else "saves a checkpoint and stops, then goes on from it under the new control loop"
-    return Step(part="training", before=f"{count} in training", after="the same", how=how, requests="")
+    return UpgradeStep(part="training", before=f"{count} in training", after="the same", how=how, requests="")
 
 
 def _find_refusal(settings: Settings, schema: SchemaVersion, report: ClusterReport | None, place: Place) -> str:

@@ -11,7 +11,7 @@ from looper.cluster.cluster_report import ClusterReport, DeployedFrom
 from looper.cluster.cluster_status import REPORT
 from looper.cluster.deployment_versions import deployment_versions, describe_deployment
 from looper.cluster.migration import migrate_catalog
-from looper.cluster.upgrade_plan import Place, Step, make_plan
+from looper.cluster.upgrade_plan import Place, UpgradeStep, make_plan
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.schema import SchemaVersion
 from looper.platform.domain.errors import InvalidInput
@@ -30,7 +30,7 @@ def report(settings: Settings, **changed: Any) -> None:
         catalog.save_cluster_report(REPORT, found.model_dump(mode="json"))
 
 
-def plan(settings: Settings, place: Place = "existing ray") -> dict[str, Step]:
+def plan(settings: Settings, place: Place = "existing ray") -> dict[str, UpgradeStep]:
     found = make_plan(settings, place)
     assert not found.refusal
     return {step.part: step for step in found.steps}
