@@ -56,7 +56,7 @@ class SteadyLoad:
 
     def __init__(self, node: Node, url: str, threads: int = 4) -> None:
         """Start the load, which a node sends to a URL."""
-        self._node, self._home = node, node.folder / "home"
+        self._home = node.folder / "home"
         (self._home / "stop").unlink(missing_ok=True)
         self.aim(url)
         self._command: Command = node.start(["python", "-m", "tests.cluster.lab.steady_load", str(threads)])
