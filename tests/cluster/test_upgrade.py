@@ -30,7 +30,7 @@ def test_in_place_on_a_ray_that_exists(tmp_path: Path) -> None:
         looper.drive("publish", str(looper.base))
         (url,) = looper.up()
         load = SteadyLoad(node, url)
-        looper.drive("submit", str(looper.base), "2", "0", "1000")
+        looper.drive("submit", str(looper.base), "2", "1000")
         wait_for_state(node, looper.environment, "training", 240)
 
         make_next_release(node.folder / "home/next")
@@ -81,7 +81,7 @@ def test_from_the_release_before_side_by_side(tmp_path: Path) -> None:
         old.looper("up")
         old.drive("publish", str(old.base))
         load = SteadyLoad(lab.nodes[0], old.url)
-        old.drive("submit", str(old.base), "2", "0", "1000")
+        old.drive("submit", str(old.base), "2", "1000")
         wait_for_state(old.node, old.environment, "training", 240)
 
         print(new.looper("upgrade", "--plan"))
@@ -91,7 +91,7 @@ def test_from_the_release_before_side_by_side(tmp_path: Path) -> None:
         ended = new.drive("wait", "400", timeout=500)["states"]
         assert (sum(ended.values()), set(ended) <= {"published", "rejected"}) == (2, True), ended
 
-        new.drive("submit", str(new.base), "2", "2", "1000")
+        new.drive("submit", str(new.base), "2", "1000", "back-")
         wait_for_state(new.node, new.environment, "training", 240)
         old.looper("up")
         load.aim(old.url)
