@@ -1,7 +1,8 @@
 """A steady load by name on a Looper whose address may change meanwhile, as behind a load balancer.
 
 ``python -m tests.cluster.lab.steady_load THREADS``: each request goes to the URL that is in the file ``target`` when
-it begins, half of them as streams. It goes on until the file ``stop`` exists, and prints one line of JSON.
+it begins, half of them as streams. Each thread writes the URL of its latest request into a file ``at-THREAD``. It goes
+on until the file ``stop`` exists, and prints one line of JSON.
 """
 
 import json
@@ -43,11 +44,12 @@ def ask(http: httpx.Client, url: str, name: str, key: str, texts: dict[str, str]
 
 def work(number: int, skills: dict[str, dict[str, str]]) -> list[tuple[str, str, float, float]]:
     """Send requests one after another. Return the URL, the outcome, the time and the seconds of each."""
-    results, names = [], sorted(skills)
+    results, names, at_file = [], sorted(skills), Path(f"at-{number}")
     with httpx.Client(timeout=300) as http:
         while not STOP.exists():
             number += 1
             url, began, at = TARGET.read_text().strip(), time.monotonic(), time.time()
+            at_file.write_text(url)
             name = names[number % len(names)]
             skill = skills[name]
             outcome = ask(http, url, name, skill["key"], skill["texts"], stream=bool(number % 2))  # type: ignore[arg-type]

@@ -56,16 +56,24 @@ class SteadyLoad:
 
     def __init__(self, node: Node, url: str, threads: int = 4) -> None:
         """Start the load, which a node sends to a URL."""
-        self._home = node.folder / "home"
-        (self._home / "stop").unlink(missing_ok=True)
-        self.aim(url)
+        self._home, self._threads = node.folder / "home", threads
+        (self._home / "target").write_text(url)
         self._command: Command = node.start(["python", "-m", "tests.cluster.lab.steady_load", str(threads)])
+        self._wait_until_at(url)
 
     def aim(self, url: str) -> None:
-        """Send new requests to another URL, as a load balancer does. Those that have begun go on."""
+        """Send new requests to another URL, as a load balancer does, and wait until the others have ended."""
         partial = self._home / "target.partial"
         partial.write_text(url)
         partial.replace(self._home / "target")
+        self._wait_until_at(url)
+
+    def _wait_until_at(self, url: str) -> None:
+        waiting = [self._home / f"at-{number}" for number in range(self._threads)]
+        while waiting:
+            assert self._command.poll() is None, self._command.read()[-3000:]
+            time.sleep(0.1)
+            waiting = [file for file in waiting if not file.exists() or file.read_text() != url]
 
     def stop(self) -> dict[str, Any]:
         """End the load, and return what became of the requests."""
