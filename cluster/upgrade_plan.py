@@ -1,5 +1,6 @@
 """What ``looper upgrade`` will do: what runs, compared with what is installed and configured here."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from looper.platform.catalog import Catalog
 from looper.platform.catalog.schema import SchemaVersion, newest_schema
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.settings import Settings
+from looper.serve.deployment.ray_app import pool_name
 
 Place = Literal["existing ray", "private ray", "none"]
 """What Looper runs on."""
@@ -79,7 +81,9 @@ def make_plan(settings: Settings, place: Place) -> UpgradePlan:
         before = report.deployed if report else None
         steps.append(_plan_looper(before, after))
         steps += _plan_settings(before, after)
-        steps += _plan_deployments(before, after) if place == "existing ray" else [_plan_restart(before, after)]
+        steps += (
+            _plan_deployments(settings, before, after) if place == "existing ray" else [_plan_restart(before, after)]
+        )
         steps.append(_plan_training(in_training, before, after, place))
     has_work = (schema.revision or "") < str(newest_schema().revision)
     has_work |= place != "none" and (report is None or report.deployed != after)
@@ -123,16 +127,24 @@ def _plan_settings(before: DeployedFrom | None, after: DeployedFrom) -> Iterator
             )
 
 
-def _plan_deployments(before: DeployedFrom | None, after: DeployedFrom) -> Iterator[UpgradeStep]:
+def _plan_deployments(settings: Settings, before: DeployedFrom | None, after: DeployedFrom) -> Iterator[UpgradeStep]:
     versions: Mapping[str, str] = before.versions if before else {}
+    pools = {pool_name(pool): pool for pool in settings.serve.all_pools}
     for name, version in after.versions.items():
+        requests = _NO_REQUEST
         if before is not None and name not in versions:
             how = "started"
         elif versions.get(name) == version:
             how = "its replicas stay; if their number changes, then in place"
+        elif name in pools and not settings.serve.surge_percent:
+            how = "each replica stops, and a new one starts (serve.surge_percent is 0)"
+            requests = _NO_REQUEST if pools[name].replicas > 1 else "503 until the new one has started"
         else:
             how = "each replica is replaced, the new one starts before the old one stops"
-        yield UpgradeStep(part=name, before=versions.get(name, ""), after=version, how=how, requests=_NO_REQUEST)
+            if name in pools:
+                more = math.ceil(max(1, pools[name].replicas) * settings.serve.surge_percent / 100)
+                how += f": room for {more} more is needed"
+        yield UpgradeStep(part=name, before=versions.get(name, ""), after=version, how=how, requests=requests)
     for name in versions.keys() - after.versions.keys():
         yield UpgradeStep(
             part=name, before=versions[name], after="", how="ends once its requests have", requests=_NO_REQUEST

@@ -63,6 +63,9 @@ def test_a_plan_says_what_changes_in_place_and_what_is_replaced(tmp_path: Path) 
     report(settings_of(tmp_path), looper="0.0.9 (older)", versions={})
     parts = plan(settings_of(tmp_path))
     assert parts["looper"].before == "0.0.9 (older)"
+    assert "room for 1 more is needed" in parts["skills-r16"].how
+    parts = plan(settings_of(tmp_path, serve={"surge_percent": 0}))
+    assert parts["skills-r16"].requests == "503 until the new one has started"
     assert "then goes on from it" in parts["training"].how
 
 
