@@ -24,8 +24,8 @@ from looper.serve.routing.known_replicas import GATEWAY_NAME
 _ROOMS = ("platform", "basemodel", "jobs", "serve", "cluster")
 """What runs on a cluster."""
 
-_COUNTS = ("replicas", "max_replicas")
-"""Settings of a pool that Ray Serve changes in place."""
+_IN_PLACE = ("replicas", "max_replicas", "surge_percent")
+"""Settings of engines that Ray Serve changes in place."""
 
 _OF_GATEWAYS = (
     "gateways",
@@ -75,8 +75,8 @@ def deployment_versions(settings: Settings) -> dict[str, str]:
         The digests, by the name of the deployment.
     """
     tree, looper = settings.model_dump(mode="json"), installed_looper()
-    serve = _without(tree["serve"], _COUNTS)
-    serve["pools"] = [_without(pool, _COUNTS) for pool in serve["pools"]]
+    serve = _without(tree["serve"], _IN_PLACE)
+    serve["pools"] = [_without(pool, _IN_PLACE) for pool in serve["pools"]]
     shared = {name: tree[name] for name in ("home", "base", "store", "catalog")}
     work = {name: tree[name] for name in ("synthesis", "consolidation", "roles", "cluster")}
     work["cluster"] = _without(work["cluster"], ["control_loops"])

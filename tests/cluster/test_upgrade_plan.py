@@ -60,7 +60,8 @@ def test_a_plan_says_what_changes_in_place_and_what_is_replaced(tmp_path: Path) 
     assert "each replica is replaced" in parts["gateway"].how
     assert parts["training"].how == "goes on"
     assert parts["looper"].how == "stays"
-    report(settings_of(tmp_path), looper="0.0.9 (older)", versions={})
+    older = dict.fromkeys(deployment_versions(settings_of(tmp_path)), "older")
+    report(settings_of(tmp_path), looper="0.0.9 (older)", versions=older)
     parts = plan(settings_of(tmp_path))
     assert parts["looper"].before == "0.0.9 (older)"
     assert "room for 1 more is needed" in parts["skills-r16"].how
