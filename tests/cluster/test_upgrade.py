@@ -78,6 +78,7 @@ def test_from_the_release_before_side_by_side(tmp_path: Path) -> None:
     with Lab(tmp_path / "lab", 2) as lab:
         old, new = (SideBySide(lab, node) for node in lab.nodes)
         old.use_release(BEFORE)
+        new.prepare_base()
         old.looper("up")
         old.drive("publish", str(old.base))
         load = SteadyLoad(lab.nodes[0], old.url)
@@ -132,6 +133,11 @@ class SideBySide:
         """Run another release on the node. The tests' own modules stay those of now."""
         unpack_release(commit, self.node.folder / "home/release")
         self.environment["PYTHONPATH"] = f"{self.node.home}/release:{self.node.environment['PYTHONPATH']}"
+
+    def prepare_base(self) -> None:
+        """Fill the node's cache of base models, which takes a minute or two beside a load."""
+        code = "from looper.basemodel.prepare import prepare_base; from looper.platform.settings import load_settings; "
+        self.node.python(code + "prepare_base(load_settings())", environment=self.environment, timeout=300)
 
     def looper(self, *arguments: str) -> str:
         """Run a command of Looper on the node, and return what it printed."""

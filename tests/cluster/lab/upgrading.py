@@ -54,7 +54,7 @@ def make_next_release(folder: Path) -> None:
 class SteadyLoad:
     """A load that a node sends. It follows ``aim``."""
 
-    def __init__(self, node: Node, url: str, threads: int = 4) -> None:
+    def __init__(self, node: Node, url: str, threads: int = 2) -> None:
         """Start the load, which a node sends to a URL."""
         self._home, self._threads = node.folder / "home", threads
         (self._home / "target").write_text(url)
