@@ -15,9 +15,9 @@ from logging.handlers import RotatingFileHandler
 from ray import serve
 
 from looper.basemodel.node_copies import BaseModelSource
-from looper.cluster.cluster_report import DeployedFrom
 from looper.cluster.cluster_reporter import report_regularly
 from looper.platform.catalog import Catalog
+from looper.platform.domain.cluster_report import DeployedFrom
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.domain.private_files import keep_files_private, make_private_folder
 from looper.platform.objectstore import ObjectStore

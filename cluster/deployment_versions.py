@@ -14,9 +14,9 @@ from typing import Any
 
 import looper
 from looper.cluster import control_loop
-from looper.cluster.cluster_report import DeployedFrom
 from looper.cluster.public_settings import list_public
 from looper.platform.catalog.schema import newest_schema
+from looper.platform.domain.cluster_report import DeployedFrom
 from looper.platform.settings import Settings
 from looper.serve.deployment.ray_app import pool_name
 from looper.serve.routing.known_replicas import GATEWAY_NAME

@@ -4,10 +4,10 @@ import math
 from contextlib import closing
 from typing import Any
 
-from looper.cluster.cluster_report import ClusterReport
-from looper.cluster.cluster_status import REPORT
 from looper.platform.catalog import Catalog
+from looper.platform.catalog.cluster_reports import REPORT
 from looper.platform.catalog.schema import newest_schema
+from looper.platform.domain.cluster_report import ClusterReport
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from looper.cluster import control_loop
-from looper.cluster.cluster_report import ClusterReport, DeployedFrom
 from looper.cluster.deployment_versions import describe_deployment
 from looper.cluster.migration import find_conflict, read_fresh_report
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.schema import SchemaVersion, newest_schema
+from looper.platform.domain.cluster_report import ClusterReport, DeployedFrom
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.settings import Settings
 from looper.serve.deployment.ray_app import pool_name

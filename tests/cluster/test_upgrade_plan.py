@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from looper.cluster import migration, upgrade_plan
-from looper.cluster.cluster_report import ClusterReport, DeployedFrom
-from looper.cluster.cluster_status import REPORT
 from looper.cluster.deployment_versions import deployment_versions, describe_deployment
 from looper.cluster.migration import migrate_catalog
 from looper.cluster.upgrade_plan import Place, UpgradeStep, make_plan
 from looper.platform.catalog import Catalog
+from looper.platform.catalog.cluster_reports import REPORT
 from looper.platform.catalog.schema import SchemaVersion
+from looper.platform.domain.cluster_report import ClusterReport, DeployedFrom
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings, load_settings
 
