@@ -22,6 +22,9 @@ pytestmark = pytest.mark.bench
 BEFORE = "db4d943"
 """The release before upgrades. Its newest schema is 0006."""
 
+PUBLISHED = 4
+"""Consolidations that the driver publishes without training."""
+
 
 @pytest.mark.timeout(1800)
 def test_in_place_on_a_ray_that_exists(tmp_path: Path) -> None:
@@ -30,7 +33,7 @@ def test_in_place_on_a_ray_that_exists(tmp_path: Path) -> None:
         looper.drive("publish", str(looper.base))
         (url,) = looper.up()
         load = SteadyLoad(node, url)
-        looper.drive("submit", str(looper.base), "2", "1000")
+        looper.drive("submit", str(looper.base), "2", "400")
         wait_for_state(node, looper.environment, "training", 240)
 
         make_next_release(node.folder / "home/next")
@@ -42,12 +45,13 @@ def test_in_place_on_a_ray_that_exists(tmp_path: Path) -> None:
         upgrade(looper, upgraded)
         assert "9.9.9" in status(looper)["report"]["deployed"]["looper"]
         ended = looper.drive("wait", "400", timeout=500)["states"]
-        assert set(ended) <= {"published", "rejected"}
+        assert (sum(ended.values()), set(ended) <= {"published", "rejected"}) == (PUBLISHED + 2, True), ended
         upgrade(looper, {})
         assert "9.9.9" not in status(looper)["report"]["deployed"]["looper"]
 
         engines = engine_processes(node)
         upgrade(looper, {"LOOPER_SERVE__REQUESTS_PER_MINUTE": "1000000"})
+        assert len(engines) == 1
         assert engine_processes(node) == engines, "a setting of gateways alone"
         found = load.stop()
         print(json.dumps(found))
@@ -82,23 +86,22 @@ def test_from_the_release_before_side_by_side(tmp_path: Path) -> None:
         old.looper("up")
         old.drive("publish", str(old.base))
         load = SteadyLoad(lab.nodes[0], old.url)
-        old.drive("submit", str(old.base), "2", "1000")
+        old.drive("submit", str(old.base), "2", "400")
         wait_for_state(old.node, old.environment, "training", 240)
 
-        print(new.looper("upgrade", "--plan"))
         new.looper("up")
         load.aim(new.url)
         old.looper("down")
         ended = new.drive("wait", "400", timeout=500)["states"]
-        assert (sum(ended.values()), set(ended) <= {"published", "rejected"}) == (2, True), ended
+        assert (sum(ended.values()), set(ended) <= {"published", "rejected"}) == (PUBLISHED + 2, True), ended
 
-        new.drive("submit", str(new.base), "2", "1000", "back-")
+        new.drive("submit", str(new.base), "2", "400", "back-")
         wait_for_state(new.node, new.environment, "training", 240)
         old.looper("up")
         load.aim(old.url)
         new.looper("down")
         ended = old.drive("wait", "400", timeout=500)["states"]
-        assert (sum(ended.values()), set(ended) <= {"published", "rejected"}) == (4, True), ended
+        assert (sum(ended.values()), set(ended) <= {"published", "rejected"}) == (PUBLISHED + 4, True), ended
         found = load.stop()
         print(json.dumps(found))
         assert found["num_failed"] == 0, found
