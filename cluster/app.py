@@ -6,6 +6,7 @@ All ways up use it: the head process on a private Ray, ``looper up --address``, 
 
 import logging
 import time
+from contextlib import closing
 from typing import Any
 
 import ray
@@ -13,10 +14,13 @@ from ray import serve
 
 from looper.basemodel.node_copies import BaseModelSource, publish_base
 from looper.basemodel.prepare import prepare_base
+from looper.cluster import control_loop
 from looper.cluster.control_loop import build_control_loop
 from looper.cluster.deployment_versions import describe_deployment
 from looper.cluster.migration import migrate_catalog
 from looper.cluster.several_nodes import find_unshared
+from looper.platform.catalog import Catalog
+from looper.platform.catalog.cluster_reports import DEPLOYED
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
@@ -78,8 +82,11 @@ def build_on_cluster(settings: Settings, *, is_private: bool = False, gpu_timeou
     base = BaseModelSource(folder) if is_alone else publish_base(ObjectStore.open(settings), folder)
     plan = _wait_for_gpus(settings, gpu_timeout_s)
     deployed = describe_deployment(settings)
+    with closing(Catalog.open(settings)) as catalog:
+        catalog.save_cluster_report(DEPLOYED, deployed.model_dump(mode="json"))
     settings = fit_to_gpus(settings, folder, plan)
-    return build_app(settings, base, plan, [build_control_loop(settings, base, deployed)], deployed.versions)
+    loop = build_control_loop(settings, base, deployed.versions[control_loop.NAME])
+    return build_app(settings, base, plan, [loop], deployed.versions)
 
 
 def _wait_for_gpus(settings: Settings, timeout_s: float) -> GpuPlan:

@@ -15,7 +15,7 @@ from looper.cluster.node_check import check_nodes
 from looper.cluster.several_nodes import find_unshared
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.cluster_reports import REPORT
-from looper.platform.domain.cluster_report import ClusterReport, DeployedFrom, DeploymentReport, NodeReport, Wait
+from looper.platform.domain.cluster_report import ClusterReport, DeploymentReport, NodeReport, Wait
 from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.settings import Settings
 from looper.serve.routing.known_replicas import APP_NAME
@@ -35,9 +35,9 @@ PATIENCE_S = 10.0
 class ClusterReporter:
     """Makes reports. It remembers since when something waits, and when it has looked at the nodes."""
 
-    def __init__(self, settings: Settings, deployed: DeployedFrom) -> None:
-        """Make a reporter for the cluster of ``settings``, which was deployed from ``deployed``."""
-        self._settings, self._deployed = settings, deployed
+    def __init__(self, settings: Settings) -> None:
+        """Make a reporter for the cluster of ``settings``."""
+        self._settings = settings
         self._waiting_since: dict[str, datetime] = {}
         self._problems: dict[str, list[str]] = {}
         self._checked_at = -float("inf")
@@ -55,7 +55,6 @@ class ClusterReporter:
             waiting=self._report_waiting(ray.util.placement_group_table().values()),
             problems=problems,
             ray=ray.__version__,
-            deployed=self._deployed,
         )
 
     def _check(self, nodes: Iterable[Mapping[str, Any]]) -> None:
@@ -94,16 +93,15 @@ class ClusterReporter:
         return waits
 
 
-def report_regularly(settings: Settings, deployed: DeployedFrom, catalog: Catalog, ended: threading.Event) -> None:
+def report_regularly(settings: Settings, catalog: Catalog, ended: threading.Event) -> None:
     """Write a report into the catalog every few seconds.
 
     Args:
         settings: Settings of the cluster.
-        deployed: What the cluster was deployed from.
         catalog: Receives the reports.
         ended: Ends this function when it is set.
     """
-    reporter = ClusterReporter(settings, deployed)
+    reporter = ClusterReporter(settings)
     while not ended.wait(REPORT_INTERVAL_S):
         try:
             catalog.save_cluster_report(REPORT, reporter.make_report().model_dump(mode="json"))

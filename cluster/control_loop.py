@@ -17,7 +17,6 @@ from ray import serve
 from looper.basemodel.node_copies import BaseModelSource
 from looper.cluster.cluster_reporter import report_regularly
 from looper.platform.catalog import Catalog
-from looper.platform.domain.cluster_report import DeployedFrom
 from looper.platform.domain.errors import LooperError, StoreUnavailable
 from looper.platform.domain.private_files import keep_files_private, make_private_folder
 from looper.platform.objectstore import ObjectStore
@@ -45,13 +44,12 @@ class ControlLoop:
     Args:
         settings: Settings of the cluster.
         base: The base model.
-        deployed: What it and the others were deployed from, for the reports.
     """
 
-    def __init__(self, settings: Settings, base: BaseModelSource, deployed: DeployedFrom) -> None:
+    def __init__(self, settings: Settings, base: BaseModelSource) -> None:
         keep_files_private()
         _log_to_file(settings)
-        self._settings, self._base, self._deployed = settings, base, deployed
+        self._settings, self._base = settings, base
         self._name = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
@@ -95,7 +93,7 @@ class ControlLoop:
         keeper = threading.Thread(target=self._keep_leading, args=(catalog, ended), name="lease", daemon=True)
         keeper.start()
         reporter = threading.Thread(
-            target=report_regularly, args=(self._settings, self._deployed, catalog, ended), name="report", daemon=True
+            target=report_regularly, args=(self._settings, catalog, ended), name="report", daemon=True
         )
         reporter.start()
         open_model = partial(open_cluster_model, self._settings, self._base)
@@ -127,20 +125,20 @@ class ControlLoop:
                 ended.set()
 
 
-def build_control_loop(settings: Settings, base: BaseModelSource, deployed: DeployedFrom) -> serve.Application:
+def build_control_loop(settings: Settings, base: BaseModelSource, version: str) -> serve.Application:
     """Return the deployment of the control loop.
 
     Args:
         settings: Settings of the cluster.
         base: The base model.
-        deployed: What the application is deployed from.
+        version: What it is made from, as ``versioned`` takes it.
 
     Returns:
         The deployment, for ``build_app``.
     """
     return versioned(
         ControlLoop,
-        deployed.versions[NAME],
+        version,
         name=NAME,
         num_replicas=settings.cluster.control_loops,
         ray_actor_options={"num_cpus": 0, "resources": require_role(settings.roles.control)},
@@ -148,7 +146,7 @@ def build_control_loop(settings: Settings, base: BaseModelSource, deployed: Depl
         graceful_shutdown_timeout_s=STOP_TIMEOUT_S + 5,
         graceful_shutdown_wait_loop_s=0.1,
         max_surge_percent=100,
-    ).bind(settings, base, deployed)
+    ).bind(settings, base)
 
 
 def log_path(settings: Settings) -> str:

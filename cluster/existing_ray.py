@@ -26,7 +26,7 @@ from looper.cluster.migration import migrate_catalog
 from looper.cluster.node_check import check_nodes
 from looper.cluster.several_nodes import find_unshared, require_fixed_port
 from looper.platform.catalog import Catalog
-from looper.platform.catalog.cluster_reports import REPORT
+from looper.platform.catalog.cluster_reports import DEPLOYED, REPORT
 from looper.platform.domain.errors import InvalidInput, LooperError
 from looper.platform.settings import Settings
 from looper.platform.settings.roles import require_role
@@ -150,7 +150,7 @@ def take_down(settings: Settings, address: str) -> bool:
         before = read_existing_ray(catalog)
         was_running: bool = ray.get(remove.remote(before is not None and before.started_serve))
     if before is not None and before.address == address:  # there may be another one on the same catalog
-        for name in (EXISTING_RAY, REPORT):
+        for name in (EXISTING_RAY, DEPLOYED, REPORT):
             catalog.delete_cluster_report(name)
     return was_running
 

@@ -5,9 +5,9 @@ from contextlib import closing
 from typing import Any
 
 from looper.platform.catalog import Catalog
-from looper.platform.catalog.cluster_reports import REPORT
+from looper.platform.catalog.cluster_reports import DEPLOYED, REPORT
 from looper.platform.catalog.schema import newest_schema
-from looper.platform.domain.cluster_report import ClusterReport
+from looper.platform.domain.cluster_report import DeployedFrom
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings
 
@@ -42,23 +42,25 @@ def find_conflict(settings: Settings) -> str | None:
     Returns:
         The reason and the way out, in one line.
     """
-    report, mine = read_fresh_report(settings), newest_schema()
-    if report is None or report.deployed.schema_revision >= str(mine.compatible_since):
+    running, mine = read_deployed(settings), newest_schema()
+    if running is None or running.schema_revision >= str(mine.compatible_since):
+        return None
+    if read_report(settings, REPORT, max_age_s=MAX_REPORT_AGE_S) is None:
         return None
     return (
-        f"Looper {report.deployed.looper} runs, and could not go on with schema {mine.revision} of the catalog: end it "
+        f"Looper {running.looper} runs, and could not go on with schema {mine.revision} of the catalog: end it "
         "first (looper down), or upgrade by way of a release between the two"
     )
 
 
-def read_fresh_report(settings: Settings) -> ClusterReport | None:
-    """Return what the cluster that runs now reports, or None if none does.
+def read_deployed(settings: Settings) -> DeployedFrom | None:
+    """Return what Looper was deployed from last, or None if that is not known.
 
     Args:
         settings: Settings with the catalog, which may have an older schema.
     """
-    found = read_report(settings, REPORT, max_age_s=MAX_REPORT_AGE_S)
-    return ClusterReport.model_validate(found) if found else None
+    found = read_report(settings, DEPLOYED)
+    return DeployedFrom.model_validate(found) if found else None
 
 
 def read_report(settings: Settings, name: str, *, max_age_s: float = math.inf) -> dict[str, Any] | None:

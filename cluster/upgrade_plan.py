@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 
 from looper.cluster import control_loop
 from looper.cluster.deployment_versions import describe_deployment
-from looper.cluster.migration import find_conflict, read_fresh_report
+from looper.cluster.migration import find_conflict, read_deployed
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.schema import SchemaVersion, newest_schema
-from looper.platform.domain.cluster_report import ClusterReport, DeployedFrom
+from looper.platform.domain.cluster_report import DeployedFrom
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.settings import Settings
 from looper.serve.deployment.ray_app import pool_name
@@ -74,11 +74,10 @@ def make_plan(settings: Settings, place: Place) -> UpgradePlan:
     with closing(Catalog.open(settings, older="accept")) as catalog:
         schema = catalog.read_schema()
         in_training = catalog.count_consolidations().get(ConsolidationState.TRAINING, 0) if schema.revision else 0
-    report = None if place == "none" else read_fresh_report(settings)
+    before = None if place == "none" else read_deployed(settings)
     after = describe_deployment(settings)
     steps = [_plan_schema(schema, newest_schema())]
     if place != "none":
-        before = report.deployed if report else None
         steps.append(_plan_looper(before, after))
         steps += _plan_settings(before, after)
         steps += (
@@ -86,9 +85,10 @@ def make_plan(settings: Settings, place: Place) -> UpgradePlan:
         )
         steps.append(_plan_training(in_training, before, after, place))
     has_work = (schema.revision or "") < str(newest_schema().revision)
-    has_work |= place != "none" and (report is None or report.deployed != after)
+    # On a Ray that exists, an earlier upgrade may not have come to its end. What is up to date stays as it is.
+    has_work |= place == "existing ray" or (place == "private ray" and before != after)
     return UpgradePlan(
-        place=place, refusal=_find_refusal(settings, schema, report, place), steps=steps, has_work=has_work
+        place=place, refusal=_find_refusal(settings, schema, before, after, place), steps=steps, has_work=has_work
     )
 
 
@@ -111,7 +111,7 @@ def _plan_schema(found: SchemaVersion, mine: SchemaVersion) -> UpgradeStep:
 
 
 def _plan_looper(before: DeployedFrom | None, after: DeployedFrom) -> UpgradeStep:
-    was = before.looper if before else "an earlier release, or one that has not reported yet"
+    was = before.looper if before else "an earlier release"
     how = "stays" if was == after.looper else "new code for all that runs"
     return UpgradeStep(part="looper", before=was, after=after.looper, how=how, requests="")
 
@@ -166,7 +166,9 @@ def _plan_training(count: int, before: DeployedFrom | None, after: DeployedFrom,
     return UpgradeStep(part="training", before=f"{count} in training", after="the same", how=how, requests="")
 
 
-def _find_refusal(settings: Settings, schema: SchemaVersion, report: ClusterReport | None, place: Place) -> str:
+def _find_refusal(
+    settings: Settings, schema: SchemaVersion, before: DeployedFrom | None, after: DeployedFrom, place: Place
+) -> str:
     mine = str(newest_schema().revision)
     if (schema.compatible_since or "") > mine:
         return (
@@ -175,15 +177,15 @@ def _find_refusal(settings: Settings, schema: SchemaVersion, report: ClusterRepo
         )
     if conflict := find_conflict(settings):
         return conflict
-    if report is None or place != "existing ray":
+    if before is None or place != "existing ray":
         return ""
-    before, after = report.deployed.settings, describe_deployment(settings).settings
-    if before.get("base") != after.get("base"):
+    was, becomes = before.settings, after.settings
+    if was.get("base") != becomes.get("base"):
         return (
-            f"the base model changes from {_format(before.get('base'))} to {_format(after.get('base'))}, and adapters "
+            f"the base model changes from {_format(was.get('base'))} to {_format(becomes.get('base'))}, and adapters "
             "are of one base: bring another Looper up beside this one, with a catalog and a store of its own"
         )
-    if changed := [path for path in _OF_THE_PROXIES if before.get(path) != after.get(path)]:
+    if changed := [path for path in _OF_THE_PROXIES if was.get(path) != becomes.get(path)]:
         return (
             f"{', '.join(changed)} cannot change while Ray Serve's proxies listen: looper down, then looper up; or "
             "bring another Looper up beside this one"

@@ -90,8 +90,6 @@ class ClusterReport(BaseModel):
     """What nodes lack, in one line each."""
     ray: str
     """Version of Ray."""
-    deployed: DeployedFrom
-    """What it was deployed from."""
 
 
 class Leader(BaseModel):

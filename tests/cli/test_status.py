@@ -11,7 +11,7 @@ import pytest
 
 from looper.platform.catalog import Catalog
 from looper.platform.catalog.cluster_reports import REPORT
-from looper.platform.domain.cluster_report import ClusterReport, DeployedFrom, DeploymentReport, NodeReport, Wait
+from looper.platform.domain.cluster_report import ClusterReport, DeploymentReport, NodeReport, Wait
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.scopes import Scope
 from looper.platform.settings import load_settings
@@ -26,7 +26,6 @@ FOUND = ClusterReport(
     waiting=[Wait(what="a trainer", resources={"GPU": 1.0}, since=datetime(2026, 11, 30, 9, 15, tzinfo=UTC))],
     problems=["node b (192.0.2.2) has a clock 90 s ahead of the catalog's: synchronize it"],
     ray="2.60.0",
-    deployed=DeployedFrom(looper="0.1.0 (c0de)", schema_revision="0009", settings={}, versions={}),
 )
 LINES = [
     "control loop loop-1 leads",

@@ -11,11 +11,13 @@ from looper.cluster.deployment_versions import deployment_versions, describe_dep
 from looper.cluster.migration import migrate_catalog
 from looper.cluster.upgrade_plan import Place, UpgradeStep, make_plan
 from looper.platform.catalog import Catalog
-from looper.platform.catalog.cluster_reports import REPORT
+from looper.platform.catalog.cluster_reports import DEPLOYED, REPORT
 from looper.platform.catalog.schema import SchemaVersion
 from looper.platform.domain.cluster_report import ClusterReport, DeployedFrom
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings, load_settings
+
+STAYS = "its replicas stay; if their number changes, then in place"
 
 
 def settings_of(home: Path, **changed: Any) -> Settings:
@@ -23,10 +25,11 @@ def settings_of(home: Path, **changed: Any) -> Settings:
 
 
 def report(settings: Settings, **changed: Any) -> None:
-    """Write what the control loop of a cluster with these settings would report."""
+    """Write what a cluster with these settings would report."""
     deployed = describe_deployment(settings).model_copy(update=changed)
-    found = ClusterReport(nodes=[], deployments=[], waiting=[], problems=[], ray="2", deployed=deployed)
+    found = ClusterReport(nodes=[], deployments=[], waiting=[], problems=[], ray="2")
     with closing(Catalog.open(settings)) as catalog:
+        catalog.save_cluster_report(DEPLOYED, deployed.model_dump(mode="json"))
         catalog.save_cluster_report(REPORT, found.model_dump(mode="json"))
 
 
@@ -73,7 +76,7 @@ def test_a_plan_says_what_changes_in_place_and_what_is_replaced(tmp_path: Path) 
 def test_a_plan_without_changes_has_no_work(tmp_path: Path) -> None:
     settings = settings_of(tmp_path)
     report(settings)
-    assert not make_plan(settings, "existing ray").has_work
+    assert {step.how for step in make_plan(settings, "existing ray").steps} == {"stays", STAYS, "goes on"}
     assert not make_plan(settings, "private ray").has_work
     assert make_plan(settings_of(tmp_path, serve={"replicas": 3}), "private ray").has_work
     assert "all fail" in plan(settings_of(tmp_path, serve={"replicas": 3}), "private ray")["cluster"].requests
