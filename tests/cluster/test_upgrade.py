@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster.lab.deployed import DeployedLooper, deployed_looper
 from tests.cluster.lab.lab import Lab
+from tests.cluster.lab.machine import Command
 from tests.cluster.lab.node import Node
 from tests.cluster.lab.upgrading import SETTINGS, SteadyLoad, make_next_release, unpack_release, wait_for_state
 from tests.serve.marks import single_token_base
@@ -78,26 +79,24 @@ def test_from_the_release_before_side_by_side(tmp_path: Path) -> None:
     with Lab(tmp_path / "lab", 2) as lab:
         old, new = (SideBySide(lab, node) for node in lab.nodes)
         old.use_release(BEFORE)
-        new.prepare_base()
+        prepared = new.prepare_base()
         old.looper("up")
         old.drive("publish", str(old.base))
+        assert prepared.wait(300) == 0, prepared.read()
         load = SteadyLoad(lab.nodes[0], old.url)
-        old.drive("submit", str(old.base), "2", "400")
-        wait_for_state(old.node, old.environment, "training", 240)
 
+        old.drive("submit", str(old.base), "2", "1000")
         new.looper("up")
         load.aim(new.url)
+        assert "training" in new.list_states(), "what the old one trains goes on in the new one"
         old.looper("down")
-        ended = new.drive("wait", "400", timeout=500)["states"]
-        assert (sum(ended.values()), set(ended) <= {"published", "rejected"}) == (PUBLISHED + 2, True), ended
+        assert new.wait_for_all() == PUBLISHED + 2
 
-        new.drive("submit", str(new.base), "2", "400", "back-")
-        wait_for_state(new.node, new.environment, "training", 240)
+        new.drive("submit", str(new.base), "2", "1000", "back-")
         old.looper("up")
         load.aim(old.url)
         new.looper("down")
-        ended = old.drive("wait", "400", timeout=500)["states"]
-        assert (sum(ended.values()), set(ended) <= {"published", "rejected"}) == (PUBLISHED + 4, True), ended
+        assert old.wait_for_all() == PUBLISHED + 4
         found = load.stop()
         print(json.dumps(found))
         assert found["num_failed"] == 0, found
@@ -133,10 +132,21 @@ class SideBySide:
         unpack_release(commit, self.node.folder / "home/release")
         self.environment["PYTHONPATH"] = f"{self.node.home}/release:{self.node.environment['PYTHONPATH']}"
 
-    def prepare_base(self) -> None:
-        """Fill the node's cache of base models, which takes a minute or two beside a load."""
+    def prepare_base(self) -> Command:
+        """Fill the node's cache of base models, in the background."""
         code = "from looper.basemodel.prepare import prepare_base; from looper.platform.settings import load_settings; "
-        self.node.python(code + "prepare_base(load_settings())", environment=self.environment, timeout=300)
+        command = ["python", "-c", code + "prepare_base(load_settings())"]
+        return self.node.start(command, environment=self.environment)
+
+    def list_states(self) -> list[str]:
+        """Return the states of all consolidations."""
+        return [job["state"] for job in json.loads(self.looper("jobs", "list", "--json"))]
+
+    def wait_for_all(self) -> int:
+        """Wait until all consolidations have ended, none of them by failing, and return how many there are."""
+        states = self.drive("wait", "400", timeout=500)["states"]
+        assert set(states) <= {"published", "rejected"}, states
+        return int(sum(states.values()))
 
     def looper(self, *arguments: str) -> str:
         """Run a command of Looper on the node, and return what it printed."""
