@@ -105,7 +105,7 @@ def versioned(replica: type, version: str | None, **options: Any) -> serve.Deplo
     Returns:
         The deployment.
     """
-    deployment: Any = serve.deployment(**options)(replica)
+    deployment: serve.Deployment = serve.deployment(**options)(replica)
     return deployment.options(version=version, _internal=True) if version else deployment
 
 
