@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
 )
@@ -62,6 +63,12 @@ class ConsolidationSettings(SettingsSection):
         "Default: no limit.",
     )
     num_workers: int = Field(1, ge=1, description="Workers of a trainer. Each batch is divided among them.")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="A trainer goes on with this number of workers while there is no room for num_workers, as after "
+        "a node died, and grows again. Default: it waits for num_workers.",
+    )
     accelerator_type: AcceleratorType | None = Field(
         None, description="Type of the GPUs of the trainers, as Ray names it, such as A100. Default: any."
     )
@@ -115,6 +122,14 @@ class ConsolidationSettings(SettingsSection):
         5, ge=2, description="A consolidation fails after this many trainers died of it without a new checkpoint."
     )
     gate: GateSettings = Field(GateSettings(), description="What a candidate must reach.")
+
+    @field_validator("min_workers")
+    @classmethod
+    def _check_min_workers(cls, min_workers: int | None, others: ValidationInfo) -> int | None:
+        num_workers = others.data.get("num_workers")
+        if min_workers is not None and num_workers is not None and min_workers > num_workers:
+            raise ValueError(f"it is above num_workers, which is {num_workers}")
+        return min_workers
 
 
 SynthesisStage = Literal["schema", "errors", "grade", "segment", "prune", "scrub", "credit", "duplicates", "pairs"]
