@@ -52,8 +52,8 @@ def _show_where(found: "ClusterStatus") -> None:
         typer.echo(f"{found.cluster.phase} at {found.cluster.url or '-'}, {answers}, pid {found.cluster.pid}")
         if found.cluster.gpus:
             typer.echo(found.cluster.gpus)
-        for rank, capacity in found.cluster.engines.items():
-            typer.echo(f"each engine for ranks up to {rank}: {capacity}")
+        for pool, capacity in found.cluster.engines.items():
+            typer.echo(f"each engine for {pool}: {capacity}")
     elif found.existing_ray is not None:
         typer.echo(f"up on the Ray at {found.existing_ray.address}: {', '.join(found.urls)}, {answers}")
     else:

@@ -75,6 +75,14 @@ CHANGES = {
         "acme/shop --epochs 0",
         "acme/shop --priority 11",
     ],
+    "instance create": [
+        "acme/new --base smollm2-135m",
+        "acme/shop --base smollm2-135m --json",
+        "acme/desk --base smollm2-135m",
+        "acme/desk --base other",
+        "nobody/desk --base smollm2-135m",
+    ],
+    "move": ["acme/desk --base other", "acme/shop --base smollm2-135m", "acme/nobody --base smollm2-135m"],
     "jobs cancel": ["QUEUED", "JOB1 none QUEUED QUEUED"],
     "skills promote": [
         "acme/desk DIGEST1",

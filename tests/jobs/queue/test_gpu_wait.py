@@ -71,7 +71,9 @@ def pool(
     submit(catalog, store, "acme/red", [episode(1)], base=settings.base)
     [job] = catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
-    return trainers.TrainerPool(catalog, store, settings, BaseModelSource(tmp_path), "queue", lambda: False)
+    return trainers.TrainerPool(
+        catalog, store, settings, {settings.base: BaseModelSource(tmp_path)}, "queue", lambda: False
+    )
 
 
 def reason_of_waiting(catalog: Catalog) -> str:

@@ -19,7 +19,8 @@ def find_bundles(app: serve.Application) -> list[dict[str, float]]:
 
 def find_pools(app: serve.Application) -> dict[int, list[dict[str, float]]]:
     """Return the bundles of each pool, by its rank."""
-    _, pools, *_ = app._bound_deployment.init_args
+    _, by_base, *_ = app._bound_deployment.init_args
+    (pools,) = by_base.values()
     return {rank: list(pool._bound_deployment._replica_config.placement_group_bundles) for rank, pool in pools.items()}
 
 
@@ -37,14 +38,16 @@ def test_an_engine_gets_its_gpus(
     plan: GpuPlan, engine: dict[str, int], bundles: list[dict[str, float]], tmp_path: Path
 ) -> None:
     settings = load_settings(serve={"engine": engine})
-    assert find_bundles(build_app(settings, BaseModelSource(tmp_path), plan)) == bundles
+    assert find_bundles(build_app(settings, {settings.base: BaseModelSource(tmp_path)}, plan)) == bundles
 
 
 def test_a_pool_gets_gpus_of_its_type(tmp_path: Path) -> None:
     settings = load_settings(
         serve={"accelerator_type": "A100", "pools": [{"max_lora_rank": 64, "accelerator_type": "L4"}]}
     )
-    assert find_pools(build_app(settings, BaseModelSource(tmp_path), GpuPlan(0.5, 0.5, frozenset({"A100"})))) == {
+    assert find_pools(
+        build_app(settings, {settings.base: BaseModelSource(tmp_path)}, GpuPlan(0.5, 0.5, frozenset({"A100"})))
+    ) == {
         16: [{"CPU": 1, "GPU": 1, "accelerator_type:A100": 0.001}],
         64: [{"CPU": 1, "GPU": 0.5, "accelerator_type:L4": 0.001}],
     }
