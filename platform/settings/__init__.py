@@ -16,7 +16,7 @@ runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M o
     reference   writes docs/reference/settings.md from the models
 """
 
-from looper.platform.settings.loading import LoadedSettings, load_settings, load_with_sources
+from looper.platform.settings.loading import LoadedSettings, load_for_base, load_settings, load_with_sources
 from looper.platform.settings.models import (
     ApiSettings,
     FurtherBaseSettings,
@@ -48,6 +48,7 @@ __all__ = [
     "StoreSettings",
     "SynthesisSettings",
     "SynthesisStage",
+    "load_for_base",
     "load_settings",
     "load_with_sources",
 ]

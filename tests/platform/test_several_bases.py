@@ -11,7 +11,7 @@ from looper.platform.domain.errors import Conflict, InvalidInput, NotFound
 from looper.platform.domain.names import PROD, InstanceName, ModelName
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.states import ConsolidationState, QueueStage
-from looper.platform.settings import Settings, load_settings
+from looper.platform.settings import Settings, load_for_base, load_settings
 from looper.platform.settings.gpu_plan import GpuPlan, plan_gpus
 from tests.platform.queue_harness import VERDICT
 
@@ -34,6 +34,13 @@ def test_the_settings_of_each_base_model_are_as_if_it_were_the_only_one() -> Non
     assert Settings.model_validate_json(large.model_dump_json()) == large
     with pytest.raises(InvalidInput, match=r"base model 'other' is not one of this cluster: small, large"):
         settings.for_base("other")
+
+
+def test_a_command_on_one_base_model_takes_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOOPER_BASES", '[{"base": "large", "serve": {"max_lora_rank": 64}}]')
+    assert load_for_base(None).base == "smollm2-135m"
+    assert (load_for_base("large").base, load_for_base("large").serve.max_rank) == ("large", 64)
+    assert (load_for_base("other").base_names, load_for_base("other").serve.max_rank) == (("other",), 16)
 
 
 @pytest.mark.parametrize(
