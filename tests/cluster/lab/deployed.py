@@ -16,12 +16,13 @@ PORT = 8000
 class DeployedLooper:
     """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""
 
-    def __init__(self, lab: Lab, settings: Mapping[str, str]) -> None:
+    def __init__(self, lab: Lab, settings: Mapping[str, str], *, start_ray: bool = True) -> None:
         """Start the services, Ray on all nodes, and nothing of Looper yet.
 
         Args:
             lab: The lab.
             settings: Environment variables with settings beside the usual ones.
+            start_ray: Whether to start Ray.
         """
         self.lab = lab
         self.operator: Node = lab.nodes[0]
@@ -38,7 +39,7 @@ class DeployedLooper:
             **settings,
         }
         self.environment["LOOPER_STORE__ENDPOINT_URL"] = self.environment["AWS_ENDPOINT_URL"]
-        for node in lab.nodes:
+        for node in lab.nodes if start_ray else ():
             head = None if node is self.operator else self.operator
             node.start_ray(head, cpus=2 if head else 0)
 
@@ -60,16 +61,19 @@ class DeployedLooper:
 
 
 @contextmanager
-def deployed_looper(folder: Path, nodes: int, settings: Mapping[str, str]) -> Iterator[DeployedLooper]:
+def deployed_looper(
+    folder: Path, nodes: int, settings: Mapping[str, str], *, start_ray: bool = True
+) -> Iterator[DeployedLooper]:
     """Have a lab with Ray on it, ready for ``looper up``.
 
     Args:
         folder: A new folder.
         nodes: Number of nodes.
         settings: Environment variables with settings beside the usual ones.
+        start_ray: Whether to start Ray on the nodes.
 
     Yields:
         The lab.
     """
     with Lab(folder, nodes) as lab:
-        yield DeployedLooper(lab, settings)
+        yield DeployedLooper(lab, settings, start_ray=start_ray)

@@ -194,13 +194,13 @@ class Machine:
         shutil.copytree(source, target) if source.is_dir() else shutil.copy2(source, target)
         return self.home / name
 
-    def wait_for_port(self, port: int, timeout: float = 60) -> None:
-        """Wait until something in the machine listens on a port of the machine's address.
+    def wait_for_port(self, port: int, timeout: float = 60, address: str | None = None) -> None:
+        """Wait until something in the machine listens on a port of an address. Default: the machine's address.
 
         Raises:
             AssertionError: Nothing does after ``timeout`` seconds.
         """
-        self.run([sys.executable, "-S", "-c", WAIT, self.address, f"{port}"], timeout=timeout)
+        self.run([sys.executable, "-S", "-c", WAIT, address or self.address, f"{port}"], timeout=timeout)
 
     def ip(self, *commands: str) -> None:
         """Run commands of the program ``ip`` on the machine's network interfaces, from outside the machine.

@@ -60,6 +60,7 @@ class Node(Machine):
         head: "Node | None" = None,
         *,
         cpus: int = 2,
+        core: int | None = None,
         resources: Mapping[str, float] | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
@@ -69,6 +70,7 @@ class Node(Machine):
         Args:
             head: The node whose Ray this one joins. Default: this one is the head.
             cpus: CPUs that Ray schedules here. They need not exist.
+            core: The only core of this machine that Ray's processes run on. Default: they run on any.
             resources: Custom resources. Ray itself adds ``node:ADDRESS``.
             arguments: More arguments of ``ray start``.
             environment: More variables for Ray's processes.
@@ -79,7 +81,8 @@ class Node(Machine):
         role = [f"--address={head.address}:{RAY_PORT}"] if head else ["--head", f"--port={RAY_PORT}"]
         if not head and not any("dashboard" in each for each in arguments):
             role.append("--include-dashboard=false")  # it takes some hundred MB
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *role, f"--node-ip-address={self.address}"]
+        command = ["taskset", "--cpu-list", f"{core}"] if core is not None else []
+        command += [sys.executable, "-m", "ray.scripts.scripts", "start", *role, f"--node-ip-address={self.address}"]
         command += [f"--num-cpus={cpus}", f"--resources={json.dumps(resources or {})}"]
         command += ["--object-store-memory=200000000", "--disable-usage-stats", *arguments]
         # Ray gives its agent 15 s to start, which are not enough beside other tests on the same cores. What a failed

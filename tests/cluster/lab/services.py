@@ -10,6 +10,8 @@ from tests.cluster.lab.machine import Machine
 from tests.platform.postgresql import find_programs
 
 BUCKET = "lab"
+S3_ADDRESS = "198.51.100.2"
+"""An address of its own, so that a node can lose the object store alone."""
 DISABLED, FORWARDING = 0, 3
 """States of a port of a bridge, as in Linux's ``if_bridge.h``."""
 
@@ -23,6 +25,7 @@ class Services(Machine):
             "link set lo up",
             "link add bridge0 type bridge",
             f"addr add {self.address}/24 dev bridge0",
+            f"addr add {S3_ADDRESS}/24 dev bridge0",
             "link set bridge0 up",
         )
 
@@ -69,9 +72,9 @@ class Services(Machine):
         Returns:
             The environment with which an S3 client reaches it.
         """
-        self.start([sys.executable, "-m", "moto.server", "-H", self.address, "-p", "9000"])
-        self.wait_for_port(9000)
-        url = f"http://{self.address}:9000"
+        self.start([sys.executable, "-m", "moto.server", "-H", S3_ADDRESS, "-p", "9000"])
+        self.wait_for_port(9000, address=S3_ADDRESS)
+        url = f"http://{S3_ADDRESS}:9000"
         self.python(f"import httpx; httpx.put('{url}/{BUCKET}').raise_for_status()")
         credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
         return credentials | {"AWS_ENDPOINT_URL": url}

@@ -1,0 +1,57 @@
+"""Twenty consolidations by two trainers on two nodes, and by one: how much faster two are.
+
+Each of the two nodes that train has one core of this machine, so two trainers can be twice as fast at most. The head,
+the services and the engine, which nobody asks, are on the same cores.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.lab.deployed import DeployedLooper, deployed_looper
+from tests.cluster.test_several_nodes import SETTINGS
+
+pytestmark = pytest.mark.bench
+
+CONSOLIDATIONS = 20
+EPOCHS = 60
+ROUNDS = 2
+WANTED = 1.6
+ONE_WORKER = {
+    **SETTINGS,
+    "LOOPER_SERVE__REPLICAS": "1",
+    "LOOPER_SERVE__GATEWAYS": "1",
+    "LOOPER_CONSOLIDATION__NUM_WORKERS": "1",
+    "LOOPER_CONSOLIDATION__COHORT_SIZE": "2",
+    "LOOPER_CLUSTER__CONTROL_LOOPS": "1",
+}
+
+
+@pytest.mark.timeout(3600)
+def test_two_trainers_are_faster_than_one(tmp_path: Path) -> None:
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    with deployed_looper(tmp_path / "lab", 3, ONE_WORKER, start_ray=False) as looper:
+        head, *others = looper.lab.nodes
+        head.start_ray(cpus=0)
+        for core, node in enumerate(others):
+            node.start_ray(head, cpus=2, core=core)
+        for number in range(ROUNDS):
+            for trainers in seconds:
+                seconds[trainers].append(train(looper, trainers, f"{number}-{trainers}-"))
+                print(json.dumps(seconds), flush=True)
+    ratios = [one / two for one, two in zip(seconds[1], seconds[2], strict=True)]
+    print("one trainer / two trainers:", [round(ratio, 2) for ratio in ratios])
+    assert min(ratios) >= WANTED
+
+
+def train(looper: DeployedLooper, trainers: int, prefix: str) -> float:
+    """Bring Looper up with this many trainers, and return the seconds that the consolidations took."""
+    looper.environment["LOOPER_CONSOLIDATION__MAX_TRAINERS"] = str(trainers)
+    looper.up()
+    ids = looper.drive("submit", str(looper.base), str(CONSOLIDATIONS), str(EPOCHS), prefix)["ids"]
+    ended = looper.drive("wait", "900", *ids, timeout=1000)
+    assert ended["states"].get("failed", 0) == 0
+    assert ended["took_s"], "all have ended"
+    looper.looper("down", "--address", f"{looper.operator.address}:6379")
+    return float(ended["took_s"])
