@@ -60,7 +60,7 @@ def generate_with_engines(requests: Sequence[LLMRequest], settings: Settings, ba
 
     async def send(body: dict[str, Any]) -> str:
         estimate = estimate_prompt_tokens(len(json.dumps(body)))
-        request = EngineRequest("chat", body, None, 0, QUEUE, base, estimated_prompt_tokens=estimate)
+        request = EngineRequest("chat", body, None, 0, QUEUE, base=base, estimated_prompt_tokens=estimate)
         try:
             async with aclosing(engines.generate(request)) as outputs:
                 async for output in outputs:
