@@ -35,7 +35,7 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
     """
     folders = prepare_bases(settings)
     Catalog.open(settings).close()  # migrated before anything reads it
-    with local_ray():
+    with local_ray(settings.max_engines):
         stop_on_signals(stop)  # again, because Ray has installed its own handler, which ends the process immediately
         plan = plan_cluster(settings)
         url = deploy(settings, build_on_cluster(settings, is_private=True))
