@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import orjson
 import pytest
@@ -60,13 +61,22 @@ class Template(NamedTuple):
     """What stands for ids and keys in the arguments of commands, by name."""
 
 
-def run(*arguments: str, folder: Path, stdin: str = "", **environment: str) -> Ran:
-    """Run ``looper`` with ``arguments`` as a process in ``folder`` would, with more environment variables."""
+def run(*arguments: str, folder: Path, stdin: str = "", base: str | None = BASE, **environment: str) -> Ran:
+    """Run ``looper`` with ``arguments`` as a process in ``folder`` would, with more environment variables.
+
+    In this process, because Python takes longer to start and to import than most commands take.
+    """
     out, err, umask = io.StringIO(), io.StringIO(), os.umask(0o022)
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+    with (
+        mock.patch.dict(os.environ),  # a flag may set a variable for the processes that a command starts
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
         for name in ("LOOPER_URL", "LOOPER_KEY"):
             patch.delenv(name, raising=False)
-        for name, value in {"LOOPER_BASE": BASE, "LOOPER_BASES": BASES, **environment}.items():
+        bases = {"LOOPER_BASE": base, "LOOPER_BASES": BASES} if base else {}
+        for name, value in {**bases, **environment}.items():
             patch.setenv(name, value)
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["looper", *arguments])

@@ -1,12 +1,12 @@
-"""Runs the command line as a user does, each command in a process of its own."""
+"""Runs the command line as a user does, on a home folder of its own."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.both_ways import Ran, run
 
 EPISODE = {
     "task_id": "t1",
@@ -22,26 +22,20 @@ class Home:
         self.folder = folder
         self.environment = os.environ | {"LOOPER_HOME": str(folder / "home")}
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "looper", *arguments],
-            cwd=self.folder,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    def run(self, *arguments: str, **environment: str) -> Ran:
+        home = self.environment["LOOPER_HOME"]
+        return run(*arguments, folder=self.folder, base=None, **({"LOOPER_HOME": home} | environment))
 
     def ok(self, *arguments: str) -> str:
-        completed = self.run(*arguments)
-        assert completed.returncode == 0, completed.stderr
-        return completed.stdout
+        ran = self.run(*arguments)
+        assert ran.status == 0, ran.err
+        return ran.out
 
     def refused(self, *arguments: str, **environment: str) -> str:
         """Run a command that must fail with exactly one line on standard error, and return that line."""
-        completed = self.run(*arguments, **environment)
-        assert completed.returncode == 1, completed
-        (line,) = completed.stderr.splitlines()
+        ran = self.run(*arguments, **environment)
+        assert ran.status == 1, ran
+        (line,) = ran.err.splitlines()
         assert line.startswith("error: ")
         return line
 

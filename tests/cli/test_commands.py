@@ -60,10 +60,10 @@ def test_one_empty_instance_does_not_keep_the_others_from_being_queued(home: Hom
     job = json.loads(home.ok("jobs", "list", "--json"))[0]
     home.ok("jobs", "cancel", job["id"])
     completed = home.run("consolidate", "acme/desk", "acme/nobody", "--json")
-    assert completed.returncode == 1
-    (line,) = completed.stderr.splitlines()
+    assert completed.status == 1
+    (line,) = completed.err.splitlines()
     assert line == "error: instance acme/nobody does not exist: looper ingest PATH --instance acme/nobody"
-    assert [job["state"] for job in json.loads(completed.stdout)] == ["queued"]
+    assert [job["state"] for job in json.loads(completed.out)] == ["queued"]
     assert json.loads(home.ok("status", "--json"))["consolidations"] == {"cancelled": 1, "queued": 1}
 
 

@@ -29,7 +29,7 @@ def test_config_flag_overrides_variable_overrides_working_directory(home: Home, 
 
     def base(*arguments: str, config: str) -> str:
         completed = home.run(*arguments, "config", "show", "--json", LOOPER_CONFIG=config)
-        return str({row["name"]: row["value"] for row in json.loads(completed.stdout)["settings"]}["base"])
+        return str({row["name"]: row["value"] for row in json.loads(completed.out)["settings"]}["base"])
 
     assert base(config="") == "looper"
     assert base(config="variable.yaml") == "variable"
@@ -52,5 +52,5 @@ def test_config_schema_describes_the_settings_file(home: Home) -> None:
 
 def test_a_shell_can_complete_commands(home: Home) -> None:
     completed = home.run(_LOOPER_COMPLETE="complete_bash", COMP_WORDS="looper con", COMP_CWORD="1")
-    assert completed.stdout.split() == ["consolidate", "config"]
+    assert completed.out.split() == ["consolidate", "config"]
     assert "--install-completion" in home.ok("--help")
