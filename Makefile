@@ -25,7 +25,7 @@ demo: environment  ## the whole loop: trajectories in, skills trained, gated, se
 	$(BIN)/looper demo
 
 test: environment  ## all tests but the long ones, in two processes
-	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not bench"
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder -m "not bench" --durations=30 --durations-min=5
 
 lint: environment  ## ruff, mypy --strict, vulture (dead code), codespell (American spelling), hadolint, Helm and Ray for the manifests
 	$(BIN)/ruff check

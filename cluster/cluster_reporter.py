@@ -1,4 +1,4 @@
-"""Makes the reports of ``cluster_report.py`` by asking Ray. The leading control loop runs it."""
+"""Makes the reports of ``looper.platform.domain.cluster_report`` by asking Ray. The leading control loop runs it."""
 
 import logging
 import threading
@@ -11,11 +11,11 @@ from typing import Any
 import ray
 from ray import serve
 
-from looper.cluster.cluster_report import ClusterReport, DeploymentReport, NodeReport, Wait
-from looper.cluster.cluster_status import REPORT
 from looper.cluster.node_check import check_nodes
 from looper.cluster.several_nodes import find_unshared
 from looper.platform.catalog import Catalog
+from looper.platform.catalog.cluster_reports import REPORT
+from looper.platform.domain.cluster_report import ClusterReport, DeploymentReport, NodeReport, Wait
 from looper.platform.domain.errors import StoreUnavailable
 from looper.platform.settings import Settings
 from looper.serve.routing.known_replicas import APP_NAME

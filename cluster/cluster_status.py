@@ -1,19 +1,16 @@
-"""What ``looper status`` shows: read from the catalog, and from the state file of this machine. It asks no Ray."""
+"""What ``looper status`` shows on a machine of the cluster: what the catalog has, and this machine's state file.
 
-from collections import Counter
-from datetime import datetime
+It asks no Ray.
+"""
 
 from pydantic import BaseModel, ConfigDict
 
-from looper.cluster.cluster_report import ClusterReport
 from looper.cluster.control import is_healthy
 from looper.cluster.state import ClusterState, read_state
+from looper.platform.api.cluster_models import ClusterInfo
+from looper.platform.api.cluster_routes import read_cluster
 from looper.platform.catalog import Catalog
-from looper.platform.catalog.records import Leader, TrainerFailure, TrainerRecord
 from looper.platform.settings import Settings
-
-REPORT = "looper"
-"""Name of the report that the leading control loop writes."""
 
 EXISTING_RAY = "existing ray"
 """Name of the report that ``looper up`` writes on a Ray that exists."""
@@ -32,38 +29,15 @@ class ExistingRay(BaseModel):
     """Whether Ray Serve runs on it only because of Looper."""
 
 
-class ClusterStatus(BaseModel):
-    """Everything that is known of the cluster."""
-
-    model_config = ConfigDict(frozen=True)
+class ClusterStatus(ClusterInfo):
+    """Everything that is known of the cluster, on one of its machines."""
 
     cluster: ClusterState | None
     """The private cluster of this machine and home, if one runs."""
     existing_ray: ExistingRay | None
     """The Ray that Looper was brought up on, if it is not a private one."""
-    healthy: bool
-    """Whether the HTTP API answers this machine."""
-    leader: Leader | None
-    """The control loop that leads."""
-    report: ClusterReport | None
-    """What it has reported last."""
-    reported_at: datetime | None
-    """When that was."""
-    report_age_s: float | None
-    """How long ago that was by the catalog's clock, in seconds."""
-    trainers: list[TrainerRecord]
-    """The trainers."""
-    trainer_failures: list[TrainerFailure]
-    """Trainers that could not start."""
-    consolidations: dict[str, int]
-    """Number of consolidations in each state."""
-    waits: dict[str, int]
-    """Number of consolidations that wait, by what they wait for."""
     home: str
     """Home folder on this machine."""
-
-    urls: list[str]
-    """URLs of the HTTP API."""
 
 
 def find_urls(settings: Settings, catalog: Catalog) -> list[str]:
@@ -104,21 +78,14 @@ def read_status(settings: Settings) -> ClusterStatus:
     Raises:
         StoreUnavailable: The catalog cannot be read.
     """
-    catalog, state = Catalog.open(settings), read_state(settings)
-    report = catalog.get_cluster_report(REPORT)
+    catalog = Catalog.open(settings)
     urls = find_urls(settings, catalog)
+    found = read_cluster(catalog).model_copy(
+        update={"urls": urls, "healthy": any(is_healthy(url, settings) for url in urls)}
+    )
     return ClusterStatus(
-        cluster=state,
+        **dict(found),
+        cluster=read_state(settings),
         existing_ray=read_existing_ray(catalog),
-        healthy=any(is_healthy(url, settings) for url in urls),
-        leader=catalog.get_leader(),
-        report=ClusterReport.model_validate(report[0]) if report else None,
-        reported_at=report[1] if report else None,
-        report_age_s=(catalog.now() - report[1]).total_seconds() if report else None,
-        trainers=catalog.list_trainers(),
-        trainer_failures=catalog.list_trainer_failures(),
-        consolidations={str(state): count for state, count in catalog.count_consolidations().items()},
-        waits=Counter(job.reason for job in catalog.list_unfinished() if job.reason),
         home=str(settings.home),
-        urls=urls,
     )

@@ -20,11 +20,12 @@ from ray.exceptions import RayTaskError
 from ray.serve.context import _get_global_client
 
 from looper.cluster.app import build_on_cluster
-from looper.cluster.cluster_status import EXISTING_RAY, REPORT, ExistingRay, read_existing_ray
+from looper.cluster.cluster_status import EXISTING_RAY, ExistingRay, read_existing_ray
 from looper.cluster.local_ray import silence_logs
 from looper.cluster.node_check import check_nodes
 from looper.cluster.several_nodes import find_unshared, require_fixed_port
 from looper.platform.catalog import Catalog
+from looper.platform.catalog.cluster_reports import REPORT
 from looper.platform.domain.errors import InvalidInput, LooperError
 from looper.platform.settings import Settings
 from looper.platform.settings.roles import require_role

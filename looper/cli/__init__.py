@@ -64,7 +64,7 @@ app.command()(chat.chat)
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
-LOCAL_COMMANDS = {"demo", "doctor", "plan", "up", "status", "down", "serve-config", "bench"}
+LOCAL_COMMANDS = {"demo", "doctor", "plan", "up", "down", "serve-config", "bench"}
 """Commands that work on this machine, also where others work on a remote Looper."""
 
 

@@ -7,8 +7,8 @@ import typer
 from looper.cli.output import Json, emit_json, format_time, table
 
 if TYPE_CHECKING:
-    from looper.cluster.cluster_report import ClusterReport
-    from looper.cluster.cluster_status import ClusterStatus
+    from looper.platform.api.cluster_models import ClusterInfo
+    from looper.platform.domain.cluster_report import ClusterReport
 
 MAX_REPORT_AGE_S = 30.0
 """A report that is older, in seconds, is called out of date. The control loop writes one every few seconds."""
@@ -19,10 +19,9 @@ def status(json: Json = False) -> None:
 
     Example: `looper status`
     """
-    from looper.cluster.cluster_status import read_status
-    from looper.platform.settings import load_settings
+    from looper.cli.control_plane import open_control_plane
 
-    found = read_status(load_settings())
+    found = open_control_plane().read_cluster()
     if json:
         emit_json(found)
         return
@@ -46,16 +45,19 @@ def status(json: Json = False) -> None:
         typer.echo(f"{count} of them {reason}")
 
 
-def _show_where(found: "ClusterStatus") -> None:
+def _show_where(found: "ClusterInfo") -> None:
     answers = "healthy" if found.healthy else "not answering"
-    if found.cluster is not None:
-        typer.echo(f"{found.cluster.phase} at {found.cluster.url or '-'}, {answers}, pid {found.cluster.pid}")
-        if found.cluster.gpus:
-            typer.echo(found.cluster.gpus)
-        for pool, capacity in found.cluster.engines.items():
+    cluster, existing_ray = getattr(found, "cluster", None), getattr(found, "existing_ray", None)
+    if cluster is not None:
+        typer.echo(f"{cluster.phase} at {cluster.url or '-'}, {answers}, pid {cluster.pid}")
+        if cluster.gpus:
+            typer.echo(cluster.gpus)
+        for pool, capacity in cluster.engines.items():
             typer.echo(f"each engine for {pool}: {capacity}")
-    elif found.existing_ray is not None:
-        typer.echo(f"up on the Ray at {found.existing_ray.address}: {', '.join(found.urls)}, {answers}")
+    elif existing_ray is not None:
+        typer.echo(f"up on the Ray at {existing_ray.address}: {', '.join(found.urls)}, {answers}")
+    elif found.urls:
+        typer.echo(f"up at {', '.join(found.urls)}, {answers}")
     else:
         typer.echo("no cluster is running: looper up")
         return

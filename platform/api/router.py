@@ -9,6 +9,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from looper.platform.api.authenticated_route import authenticated_route
+from looper.platform.api.cluster_routes import cluster_router
 from looper.platform.api.consolidation_routes import consolidation_router
 from looper.platform.api.error_handlers import ERROR_RESPONSES
 from looper.platform.api.instance_routes import instance_router
@@ -49,4 +50,5 @@ def control_plane_router(
     router.include_router(consolidation_router(settings, catalog, store, route_class))
     router.include_router(skill_router(catalog, store, prefetch, route_class, gate.threads))
     router.include_router(tenant_router(settings, catalog, store, route_class))
+    router.include_router(cluster_router(catalog, route_class))
     return router

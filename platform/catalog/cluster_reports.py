@@ -12,6 +12,9 @@ from looper.platform.catalog.database import Database
 
 c = t.cluster_reports.c
 
+REPORT = "looper"
+"""Name of the report that the leading control loop writes."""
+
 
 class ClusterReportOperations(Database):
     """The latest report of the cluster."""

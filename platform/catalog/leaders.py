@@ -7,7 +7,7 @@ from sqlalchemy import or_, select, update
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import Leader
+from looper.platform.domain.cluster_report import Leader
 
 CONTROL_LOOP = "control loop"
 """What the leader leads. The migration made its row."""

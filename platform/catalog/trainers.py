@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
-from looper.platform.catalog.records import TrainerFailure, TrainerRecord
+from looper.platform.domain.cluster_report import TrainerFailure, TrainerRecord
 from looper.platform.domain.recipe import TrainerShape
 
 c, f = t.trainers.c, t.trainer_failures.c

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Set
 from datetime import timedelta
 
+from looper.platform.api.cluster_models import ClusterInfo
 from looper.platform.api.tenant_models import (
     AuditInfo,
     EffectiveLimits,
@@ -112,3 +113,7 @@ class TenantMethods(HttpSession):
         """
         path = f"/tenants/{check_name(tenant, 'tenant')}/limits"
         return self._call("PUT", path, EffectiveLimits, json=limits.model_dump())
+
+    def cluster(self) -> ClusterInfo:
+        """Return what runs where, and what waits for what. The key needs scope ``operator``."""
+        return self._get("/cluster", ClusterInfo)

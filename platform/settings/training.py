@@ -1,6 +1,6 @@
 """Settings of consolidations: their trainers, their bounds and the gate. ``models.py`` has the others."""
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from looper.platform.domain.recipe import Recipe
 from looper.platform.settings.serving import AcceleratorType
@@ -35,12 +35,26 @@ class TrainerSettings(SettingsSection):
         1, ge=1, description="Maximum trainers at the same time. Each holds a base model of its own in memory."
     )
     num_workers: int = Field(1, ge=1, description="Workers of a trainer. Each batch is divided among them.")
+    min_workers: int | None = Field(
+        None,
+        ge=1,
+        description="A trainer goes on with this number of workers while there is no room for num_workers, as after "
+        "a node died, and grows again. Default: it waits for num_workers.",
+    )
     accelerator_type: AcceleratorType | None = Field(
         None, description="Type of the GPUs of the trainers, as Ray names it, such as A100. Default: any."
     )
     sharded: bool = Field(
         False, description="Whether each worker of a trainer holds only a part of the base model (ZeRO stage 3)."
     )
+
+    @field_validator("min_workers")
+    @classmethod
+    def _check_min_workers(cls, min_workers: int | None, others: ValidationInfo) -> int | None:
+        num_workers = others.data.get("num_workers")
+        if min_workers is not None and num_workers is not None and min_workers > num_workers:
+            raise ValueError(f"it is above num_workers, which is {num_workers}")
+        return min_workers
 
 
 class ConsolidationSettings(TrainerSettings):

@@ -41,9 +41,9 @@ def refusal(looper: DeployedLooper, **settings: str) -> str:
     arguments = ["looper", "up", "--address", address]
     done = looper.operator.run(arguments, environment=looper.environment | settings, timeout=300, check=False)
     assert done.returncode == 1, done.stdout
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    return lines[0]
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.stderr.strip().endswith(line)
+    return line
 
 
 def patched(node: Node, code: str) -> dict[str, str]:

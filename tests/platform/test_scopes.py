@@ -72,6 +72,7 @@ SCOPES = {
     ("POST", "/api/v1/tenants/acme/keys"): Scope.OPERATOR,
     ("GET", "/api/v1/tenants/acme/limits"): Scope.OPERATOR,
     ("PUT", "/api/v1/tenants/acme/limits"): Scope.OPERATOR,
+    ("GET", "/api/v1/cluster"): Scope.OPERATOR,
     ("GET", "/metrics"): Scope.METRICS,
 }
 """Every route that needs a key, and the one scope that opens it. None: any key does."""

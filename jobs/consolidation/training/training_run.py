@@ -150,12 +150,14 @@ def scale(settings: Settings, plan: GpuPlan) -> ScalingConfig:
 
     Returns:
         Number, resources and type of GPUs of the workers. Those without GPUs are spread over the nodes, whose cores
-        they share; those with GPUs are near each other, because they exchange gradients.
+        they share; those with GPUs are near each other, because they exchange gradients. With ``min_workers``, Ray
+        Train starts with as many as there is room for, and starts the group again when a node has come or gone.
     """
     training = settings.consolidation
+    least, most = training.min_workers or training.num_workers, training.num_workers
     gpu = {"GPU": plan.trainer} if plan.trainer else {}
     return ScalingConfig(
-        num_workers=training.num_workers,
+        num_workers=most if least == most else (least, most),
         use_gpu=bool(gpu),
         resources_per_worker={"CPU": _CPUS_PER_WORKER, **gpu, **require_role(settings.roles.trainers)},
         accelerator_type=training.accelerator_type,

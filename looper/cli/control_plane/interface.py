@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     import ssl
 
+    from looper.platform.api.cluster_models import ClusterInfo
     from looper.platform.api.models import (
         BatchInfo,
         ConsolidationInfo,
@@ -62,6 +63,9 @@ class ConsolidationReader(Protocol):
 
 class ControlPlane(ConsolidationReader, Protocol):
     """A Looper, as commands see it."""
+
+    def read_cluster(self) -> "ClusterInfo":
+        """Return what runs where, and what waits for what. Of this machine, it is a ``ClusterStatus``."""
 
     def create_tenant(self, name: str) -> str:
         """Create the tenant ``name``. Return its first API key."""

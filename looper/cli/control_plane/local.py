@@ -14,6 +14,7 @@ from looper.cli.control_plane.interface import ChatEndpoint, ControlPlane, Local
 from looper.cli.output import progress
 from looper.cli.watch import watch
 from looper.platform import adapters, revocation
+from looper.platform.api.cluster_models import ClusterInfo
 from looper.platform.api.models import (
     BatchInfo,
     ConsolidationInfo,
@@ -54,6 +55,12 @@ class LocalControlPlane(ControlPlane):
         self._settings = settings
         self._catalog = Catalog.open(settings)
         self._store = ObjectStore.open(settings)
+
+    @override
+    def read_cluster(self) -> ClusterInfo:
+        from looper.cluster.cluster_status import read_status
+
+        return read_status(self._settings)
 
     @override
     def create_tenant(self, name: str) -> str:

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from looper.cli.control_plane.address import RemoteAddress
 from looper.cli.control_plane.interface import ChatEndpoint, ControlPlane, LocalWorker, OnIngest
+from looper.platform.api.cluster_models import ClusterInfo
 from looper.platform.api.models import (
     BatchInfo,
     ConsolidationInfo,
@@ -51,6 +52,11 @@ class RemoteControlPlane(ControlPlane):
     def __init__(self, address: RemoteAddress) -> None:
         self._address = address
         self._client = Client(address.url, address.key)
+
+    @override
+    def read_cluster(self) -> ClusterInfo:
+        # A gateway does not know under which address it is reached.
+        return self._client.cluster().model_copy(update={"urls": [self._address.url]})
 
     @override
     def create_tenant(self, name: str) -> str:

@@ -125,6 +125,17 @@ def wait_for_consolidations(seconds: str, *ids: str) -> dict[str, Any]:
     return {"states": counts, "took_s": took_s}
 
 
+def await_steps(seconds: str, *ids: str) -> dict[str, Any]:
+    """Wait until one of some consolidations has been trained for a step; return how many steps it has then."""
+    catalog, deadline = Catalog.open(load_settings()), time.monotonic() + float(seconds)
+    while time.monotonic() < deadline:
+        for job in catalog.get_consolidations(ids):
+            if job.progress is not None and job.progress.step > 0:
+                return {"steps": job.progress.step}
+        time.sleep(0.2)
+    return {"steps": 0}
+
+
 def ask(count: str, threads: str, *urls: str) -> dict[str, Any]:
     """Send requests by name to all gateways in turns, and check every answer's mark."""
     skills = json.loads(SKILLS.read_text())
@@ -194,6 +205,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "publish-newer": publish_newer,
     "logs": write_logs,
     "submit": submit_all,
+    "await-steps": await_steps,
     "wait": wait_for_consolidations,
     "ask": ask,
     "canary": ask_canary,

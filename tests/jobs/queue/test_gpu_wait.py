@@ -52,6 +52,11 @@ WAITING = group("PENDING", None, 1.0)
             [WAITING, group("CREATED", "large", 1.0, ENGINE), group("CREATED", "small", 0.5, ENGINE)],
             "2 GPUs of type L4: engines have 0.5 of 1, others 0",
         ),
+        (
+            scaling(num_workers=(1, 4)),
+            [group("CREATED", "large", 1.0, ENGINE), WAITING],
+            "1 GPU: engines have 1 of 3, others 0",
+        ),
         (scaling(num_workers=1), [group("CREATED", "small", 1.0)], None),
         (scaling(num_workers=1), [group("PENDING", None, 1.0, ENGINE)], None),
         (scaling(num_workers=1), [group("PENDING", None, 0.0)], None),

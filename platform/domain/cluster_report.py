@@ -1,11 +1,14 @@
 """What the cluster looks like: its nodes, what runs on them, and what waits for what. ``looper status`` shows it.
 
-The leading control loop writes it into the catalog every few seconds, so that it can be read from anywhere.
+The leading control loop writes ``ClusterReport`` into the catalog every few seconds, so that it can be read from
+anywhere. The other types are rows of the catalog.
 """
 
 from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict
+
+from looper.platform.domain.recipe import TrainerShape
 
 
 class NodeReport(BaseModel):
@@ -72,3 +75,58 @@ class ClusterReport(BaseModel):
     """What nodes lack, in one line each."""
     ray: str
     """Version of Ray."""
+
+
+class Leader(BaseModel):
+    """The control loop that leads."""
+
+    model_config = ConfigDict(frozen=True)
+
+    holder: str
+    """Its name."""
+    since: datetime
+    """When it began to lead."""
+
+
+class TrainerRecord(BaseModel):
+    """A trainer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    """Its name, under which it leases consolidations."""
+    queue_worker: str
+    """Name of the queue worker that started it."""
+    base: str
+    """Its base model."""
+    shape: TrainerShape
+    """How it stores the base model."""
+    node: str | None
+    """Where its first worker runs, once it is ready."""
+    is_stopping: bool
+    """Whether it was told to stop."""
+    started_at: datetime
+    """When it was started."""
+    ready_at: datetime | None
+    """When it had loaded its base model."""
+    seen_at: datetime
+    """When it was last heard of."""
+
+
+class TrainerFailure(BaseModel):
+    """A trainer that could not start."""
+
+    model_config = ConfigDict(frozen=True)
+
+    base: str
+    """Its base model."""
+    shape: TrainerShape
+    """How it stores the base model."""
+    failures: int
+    """Failures in a row."""
+    reason: str
+    """Why it failed last, in one line."""
+    failed_at: datetime
+    """When it failed last."""
+    retry_at: datetime
+    """When it is started again."""
