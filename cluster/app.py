@@ -6,19 +6,23 @@ All ways up use it: the head process on a private Ray, ``looper up --address``, 
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray import serve
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from looper.basemodel.node_copies import BaseModelSource, publish_base
 from looper.basemodel.prepare import prepare_bases
+from looper.cluster.cluster_reporter import GPU_GROUP_NAME
 from looper.cluster.control_loop import build_control_loop
 from looper.cluster.several_nodes import find_unshared
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
-from looper.platform.settings.gpu_plan import GpuPlan
+from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, missing_gpus
 from looper.serve.deployment.gpu_defaults import fit_to_gpus
 from looper.serve.deployment.ray_app import build_app, plan_cluster
 from looper.serve.engine.engine_arguments import check_all_engine_options
@@ -83,12 +87,29 @@ def build_on_cluster(settings: Settings, *, is_private: bool = False, gpu_timeou
 
 def _wait_for_gpus(settings: Settings, timeout_s: float) -> GpuPlan:
     """Return how the GPUs are divided, once those that the settings ask for are there."""
+    try:
+        return plan_cluster(settings)
+    except InvalidInput:
+        if not timeout_s:
+            raise
     deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return plan_cluster(settings)
-        except InvalidInput as error:
-            if time.monotonic() >= deadline:
-                raise
-            log.warning("waiting for nodes: %s", error)
-            time.sleep(GPU_POLL_INTERVAL_S)
+    with _asked_for(missing_gpus(count_by_type(ray.nodes()), settings)):  # type: ignore[no-untyped-call]
+        while True:
+            try:
+                return plan_cluster(settings)
+            except InvalidInput as error:
+                if time.monotonic() >= deadline:
+                    raise
+                log.warning("waiting for nodes: %s", error)
+                time.sleep(GPU_POLL_INTERVAL_S)
+
+
+@contextmanager
+def _asked_for(gpus: list[dict[str, float]]) -> Iterator[None]:
+    """Let Ray's autoscaler know what is missing while the context is open: it adds nodes only for what waits."""
+    group = placement_group(gpus, name=GPU_GROUP_NAME) if gpus else None
+    try:
+        yield
+    finally:
+        if group:
+            remove_placement_group(group)

@@ -22,6 +22,9 @@ from looper.serve.routing.known_replicas import APP_NAME
 
 log = logging.getLogger(__name__)
 
+GPU_GROUP_NAME = "looper-gpus"
+"""Name of the placement group with which the builder asks Ray for GPUs that are not there yet."""
+
 REPORT_INTERVAL_S = 5.0
 """Seconds between two reports."""
 
@@ -130,4 +133,4 @@ def _name_group(name: str) -> str:
     """Return what a placement group is for."""
     if name.startswith("SERVE_REPLICA::"):
         return name.removeprefix("SERVE_REPLICA::").replace("#", " ").removeprefix(f"{APP_NAME} ")
-    return "a trainer"
+    return "the deployment, for GPUs that it measures" if name == GPU_GROUP_NAME else "a trainer"

@@ -13,6 +13,7 @@ from typing import Any
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings.models import Settings
+from looper.platform.settings.roles import require_role
 from looper.platform.settings.serving import PoolSettings
 
 ENGINE_SHARE = 0.5
@@ -176,6 +177,56 @@ def _list_places(
                 workers[name] + workers.get(None, 0),
                 gpus[name],
             )
+
+
+def missing_gpus(gpus: Mapping[str, float], settings: Settings) -> list[dict[str, float]]:
+    """Return the GPUs that have to come before ``plan_gpus`` can divide them, for Ray's autoscaler.
+
+    One of each type that the settings name has to come, even if no engine runs until there is load: it is measured.
+
+    Args:
+        gpus: GPUs of the cluster by type, as ``count_by_type`` counts them.
+        settings: As for ``plan_gpus``.
+
+    Returns:
+        Resources of each GPU, by name.
+    """
+    engines, trainers = require_role(settings.roles.engines), require_role(settings.roles.trainers)
+    wanted = list[tuple[str | None, int, dict[str, float]]]()
+    for of_base in map(settings.for_base, settings.base_names):
+        training, per_engine = of_base.consolidation, count_gpus(of_base.serve.engine)
+        wanted += [(pool.accelerator_type, pool.replicas * per_engine, engines) for pool in of_base.serve.all_pools]
+        if training.accelerator_type:
+            wanted.append((training.accelerator_type, training.max_trainers * training.num_workers, trainers))
+    free, missing = Counter({name: int(count) for name, count in gpus.items()}), list[dict[str, float]]()
+    for accelerator_type, count, role in wanted:
+        if accelerator_type:
+            count, there = max(1, count), free[accelerator_type]
+            free[accelerator_type] = max(0, there - count)
+        else:
+            there = free.total() or count  # without any GPU yet, the cluster may be one of CPUs
+        missing += [{"GPU": 1.0, **require_type(accelerator_type), **role}] * (count - there)
+    return missing
+
+
+def expect_gpus(gpus: Mapping[str, float], settings: Settings) -> dict[str, float]:
+    """Return the GPUs of a cluster together with those that come when something waits for them.
+
+    Nodes that are idle may go, so what is planned later than at the deployment must not depend on them.
+
+    Args:
+        gpus: GPUs of the cluster by type, as ``count_by_type`` counts them.
+        settings: As for ``plan_gpus``.
+
+    Returns:
+        Number of GPUs by type.
+    """
+    expected = dict(gpus)
+    for resources in missing_gpus(gpus, settings):
+        types = (name.removeprefix(_TYPE_PREFIX) for name in resources if name.startswith(_TYPE_PREFIX))
+        name = next(types, "")
+        expected[name] = expected.get(name, 0.0) + resources["GPU"]
+    return expected
 
 
 def _describe(gpus: Mapping[str, float]) -> str:

@@ -37,7 +37,7 @@ from looper.serve.gateway.app import build_gateway
 from looper.serve.gateway.gateway_counts import GatewayCounts
 from looper.serve.gateway.request_log import configure_json_logging
 from looper.serve.gateway.request_recorder import VersionStats
-from looper.serve.routing.autoscaling import DOWNSCALE_DELAY_S, UPSCALE_DELAY_S
+from looper.serve.routing.autoscaling import DOWNSCALE_DELAY_S, LOOK_BACK_S, UPSCALE_DELAY_S
 from looper.serve.routing.known_replicas import APP_NAME, GATEWAY_NAME
 from looper.serve.tracing import configure_tracing
 
@@ -200,8 +200,8 @@ def _autoscaling_config(pool: PoolSettings) -> AutoscalingConfig:
         max_replicas=pool.max_replicas,
         upscale_delay_s=UPSCALE_DELAY_S,
         downscale_delay_s=DOWNSCALE_DELAY_S,
-        downscale_to_zero_delay_s=300,
-        policy=AutoscalingPolicy(policy_function="looper.serve.routing.autoscaling:autoscaling_policy"),  # type: ignore[no-untyped-call]
+        look_back_period_s=LOOK_BACK_S,
+        policy=AutoscalingPolicy(policy_function="looper.serve.routing.autoscaling:EngineCountPolicy"),  # type: ignore[no-untyped-call]
     )
 
 

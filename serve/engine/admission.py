@@ -37,6 +37,9 @@ HEADROOM = 2
 HIGH_PRIORITY, NORMAL_PRIORITY = -1, 0
 """Priorities in vLLM, which serves the smallest first. 0 is vLLM's default, which beam search uses in each step."""
 
+RATE_WINDOW_S = 10.0
+"""Time over which arrivals are counted for autoscaling, in seconds."""
+
 OUTPUT_TOKEN_WEIGHT = 2.0
 """Cost of a generated token, relative to a prompt token, as in the paper."""
 
@@ -99,6 +102,7 @@ class AdmissionQueue:
         self._draining: str | None = None  # adapter that no more requests are admitted for, to free its slot
         self._reserving: QueuedRequest | None = None  # the next request, while there is too little room for it
         self._admitted_meanwhile: set[QueuedRequest] = set()  # running requests admitted since it became the next
+        self._arrivals: deque[tuple[float, int]] = deque()  # time and sequences of those of the last RATE_WINDOW_S
         self._mean_duration_s = 0.0  # exponential moving average of requests' running times
 
     @property
@@ -121,18 +125,28 @@ class AdmissionQueue:
         return min(1.0, len(self._running_requests) / self._slots)
 
     def report_load(self) -> dict[str, float]:
-        """Return the load, for ``routing.autoscaling.ReplicaLoad``.
+        """Return the load.
 
         Returns:
-            Waiting and running sequences, adapters of waiting and running requests, and the capacity for both.
+            The fields of ``routing.autoscaling.EngineLoad``, by name.
         """
         waiting = {request.digest for queue in self._waiting.values() for request in queue if request.digest}
         return {
-            "sequences": self._waiting_seqs + self.running_seqs,
+            "running": self.running_seqs,
+            "waiting": self._waiting_seqs,
+            "rate": self._arrival_rate(),
+            "duration_s": self._mean_duration_s,
             "adapters": len(waiting | self._running_requests.keys()),
             "max_num_seqs": self._max_num_seqs,
             "slots": self._slots,
         }
+
+    def _arrival_rate(self) -> float:
+        """Return the sequences that have arrived per second lately."""
+        now_s = asyncio.get_running_loop().time()
+        while self._arrivals and self._arrivals[0][0] <= now_s - RATE_WINDOW_S:
+            self._arrivals.popleft()
+        return sum(num_seqs for _, num_seqs in self._arrivals) / RATE_WINDOW_S
 
     def estimate_wait_s(self) -> float:
         """Estimate how long a request that arrives now will wait.
@@ -184,6 +198,7 @@ class AdmissionQueue:
         loop = asyncio.get_running_loop()
         request = QueuedRequest(tenant, digest, prompt_tokens, num_seqs, loop.time(), loop.create_future())
         self._activate(tenant)
+        self._arrivals.append((loop.time(), num_seqs))
         self._waiting.setdefault(tenant, deque()).append(request)
         try:
             self._admit_waiting(loop.time())

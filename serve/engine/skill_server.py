@@ -206,7 +206,7 @@ class SkillServer(LLMServer):
         """Return the load for ``routing.autoscaling``. Ray Serve calls this method periodically.
 
         Returns:
-            The fields of ``ReplicaLoad``, by name.
+            The fields of ``EngineLoad``, by name.
         """
         return self._admission_queue.report_load()
 

@@ -220,6 +220,18 @@ def test_rays_autoscaler_sees_the_roles_and_the_gpus() -> None:
     assert (nodes["a100"]["min_workers"], nodes["a100"]["max_workers"]) == (2, 6)
 
 
+def test_groups_of_engines_and_trainers_may_start_from_zero() -> None:
+    groups = [group | ({} if group["name"] == "cpu" else {"minReplicas": 0}) for group in EVERYTHING["groups"]]
+    cluster = cluster_of(EVERYTHING | {"groups": groups})
+    replicas = {group["groupName"]: group["replicas"] for group in cluster["workerGroupSpecs"]}
+    assert replicas == {"cpu": 2, "l4": 0, "a100": 0}
+    nodes = autoscaling_config(cluster)["available_node_types"]
+    needed = {"CPU": 1, "GPU": 1, "accelerator_type:L4": 0.001, "looper_engines": 0.001}  # of an engine
+    fitting = [name for name, node in nodes.items() if all(node["resources"].get(r, 0) >= n for r, n in needed.items())]
+    assert fitting == ["l4"], "Ray knows what a node would have, so it adds one of this group"
+    assert nodes["l4"]["min_workers"] == 0
+
+
 def test_a_shell_reads_the_resources_as_json() -> None:
     """KubeRay puts ``rayStartParams`` into a command line."""
     for group in cluster_of(EVERYTHING)["workerGroupSpecs"]:

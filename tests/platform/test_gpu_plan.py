@@ -6,7 +6,7 @@ import pytest
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import load_settings
-from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, plan_gpus
+from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, expect_gpus, missing_gpus, plan_gpus, require_type
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,49 @@ def test_the_plan_is_told_in_words() -> None:
     assert str(GpuPlan(0.5, 0.5, frozenset({"L4"}))).endswith("; engines on L4 have whole ones")
     assert "of their own" in str(GpuPlan(1, 1))
     assert "no GPU" in str(GpuPlan(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "serve", "missing"),
+    [
+        ({}, {"replicas": 2}, []),  # it may be a cluster of CPUs
+        ({"L4": 1.0}, {"replicas": 2}, [(1, None, "looper_engines")]),
+        ({}, {"replicas": 0, "max_replicas": 3, "accelerator_type": "L4"}, [(1, "L4", "looper_engines")]),
+        ({"L4": 1.0}, {"replicas": 0, "max_replicas": 3, "accelerator_type": "L4"}, []),
+        ({"A100": 8.0}, {"replicas": 2, "accelerator_type": "L4"}, [(2, "L4", "looper_engines")]),
+        ({"L4": 1.0}, {"accelerator_type": "L4", "engine": {"tensor_parallel_size": 4}}, [(3, "L4", "looper_engines")]),
+    ],
+)
+def test_what_is_missing_is_asked_for_with_its_type_and_role(
+    gpus: dict[str, float], serve: Any, missing: list[tuple[int, str | None, str]]
+) -> None:
+    settings = load_settings(serve=serve, roles={"engines": "looper_engines"})
+    assert missing_gpus(gpus, settings) == [
+        {"GPU": 1, **require_type(accelerator_type), role: 0.001}
+        for count, accelerator_type, role in missing
+        for _ in range(count)
+    ]
+
+
+def test_trainers_come_with_the_role_of_trainers() -> None:
+    settings = load_settings(
+        serve={"accelerator_type": "L4"},
+        consolidation={"accelerator_type": "L4", "num_workers": 2},
+        roles={"trainers": "looper_trainers"},
+    )
+    trainer = {"GPU": 1, "accelerator_type:L4": 0.001, "looper_trainers": 0.001}
+    assert missing_gpus({"L4": 2.0}, settings) == [trainer]
+    assert missing_gpus({"L4": 3.0}, settings) == []
+
+
+def test_trainers_are_planned_the_same_while_idle_nodes_are_away() -> None:
+    settings = load_settings(
+        serve={"replicas": 0, "max_replicas": 3, "accelerator_type": "L4"},
+        consolidation={"accelerator_type": "A100"},
+    )
+    with pytest.raises(InvalidInput, match="accelerator_type is"):
+        plan_gpus({"A100": 1.0}, settings)
+    assert expect_gpus({"A100": 1.0}, settings) == {"A100": 1, "L4": 1}
+    for there in ({"A100": 1.0}, {"L4": 1.0}, {}):
+        assert plan_gpus(expect_gpus(there, settings), settings) == GpuPlan(1, 1)
+    assert plan_gpus(expect_gpus({}, load_settings()), load_settings()) == GpuPlan(0, 0), "a cluster of CPUs"

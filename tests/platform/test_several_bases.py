@@ -12,7 +12,7 @@ from looper.platform.domain.names import PROD, InstanceName, ModelName
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.settings import Settings, load_for_base, load_settings
-from looper.platform.settings.gpu_plan import GpuPlan, plan_gpus
+from looper.platform.settings.gpu_plan import GpuPlan, missing_gpus, plan_gpus
 from tests.platform.queue_harness import VERDICT
 
 DESK = InstanceName("acme", "desk")
@@ -91,6 +91,8 @@ def test_gpus_are_divided_among_all_base_models(gpus: dict[str, float], plan: Gp
             plan_gpus(gpus, settings)
     else:
         assert plan_gpus(gpus, settings) == plan_gpus(gpus, settings.for_base("large")) == plan
+    types = [name for gpu in missing_gpus({}, settings) for name in gpu if name != "GPU"]
+    assert types == ["accelerator_type:L4"] * 2 + ["accelerator_type:A100"] * 2, "for all of them, nodes are asked for"
 
 
 @pytest.fixture

@@ -2,14 +2,16 @@
 
 import asyncio
 import itertools
-from collections.abc import Coroutine
+from collections import deque
+from collections.abc import Coroutine, Mapping
+from statistics import fmean
 from types import SimpleNamespace
 
 from looper.benchmarks.scale.simulation.catalog import SimulatedCatalog
 from looper.benchmarks.scale.simulation.engine import SimulatedReplica
 from looper.benchmarks.scale.simulation.gateway import SimulatedGateway
 from looper.benchmarks.scale.simulation.scenarios import ScaleScenario
-from looper.serve.routing.autoscaling import DOWNSCALE_DELAY_S, UPSCALE_DELAY_S, autoscaling_policy
+from looper.serve.routing.autoscaling import DOWNSCALE_DELAY_S, LOOK_BACK_S, UPSCALE_DELAY_S, EngineCountPolicy
 from looper.serve.routing.placement import Placement
 
 DRAIN_CHECK_S = 0.5
@@ -17,6 +19,9 @@ DRAIN_CHECK_S = 0.5
 
 SCALING_INTERVAL_S = 1.0
 """Time between two decisions on the number of replicas, in seconds."""
+
+SAMPLE_INTERVAL_S, REPORT_INTERVAL_S = 2.0, 10.0
+"""Time between two samples of a replica's load, and between two reports of them, in seconds: Ray Serve's defaults."""
 
 
 class SimulatedCluster:
@@ -75,17 +80,17 @@ class SimulatedCluster:
 
     async def autoscale(self) -> None:
         """Add and remove replicas as the real policy says, with the delays that Ray Serve is configured with."""
-        asked_s = {1: 0.0, -1: 0.0}
+        asked_s, stats = {1: 0.0, -1: 0.0}, _ReportedStats()
+        # The replicas that are there at the beginning came up under the eyes of the policy.
+        policy = EngineCountPolicy(self._scenario.engine_start_s)
         while True:
             await asyncio.sleep(SCALING_INTERVAL_S)
             current = len(self.running) + self._starting
-            stats: dict[str, dict[str, float]] = {}
-            for id, replica in self.running.items():
-                for name, value in replica.queue.report_load().items():
-                    stats.setdefault(name, {})[id] = value
-            target, _ = autoscaling_policy(
+            target, _ = policy(
                 SimpleNamespace(
-                    aggregated_metrics=stats,
+                    current_time=asyncio.get_running_loop().time(),
+                    last_scale_up_time=None,
+                    aggregated_metrics=stats.update(self.running),
                     current_num_replicas=len(self.running),
                     target_num_replicas=current,
                     total_queued_requests=0,
@@ -150,3 +155,30 @@ class SimulatedCluster:
         task = asyncio.create_task(action)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+class _ReportedStats:
+    """What Ray Serve's controller knows of the replicas: means of samples, which replicas send from time to time."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, deque[Mapping[str, float]]] = {}
+        self._reported: dict[str, dict[str, float]] = {}
+
+    def update(self, running: Mapping[str, SimulatedReplica]) -> dict[str, dict[str, float]]:
+        """Take samples and make reports that are due. Call it every ``SCALING_INTERVAL_S``.
+
+        Args:
+            running: The replicas.
+
+        Returns:
+            What was reported: by the name of the number, then by replica.
+        """
+        now_s = asyncio.get_running_loop().time()
+        for id, replica in running.items() if now_s % SAMPLE_INTERVAL_S < SCALING_INTERVAL_S else ():
+            samples = self._samples.setdefault(id, deque(maxlen=round(LOOK_BACK_S / SAMPLE_INTERVAL_S)))
+            samples.append(replica.queue.report_load())
+            if now_s % REPORT_INTERVAL_S < SCALING_INTERVAL_S:
+                for name in samples[0]:
+                    mean = fmean(sample[name] for sample in samples)
+                    self._reported.setdefault(name, {})[id] = mean
+        return {name: {id: by_id[id] for id in by_id if id in running} for name, by_id in self._reported.items()}

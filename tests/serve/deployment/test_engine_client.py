@@ -16,6 +16,7 @@ from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.protocol import (
     AdmissionInfo,
     EngineDied,
+    EngineOutput,
     EngineRequest,
     EngineUnavailable,
     FullResponse,
@@ -232,6 +233,46 @@ def test_a_request_does_not_wait_for_replicas_that_do_not_run(
         asyncio.run(asyncio.wait_for(send(), 10))
     assert (raised.value.response.status, raised.value.response.headers["retry-after"]) == (503, "10")
     assert pool.cancelled == 1
+
+
+class StartingPool(WaitingPool):
+    """A pool at zero, whose first engine comes up much later than anything else would be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks = 0
+        self.is_up = asyncio.Event()
+        self.answers = [FullResponse(200, b"{}")]
+        known_replicas.watch(self.deployment_name, self.count)
+
+    def count(self) -> int:
+        self.looks += 1
+        if self.looks == 20:
+            self.is_up.set()
+        return 0
+
+    def __aiter__(self) -> "StartingPool":
+        return self
+
+    async def __anext__(self) -> Any:
+        await self.is_up.wait()
+        if not self.answers:
+            raise StopAsyncIteration
+        return self.answers.pop()
+
+
+def test_the_first_request_to_a_pool_at_zero_waits_for_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_replicas, "_counts", {})
+    monkeypatch.setattr(engine_client, "CHECK_INTERVAL_S", 0.001)
+    monkeypatch.setattr(engine_client, "MAX_START_WAIT_S", 0.0)
+    pool: Any = StartingPool()
+    request = EngineRequest("completions", {}, digest="d" * 64, rank=8, tenant_hash="t")
+
+    async def send() -> list[EngineOutput]:
+        return [output async for output in PooledEngineClient({8: pool}, from_zero=[8]).generate(request)]
+
+    assert asyncio.run(asyncio.wait_for(send(), 10)) == [FullResponse(200, b"{}")]
+    assert pool.looks == 20
 
 
 class UntouchedPool:

@@ -9,7 +9,7 @@ import pytest
 
 from looper.platform.domain.errors import Overloaded
 from looper.serve.engine.admission import HIGH_PRIORITY, NORMAL_PRIORITY, AdmissionQueue, QueuedRequest
-from looper.serve.routing.autoscaling import ReplicaLoad
+from looper.serve.routing.autoscaling import EngineLoad
 from tests.serve.cache.lru_caches import run, until
 
 
@@ -211,7 +211,8 @@ def test_a_request_with_several_sequences_counts_as_several() -> None:
         await settle()
         assert client.admitted == ["many-0", "few-0", "few-1"], "one within its share of two, and one in the headroom"
         assert queue.running_seqs == 5
-        assert queue.report_load()["sequences"] == 9
+        load = queue.report_load()
+        assert (load["running"], load["waiting"], load["rate"]) == (5, 4, 0.9), "nine have come within ten seconds"
         assert priorities(*few) == [HIGH_PRIORITY, HIGH_PRIORITY]
         for request in (*many, *few):
             await request.finish()
@@ -383,5 +384,8 @@ def test_the_queue_is_bounded() -> None:
 
 
 def test_the_reported_load_is_what_autoscaling_reads() -> None:
-    load = AdmissionQueue(2, 8).report_load()
-    assert load.keys() == {field.name for field in fields(ReplicaLoad)}
+    async def test() -> dict[str, float]:
+        return AdmissionQueue(2, 8).report_load()
+
+    load = asyncio.run(test())
+    assert load.keys() == {field.name for field in fields(EngineLoad)}
