@@ -6,7 +6,7 @@ The gateway resolves model names here. The API and the command line move channel
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from looper.platform.catalog import rows
 from looper.platform.catalog import tables as t
@@ -265,7 +265,7 @@ class SkillOperations(Database):
         return targets
 
 
-def _to_target(row: Row[Any], channel: str | None, share: float) -> RouteTarget:
+def _to_target(row: Any, channel: str | None, share: float) -> RouteTarget:
     return RouteTarget(channel=channel, digest=row.digest, rank=row.rank, base=row.base, share=share)
 
 
