@@ -15,7 +15,7 @@ from ray import serve
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from looper.basemodel.node_copies import BaseModelSource, publish_base
-from looper.basemodel.prepare import prepare_base
+from looper.basemodel.prepare import prepare_bases
 from looper.cluster.cluster_reporter import GPU_GROUP_NAME
 from looper.cluster.control_loop import build_control_loop
 from looper.cluster.several_nodes import find_unshared
@@ -25,7 +25,7 @@ from looper.platform.settings import Settings, load_settings
 from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, missing_gpus
 from looper.serve.deployment.gpu_defaults import fit_to_gpus
 from looper.serve.deployment.ray_app import build_app, plan_cluster
-from looper.serve.engine.engine_arguments import check_engine_options
+from looper.serve.engine.engine_arguments import check_all_engine_options
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +72,17 @@ def build_on_cluster(settings: Settings, *, is_private: bool = False, gpu_timeou
     unshared = find_unshared(settings)
     if nodes > 1 and unshared:
         raise InvalidInput(unshared)
-    check_engine_options(settings.serve.engine)
-    folder = prepare_base(settings)
-    # Nodes may join later, so the base model is stored wherever they could reach it.
+    check_all_engine_options(settings)
+    folders = prepare_bases(settings)
+    # Nodes may join later, so base models are stored wherever they could reach them.
     is_alone = is_private or unshared is not None
-    base = BaseModelSource(folder) if is_alone else publish_base(ObjectStore.open(settings), folder)
+    bases = {
+        name: BaseModelSource(folder) if is_alone else publish_base(ObjectStore.open(settings), folder)
+        for name, folder in folders.items()
+    }
     plan = _wait_for_gpus(settings, gpu_timeout_s)
-    settings = fit_to_gpus(settings, folder, plan)
-    return build_app(settings, base, plan, [build_control_loop(settings, base)])
+    settings = fit_to_gpus(settings, folders, plan)
+    return build_app(settings, bases, plan, [build_control_loop(settings, bases)])
 
 
 def _wait_for_gpus(settings: Settings, timeout_s: float) -> GpuPlan:

@@ -3,6 +3,7 @@
 The queue worker calls ``conclude`` for each consolidation whose training has ended.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -33,8 +34,8 @@ class Publisher:
     """Has the candidates and receives the adapters."""
     owner: str
     """Holder of the leases."""
-    base: BaseModelSource
-    """The base model."""
+    bases: Mapping[str, BaseModelSource]
+    """The base models, by name."""
     gate: GateSettings
     """Limits of the gate."""
 
@@ -59,7 +60,7 @@ class Publisher:
         self.store.delete(keys.checkpoints(job.id))
 
     def _publish(self, job: Consolidation, candidate: Candidate, verdict: GateVerdict) -> None:
-        revision = read_base_revision(self.base.on_this_node(weights=False))
+        revision = read_base_revision(self.bases[job.base].on_this_node(weights=False))
         manifest = Manifest(
             instance=str(job.instance),
             base=job.base,

@@ -4,8 +4,11 @@
 the gateway and of the deployer, imports neither torch nor vLLM.
 """
 
+import hashlib
+import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +25,7 @@ from looper.platform.domain.errors import LooperError
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
-from looper.platform.settings import PoolSettings, ServeSettings, Settings
+from looper.platform.settings import PoolSettings, Settings
 from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, count_gpus, plan_gpus, require_type
 from looper.platform.settings.roles import require_role
 from looper.serve.deployment.drain_watcher import DrainWatcher, list_drained_nodes
@@ -55,7 +58,7 @@ class GatewayReplica:
 
     Args:
         settings: Settings of the cluster.
-        pools: Handles of the pools of skill replicas, by the maximum rank that each serves.
+        pools: Handles of the pools of skill replicas, by base model and the maximum rank that each serves.
         beside: Handles of other deployments of the application. No request passes through them, but Ray Serve deploys
             only what its ingress is bound to.
     """
@@ -63,12 +66,12 @@ class GatewayReplica:
     def __init__(
         self,
         settings: Settings,
-        pools: Mapping[int, DeploymentHandle[Any]],
+        pools: Mapping[str, Mapping[int, DeploymentHandle[Any]]],
         beside: Sequence[DeploymentHandle[Any]] = (),
     ) -> None:
         bind_replica_to_node()
         self._settings = settings
-        self._engine = PooledEngineClient(pools, _ranks_from_zero(settings.serve))
+        self._engine = PooledEngineClient(pools, _pools_from_zero(settings))
         self._counts = GatewayCounts()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -104,20 +107,22 @@ def plan_cluster(settings: Settings) -> GpuPlan:
 
 
 def build_app(
-    settings: Settings, base: BaseModelSource, gpus: GpuPlan, beside: Sequence[serve.Application] = ()
+    settings: Settings, bases: Mapping[str, BaseModelSource], gpus: GpuPlan, beside: Sequence[serve.Application] = ()
 ) -> serve.Application:
     """Build the Ray Serve application.
 
     Args:
         settings: Settings of the cluster.
-        base: The base model.
+        bases: The base models of the settings, by name.
         gpus: What engines have of the cluster's GPUs.
         beside: Other deployments of the application, through which no request passes.
 
     Returns:
         The application.
     """
-    pools = {pool.max_lora_rank: _build_pool(settings, pool, base, gpus) for pool in settings.serve.all_pools}
+    pools: dict[str, dict[int, serve.Application]] = {name: {} for name in settings.base_names}
+    for name, pool in _list_pools(settings):
+        pools[name][pool.max_lora_rank] = _build_pool(settings, name, pool, bases[name], gpus)
     gateway = serve.deployment(
         name=GATEWAY_NAME,
         num_replicas=settings.serve.gateways,
@@ -131,7 +136,10 @@ def build_app(
     return gateway(GatewayReplica).bind(settings, pools, list(beside))
 
 
-def _build_pool(settings: Settings, pool: PoolSettings, base: BaseModelSource, gpus: GpuPlan) -> serve.Application:
+def _build_pool(
+    settings: Settings, name: str, pool: PoolSettings, base: BaseModelSource, gpus: GpuPlan
+) -> serve.Application:
+    deployment, settings = pool_name(settings, name, pool), settings.for_base(name)
     role = require_role(settings.roles.engines)
     bundles: list[dict[str, float]] = [{"CPU": 1, **role}]
     gpu_share = gpus.engine_share(pool)
@@ -140,7 +148,7 @@ def _build_pool(settings: Settings, pool: PoolSettings, base: BaseModelSource, g
         bundles = [{"CPU": 1, **role, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
     return serve.deployment(
-        name=_pool_name(pool),
+        name=deployment,
         num_replicas=None if is_autoscaled else pool.replicas,
         autoscaling_config=_autoscaling_config(pool) if is_autoscaled else None,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
@@ -155,28 +163,47 @@ def _build_pool(settings: Settings, pool: PoolSettings, base: BaseModelSource, g
     )(SkillReplica).bind(settings, pool, base, gpu_share)
 
 
-def _pool_name(pool: PoolSettings) -> str:
-    return f"skills-r{pool.max_lora_rank}"
+def pool_name(settings: Settings, base: str, pool: PoolSettings) -> str:
+    """Return the name of a pool's deployment.
+
+    Args:
+        settings: Settings of the cluster.
+        base: Base model of the pool. The pools of the first one are named by their rank alone.
+        pool: The pool.
+    """
+    if base == settings.base:
+        return f"skills-r{pool.max_lora_rank}"
+    # The last part of a path or of a hub's name tells which one it is, and may be the same for two.
+    label = re.sub("[^a-z0-9]+", "-", Path(base).name.lower())[:40].strip("-")
+    return f"skills-{label}-{hashlib.sha256(base.encode()).hexdigest()[:6]}-r{pool.max_lora_rank}"
 
 
-def _ranks_from_zero(settings: ServeSettings) -> list[int]:
-    """Return the maximum ranks of the pools that have no replica while there are no requests."""
-    return [pool.max_lora_rank for pool in settings.all_pools if pool.replicas == 0]
+def _list_pools(settings: Settings) -> Iterator[tuple[str, PoolSettings]]:
+    """Yield the pools of all base models, each with its base model."""
+    for name in settings.base_names:
+        for pool in settings.for_base(name).serve.all_pools:
+            yield name, pool
 
 
-def connect_to_engines(settings: ServeSettings) -> PooledEngineClient:
+def _pools_from_zero(settings: Settings) -> list[str]:
+    """Return the names of the pools that have no replica while there are no requests."""
+    return [pool_name(settings, base, pool) for base, pool in _list_pools(settings) if pool.replicas == 0]
+
+
+def connect_to_engines(settings: Settings) -> PooledEngineClient:
     """Return a client of the engines that ``deploy`` started, for any process of the same Ray cluster.
 
     Args:
-        settings: Settings of the endpoint.
+        settings: Settings of the cluster.
 
     Returns:
         The client.
     """
-    handles = {
-        pool.max_lora_rank: serve.get_deployment_handle(_pool_name(pool), APP_NAME) for pool in settings.all_pools
-    }
-    return PooledEngineClient(handles, _ranks_from_zero(settings))
+    handles: dict[str, dict[int, DeploymentHandle[Any]]] = {name: {} for name in settings.base_names}
+    for base, pool in _list_pools(settings):
+        name = pool_name(settings, base, pool)
+        handles[base][pool.max_lora_rank] = serve.get_deployment_handle(name, APP_NAME)
+    return PooledEngineClient(handles, _pools_from_zero(settings))
 
 
 def _autoscaling_config(pool: PoolSettings) -> AutoscalingConfig:
@@ -211,8 +238,9 @@ def deploy(settings: Settings, app: serve.Application) -> str:
         verify = trust_own_certificate(settings.serve)
         httpx.get(f"{url}/healthz", timeout=30, verify=verify).raise_for_status()
     except (RuntimeError, ValueError, OSError, httpx.HTTPError) as error:
+        served = ", ".join(settings.base_names)
         raise LooperError(
-            f"the server for {settings.base} on {url} did not start: {error}; Ray's logs have more details"
+            f"the server for {served} on {url} did not start: {error}; Ray's logs have more details"
         ) from error
     return url
 

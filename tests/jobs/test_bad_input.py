@@ -62,7 +62,7 @@ class TrainingSetup:
         self.store = ObjectStore("faulty://", self.files, "/root")
         self.catalog = catalog
         self.trainer = TrainerContext(base, catalog, self.store, owner="me", max_rank=16)
-        self.worker = QueueWorker(catalog, self.store, settings, BaseModelSource(base_dir))
+        self.worker = QueueWorker(catalog, self.store, settings, {settings.base: BaseModelSource(base_dir)})
 
     def queue(self, name: str, *, words: int = 1, **recipe: object) -> Consolidation:
         """Submit a consolidation that waits for training."""

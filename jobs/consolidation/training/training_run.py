@@ -174,7 +174,8 @@ def count_workers_on_node(settings: Settings, nodes: Iterable[Mapping[str, Any]]
     """
     role = settings.roles.trainers
     suitable: int = sum(bool(node["Alive"]) and (role is None or role in node["Resources"]) for node in nodes)
-    workers = settings.consolidation.max_trainers * settings.consolidation.num_workers
+    trainings = [settings.for_base(name).consolidation for name in settings.base_names]
+    workers = sum(training.max_trainers * training.num_workers for training in trainings)
     return -(-workers // max(1, suitable))
 
 
