@@ -7,7 +7,7 @@ All ways up use it: the head process on a private Ray, ``looper up --address``, 
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import ray
@@ -16,9 +16,14 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from looper.basemodel.node_copies import BaseModelSource, publish_base
 from looper.basemodel.prepare import prepare_bases
+from looper.cluster import control_loop
 from looper.cluster.cluster_reporter import GPU_GROUP_NAME
 from looper.cluster.control_loop import build_control_loop
+from looper.cluster.deployment_versions import describe_deployment
+from looper.cluster.migration import migrate_catalog
 from looper.cluster.several_nodes import find_unshared
+from looper.platform.catalog import Catalog
+from looper.platform.catalog.cluster_reports import DEPLOYED
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
@@ -73,6 +78,7 @@ def build_on_cluster(settings: Settings, *, is_private: bool = False, gpu_timeou
     if nodes > 1 and unshared:
         raise InvalidInput(unshared)
     check_all_engine_options(settings)
+    migrate_catalog(settings)
     folders = prepare_bases(settings)
     # Nodes may join later, so base models are stored wherever they could reach them.
     is_alone = is_private or unshared is not None
@@ -81,8 +87,12 @@ def build_on_cluster(settings: Settings, *, is_private: bool = False, gpu_timeou
         for name, folder in folders.items()
     }
     plan = _wait_for_gpus(settings, gpu_timeout_s)
+    deployed = describe_deployment(settings)
+    with closing(Catalog.open(settings)) as catalog:
+        catalog.save_cluster_report(DEPLOYED, deployed.model_dump(mode="json"))
     settings = fit_to_gpus(settings, folders, plan)
-    return build_app(settings, bases, plan, [build_control_loop(settings, bases)])
+    loop = build_control_loop(settings, bases, deployed.versions[control_loop.NAME])
+    return build_app(settings, bases, plan, [loop], deployed.versions)
 
 
 def _wait_for_gpus(settings: Settings, timeout_s: float) -> GpuPlan:

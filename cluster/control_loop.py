@@ -23,6 +23,7 @@ from looper.platform.domain.private_files import keep_files_private, make_privat
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.platform.settings.roles import require_role
+from looper.serve.deployment.ray_app import versioned
 from looper.serve.deployment.serve_log import keep_serve_log_open
 
 log = logging.getLogger(__name__)
@@ -127,24 +128,28 @@ class ControlLoop:
                 ended.set()
 
 
-def build_control_loop(settings: Settings, bases: Mapping[str, BaseModelSource]) -> serve.Application:
+def build_control_loop(settings: Settings, bases: Mapping[str, BaseModelSource], version: str) -> serve.Application:
     """Return the deployment of the control loop.
 
     Args:
         settings: Settings of the cluster.
         bases: The base models of the settings, by name.
+        version: What it is made from, as ``versioned`` takes it.
 
     Returns:
         The deployment, for ``build_app``.
     """
-    return serve.deployment(
+    return versioned(
+        ControlLoop,
+        version,
         name=NAME,
         num_replicas=settings.cluster.control_loops,
         ray_actor_options={"num_cpus": 0, "resources": require_role(settings.roles.control)},
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=STOP_TIMEOUT_S + 5,
         graceful_shutdown_wait_loop_s=0.1,
-    )(ControlLoop).bind(settings, bases)
+        max_surge_percent=100,
+    ).bind(settings, bases)
 
 
 def log_path(settings: Settings) -> str:

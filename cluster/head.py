@@ -16,9 +16,9 @@ from ray import serve
 from looper.basemodel.prepare import prepare_bases
 from looper.cluster.app import build_on_cluster
 from looper.cluster.local_ray import local_ray
+from looper.cluster.migration import migrate_catalog
 from looper.cluster.processes import stop_on_signals
 from looper.cluster.state import read_state, write_state
-from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.settings import Settings
@@ -34,7 +34,7 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
         stop: Ends the work when it is set.
     """
     folders = prepare_bases(settings)
-    Catalog.open(settings).close()  # migrated before anything reads it
+    migrate_catalog(settings)  # before anything reads it
     with local_ray(settings.max_engines):
         stop_on_signals(stop)  # again, because Ray has installed its own handler, which ends the process immediately
         plan = plan_cluster(settings)

@@ -71,7 +71,7 @@ def run_demo(examples: Path, out: Path) -> None:
     with PeakMemory() as memory, StageDisplay(console) as stages:
         stages.begin("base model", f"{settings.base}, prepared once and kept in {settings.models_dir}")
         model_dir = prepare_base(settings)
-        catalog, store = Catalog.open(settings), ObjectStore.open(settings)
+        catalog, store = Catalog.open(settings, older="migrate"), ObjectStore.open(settings)
 
         stages.begin("ingest")
         instances = _ingest(examples, catalog, store, stages)

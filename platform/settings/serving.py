@@ -154,6 +154,19 @@ class ServeSettings(BaseEngineSettings):
     gateways: int = Field(
         1, ge=1, le=64, description="Number of gateways. They share limits and canaries through the catalog."
     )
+    graceful_shutdown_timeout_s: float = Field(
+        90.0,
+        ge=0,
+        description="How long a gateway or an engine that stops, for an update or because its node ends, may go on "
+        "with the requests that it has. Where a node gives less notice than that, engines stop at once.",
+    )
+    surge_percent: int = Field(
+        20,
+        ge=0,
+        le=100,
+        description="Engines more than usual while an update replaces them, in percent and rounded up. They need room. "
+        "0: an update stops engines before it starts the new ones.",
+    )
 
     @field_validator("tls_cert", "tls_key")
     @classmethod

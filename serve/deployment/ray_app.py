@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -45,12 +46,6 @@ from looper.serve.tracing import configure_tracing
 MAX_ONGOING_REQUESTS = 4096
 """Number of requests that Ray Serve sends to one replica at a time. The engine's own admission queue orders them."""
 
-FINISH_TIMEOUT_S = 45.0
-"""How long a gateway or an engine that is stopped may work on the requests that it has, in seconds.
-
-On a node that is drained, Ray Serve stops them so long before the node's deadline, also without a replacement.
-"""
-
 
 @serve.ingress()
 class GatewayReplica:
@@ -71,7 +66,7 @@ class GatewayReplica:
     ) -> None:
         bind_replica_to_node()
         self._settings = settings
-        self._engine = PooledEngineClient(pools, _pools_from_zero(settings))
+        self._engine = PooledEngineClient(pools, pools_from_zero(settings))
         self._counts = GatewayCounts()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -106,8 +101,27 @@ def plan_cluster(settings: Settings) -> GpuPlan:
     return plan_gpus(count_by_type(ray.nodes()), settings)  # type: ignore[no-untyped-call]
 
 
+def versioned(replica: type, version: str | None, **options: Any) -> serve.Deployment:
+    """Return a deployment whose replicas Ray Serve replaces only when its version or a resource of it changes.
+
+    Args:
+        replica: Class of the replicas.
+        version: What the replicas are made from. None: they are replaced at each deployment.
+        options: Options of ``serve.deployment``.
+
+    Returns:
+        The deployment.
+    """
+    deployment: serve.Deployment = serve.deployment(**options)(replica)
+    return deployment.options(version=version, _internal=True) if version else deployment
+
+
 def build_app(
-    settings: Settings, bases: Mapping[str, BaseModelSource], gpus: GpuPlan, beside: Sequence[serve.Application] = ()
+    settings: Settings,
+    bases: Mapping[str, BaseModelSource],
+    gpus: GpuPlan,
+    beside: Sequence[serve.Application] = (),
+    versions: Mapping[str, str] = MappingProxyType({}),
 ) -> serve.Application:
     """Build the Ray Serve application.
 
@@ -116,28 +130,37 @@ def build_app(
         bases: The base models of the settings, by name.
         gpus: What engines have of the cluster's GPUs.
         beside: Other deployments of the application, through which no request passes.
+        versions: What each deployment is made from, by its name, as ``versioned`` takes it.
 
     Returns:
         The application.
     """
     pools: dict[str, dict[int, serve.Application]] = {name: {} for name in settings.base_names}
-    for name, pool in _list_pools(settings):
-        pools[name][pool.max_lora_rank] = _build_pool(settings, name, pool, bases[name], gpus)
-    gateway = serve.deployment(
+    for name, pool in list_pools(settings):
+        pools[name][pool.max_lora_rank] = _build_pool(settings, name, pool, bases[name], gpus, versions)
+    gateway = versioned(
+        GatewayReplica,
+        versions.get(GATEWAY_NAME),
         name=GATEWAY_NAME,
         num_replicas=settings.serve.gateways,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": 0, "resources": require_role(settings.roles.gateways)},
-        graceful_shutdown_timeout_s=FINISH_TIMEOUT_S,
         request_router_config=RequestRouterConfig(
             request_router_class="looper.serve.routing.gateway_router.GatewayRouter",  # type: ignore[arg-type]  # as below
         ),
+        graceful_shutdown_timeout_s=settings.serve.graceful_shutdown_timeout_s,
+        max_surge_percent=100,
     )
-    return gateway(GatewayReplica).bind(settings, pools, list(beside))
+    return gateway.bind(settings, pools, list(beside))
 
 
 def _build_pool(
-    settings: Settings, name: str, pool: PoolSettings, base: BaseModelSource, gpus: GpuPlan
+    settings: Settings,
+    name: str,
+    pool: PoolSettings,
+    base: BaseModelSource,
+    gpus: GpuPlan,
+    versions: Mapping[str, str],
 ) -> serve.Application:
     deployment, settings = pool_name(settings, name, pool), settings.for_base(name)
     role = require_role(settings.roles.engines)
@@ -147,7 +170,9 @@ def _build_pool(
         gpu = {"GPU": gpu_share, **require_type(pool.accelerator_type)}
         bundles = [{"CPU": 1, **role, **gpu}, *[gpu] * (count_gpus(settings.serve.engine) - 1)]
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
-    return serve.deployment(
+    return versioned(
+        SkillReplica,
+        versions.get(deployment),
         name=deployment,
         num_replicas=None if is_autoscaled else pool.replicas,
         autoscaling_config=_autoscaling_config(pool) if is_autoscaled else None,
@@ -155,16 +180,17 @@ def _build_pool(
         placement_group_bundles=bundles,
         ray_actor_options={"num_cpus": 1},
         health_check_timeout_s=60,
-        graceful_shutdown_timeout_s=FINISH_TIMEOUT_S,
         request_router_config=RequestRouterConfig(
             request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]  # Ray accepts an import path, but its annotation does not
             request_router_kwargs={"max_num_seqs": settings.serve.seats},
         ),
-    )(SkillReplica).bind(settings, pool, base, gpu_share)
+        graceful_shutdown_timeout_s=settings.serve.graceful_shutdown_timeout_s,
+        max_surge_percent=settings.serve.surge_percent,
+    ).bind(settings, pool, base, gpu_share)
 
 
 def pool_name(settings: Settings, base: str, pool: PoolSettings) -> str:
-    """Return the name of a pool's deployment.
+    """Return the name of a pool's deployment in Ray Serve.
 
     Args:
         settings: Settings of the cluster.
@@ -178,16 +204,24 @@ def pool_name(settings: Settings, base: str, pool: PoolSettings) -> str:
     return f"skills-{label}-{hashlib.sha256(base.encode()).hexdigest()[:6]}-r{pool.max_lora_rank}"
 
 
-def _list_pools(settings: Settings) -> Iterator[tuple[str, PoolSettings]]:
-    """Yield the pools of all base models, each with its base model."""
+def list_pools(settings: Settings) -> Iterator[tuple[str, PoolSettings]]:
+    """Yield the pools of all base models, each with its base model.
+
+    Args:
+        settings: Settings of the cluster.
+    """
     for name in settings.base_names:
         for pool in settings.for_base(name).serve.all_pools:
             yield name, pool
 
 
-def _pools_from_zero(settings: Settings) -> list[str]:
-    """Return the names of the pools that have no replica while there are no requests."""
-    return [pool_name(settings, base, pool) for base, pool in _list_pools(settings) if pool.replicas == 0]
+def pools_from_zero(settings: Settings) -> list[str]:
+    """Return the names of the pools that have no replica while there are no requests.
+
+    Args:
+        settings: Settings of the cluster.
+    """
+    return [pool_name(settings, base, pool) for base, pool in list_pools(settings) if pool.replicas == 0]
 
 
 def connect_to_engines(settings: Settings) -> PooledEngineClient:
@@ -200,10 +234,10 @@ def connect_to_engines(settings: Settings) -> PooledEngineClient:
         The client.
     """
     handles: dict[str, dict[int, DeploymentHandle[Any]]] = {name: {} for name in settings.base_names}
-    for base, pool in _list_pools(settings):
+    for base, pool in list_pools(settings):
         name = pool_name(settings, base, pool)
         handles[base][pool.max_lora_rank] = serve.get_deployment_handle(name, APP_NAME)
-    return PooledEngineClient(handles, _pools_from_zero(settings))
+    return PooledEngineClient(handles, pools_from_zero(settings))
 
 
 def _autoscaling_config(pool: PoolSettings) -> AutoscalingConfig:
