@@ -23,6 +23,7 @@ from looper.platform.domain.private_files import keep_files_private, make_privat
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.platform.settings.roles import require_role
+from looper.serve.deployment.serve_log import keep_serve_log_open
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class ControlLoop:
     """
 
     def __init__(self, settings: Settings, bases: Mapping[str, BaseModelSource]) -> None:
+        keep_serve_log_open()
         keep_files_private()
         _log_to_file(settings)
         self._settings, self._bases = settings, bases

@@ -30,7 +30,7 @@
 | 503 | request_timeout | The request took longer than serve.request_timeout_s. | gateway/deadlines.py |
 | 422 | base_not_served | The version's base model is not one of this cluster. | deployment/engine_client.py |
 | 422 | engine_killer | Engines died at this request. | deployment/engine_client.py |
-| 503 | engine_gone | No engine runs, or the two that were tried died. | deployment/engine_client.py |
+| 503 | engine_gone | No engine runs or accepts it, or the two that were tried died. | deployment/engine_client.py |
 | 503 | engine_died | The engine died while it began with this request. | deployment/engine_client.py |
 | 503 | overloaded | The bodies of all requests are too large together. | deployment/proxy_bodies.py |
 | 503 | overloaded | All connections of the proxy have requests. | deployment/proxy_connections.py |

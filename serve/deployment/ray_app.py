@@ -28,6 +28,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import PoolSettings, Settings
 from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, count_gpus, plan_gpus, require_type
 from looper.platform.settings.roles import require_role
+from looper.serve.deployment.drain_watcher import DrainWatcher, list_drained_nodes
 from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.deployment.gateway_peers import RayGatewayPeers
 from looper.serve.deployment.loopback import bind_replica_to_node
@@ -43,6 +44,12 @@ from looper.serve.tracing import configure_tracing
 
 MAX_ONGOING_REQUESTS = 4096
 """Number of requests that Ray Serve sends to one replica at a time. The engine's own admission queue orders them."""
+
+FINISH_TIMEOUT_S = 45.0
+"""How long a gateway or an engine that is stopped may work on the requests that it has, in seconds.
+
+On a node that is drained, Ray Serve stops them so long before the node's deadline, also without a replacement.
+"""
 
 
 @serve.ingress()
@@ -73,7 +80,10 @@ class GatewayReplica:
         configure_tracing("looper-gateway")
         catalog, store = Catalog.open(self._settings), ObjectStore.open(self._settings)
         peers = RayGatewayPeers(APP_NAME, GATEWAY_NAME) if self._settings.serve.gateways > 1 else None
-        return build_gateway(self._settings, catalog, store, self._engine, counts=self._counts, peers=peers)
+        drain = DrainWatcher(self._engine, list_drained_nodes)
+        return build_gateway(
+            self._settings, catalog, store, self._engine, counts=self._counts, peers=peers, beside=drain.running
+        )
 
     async def collect_metrics(self) -> tuple[str, list[Metric]]:
         """Return this gateway's id and metrics. ``RayGatewayPeers`` calls it."""
@@ -118,6 +128,7 @@ def build_app(
         num_replicas=settings.serve.gateways,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         ray_actor_options={"num_cpus": 0, "resources": require_role(settings.roles.gateways)},
+        graceful_shutdown_timeout_s=FINISH_TIMEOUT_S,
         request_router_config=RequestRouterConfig(
             request_router_class="looper.serve.routing.gateway_router.GatewayRouter",  # type: ignore[arg-type]  # as below
         ),
@@ -144,6 +155,7 @@ def _build_pool(
         placement_group_bundles=bundles,
         ray_actor_options={"num_cpus": 1},
         health_check_timeout_s=60,
+        graceful_shutdown_timeout_s=FINISH_TIMEOUT_S,
         request_router_config=RequestRouterConfig(
             request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]  # Ray accepts an import path, but its annotation does not
             request_router_kwargs={"max_num_seqs": settings.serve.seats},

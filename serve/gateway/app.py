@@ -15,8 +15,8 @@ adapter_prefetcher    loads adapters before requests wait for them
 The errors are listed in ``serve/error_responses.py``. ``deployment/ray_app.py`` runs the gateway in Ray Serve.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 
 import anyio
 import anyio.from_thread
@@ -63,6 +63,7 @@ def build_gateway(
     *,
     counts: GatewayCounts | None = None,
     peers: GatewayPeers | None = None,
+    beside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> FastAPI:
     """Build the HTTP application with ``/v1`` (OpenAI's API), ``/api/v1``, ``/healthz`` and ``/metrics``.
 
@@ -73,6 +74,7 @@ def build_gateway(
         engine: Engines that generate the responses.
         counts: What this gateway counts. Default: new counts.
         peers: All gateways, to ask them for their counts. None: there is only this one.
+        beside: Returns a context that is open while the application runs.
 
     Returns:
         The application. Its background tasks run during its lifespan.
@@ -107,6 +109,7 @@ def build_gateway(
             await stack.enter_async_context(sweeping_uploads(catalog, store))
             if shared_budgets:
                 await stack.enter_async_context(shared_budgets.running())
+            await stack.enter_async_context(beside())
             yield
         bounded.close()
 

@@ -2,10 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 from ray import serve
 from ray.serve.config import RequestRouterConfig
@@ -23,7 +26,7 @@ from looper.serve.protocol import (
     StreamChunk,
     TokenCounts,
 )
-from looper.serve.routing import known_replicas
+from looper.serve.routing import known_replicas, silent_replicas
 from tests.serve.live import LiveServer
 
 APP = "scripted-engines"
@@ -36,6 +39,15 @@ def record_attempt(file: Path, replica: str) -> int:
     return len(earlier.splitlines())
 
 
+def tell_pid(file: Path) -> None:
+    file.write_text(f"{os.getpid()}")
+
+
+def wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)  # the replica and the test share nothing else
+
+
 class ScriptedReplica:
     """Runs the script in a request's body: one list of steps for each replica that the request is sent to."""
 
@@ -44,6 +56,10 @@ class ScriptedReplica:
         number = record_attempt(Path(body["attempts"]), replica)
         for step in body["script"][number]:
             match step:
+                case "tell pid":
+                    tell_pid(Path(body["pid"]))
+                case "hold":
+                    await asyncio.to_thread(wait_for, Path(body["release"]))
                 case "admit":
                     yield AdmissionInfo("memory", 0, 0, 0, {})
                 case "count":
@@ -86,6 +102,7 @@ class Scripted:
 
     def request(self, *script: list[str], name: str = "request") -> EngineRequest:
         body = {"attempts": str(self._folder / name), "script": script, "request_id": os.urandom(4).hex()}
+        body |= {"pid": str(self._folder / "pid"), "release": str(self._folder / "release")}
         return EngineRequest("completions", body, digest="d" * 64, rank=8, tenant_hash="t")
 
     def attempts(self, name: str = "request") -> list[str]:
@@ -175,6 +192,63 @@ def test_a_replica_whose_engine_is_dead_leaves_the_rotation(scripted: Scripted) 
         scripted.send(request)
     assert {replica for number in range(8) for replica in scripted.attempts(str(number))} == {alive}
     assert dead != alive
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica is silent, and has not accepted a request, sooner than usual."""
+    monkeypatch.setattr(silent_replicas, "SILENCE_S", 0.5)
+    monkeypatch.setattr(engine_client, "MAX_ACCEPT_WAIT_S", 2.0)
+    monkeypatch.setattr(engine_client, "CHECK_INTERVAL_S", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_replica_that_stands_still_gets_no_requests_until_it_goes_on(
+    scripted: Scripted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted.send(scripted.request(["tell pid", "respond"], name="before"))
+    process = psutil.Process(int((tmp_path / "pid").read_text()))
+    process.suspend()
+    try:
+        for number in range(4):
+            scripted.send(scripted.request(["respond"], ["respond"], name=f"{number}"))
+    finally:
+        process.resume()
+    (home,) = scripted.attempts("before")
+    others = {scripted.attempts(f"{number}")[0] for number in range(4)}
+    assert home not in others
+    assert caplog.text.count("no replica has accepted") == 1, "the others were not sent there"
+    after = [f"after {number}" for number in range(50)]  # the first of them may find it not quite awake
+    for name in after:
+        scripted.send(scripted.request(["respond"], name=name))
+        if scripted.attempts(name) == [home]:
+            return
+    raise AssertionError("it gets no requests again")
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_request_that_a_replica_has_accepted_may_take_its_time(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    @contextmanager
+    def counting(request: EngineRequest) -> Iterator[Callable[[], bool]]:
+        with known_replicas.expecting_acceptance(request) as is_accepted:
+
+            def look() -> bool:
+                nonlocal looks
+                looks += 1
+                if looks == 3:
+                    (tmp_path / "release").touch()
+                return is_accepted()
+
+            yield look
+
+    monkeypatch.setattr(engine_client, "expecting_acceptance", counting)
+    scripted.send(scripted.request(["hold", "respond"], ["respond"]))
+    assert len(scripted.attempts()) == 1
+    assert looks >= 3
 
 
 class WaitingPool:
