@@ -22,7 +22,7 @@ from looper.jobs.consolidation.training.checkpoint import delete_orphaned_checkp
 from looper.jobs.failures import describe_unexpected, fail_consolidation, run_isolated
 from looper.jobs.queue.leases import LeaseHolder
 from looper.jobs.queue.progress import ProgressCounter
-from looper.jobs.queue.publication import Publisher
+from looper.jobs.queue.publication import Publisher, require_base
 from looper.jobs.queue.trainers import TrainerPool
 from looper.jobs.synthesis.llm.model_factory import LanguageModel
 from looper.jobs.synthesis.pipeline.run import synthesize
@@ -247,11 +247,7 @@ class QueueWorker:
             yield jobs
 
     def _accept(self, job: Consolidation) -> None:
-        if job.base not in self._bases:
-            raise InvalidInput(
-                f"base model {job.base!r} is not one that is running ({', '.join(self._bases)}): submit the "
-                "consolidation again"
-            )
+        require_base(job, self._bases)
         self._settings.check_recipe(job.recipe, job.base)
         self._catalog.advance(job.id, self.owner, ConsolidationState.SYNTHESISING)
 
