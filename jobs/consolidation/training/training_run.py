@@ -157,7 +157,8 @@ def scale(settings: Settings, plan: GpuPlan) -> ScalingConfig:
     least, most = training.min_workers or training.num_workers, training.num_workers
     gpu = {"GPU": plan.trainer} if plan.trainer else {}
     return ScalingConfig(
-        num_workers=most if least == most else (least, most),
+        # Type checkers see the ScalingConfig of Ray Train V1.
+        num_workers=most if least == most else (least, most),  # type: ignore[arg-type]
         use_gpu=bool(gpu),
         resources_per_worker={"CPU": _CPUS_PER_WORKER, **gpu, **require_role(settings.roles.trainers)},
         accelerator_type=training.accelerator_type,
