@@ -18,13 +18,13 @@ from looper.cluster.public_settings import list_public
 from looper.platform.catalog.schema import newest_schema
 from looper.platform.domain.cluster_report import DeployedFrom
 from looper.platform.settings import Settings
-from looper.serve.deployment.ray_app import pool_name
+from looper.serve.deployment.ray_app import list_pools, pool_name, pools_from_zero
 from looper.serve.routing.known_replicas import GATEWAY_NAME
 
 _ROOMS = ("platform", "basemodel", "jobs", "serve", "cluster")
 """What runs on a cluster."""
 
-_IN_PLACE = ("replicas", "max_replicas", "surge_percent")
+_IN_PLACE = ("replicas", "max_replicas", "surge_percent", "graceful_shutdown_timeout_s")
 """Settings of engines that Ray Serve changes in place."""
 
 _OF_GATEWAYS = (
@@ -75,22 +75,26 @@ def deployment_versions(settings: Settings) -> dict[str, str]:
         The digests, by the name of the deployment.
     """
     tree, looper = settings.model_dump(mode="json"), installed_looper()
-    serve = _without(tree["serve"], _IN_PLACE)
-    serve["pools"] = [_without(pool, _IN_PLACE) for pool in serve["pools"]]
-    shared = {name: tree[name] for name in ("home", "base", "store", "catalog")}
-    work = {name: tree[name] for name in ("synthesis", "consolidation", "roles", "cluster")}
+    work = {name: tree[name] for name in ("synthesis", "consolidation", "bases", "roles", "cluster")}
     work["cluster"] = _without(work["cluster"], ["control_loops"])
-    for_engines = shared | {"serve": _without(serve, _OF_GATEWAYS)}
-    is_only_engine = settings.serve.max_engines == 1  # it has the cores for itself
-    # Requests wait for an engine where there may be none, and else they are refused.
-    from_zero = [pool.max_lora_rank for pool in settings.serve.all_pools if pool.replicas == 0]
+    is_only_engine = settings.max_engines == 1  # it has the cores for itself
+    for_engines = {name: _engine_settings(settings.for_base(name)) for name in settings.base_names}
     versions = {
-        pool_name(pool): _digest(looper, for_engines, pool.max_lora_rank, is_only_engine)
-        for pool in settings.serve.all_pools
+        pool_name(settings, base, pool): _digest(looper, for_engines[base], pool.max_lora_rank, is_only_engine)
+        for base, pool in list_pools(settings)
     }
     versions[GATEWAY_NAME] = _digest(looper, _without(tree, ("synthesis", "cluster")))
-    versions[control_loop.NAME] = _digest(looper, for_engines, work, from_zero)
+    # Requests wait for an engine where there may be none, and else they are refused.
+    versions[control_loop.NAME] = _digest(looper, for_engines, work, pools_from_zero(settings))
     return versions
+
+
+def _engine_settings(settings: Settings) -> dict[str, Any]:
+    """Return the settings that the engines of the first base model use, as JSON."""
+    tree = settings.model_dump(mode="json")
+    serve = _without(tree["serve"], (*_IN_PLACE, *_OF_GATEWAYS))
+    serve["pools"] = [_without(pool, _IN_PLACE) for pool in serve["pools"]]
+    return {name: tree[name] for name in ("home", "base", "store", "catalog")} | {"serve": serve}
 
 
 def _list_modules(top: Path) -> Iterable[Path]:

@@ -6,6 +6,7 @@ hold for one node only, stay in the environment of the nodes: ``list_node_variab
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import yaml
@@ -41,8 +42,8 @@ def check_cluster_settings(settings: Settings) -> None:
     if problem := find_unshared(settings):
         raise InvalidInput(problem)
     require_fixed_port(settings)
-    for option in _SECRET_ENGINE_OPTIONS:
-        if option in settings.serve.engine:
+    for base, option in product(settings.base_names, _SECRET_ENGINE_OPTIONS):
+        if option in settings.for_base(base).serve.engine:
             raise InvalidInput(f"serve.engine: {option} is a secret: remove it, and set HF_TOKEN on every node")
 
 

@@ -15,7 +15,7 @@ from looper.platform.catalog.schema import SchemaVersion, newest_schema
 from looper.platform.domain.cluster_report import DeployedFrom
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.settings import Settings
-from looper.serve.deployment.ray_app import pool_name
+from looper.serve.deployment.ray_app import list_pools, pool_name
 
 Place = Literal["existing ray", "private ray", "none"]
 """What Looper runs on."""
@@ -129,7 +129,7 @@ def _plan_settings(before: DeployedFrom | None, after: DeployedFrom) -> Iterator
 
 def _plan_deployments(settings: Settings, before: DeployedFrom | None, after: DeployedFrom) -> Iterator[UpgradeStep]:
     versions: Mapping[str, str] = before.versions if before else {}
-    pools = {pool_name(pool): pool for pool in settings.serve.all_pools}
+    pools = {pool_name(settings, base, pool): pool for base, pool in list_pools(settings)}
     for name, version in after.versions.items():
         requests = _NO_REQUEST
         if before is not None and name not in versions:

@@ -105,8 +105,8 @@ def _up_on_existing_ray(settings: "Settings", address: str, *, json: bool) -> No
 def _show_engines(state: "ClusterState | None") -> None:
     if state and state.gpus:
         typer.echo(state.gpus)
-    for rank, capacity in state.engines.items() if state else ():
-        typer.echo(f"each engine for ranks up to {rank}: {capacity}")
+    for pool, capacity in state.engines.items() if state else ():
+        typer.echo(f"each engine for {pool}: {capacity}")
 
 
 def down(address: Address = None) -> None:

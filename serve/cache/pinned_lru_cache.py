@@ -99,6 +99,10 @@ class PinnedLRUCache(Generic[T]):
         """Tell whether the entry of ``digest`` is loaded."""
         return digest in self._entries
 
+    def list_entries(self) -> list[str]:
+        """Return the digests of all loaded entries, the most recently used first."""
+        return list(reversed(self._entries))
+
     def owner(self, digest: str) -> str:
         """Return the tenant of an entry that is loaded or being loaded.
 

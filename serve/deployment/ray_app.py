@@ -4,8 +4,11 @@
 the gateway and of the deployer, imports neither torch nor vLLM.
 """
 
+import hashlib
+import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,9 +26,10 @@ from looper.platform.domain.errors import LooperError
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.objectstore import ObjectStore
-from looper.platform.settings import PoolSettings, ServeSettings, Settings
+from looper.platform.settings import PoolSettings, Settings
 from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, count_gpus, plan_gpus, require_type
 from looper.platform.settings.roles import require_role
+from looper.serve.deployment.drain_watcher import DrainWatcher, list_drained_nodes
 from looper.serve.deployment.engine_client import PooledEngineClient
 from looper.serve.deployment.gateway_peers import RayGatewayPeers
 from looper.serve.deployment.loopback import bind_replica_to_node
@@ -49,7 +53,7 @@ class GatewayReplica:
 
     Args:
         settings: Settings of the cluster.
-        pools: Handles of the pools of skill replicas, by the maximum rank that each serves.
+        pools: Handles of the pools of skill replicas, by base model and the maximum rank that each serves.
         beside: Handles of other deployments of the application. No request passes through them, but Ray Serve deploys
             only what its ingress is bound to.
     """
@@ -57,12 +61,12 @@ class GatewayReplica:
     def __init__(
         self,
         settings: Settings,
-        pools: Mapping[int, DeploymentHandle[Any]],
+        pools: Mapping[str, Mapping[int, DeploymentHandle[Any]]],
         beside: Sequence[DeploymentHandle[Any]] = (),
     ) -> None:
         bind_replica_to_node()
         self._settings = settings
-        self._engine = PooledEngineClient(pools, _ranks_from_zero(settings.serve))
+        self._engine = PooledEngineClient(pools, pools_from_zero(settings))
         self._counts = GatewayCounts()
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
@@ -71,7 +75,10 @@ class GatewayReplica:
         configure_tracing("looper-gateway")
         catalog, store = Catalog.open(self._settings), ObjectStore.open(self._settings)
         peers = RayGatewayPeers(APP_NAME, GATEWAY_NAME) if self._settings.serve.gateways > 1 else None
-        return build_gateway(self._settings, catalog, store, self._engine, counts=self._counts, peers=peers)
+        drain = DrainWatcher(self._engine, list_drained_nodes)
+        return build_gateway(
+            self._settings, catalog, store, self._engine, counts=self._counts, peers=peers, beside=drain.running
+        )
 
     async def collect_metrics(self) -> tuple[str, list[Metric]]:
         """Return this gateway's id and metrics. ``RayGatewayPeers`` calls it."""
@@ -111,7 +118,7 @@ def versioned(replica: type, version: str | None, **options: Any) -> serve.Deplo
 
 def build_app(
     settings: Settings,
-    base: BaseModelSource,
+    bases: Mapping[str, BaseModelSource],
     gpus: GpuPlan,
     beside: Sequence[serve.Application] = (),
     versions: Mapping[str, str] = MappingProxyType({}),
@@ -120,7 +127,7 @@ def build_app(
 
     Args:
         settings: Settings of the cluster.
-        base: The base model.
+        bases: The base models of the settings, by name.
         gpus: What engines have of the cluster's GPUs.
         beside: Other deployments of the application, through which no request passes.
         versions: What each deployment is made from, by its name, as ``versioned`` takes it.
@@ -128,7 +135,9 @@ def build_app(
     Returns:
         The application.
     """
-    pools = {pool.max_lora_rank: _build_pool(settings, pool, base, gpus, versions) for pool in settings.serve.all_pools}
+    pools: dict[str, dict[int, serve.Application]] = {name: {} for name in settings.base_names}
+    for name, pool in list_pools(settings):
+        pools[name][pool.max_lora_rank] = _build_pool(settings, name, pool, bases[name], gpus, versions)
     gateway = versioned(
         GatewayReplica,
         versions.get(GATEWAY_NAME),
@@ -139,15 +148,21 @@ def build_app(
         request_router_config=RequestRouterConfig(
             request_router_class="looper.serve.routing.gateway_router.GatewayRouter",  # type: ignore[arg-type]  # as below
         ),
-        graceful_shutdown_timeout_s=settings.serve.request_timeout_s,
+        graceful_shutdown_timeout_s=settings.serve.graceful_shutdown_timeout_s,
         max_surge_percent=100,
     )
     return gateway.bind(settings, pools, list(beside))
 
 
 def _build_pool(
-    settings: Settings, pool: PoolSettings, base: BaseModelSource, gpus: GpuPlan, versions: Mapping[str, str]
+    settings: Settings,
+    name: str,
+    pool: PoolSettings,
+    base: BaseModelSource,
+    gpus: GpuPlan,
+    versions: Mapping[str, str],
 ) -> serve.Application:
+    deployment, settings = pool_name(settings, name, pool), settings.for_base(name)
     role = require_role(settings.roles.engines)
     bundles: list[dict[str, float]] = [{"CPU": 1, **role}]
     gpu_share = gpus.engine_share(pool)
@@ -157,8 +172,8 @@ def _build_pool(
     is_autoscaled = pool.max_replicas is not None and pool.max_replicas > pool.replicas
     return versioned(
         SkillReplica,
-        versions.get(pool_name(pool)),
-        name=pool_name(pool),
+        versions.get(deployment),
+        name=deployment,
         num_replicas=None if is_autoscaled else pool.replicas,
         autoscaling_config=_autoscaling_config(pool) if is_autoscaled else None,
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
@@ -169,38 +184,60 @@ def _build_pool(
             request_router_class="looper.serve.routing.replica_router.AdapterAffinityRouter",  # type: ignore[arg-type]  # Ray accepts an import path, but its annotation does not
             request_router_kwargs={"max_num_seqs": settings.serve.seats},
         ),
-        graceful_shutdown_timeout_s=settings.serve.request_timeout_s,  # requests end where they have begun
+        graceful_shutdown_timeout_s=settings.serve.graceful_shutdown_timeout_s,
         max_surge_percent=settings.serve.surge_percent,
     ).bind(settings, pool, base, gpu_share)
 
 
-def pool_name(pool: PoolSettings) -> str:
+def pool_name(settings: Settings, base: str, pool: PoolSettings) -> str:
     """Return the name of a pool's deployment in Ray Serve.
 
     Args:
-        pool: Settings of the pool.
+        settings: Settings of the cluster.
+        base: Base model of the pool. The pools of the first one are named by their rank alone.
+        pool: The pool.
     """
-    return f"skills-r{pool.max_lora_rank}"
+    if base == settings.base:
+        return f"skills-r{pool.max_lora_rank}"
+    # The last part of a path or of a hub's name tells which one it is, and may be the same for two.
+    label = re.sub("[^a-z0-9]+", "-", Path(base).name.lower())[:40].strip("-")
+    return f"skills-{label}-{hashlib.sha256(base.encode()).hexdigest()[:6]}-r{pool.max_lora_rank}"
 
 
-def _ranks_from_zero(settings: ServeSettings) -> list[int]:
-    """Return the maximum ranks of the pools that have no replica while there are no requests."""
-    return [pool.max_lora_rank for pool in settings.all_pools if pool.replicas == 0]
+def list_pools(settings: Settings) -> Iterator[tuple[str, PoolSettings]]:
+    """Yield the pools of all base models, each with its base model.
+
+    Args:
+        settings: Settings of the cluster.
+    """
+    for name in settings.base_names:
+        for pool in settings.for_base(name).serve.all_pools:
+            yield name, pool
 
 
-def connect_to_engines(settings: ServeSettings) -> PooledEngineClient:
+def pools_from_zero(settings: Settings) -> list[str]:
+    """Return the names of the pools that have no replica while there are no requests.
+
+    Args:
+        settings: Settings of the cluster.
+    """
+    return [pool_name(settings, base, pool) for base, pool in list_pools(settings) if pool.replicas == 0]
+
+
+def connect_to_engines(settings: Settings) -> PooledEngineClient:
     """Return a client of the engines that ``deploy`` started, for any process of the same Ray cluster.
 
     Args:
-        settings: Settings of the endpoint.
+        settings: Settings of the cluster.
 
     Returns:
         The client.
     """
-    handles = {
-        pool.max_lora_rank: serve.get_deployment_handle(pool_name(pool), APP_NAME) for pool in settings.all_pools
-    }
-    return PooledEngineClient(handles, _ranks_from_zero(settings))
+    handles: dict[str, dict[int, DeploymentHandle[Any]]] = {name: {} for name in settings.base_names}
+    for base, pool in list_pools(settings):
+        name = pool_name(settings, base, pool)
+        handles[base][pool.max_lora_rank] = serve.get_deployment_handle(name, APP_NAME)
+    return PooledEngineClient(handles, pools_from_zero(settings))
 
 
 def _autoscaling_config(pool: PoolSettings) -> AutoscalingConfig:
@@ -235,8 +272,9 @@ def deploy(settings: Settings, app: serve.Application) -> str:
         verify = trust_own_certificate(settings.serve)
         httpx.get(f"{url}/healthz", timeout=30, verify=verify).raise_for_status()
     except (RuntimeError, ValueError, OSError, httpx.HTTPError) as error:
+        served = ", ".join(settings.base_names)
         raise LooperError(
-            f"the server for {settings.base} on {url} did not start: {error}; Ray's logs have more details"
+            f"the server for {served} on {url} did not start: {error}; Ray's logs have more details"
         ) from error
     return url
 

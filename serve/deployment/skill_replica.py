@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from logging.handlers import MemoryHandler
 
 from ray import serve
 
@@ -18,6 +17,7 @@ from looper.platform.domain.private_files import keep_files_private
 from looper.platform.settings import PoolSettings, Settings
 from looper.serve.cache.cache_sizes import lora_target_modules, plan_cache_sizes
 from looper.serve.deployment.loopback import bind_replica_to_node
+from looper.serve.deployment.serve_log import keep_serve_log_open
 from looper.serve.engine.engine_arguments import Device, build_engine_settings
 from looper.serve.engine.engine_setup import EngineSetup
 from looper.serve.protocol import EngineDied, EngineOutput, EngineRequest
@@ -30,7 +30,7 @@ class SkillReplica:
     """Runs an ``EngineHost``.
 
     Args:
-        settings: Settings of the cluster.
+        settings: Settings of the cluster, with the replica's base model first.
         pool: Settings of the pool that the replica belongs to.
         base: The base model.
         gpu_share: Part of a GPU that the engine has; 0 for a CPU engine.
@@ -41,6 +41,7 @@ class SkillReplica:
     ) -> None:
         device: Device = "gpu" if gpu_share else "cpu"
         bind_replica_to_node()
+        keep_serve_log_open()
         keep_files_private()
         model_dir = await asyncio.to_thread(base.on_this_node)
         cache_sizes = plan_cache_sizes(settings.serve, pool, model_dir)
@@ -54,11 +55,11 @@ class SkillReplica:
             cores,
             read_base_manifest(model_dir).parsers,
             gpu_share,
+            is_only_engine=settings.max_engines == 1,
         )
         os.environ.update(engine.environment)
         configure_tracing("looper-engine")
-        with preserve_ray_serve_log():
-            from looper.serve.engine.engine_host import EngineHost
+        from looper.serve.engine.engine_host import EngineHost
 
         replica = serve.get_replica_context().replica_id.unique_id
         setup = EngineSetup(settings, pool, cache_sizes, model_dir, device, engine)
@@ -91,6 +92,10 @@ class SkillReplica:
         with convert_to_builtin_errors():
             await self._engine.prefetch(digest, hold_s)
 
+    async def list_adapters(self) -> list[str]:
+        """Return the digests of the adapters in host memory, the most recently used first."""
+        return self._engine.list_adapters()
+
     async def check_health(self) -> None:
         """Raise if the engine is broken. Ray Serve calls it periodically."""
         await self._engine.check_health()
@@ -98,26 +103,6 @@ class SkillReplica:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the numbers that ``routing/autoscaling.py`` needs. Ray Serve calls it periodically."""
         return await self._engine.record_autoscaling_stats()
-
-
-@contextmanager
-def preserve_ray_serve_log() -> Iterator[None]:
-    """Keep Ray Serve's log file of this replica open during an import that configures logging, as vLLM's does.
-
-    Configuring logging closes every handler of the process, and a closed MemoryHandler has lost its target. Serve
-    would write no more logs. Its controller asks every replica for the path of its log when the controller restarts,
-    and it would stop this replica for not knowing it.
-
-    Yields:
-        Nothing.
-    """
-    handlers = logging.getLogger("ray.serve").handlers
-    targets = [(handler, handler.target) for handler in handlers if isinstance(handler, MemoryHandler)]
-    try:
-        yield
-    finally:
-        for handler, target in targets:
-            handler.setTarget(target)
 
 
 @contextmanager

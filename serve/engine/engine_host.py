@@ -114,6 +114,10 @@ class EngineHost:
             if not self._is_dead(server, error):
                 raise
 
+    def list_adapters(self) -> list[str]:
+        """Return the digests of the adapters in host memory, the most recently used first."""
+        return self._last_server.list_adapters()
+
     async def check_health(self) -> None:
         """Raise if the engine is broken but its core has not ended. The host replaces a core that has ended."""
         if self._server is not None:

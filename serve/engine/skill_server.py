@@ -202,6 +202,10 @@ class SkillServer(LLMServer):
         except LooperError as error:
             log.warning("%s", error)
 
+    def list_adapters(self) -> list[str]:
+        """Return the digests of the adapters in host memory, the most recently used first."""
+        return self._pager.host_memory.list_entries()
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the load for ``routing.autoscaling``. Ray Serve calls this method periodically.
 

@@ -15,8 +15,8 @@ adapter_prefetcher    loads adapters before requests wait for them
 The errors are listed in ``serve/error_responses.py``. ``deployment/ray_app.py`` runs the gateway in Ray Serve.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 
 import anyio
 import anyio.from_thread
@@ -63,6 +63,7 @@ def build_gateway(
     *,
     counts: GatewayCounts | None = None,
     peers: GatewayPeers | None = None,
+    beside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> FastAPI:
     """Build the HTTP application with ``/v1`` (OpenAI's API), ``/api/v1``, ``/healthz`` and ``/metrics``.
 
@@ -73,6 +74,7 @@ def build_gateway(
         engine: Engines that generate the responses.
         counts: What this gateway counts. Default: new counts.
         peers: All gateways, to ask them for their counts. None: there is only this one.
+        beside: Returns a context that is open while the application runs.
 
     Returns:
         The application. Its background tasks run during its lifespan.
@@ -84,7 +86,8 @@ def build_gateway(
     revoked = RevocationWatcher(bounded, store, outage_s)
     known = KnownCatalog(bounded, revoked, outage_s)
     prefetcher = AdapterPrefetcher(catalog, engine, pinned=settings.serve.pinned)
-    resolver = ModelResolver(settings.base, known)
+    resolver = ModelResolver(settings.base_names, known)
+    engines = {name: settings.for_base(name).serve for name in settings.base_names}
     completions = CompletionHandler(
         resolver,
         engine,
@@ -92,7 +95,7 @@ def build_gateway(
         traffic=counts.traffic,
         revoked=revoked,
         prefetcher=prefetcher,
-        limits=RequestLimits(settings.serve.seats, settings.serve.max_model_len),
+        limits={name: RequestLimits(serve.seats, serve.max_model_len) for name, serve in engines.items()},
         timeout_s=settings.serve.request_timeout_s,
     )
     gateways = settings.serve.gateways
@@ -106,12 +109,13 @@ def build_gateway(
             await stack.enter_async_context(sweeping_uploads(catalog, store))
             if shared_budgets:
                 await stack.enter_async_context(shared_budgets.running())
+            await stack.enter_async_context(beside())
             yield
         bounded.close()
 
     async def prefetch(version: Version) -> None:
         with anyio.move_on_after(PROMOTION_PREFETCH_TIMEOUT_S):
-            await engine.prefetch(version.digest, version.rank, 0.0)
+            await engine.prefetch(version.base, version.digest, version.rank, 0.0)
 
     def prefetch_from_thread(version: Version) -> None:
         """Prefetch a version from a worker thread of the application, before a channel is pointed to it."""
@@ -124,15 +128,15 @@ def build_gateway(
     app.include_router(control_plane_router(settings, catalog, store, gate, prefetch_from_thread))
     app.include_router(_traffic_router(catalog, gate, counts, peers))
     app.include_router(_monitoring_router(counts, peers, known))
-    limiter = _build_limiter(settings.serve, shared_budgets or MemoryBudgets())
+    max_running = sum(serve.seats * serve.max_engines for serve in engines.values())
+    limiter = _build_limiter(settings.serve, max_running, shared_budgets or MemoryBudgets())
     openai = openai_app(known, limiter, resolver, completions)
     app.mount("/v1", MetricsMiddleware(TurnEndMiddleware(openai), counts.metrics))
     return app
 
 
-def _build_limiter(serve: ServeSettings, budgets: BudgetSource) -> TenantRateLimiter:
+def _build_limiter(serve: ServeSettings, max_running: int, budgets: BudgetSource) -> TenantRateLimiter:
     default = Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute)
-    max_running = serve.seats * serve.max_engines
     max_concurrent = DEFAULT_CONCURRENT_PER_SEQUENCE * max_running
     if serve.max_concurrent_requests is not None:
         max_concurrent = max(1, serve.max_concurrent_requests // serve.gateways)

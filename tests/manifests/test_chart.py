@@ -277,6 +277,18 @@ def test_a_node_without_a_replica_of_serve_is_ready_without_a_proxy() -> None:
     assert {name for name, probe in probes.items() if probe} == {"h100"}
 
 
+def test_a_pod_that_ends_is_emptied_first_if_it_has_the_time() -> None:
+    def hooks(grace_s: int) -> list[Any]:
+        groups = cluster_of({"store": STORE, "groupDefaults": {"terminationGracePeriodSeconds": grace_s}})
+        pods = [group["template"]["spec"] for group in groups["workerGroupSpecs"]]
+        assert {pod["terminationGracePeriodSeconds"] for pod in pods} == {grace_s}
+        return [pod["containers"][0].get("lifecycle") for pod in pods]
+
+    command = ["python", "-m", "looper.cluster.drain_node", "--grace-s=290"]
+    assert hooks(300) == [{"preStop": {"exec": {"command": command}}}]
+    assert hooks(5) == [None]
+
+
 def test_a_disruption_takes_one_pod_of_a_group_and_none_where_there_is_only_one() -> None:
     budgets = [each for each in render(EVERYTHING) if each["kind"] == "PodDisruptionBudget"]
     groups = [each["spec"]["selector"]["matchLabels"]["ray.io/group"] for each in budgets]

@@ -171,7 +171,7 @@ def test_consolidations_are_counted_by_state_however_many_there_are(catalog: Cat
     for name in names:
         catalog.ensure_instance(name)
         catalog.add_batch(name, "b", source="x", trajectories=1)
-    jobs = catalog.submit_all(names, base="b", recipe=Recipe())
+    jobs = catalog.submit_all(dict.fromkeys(names, "b"), recipe=Recipe())
     catalog.cancel(jobs[0].id)
     assert catalog.count_consolidations() == {ConsolidationState.QUEUED: 200, ConsolidationState.CANCELLED: 1}
 
@@ -183,7 +183,7 @@ def test_of_several_instances_all_are_queued_or_none(catalog: Catalog) -> None:
         catalog.ensure_instance(name)
     catalog.add_batch(good, "b", source="x", trajectories=1)
     with pytest.raises(InvalidInput, match="instance counted/empty has no new trajectories"):
-        catalog.submit_all([good, empty], base="b", recipe=Recipe())
+        catalog.submit_all({good: "b", empty: "b"}, recipe=Recipe())
     assert catalog.list_consolidations() == []
-    (job,) = catalog.submit_all([good], base="b", recipe=Recipe())
+    (job,) = catalog.submit_all({good: "b"}, recipe=Recipe())
     assert job.state is ConsolidationState.QUEUED

@@ -157,7 +157,8 @@ def scale(settings: Settings, plan: GpuPlan) -> ScalingConfig:
     least, most = training.min_workers or training.num_workers, training.num_workers
     gpu = {"GPU": plan.trainer} if plan.trainer else {}
     return ScalingConfig(
-        num_workers=most if least == most else (least, most),
+        # Type checkers see the ScalingConfig of Ray Train V1.
+        num_workers=most if least == most else (least, most),  # type: ignore[arg-type]
         use_gpu=bool(gpu),
         resources_per_worker={"CPU": _CPUS_PER_WORKER, **gpu, **require_role(settings.roles.trainers)},
         accelerator_type=training.accelerator_type,
@@ -174,7 +175,8 @@ def count_workers_on_node(settings: Settings, nodes: Iterable[Mapping[str, Any]]
     """
     role = settings.roles.trainers
     suitable: int = sum(bool(node["Alive"]) and (role is None or role in node["Resources"]) for node in nodes)
-    workers = settings.consolidation.max_trainers * settings.consolidation.num_workers
+    trainings = [settings.for_base(name).consolidation for name in settings.base_names]
+    workers = sum(training.max_trainers * training.num_workers for training in trainings)
     return -(-workers // max(1, suitable))
 
 

@@ -1,12 +1,13 @@
 """Looper over the nodes of a lab: brought up as an operator does, from a node that alone has the base model."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.cluster.lab.lab import Lab
+from tests.cluster.lab.machine import Machine
 from tests.cluster.lab.node import Node
 from tests.serve.marks import single_token_base
 
@@ -56,8 +57,15 @@ class DeployedLooper:
 
     def drive(self, *arguments: str, timeout: float = 600) -> Any:
         """Run the driver of ``drive.py`` on the operator's node, and return the JSON that it printed last."""
+        return self._drive(self.operator, arguments, timeout)
+
+    def drive_beside(self, *arguments: str, timeout: float = 120) -> Any:
+        """Run the driver beside the nodes, on the machine of the services, which has no faults."""
+        return self._drive(self.lab.services, arguments, timeout)
+
+    def _drive(self, machine: Machine, arguments: Sequence[str], timeout: float) -> Any:
         command = ["python", "-m", "tests.cluster.lab.drive", *arguments]
-        done = self.operator.run(command, environment=self.environment, timeout=timeout)
+        done = machine.run(command, environment=self.environment, timeout=timeout)
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -125,6 +125,18 @@ def wait_for_consolidations(seconds: str, *ids: str) -> dict[str, Any]:
     return {"states": counts, "took_s": took_s}
 
 
+def count_trained() -> dict[str, Any]:
+    """Count the consolidations of ``submit_all`` by state, and instances whose versions are not those published."""
+    catalog, unlike, states = Catalog.open(load_settings()), 0, Counter[str]()
+    for name in catalog.list_instances():
+        if name.instance.startswith("trained-"):
+            jobs = catalog.list_consolidations(instance=name)
+            states.update(str(job.state) for job in jobs)
+            published = [job.digest for job in jobs if job.digest]
+            unlike += [version.digest for version in catalog.list_versions(name)] != published
+    return {"states": states, "unlike": unlike}
+
+
 def await_steps(seconds: str, *ids: str) -> dict[str, Any]:
     """Wait until one of some consolidations has been trained for a step; return how many steps it has then."""
     catalog, deadline = Catalog.open(load_settings()), time.monotonic() + float(seconds)
@@ -207,6 +219,7 @@ COMMANDS: dict[str, Callable[..., dict[str, Any]]] = {
     "submit": submit_all,
     "await-steps": await_steps,
     "wait": wait_for_consolidations,
+    "count-trained": count_trained,
     "ask": ask,
     "canary": ask_canary,
     "flood": flood,

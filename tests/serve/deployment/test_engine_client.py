@@ -2,10 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 from ray import serve
 from ray.serve.config import RequestRouterConfig
@@ -23,7 +26,7 @@ from looper.serve.protocol import (
     StreamChunk,
     TokenCounts,
 )
-from looper.serve.routing import known_replicas
+from looper.serve.routing import known_replicas, silent_replicas
 from tests.serve.live import LiveServer
 
 APP = "scripted-engines"
@@ -36,6 +39,15 @@ def record_attempt(file: Path, replica: str) -> int:
     return len(earlier.splitlines())
 
 
+def tell_pid(file: Path) -> None:
+    file.write_text(f"{os.getpid()}")
+
+
+def wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)  # the replica and the test share nothing else
+
+
 class ScriptedReplica:
     """Runs the script in a request's body: one list of steps for each replica that the request is sent to."""
 
@@ -44,6 +56,10 @@ class ScriptedReplica:
         number = record_attempt(Path(body["attempts"]), replica)
         for step in body["script"][number]:
             match step:
+                case "tell pid":
+                    tell_pid(Path(body["pid"]))
+                case "hold":
+                    await asyncio.to_thread(wait_for, Path(body["release"]))
                 case "admit":
                     yield AdmissionInfo("memory", 0, 0, 0, {})
                 case "count":
@@ -80,12 +96,13 @@ class Scripted:
 
     def __init__(self, handle: DeploymentHandle[Any], folder: Path, loop: asyncio.Runner) -> None:
         self._loop = loop
-        self._client = PooledEngineClient({8: handle})
+        self._client = PooledEngineClient({"base": {8: handle}})
         self._folder = folder
         self.heard: list[Any] = []
 
     def request(self, *script: list[str], name: str = "request") -> EngineRequest:
         body = {"attempts": str(self._folder / name), "script": script, "request_id": os.urandom(4).hex()}
+        body |= {"pid": str(self._folder / "pid"), "release": str(self._folder / "release")}
         return EngineRequest("completions", body, digest="d" * 64, rank=8, tenant_hash="t")
 
     def attempts(self, name: str = "request") -> list[str]:
@@ -177,6 +194,63 @@ def test_a_replica_whose_engine_is_dead_leaves_the_rotation(scripted: Scripted) 
     assert dead != alive
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica is silent, and has not accepted a request, sooner than usual."""
+    monkeypatch.setattr(silent_replicas, "SILENCE_S", 0.5)
+    monkeypatch.setattr(engine_client, "MAX_ACCEPT_WAIT_S", 2.0)
+    monkeypatch.setattr(engine_client, "CHECK_INTERVAL_S", 0.05)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_replica_that_stands_still_gets_no_requests_until_it_goes_on(
+    scripted: Scripted, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted.send(scripted.request(["tell pid", "respond"], name="before"))
+    process = psutil.Process(int((tmp_path / "pid").read_text()))
+    process.suspend()
+    try:
+        for number in range(4):
+            scripted.send(scripted.request(["respond"], ["respond"], name=f"{number}"))
+    finally:
+        process.resume()
+    (home,) = scripted.attempts("before")
+    others = {scripted.attempts(f"{number}")[0] for number in range(4)}
+    assert home not in others
+    assert caplog.text.count("no replica has accepted") == 1, "the others were not sent there"
+    after = [f"after {number}" for number in range(50)]  # the first of them may find it not quite awake
+    for name in after:
+        scripted.send(scripted.request(["respond"], name=name))
+        if scripted.attempts(name) == [home]:
+            return
+    raise AssertionError("it gets no requests again")
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_request_that_a_replica_has_accepted_may_take_its_time(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    @contextmanager
+    def counting(request: EngineRequest) -> Iterator[Callable[[], bool]]:
+        with known_replicas.expecting_acceptance(request) as is_accepted:
+
+            def look() -> bool:
+                nonlocal looks
+                looks += 1
+                if looks == 3:
+                    (tmp_path / "release").touch()
+                return is_accepted()
+
+            yield look
+
+    monkeypatch.setattr(engine_client, "expecting_acceptance", counting)
+    scripted.send(scripted.request(["hold", "respond"], ["respond"]))
+    assert len(scripted.attempts()) == 1
+    assert looks >= 3
+
+
 class WaitingPool:
     """A handle whose requests wait for a replica without a limit, as Ray Serve's do."""
 
@@ -226,7 +300,7 @@ def test_a_request_does_not_wait_for_replicas_that_do_not_run(
     request = EngineRequest("completions", {}, digest="d" * 64, rank=8, tenant_hash="t")
 
     async def send() -> None:
-        async for _ in PooledEngineClient({8: pool}).generate(request):
+        async for _ in PooledEngineClient({"base": {8: pool}}).generate(request):
             raise AssertionError("nobody answered")
 
     with pytest.raises(EngineUnavailable) as raised:
@@ -285,10 +359,10 @@ class UntouchedPool:
 
 
 def test_a_prefetch_wakes_no_pool_that_has_gone_to_zero() -> None:
-    pools: Any = {8: UntouchedPool()}
-    asyncio.run(PooledEngineClient(pools, from_zero=[8]).prefetch("d" * 64, 8, 30.0))
+    pools: Any = {"base": {8: UntouchedPool()}}
+    asyncio.run(PooledEngineClient(pools, from_zero=["untouched"]).prefetch("base", "d" * 64, 8, 30.0))
     with pytest.raises(AssertionError, match="wakes"):  # of a pool that always has replicas, it calls one
-        asyncio.run(PooledEngineClient(pools).prefetch("d" * 64, 8, 30.0))
+        asyncio.run(PooledEngineClient(pools).prefetch("base", "d" * 64, 8, 30.0))
 
 
 # The last tests, because replicas that end are replaced only after a while.

@@ -35,6 +35,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "looper.rayEnvironment" -}}
 - {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: looper.serve.deployment.proxy_errors.proxy_middlewares}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "2"}
+- {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "30"}
 - {name: RAY_SERVE_USE_GRPC_BY_DEFAULT, value: "1"}
 - {name: RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD, value: "0"}
 - {name: RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP, value: "0"}
