@@ -209,24 +209,29 @@ def missing_gpus(gpus: Mapping[str, float], settings: Settings) -> list[dict[str
     return missing
 
 
-def expect_gpus(gpus: Mapping[str, float], settings: Settings) -> dict[str, float]:
-    """Return the GPUs of a cluster together with those that come when something waits for them.
-
-    Nodes that are idle may go, so what is planned later than at the deployment must not depend on them.
+def plan_for_training(gpus: Mapping[str, float], settings: Settings) -> GpuPlan:
+    """Plan like ``plan_gpus``, later than at the deployment: nodes that were idle may have gone and will come again.
 
     Args:
         gpus: GPUs of the cluster by type, as ``count_by_type`` counts them.
         settings: As for ``plan_gpus``.
 
     Returns:
-        Number of GPUs by type.
+        How the GPUs that are there are divided. If they are not enough, how those are divided that come when something
+        waits for them.
+
+    Raises:
+        InvalidInput: Those would not be enough either.
     """
-    expected = dict(gpus)
-    for resources in missing_gpus(gpus, settings):
-        types = (name.removeprefix(_TYPE_PREFIX) for name in resources if name.startswith(_TYPE_PREFIX))
-        name = next(types, "")
-        expected[name] = expected.get(name, 0.0) + resources["GPU"]
-    return expected
+    try:
+        return plan_gpus(gpus, settings)
+    except InvalidInput:
+        expected = dict(gpus)
+        for resources in missing_gpus(gpus, settings):
+            types = (name.removeprefix(_TYPE_PREFIX) for name in resources if name.startswith(_TYPE_PREFIX))
+            name = next(types, "")
+            expected[name] = expected.get(name, 0.0) + resources["GPU"]
+        return plan_gpus(expected, settings)
 
 
 def _describe(gpus: Mapping[str, float]) -> str:

@@ -29,7 +29,7 @@ from looper.platform.domain.private_files import keep_files_private, make_privat
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
 from looper.platform.settings import Settings
-from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, expect_gpus, plan_gpus
+from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, plan_for_training
 from looper.platform.settings.roles import require_role
 
 
@@ -124,7 +124,7 @@ def _describe(cause: BaseException) -> str:
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    plan = plan_gpus(expect_gpus(count_by_type(nodes), run.settings), run.settings)
+    plan = plan_for_training(count_by_type(nodes), run.settings)
     on_node = count_workers_on_node(run.settings, nodes)
     trainer = TorchTrainer(
         _run_worker,
@@ -193,7 +193,7 @@ def describe_training_wait(settings: Settings) -> str | None:
         InvalidInput: The cluster has too few GPUs for it.
     """
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    scaling = scale(settings, plan_gpus(expect_gpus(count_by_type(nodes), settings), settings))
+    scaling = scale(settings, plan_for_training(count_by_type(nodes), settings))
     return describe_gpu_wait(scaling, ray.util.placement_group_table().values(), nodes)
 
 
