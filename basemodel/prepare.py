@@ -57,6 +57,15 @@ def prepare_base(settings: Settings) -> Path:
     return prepare(settings.base, settings.models_dir, *parsers)
 
 
+def prepare_bases(settings: Settings) -> dict[str, Path]:
+    """Return the folders of all base models that the settings name, by name, as ``prepare`` does.
+
+    Args:
+        settings: Settings with the base models and their parsers.
+    """
+    return {name: prepare_base(settings.for_base(name)) for name in settings.base_names}
+
+
 def prepare(base: str, cache: Path, tool_call_parser: str = "auto", reasoning_parser: str = "auto") -> Path:
     """Return the folder of a base model. The first call makes it, and later calls reuse it.
 

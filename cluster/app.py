@@ -7,7 +7,7 @@ All ways up use it: the head process on a private Ray, ``looper up --address``, 
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import ray
@@ -15,17 +15,22 @@ from ray import serve
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from looper.basemodel.node_copies import BaseModelSource, publish_base
-from looper.basemodel.prepare import prepare_base
+from looper.basemodel.prepare import prepare_bases
+from looper.cluster import control_loop
 from looper.cluster.cluster_reporter import GPU_GROUP_NAME
 from looper.cluster.control_loop import build_control_loop
+from looper.cluster.deployment_versions import describe_deployment
+from looper.cluster.migration import migrate_catalog
 from looper.cluster.several_nodes import find_unshared
+from looper.platform.catalog import Catalog
+from looper.platform.catalog.cluster_reports import DEPLOYED
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, missing_gpus
 from looper.serve.deployment.gpu_defaults import fit_to_gpus
 from looper.serve.deployment.ray_app import build_app, plan_cluster
-from looper.serve.engine.engine_arguments import check_engine_options
+from looper.serve.engine.engine_arguments import check_all_engine_options
 
 log = logging.getLogger(__name__)
 
@@ -72,14 +77,22 @@ def build_on_cluster(settings: Settings, *, is_private: bool = False, gpu_timeou
     unshared = find_unshared(settings)
     if nodes > 1 and unshared:
         raise InvalidInput(unshared)
-    check_engine_options(settings.serve.engine)
-    folder = prepare_base(settings)
-    # Nodes may join later, so the base model is stored wherever they could reach it.
+    check_all_engine_options(settings)
+    migrate_catalog(settings)
+    folders = prepare_bases(settings)
+    # Nodes may join later, so base models are stored wherever they could reach them.
     is_alone = is_private or unshared is not None
-    base = BaseModelSource(folder) if is_alone else publish_base(ObjectStore.open(settings), folder)
+    bases = {
+        name: BaseModelSource(folder) if is_alone else publish_base(ObjectStore.open(settings), folder)
+        for name, folder in folders.items()
+    }
     plan = _wait_for_gpus(settings, gpu_timeout_s)
-    settings = fit_to_gpus(settings, folder, plan)
-    return build_app(settings, base, plan, [build_control_loop(settings, base)])
+    deployed = describe_deployment(settings)
+    with closing(Catalog.open(settings)) as catalog:
+        catalog.save_cluster_report(DEPLOYED, deployed.model_dump(mode="json"))
+    settings = fit_to_gpus(settings, folders, plan)
+    loop = build_control_loop(settings, bases, deployed.versions[control_loop.NAME])
+    return build_app(settings, bases, plan, [loop], deployed.versions)
 
 
 def _wait_for_gpus(settings: Settings, timeout_s: float) -> GpuPlan:

@@ -17,7 +17,7 @@ from looper.cluster.state import clear_state, log_path, read_state, state_path
 from looper.platform.domain.errors import InvalidInput, LooperError
 from looper.platform.settings import Settings
 from looper.serve.deployment.tls import trust_own_certificate
-from looper.serve.engine.engine_arguments import check_engine_options
+from looper.serve.engine.engine_arguments import check_all_engine_options
 
 MAX_FAILED_STARTS = 2
 """How often the head may die before the first start is given up."""
@@ -41,7 +41,7 @@ def start_cluster(
             GPUs that the cluster does not have.
         LooperError: The cluster ended, failed repeatedly, or did not answer in time.
     """
-    check_engine_options(settings.serve.engine)
+    check_all_engine_options(settings)
     state_path(settings).parent.mkdir(parents=True, exist_ok=True)
     with FileLock(state_path(settings).with_suffix(".lock"), mode=0o600):
         if read_state(settings) is None:

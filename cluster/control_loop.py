@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import threading
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from functools import partial
 from logging.handlers import RotatingFileHandler
@@ -22,6 +23,7 @@ from looper.platform.domain.private_files import keep_files_private, make_privat
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 from looper.platform.settings.roles import require_role
+from looper.serve.deployment.ray_app import versioned
 from looper.serve.deployment.serve_log import keep_serve_log_open
 
 log = logging.getLogger(__name__)
@@ -43,14 +45,14 @@ class ControlLoop:
 
     Args:
         settings: Settings of the cluster.
-        base: The base model.
+        bases: The base models of the settings, by name.
     """
 
-    def __init__(self, settings: Settings, base: BaseModelSource) -> None:
+    def __init__(self, settings: Settings, bases: Mapping[str, BaseModelSource]) -> None:
         keep_serve_log_open()
         keep_files_private()
         _log_to_file(settings)
-        self._settings, self._base = settings, base
+        self._settings, self._bases = settings, bases
         self._name = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
@@ -97,10 +99,10 @@ class ControlLoop:
             target=report_regularly, args=(self._settings, catalog, ended), name="report", daemon=True
         )
         reporter.start()
-        open_model = partial(open_cluster_model, self._settings, self._base)
+        open_model = partial(open_cluster_model, self._settings)
         try:
             catalog.forget_trainers()  # those of an earlier leader end with it, and why some failed may be mended
-            worker.work_queue(catalog, store, self._settings, self._base, ended.is_set, open_model)
+            worker.work_queue(catalog, store, self._settings, self._bases, ended.is_set, open_model)
         finally:
             ended.set()
             with suppress(StoreUnavailable):  # then the lease expires
@@ -126,24 +128,28 @@ class ControlLoop:
                 ended.set()
 
 
-def build_control_loop(settings: Settings, base: BaseModelSource) -> serve.Application:
+def build_control_loop(settings: Settings, bases: Mapping[str, BaseModelSource], version: str) -> serve.Application:
     """Return the deployment of the control loop.
 
     Args:
         settings: Settings of the cluster.
-        base: The base model.
+        bases: The base models of the settings, by name.
+        version: What it is made from, as ``versioned`` takes it.
 
     Returns:
         The deployment, for ``build_app``.
     """
-    return serve.deployment(
+    return versioned(
+        ControlLoop,
+        version,
         name=NAME,
         num_replicas=settings.cluster.control_loops,
         ray_actor_options={"num_cpus": 0, "resources": require_role(settings.roles.control)},
         health_check_timeout_s=60,
         graceful_shutdown_timeout_s=STOP_TIMEOUT_S + 5,
         graceful_shutdown_wait_loop_s=0.1,
-    )(ControlLoop).bind(settings, base)
+        max_surge_percent=100,
+    ).bind(settings, bases)
 
 
 def log_path(settings: Settings) -> str:

@@ -21,11 +21,12 @@ QUEUE = "synthesis"
 """Takes the place of a tenant in the engines' fair queues: synthesis for all tenants together is served as one."""
 
 
-def open_cluster_model(settings: Settings, base: BaseModelSource) -> LanguageModel:
+def open_cluster_model(settings: Settings, name: str, base: BaseModelSource) -> LanguageModel:
     """Open the model that stages of synthesis ask on a cluster. Call it in a process that is connected to its Ray.
 
     Args:
         settings: Settings of the cluster.
+        name: Name of the base model.
         base: The base model.
 
     Returns:
@@ -37,11 +38,12 @@ def open_cluster_model(settings: Settings, base: BaseModelSource) -> LanguageMod
     if settings.synthesis.model.endpoint is not None:
         return open_model(settings.synthesis.model, base)
     return LanguageModel(
-        read_base_revision(base.on_this_node(weights=False)), partial(generate_with_engines, settings=settings)
+        read_base_revision(base.on_this_node(weights=False)),
+        partial(generate_with_engines, settings=settings, base=name),
     )
 
 
-def generate_with_engines(requests: Sequence[LLMRequest], settings: Settings) -> list[str | None]:
+def generate_with_engines(requests: Sequence[LLMRequest], settings: Settings, base: str) -> list[str | None]:
     """Send requests to the cluster's engines, as ``send_all`` does.
 
     This blocks and must not be called inside an event loop.
@@ -49,15 +51,16 @@ def generate_with_engines(requests: Sequence[LLMRequest], settings: Settings) ->
     Args:
         requests: The requests.
         settings: Settings of the cluster.
+        base: Name of the base model that answers.
 
     Returns:
         The response to each request, or None where there is none.
     """
-    engines = connect_to_engines(settings.serve)
+    engines = connect_to_engines(settings)
 
     async def send(body: dict[str, Any]) -> str:
         estimate = estimate_prompt_tokens(len(json.dumps(body)))
-        request = EngineRequest("chat", body, None, 0, QUEUE, estimated_prompt_tokens=estimate)
+        request = EngineRequest("chat", body, None, 0, QUEUE, base=base, estimated_prompt_tokens=estimate)
         try:
             async with aclosing(engines.generate(request)) as outputs:
                 async for output in outputs:
@@ -72,7 +75,7 @@ def generate_with_engines(requests: Sequence[LLMRequest], settings: Settings) ->
         yield send
 
     model = settings.synthesis.model
-    sending = send_all(requests, model, settings.base, "The cluster's engines", open_sender)
+    sending = send_all(requests, model, base, "The cluster's engines", open_sender)
     return asyncio.run_coroutine_threadsafe(sending, _event_loop()).result()
 
 

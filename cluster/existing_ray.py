@@ -22,10 +22,11 @@ from ray.serve.context import _get_global_client
 from looper.cluster.app import build_on_cluster
 from looper.cluster.cluster_status import EXISTING_RAY, ExistingRay, read_existing_ray
 from looper.cluster.local_ray import silence_logs
+from looper.cluster.migration import migrate_catalog
 from looper.cluster.node_check import check_nodes
 from looper.cluster.several_nodes import find_unshared, require_fixed_port
 from looper.platform.catalog import Catalog
-from looper.platform.catalog.cluster_reports import REPORT
+from looper.platform.catalog.cluster_reports import DEPLOYED, REPORT
 from looper.platform.domain.errors import InvalidInput, LooperError
 from looper.platform.settings import Settings
 from looper.platform.settings.roles import require_role
@@ -56,11 +57,12 @@ class Deployed(NamedTuple):
 
 
 @contextmanager
-def joined_ray(address: str) -> Iterator[None]:
+def joined_ray(address: str, code: str | None) -> Iterator[None]:
     """Connect this process to a Ray that exists.
 
     Args:
         address: ``auto``, ``HOST:PORT``, or ``ray://HOST:PORT``.
+        code: Folder on every node with the Looper that runs there. None: the installed one.
 
     Yields:
         Nothing, while this process is connected.
@@ -71,6 +73,8 @@ def joined_ray(address: str) -> Iterator[None]:
     _require_listening(address)
     silence_logs()
     variables = {**RAY_ENVIRONMENT, **{name: os.environ[name] for name in _CREDENTIALS if name in os.environ}}
+    if code:
+        variables["PYTHONPATH"] = code
     try:
         ray.init(
             address=address,
@@ -103,10 +107,11 @@ def bring_up(settings: Settings, address: str, on_progress: Callable[[str], None
     """
     require_fixed_port(settings)
     on_progress(f"joining the Ray at {address}")
-    with joined_ray(address):
+    with joined_ray(address, settings.cluster.code):
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         if len(nodes) > 1 and (problem := find_unshared(settings)):
             raise InvalidInput(problem)
+        migrate_catalog(settings)
         catalog = Catalog.open(settings)
         on_progress(f"looking at {len(nodes)} nodes")
         _require_healthy(settings, nodes)
@@ -140,12 +145,13 @@ def take_down(settings: Settings, address: str) -> bool:
         InvalidInput: There is no Ray at the address, or it is of another version.
     """
     catalog = Catalog.open(settings)
-    with joined_ray(address):
+    with joined_ray(address, settings.cluster.code):
         remove: Any = ray.remote(num_cpus=0, max_retries=0)(remove_from_within)
         before = read_existing_ray(catalog)
         was_running: bool = ray.get(remove.remote(before is not None and before.started_serve))
-    for name in (EXISTING_RAY, REPORT):
-        catalog.delete_cluster_report(name)
+    if before is not None and before.address == address:  # there may be another one on the same catalog
+        for name in (EXISTING_RAY, DEPLOYED, REPORT):
+            catalog.delete_cluster_report(name)
     return was_running
 
 

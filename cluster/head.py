@@ -8,15 +8,17 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 from ray import serve
 
-from looper.basemodel.prepare import prepare_base
+from looper.basemodel.prepare import prepare_bases
 from looper.cluster.app import build_on_cluster
 from looper.cluster.local_ray import local_ray
+from looper.cluster.migration import migrate_catalog
 from looper.cluster.processes import stop_on_signals
 from looper.cluster.state import read_state, write_state
-from looper.platform.catalog import Catalog
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.private_files import keep_files_private
 from looper.platform.settings import Settings
@@ -31,22 +33,29 @@ def run_head(settings: Settings, stop: threading.Event) -> None:
         settings: Settings of the cluster.
         stop: Ends the work when it is set.
     """
-    folder = prepare_base(settings)
-    Catalog.open(settings).close()  # migrated before anything reads it
-    with local_ray():
+    folders = prepare_bases(settings)
+    migrate_catalog(settings)  # before anything reads it
+    with local_ray(settings.max_engines):
         stop_on_signals(stop)  # again, because Ray has installed its own handler, which ends the process immediately
         plan = plan_cluster(settings)
         url = deploy(settings, build_on_cluster(settings, is_private=True))
         state = read_state(settings)
         if state is not None:
-            engines = {
-                pool.max_lora_rank: str(plan_cache_sizes(settings.serve, pool, folder))
-                for pool in settings.serve.all_pools
-            }
-            found = {"phase": "up", "url": url, "engines": engines, "gpus": str(plan)}
+            found = {"phase": "up", "url": url, "engines": _describe_engines(settings, folders), "gpus": str(plan)}
             write_state(settings, state.model_copy(update=found))
         stop.wait()
         serve.shutdown()  # type: ignore[no-untyped-call]  # waits for the replicas: the control loop releases its work
+
+
+def _describe_engines(settings: Settings, folders: Mapping[str, Path]) -> dict[str, str]:
+    """Return the capacity of an engine of each pool in words, by the pool in words."""
+    return {
+        f"ranks up to {pool.max_lora_rank}" + (f" on {name}" if settings.bases else ""): str(
+            plan_cache_sizes(settings.for_base(name).serve, pool, folder)
+        )
+        for name, folder in folders.items()
+        for pool in settings.for_base(name).serve.all_pools
+    }
 
 
 def _stop_with_parent(parent: int, stop: threading.Event) -> None:

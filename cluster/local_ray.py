@@ -21,10 +21,6 @@ from looper.platform.domain.private_files import make_private_folder
 from looper.serve.deployment.loopback import use_loopback_node
 from looper.serve.deployment.ray_environment import set_ray_environment
 
-_NUM_CPUS = 1 + max(2, os.cpu_count() or 1)
-"""CPUs that Ray schedules. An engine reserves one and a trainer a fraction of one; a task needs one more."""
-
-
 _TOKEN = "RAY_AUTH_TOKEN"
 
 _OTHER_RAYS = (
@@ -44,12 +40,15 @@ _OTHER_RAYS = (
 
 
 @contextmanager
-def local_ray() -> Iterator[None]:
+def local_ray(engines: int = 1) -> Iterator[None]:
     """Start a Ray that no other process uses, and end all its processes afterwards.
 
     It joins no other cluster and shares no tables with one, whatever the environment or a file of this machine names:
     a pod of KubeRay and a job of Ray have variables that would make it do so. Its token for authentication is its own,
     too: Ray would leave one in the user's home, and every later Ray of that user would silently require it.
+
+    Args:
+        engines: Maximum number of engines on it.
 
     Yields:
         None, while Ray runs.
@@ -62,7 +61,7 @@ def local_ray() -> Iterator[None]:
     outer = {name: os.environ.pop(name, None) for name in _OTHER_RAYS}
     os.environ[_TOKEN] = secrets.token_hex(32)
     try:
-        _start_ray()
+        _start_ray(engines)
         yield
     finally:
         os.environ.pop(_TOKEN, None)
@@ -73,7 +72,16 @@ def local_ray() -> Iterator[None]:
         kill_remaining(started | (set(_descendants()) - before), timeout_s=15)
 
 
-def _start_ray() -> None:
+def count_cpus(engines: int) -> int:
+    """Return how many CPUs Ray schedules: an engine reserves one, trainers fractions of one, and a task one more.
+
+    Args:
+        engines: Maximum number of engines.
+    """
+    return max(1 + (os.cpu_count() or 1), engines + 2)
+
+
+def _start_ray(engines: int) -> None:
     set_ray_environment()
     use_loopback_node()
     session_folder = _make_session_folder()
@@ -81,7 +89,7 @@ def _start_ray() -> None:
         ray.init(
             address="local",
             _temp_dir=str(session_folder),
-            num_cpus=_NUM_CPUS,
+            num_cpus=count_cpus(engines),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

@@ -23,6 +23,9 @@ CHECK_TIMEOUT_S = 60.0
 MAX_CLOCK_DIFFERENCE_S = 10.0
 """A node's clock that differs more from the catalog's is a problem, in seconds."""
 
+ANSWER_TIMEOUT_S = 5.0
+"""How long catalog and store may take to answer a node, in seconds. Twice that must be well below CHECK_TIMEOUT_S."""
+
 MIN_FREE_BYTES = 10**9
 """A disk with less free space is a problem, in bytes."""
 
@@ -89,6 +92,7 @@ def inspect_node(settings: Settings) -> NodeFindings:
     import time
 
     problems = []
+    settings = _without_patience(settings)
     try:
         ahead_s = time.time() - Catalog.open(settings).now().timestamp()
         if abs(ahead_s) > MAX_CLOCK_DIFFERENCE_S:
@@ -112,6 +116,13 @@ def inspect_node(settings: Settings) -> NodeFindings:
         if free < MIN_FREE_BYTES:
             problems.append(f"has {free / 1e9:.1f} GB free in {folder}: free some space")
     return NodeFindings(version("looper-skills"), sys.version_info[:2], problems)
+
+
+def _without_patience(settings: Settings) -> Settings:
+    """Return settings with which a catalog or a store that does not answer is an error soon."""
+    store = settings.store.model_copy(update={"timeout_s": ANSWER_TIMEOUT_S, "max_retries": 1})
+    catalog = settings.catalog.model_copy(update={"timeout_s": ANSWER_TIMEOUT_S, "outage_s": ANSWER_TIMEOUT_S})
+    return settings.model_copy(update={"store": store, "catalog": catalog})
 
 
 def _compare(findings: NodeFindings) -> list[str]:

@@ -1,6 +1,6 @@
 """Works the queue inside a command, on machines where no cluster runs: ``looper consolidate --wait`` and the demo."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from looper.basemodel.node_copies import BaseModelSource
@@ -11,7 +11,7 @@ from looper.platform.settings import Settings
 
 
 def run_until_complete(
-    catalog: Catalog, store: ObjectStore, settings: Settings, model_dir: Path, ids: Sequence[str]
+    catalog: Catalog, store: ObjectStore, settings: Settings, folders: Mapping[str, Path], ids: Sequence[str]
 ) -> None:
     """Work the queue on the current Ray until certain consolidations have ended.
 
@@ -22,11 +22,12 @@ def run_until_complete(
         catalog: Catalog with the queue.
         store: Object store of the cluster.
         settings: Settings of the cluster.
-        model_dir: Folder of the prepared base model.
+        folders: Folders of the prepared base models, by name.
         ids: Ids of the consolidations to wait for.
     """
 
     def have_ended() -> bool:
         return all(job.state.is_final for job in catalog.get_consolidations(ids))
 
-    worker.work_queue(catalog, store, settings, BaseModelSource(model_dir), have_ended)
+    bases = {name: BaseModelSource(folder) for name, folder in folders.items()}
+    worker.work_queue(catalog, store, settings, bases, have_ended)

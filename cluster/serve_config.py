@@ -6,11 +6,12 @@ hold for one node only, stay in the environment of the nodes: ``list_node_variab
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
+from looper.cluster.public_settings import CATALOG_URL, is_secret, list_changed
 from looper.cluster.several_nodes import find_unshared, require_fixed_port
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings
@@ -22,12 +23,8 @@ from looper.serve.routing.known_replicas import APP_NAME
 IMPORT_PATH = "looper.cluster.app:build"
 """Builder of the application. Ray Serve imports it on a node of the cluster and calls it with the arguments."""
 
-_CATALOG_URL = "catalog.url"
 _OF_THE_PROXY = frozenset({"serve.host", "serve.port", "serve.tls_cert", "serve.tls_key"})
 """Settings that are in ``http_options``: Ray Serve's proxies listen, on every node."""
-
-_OF_THIS_MACHINE = frozenset({"home", "cluster.address"})
-"""Settings that say where this machine's files and its Ray are."""
 
 _SECRET_ENGINE_OPTIONS = ("hf_token",)
 
@@ -45,8 +42,8 @@ def check_cluster_settings(settings: Settings) -> None:
     if problem := find_unshared(settings):
         raise InvalidInput(problem)
     require_fixed_port(settings)
-    for option in _SECRET_ENGINE_OPTIONS:
-        if option in settings.serve.engine:
+    for base, option in product(settings.base_names, _SECRET_ENGINE_OPTIONS):
+        if option in settings.for_base(base).serve.engine:
             raise InvalidInput(f"serve.engine: {option} is a secret: remove it, and set HF_TOKEN on every node")
 
 
@@ -66,6 +63,7 @@ def build_serve_config(settings: Settings) -> dict[str, Any]:
     serve = settings.serve.model_copy(update={"host": "0.0.0.0"})  # clients and other nodes reach every proxy
     # A Ray whose nodes were started without these has them in the controller, its proxies, and the application.
     variables = {name: value for name, value in RAY_ENVIRONMENT.items() if name.startswith("RAY_SERVE_")}
+    code = {"PYTHONPATH": settings.cluster.code} if settings.cluster.code else {}
     return {
         "proxy_location": "EveryNode",
         "http_options": http_options(serve, serve.port),
@@ -75,8 +73,8 @@ def build_serve_config(settings: Settings) -> dict[str, Any]:
                 "name": APP_NAME,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "runtime_env": {"env_vars": dict(variables)},
-                "args": _nest({path: value for path, value in _changed(settings) if _is_argument(path, value)}),
+                "runtime_env": {"env_vars": variables | code},
+                "args": _nest({path: value for path, value in list_changed(settings) if _is_argument(path, value)}),
             }
         ],
     }
@@ -91,9 +89,9 @@ def list_node_variables(settings: Settings) -> dict[str, str]:
     Returns:
         What each is for, by its name.
     """
-    variables = {variable_of(_CATALOG_URL): "URL of the catalog, with its password"}
-    for path, value in _changed(settings):
-        if path != _CATALOG_URL and _is_secret(path, value):
+    variables = {variable_of(CATALOG_URL): "URL of the catalog, with its password"}
+    for path, value in list_changed(settings):
+        if path != CATALOG_URL and is_secret(path, value):
             variables[variable_of(path)] = settings_by_path()[path].field.description or ""
     variables["AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"] = (
         "keys of the store, unless nodes have a role that may use it"
@@ -129,33 +127,8 @@ def _comments(settings: Settings) -> Iterator[str]:
         yield f"#   {name}: {purpose}"
 
 
-def _changed(settings: Settings) -> Iterator[tuple[str, Any]]:
-    """Yield path and value of each setting that is given and is not the default, but for this machine's own."""
-    given, defaults = settings.model_dump(mode="json", exclude_unset=True), Settings().model_dump(mode="json")
-    for path in settings_by_path():
-        try:
-            value = _get(given, path)
-        except KeyError:
-            continue
-        if path not in _OF_THIS_MACHINE and value != _get(defaults, path):
-            yield path, value
-
-
 def _is_argument(path: str, value: Any) -> bool:
-    return path not in _OF_THE_PROXY and not _is_secret(path, value)
-
-
-def _is_secret(path: str, value: Any) -> bool:
-    if path == _CATALOG_URL or settings_by_path()[path].is_secret:
-        return True
-    return isinstance(value, str) and "://" in value and "@" in urlsplit(value).netloc
-
-
-def _get(tree: Mapping[str, Any], path: str) -> Any:
-    value: Any = tree
-    for name in path.split("."):
-        value = value[name]
-    return value
+    return path not in _OF_THE_PROXY and not is_secret(path, value)
 
 
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ class ClusterState(BaseModel):
     """Why the cluster cannot start with these settings, if the head has found that out."""
     gpus: str = ""
     """How GPUs are divided, in words."""
-    engines: dict[int, str] = {}
-    """Capacity of an engine in words, by the maximum rank of its pool."""
+    engines: dict[str, str] = {}
+    """Capacity of an engine in words, by its pool in words."""
 
     @property
     def is_alive(self) -> bool:

@@ -28,6 +28,7 @@
 | 503 | store_unavailable | The disk is full. | cache/disk_cache.py |
 | 503 | store_unavailable | The download process died or takes a minute. | cache/download_process.py |
 | 503 | request_timeout | The request took longer than serve.request_timeout_s. | gateway/deadlines.py |
+| 422 | base_not_served | The version's base model is not one of this cluster. | deployment/engine_client.py |
 | 422 | engine_killer | Engines died at this request. | deployment/engine_client.py |
 | 503 | engine_gone | No engine runs or accepts it, or the two that were tried died. | deployment/engine_client.py |
 | 503 | engine_died | The engine died while it began with this request. | deployment/engine_client.py |
@@ -147,6 +148,19 @@ def model_not_found(model: str) -> FullResponse:
     name = model[:_MAX_QUOTED_CHARACTERS]
     message = f"The model `{name}` does not exist or you do not have access to it."
     return error_response(404, message, code="model_not_found")
+
+
+def base_not_served(base: str) -> FullResponse:
+    """Return the response for a version whose base model has no engines here, so that no other engine may answer.
+
+    Args:
+        base: The base model, as the settings named it when the version was trained.
+
+    Returns:
+        The response.
+    """
+    message = f"The version was trained on base model {base}, which is not one of this cluster: roll back, or move it."
+    return error_response(422, message, code="base_not_served", param="model")
 
 
 def invalid_json(reason: str) -> FullResponse:

@@ -59,6 +59,8 @@ class EngineRequest:
     """LoRA rank of the version's adapter, 0 for the base model."""
     tenant_hash: str
     """Identifies the tenant for fair queueing and for the prefix cache. It does not reveal the tenant's name."""
+    base: str = ""
+    """Base model of the version, or the base model itself. Not needed where the engines have only one."""
     num_seqs: int = 1
     """Number of sequences that the engine generates: prompts times choices or beams."""
     estimated_prompt_tokens: int = 0
@@ -156,10 +158,11 @@ class EngineClient(Protocol):
         """
         ...
 
-    async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
+    async def prefetch(self, base: str, digest: str, rank: int, hold_s: float) -> None:
         """Load an adapter on the replica that receives its requests. A failure is logged and not raised.
 
         Args:
+            base: Base model that it was trained on.
             digest: Digest of the version.
             rank: LoRA rank of its adapter.
             hold_s: Minimum time for which the adapter stays in memory, in seconds.

@@ -63,7 +63,7 @@ def test_uploaded_trajectories_become_skills_that_answer_by_name(live: LiveServe
             assert (file.kept, file.rejected) == (12, 0)
             ids += [job.id for job in client.consolidate([instance], recipe=RECIPE)]
 
-    run_until_complete(live.catalog, live.store, live.settings, live.base, ids)
+    run_until_complete(live.catalog, live.store, live.settings, {live.settings.base: live.base}, ids)
     jobs = [live.catalog.get_consolidation(id) for id in ids]
     assert {str(job.instance): job.state for job in jobs} == dict.fromkeys(names, ConsolidationState.PUBLISHED)
 

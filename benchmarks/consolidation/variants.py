@@ -204,7 +204,9 @@ def _run_looper(
     with local_ray():
         submitter = threading.Thread(target=submit)
         submitter.start()
-        queue_worker.work_queue(catalog, store, settings, BaseModelSource(model_dir), lambda: not submitter.is_alive())
+        queue_worker.work_queue(
+            catalog, store, settings, {settings.base: BaseModelSource(model_dir)}, lambda: not submitter.is_alive()
+        )
     assert all(job.verdict is not None for job in jobs), [job.reason for job in jobs]
     started = min(job.created_at for job in jobs)
     done = sorted((job.ended_at - started).total_seconds() for job in jobs if job.ended_at is not None)

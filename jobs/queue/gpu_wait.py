@@ -40,7 +40,7 @@ def describe_gpu_wait(
             for number, bundle in group["bundles"].items():
                 if group["bundles_to_node_id"][number] in gpus:
                     taken[is_engine] += bundle.get("GPU", 0.0)
-    needed = scaling.min_workers * scaling.num_gpus_per_worker
+    needed = scaling.min_workers * scaling.num_gpus_per_worker  # type: ignore[attr-defined]  # as in training_run
     return (
         f"{needed:g} GPU{'' if needed == 1 else 's'}{f' of type {needed_type}' if needed_type else ''}: "
         f"engines have {taken[True]:g} of {sum(gpus.values()):g}, others {taken[False]:g}"

@@ -3,6 +3,7 @@
 The queue worker calls ``conclude`` for each consolidation whose training has ended.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -15,12 +16,25 @@ from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.adapters.base_revision import read_base_revision
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.scores import GateVerdict
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import GateSettings
 
 LIBRARIES = ("torch", "transformers", "peft", "deepspeed", "ray")
 """Libraries whose versions a manifest records."""
+
+
+def require_base(job: Consolidation, bases: Collection[str]) -> None:
+    """Check that the base model of ``job`` is one of ``bases``, those that are running.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    if job.base not in bases:
+        raise InvalidInput(
+            f"base model {job.base!r} is not one that is running ({', '.join(bases)}): submit the consolidation again"
+        )
 
 
 @dataclass(frozen=True)
@@ -33,8 +47,8 @@ class Publisher:
     """Has the candidates and receives the adapters."""
     owner: str
     """Holder of the leases."""
-    base: BaseModelSource
-    """The base model."""
+    bases: Mapping[str, BaseModelSource]
+    """The base models, by name."""
     gate: GateSettings
     """Limits of the gate."""
 
@@ -48,8 +62,10 @@ class Publisher:
 
         Raises:
             Conflict: If it was cancelled, or another process holds it by now.
+            InvalidInput: If its base model is no longer one of the cluster.
             StoreUnavailable: If the object store or the catalog is down or full.
         """
+        require_base(job, self.bases)
         candidate = load_candidate(self.store, job.id)
         verdict = judge_candidate(candidate.scores, self.gate)
         if verdict.passed:
@@ -59,7 +75,7 @@ class Publisher:
         self.store.delete(keys.checkpoints(job.id))
 
     def _publish(self, job: Consolidation, candidate: Candidate, verdict: GateVerdict) -> None:
-        revision = read_base_revision(self.base.on_this_node(weights=False))
+        revision = read_base_revision(self.bases[job.base].on_this_node(weights=False))
         manifest = Manifest(
             instance=str(job.instance),
             base=job.base,

@@ -7,7 +7,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -58,7 +58,7 @@ class TrainerPool:
         catalog: Catalog,
         store: ObjectStore,
         settings: Settings,
-        base: BaseModelSource,
+        bases: Mapping[str, BaseModelSource],
         owner: str,
         is_stopping: Callable[[], bool],
     ) -> None:
@@ -68,14 +68,14 @@ class TrainerPool:
             catalog: Says how many trainers are needed.
             store: Object store.
             settings: All settings.
-            base: The base model.
+            bases: The base models of the settings, by name.
             owner: Name of the queue worker. The names of its trainers begin with it.
             is_stopping: Whether the queue worker is releasing its work, so that errors of Ray mean nothing.
         """
         self._catalog = catalog
         self._store = store
         self._settings = settings
-        self._base = base
+        self._bases = bases
         self._owner = owner
         self._is_stopping = is_stopping
         self._trainers: list[_RunningTrainer] = []
@@ -88,17 +88,19 @@ class TrainerPool:
 
     def start_missing(self) -> None:
         """Start a trainer for each base model and shape with more waiting consolidations than its trainers can take."""
-        limits = self._settings.consolidation
         self._trainers[:] = [trainer for trainer in self._trainers if trainer.thread.is_alive()]
         for trainer in self._trainers:
             self._explain_wait(trainer)
         delayed = self._list_delayed()
-        for demand in self._catalog.list_training_demand(limits.max_concurrent_per_tenant):
-            if demand.base != self._settings.base or len(self._trainers) >= limits.max_trainers:
+        for demand in self._catalog.list_training_demand(self._settings.consolidation.max_concurrent_per_tenant):
+            if demand.base not in self._settings.base_names:
                 continue
-            running = sum(trainer.run.shape == demand.shape for trainer in self._trainers)
-            if demand.waiting > running * limits.cohort_size and (demand.base, demand.shape) not in delayed:
-                self._start(demand.shape)
+            limits = self._settings.for_base(demand.base).consolidation
+            shapes = [trainer.run.shape for trainer in self._trainers if trainer.run.settings.base == demand.base]
+            if len(shapes) >= limits.max_trainers or (demand.base, demand.shape) in delayed:
+                continue
+            if demand.waiting > shapes.count(demand.shape) * limits.cohort_size:
+                self._start(demand.base, demand.shape)
 
     def stop(self) -> None:
         """Tell all trainers to save their members, release them and end."""
@@ -110,10 +112,10 @@ class TrainerPool:
         for trainer in self._trainers:
             trainer.thread.join(STOP_TIMEOUT_S)
 
-    def _start(self, shape: TrainerShape) -> None:
+    def _start(self, base: str, shape: TrainerShape) -> None:
         owner = f"{self._owner}-trainer-{secrets.token_hex(4)}"
-        run = TrainingRun(shape, owner, self._settings, self._base)
-        self._catalog.add_trainer(owner, self._owner, self._settings.base, shape)
+        run = TrainingRun(shape, owner, self._settings.for_base(base), self._bases[base])
+        self._catalog.add_trainer(owner, self._owner, base, shape)
         thread = threading.Thread(target=self._run, args=(run,), name=owner, daemon=True)
         self._trainers.append(_RunningTrainer(run, thread, datetime.now(UTC)))
         thread.start()

@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -22,9 +22,9 @@ from looper.jobs.consolidation.training.checkpoint import delete_orphaned_checkp
 from looper.jobs.failures import describe_unexpected, fail_consolidation, run_isolated
 from looper.jobs.queue.leases import LeaseHolder
 from looper.jobs.queue.progress import ProgressCounter
-from looper.jobs.queue.publication import Publisher
+from looper.jobs.queue.publication import Publisher, require_base
 from looper.jobs.queue.trainers import TrainerPool
-from looper.jobs.synthesis.llm.model_factory import OpenModel
+from looper.jobs.synthesis.llm.model_factory import LanguageModel
 from looper.jobs.synthesis.pipeline.run import synthesize
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
@@ -50,13 +50,17 @@ PROCESS = "queue worker"
 """Name of this process in failure reasons."""
 
 
+OpenModelOf = Callable[[str, BaseModelSource], LanguageModel]
+"""Opens the language model of synthesis for a base model, by its name and where it is."""
+
+
 def work_queue(
     catalog: Catalog,
     store: ObjectStore,
     settings: Settings,
-    base: BaseModelSource,
+    bases: Mapping[str, BaseModelSource],
     should_stop: Callable[[], bool],
-    open_model: OpenModel | None = None,
+    open_model: OpenModelOf | None = None,
 ) -> None:
     """Work the queue on the current Ray cluster until told to stop. Then end the trainers and release unfinished work.
 
@@ -66,11 +70,11 @@ def work_queue(
         catalog: The catalog.
         store: The object store.
         settings: All settings.
-        base: The base model that the settings name.
+        bases: The base models that the settings name, by name.
         should_stop: Polled in this thread.
-        open_model: Opens the language model of synthesis, as ``synthesize`` takes it.
+        open_model: Opens the language model of synthesis for a base model.
     """
-    worker = QueueWorker(catalog, store, settings, base, open_model)
+    worker = QueueWorker(catalog, store, settings, bases, open_model)
     stopping = worker.stopping
     # Daemon threads, because they wait for Ray's training runs, which cannot be interrupted. Their work is released
     # below, and the catalog refuses what they write afterwards.
@@ -131,8 +135,8 @@ class QueueWorker:
         catalog: Catalog,
         store: ObjectStore,
         settings: Settings,
-        base: BaseModelSource,
-        open_model: OpenModel | None = None,
+        bases: Mapping[str, BaseModelSource],
+        open_model: OpenModelOf | None = None,
     ) -> None:
         """Make a queue worker.
 
@@ -140,18 +144,18 @@ class QueueWorker:
             catalog: The catalog.
             store: The object store.
             settings: All settings.
-            base: The base model.
-            open_model: Opens the language model of synthesis, as ``synthesize`` takes it.
+            bases: The base models of the settings, by name.
+            open_model: Opens the language model of synthesis for a base model. Default: as ``synthesize`` does.
         """
         self.owner = f"{os.uname().nodename}-{os.getpid()}-{secrets.token_hex(4)}"
         self.stopping = threading.Event()
         self._catalog = catalog
         self._store = store
         self._settings = settings
-        self._base = base
+        self._bases = bases
         self._open_model = open_model
-        self._trainers = TrainerPool(catalog, store, settings, base, self.owner, self.stopping.is_set)
-        self._publisher = Publisher(catalog, store, self.owner, base, settings.consolidation.gate)
+        self._trainers = TrainerPool(catalog, store, settings, bases, self.owner, self.stopping.is_set)
+        self._publisher = Publisher(catalog, store, self.owner, bases, settings.consolidation.gate)
 
     def release_all(self) -> None:
         """Release all work of this worker and of its trainers, and tell the trainers to end."""
@@ -173,7 +177,9 @@ class QueueWorker:
         """
         progress = ProgressCounter()
         with self._claimed(QueueStage.SYNTHESIS, MAX_SYNTHESIS_BATCH, progress) as jobs:
-            self._synthesize_or_bisect(self._run_each(jobs, self._accept, progress), progress)
+            accepted = self._run_each(jobs, self._accept, progress)
+            for base in dict.fromkeys(job.base for job in accepted):
+                self._synthesize_or_bisect(base, [job for job in accepted if job.base == base], progress)
             return bool(jobs)
 
     def start_trainers(self) -> bool:
@@ -241,19 +247,15 @@ class QueueWorker:
             yield jobs
 
     def _accept(self, job: Consolidation) -> None:
-        if job.base != self._settings.base:
-            raise InvalidInput(
-                f"base model {job.base!r} is not the one that is running, {self._settings.base!r}: submit the "
-                "consolidation again"
-            )
-        self._settings.check_recipe(job.recipe)
+        require_base(job, self._bases)
+        self._settings.check_recipe(job.recipe, job.base)
         self._catalog.advance(job.id, self.owner, ConsolidationState.SYNTHESISING)
 
-    def _synthesize_or_bisect(self, jobs: Sequence[Consolidation], progress: ProgressCounter) -> None:
-        """Synthesize all ``jobs`` in one run. If that fails, split them in halves until the faulty one is alone."""
+    def _synthesize_or_bisect(self, base: str, jobs: Sequence[Consolidation], progress: ProgressCounter) -> None:
+        """Synthesize ``jobs``, all of one base model. If that fails, halve them until the faulty one is alone."""
         if not jobs:
             return
-        settings = self._settings
+        settings, source = self._settings, self._bases[base]
         try:
             holdout = settings.consolidation.holdout
             reports = synthesize(
@@ -261,8 +263,8 @@ class QueueWorker:
                 self._store,
                 holdout,
                 settings.synthesis,
-                self._base,
-                open_model=self._open_model,
+                source,
+                open_model=partial(self._open_model, base, source) if self._open_model else None,
                 on_progress=progress.advance,
                 stall_timeout_s=self._settings.consolidation.progress_timeout_s,
                 resources=require_role(settings.roles.data),
@@ -278,8 +280,8 @@ class QueueWorker:
             if not half:
                 self._fail(jobs[0].id, describe_unexpected(error, PROCESS))
                 return
-            self._synthesize_or_bisect(jobs[:half], progress)
-            self._synthesize_or_bisect(jobs[half:], progress)
+            self._synthesize_or_bisect(base, jobs[:half], progress)
+            self._synthesize_or_bisect(base, jobs[half:], progress)
         else:
             self._run_each(jobs, lambda job: self._enter_training(job, reports[job.id].failure), progress)
 

@@ -27,6 +27,7 @@ from looper.cli import (
     skills,
     status,
     tenants,
+    upgrade,
 )
 from looper.cli import up as cluster
 from looper.cli.output import fail
@@ -48,6 +49,7 @@ app.command()(doctor.doctor)
 app.command()(plan.plan)
 app.command()(cluster.up)
 app.command()(status.status)
+app.command()(upgrade.upgrade)
 app.command()(cluster.down)
 app.command()(serve_config.serve_config)
 app.command()(login.login)
@@ -57,13 +59,14 @@ app.add_typer(operators.app, name="operator")
 app.add_typer(instances.app, name="instance")
 app.command()(ingest.ingest)
 app.command()(consolidate.consolidate)
+app.command()(consolidate.move)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(skills.app, name="skills")
 app.command()(chat.chat)
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
-LOCAL_COMMANDS = {"demo", "doctor", "plan", "up", "down", "serve-config", "bench"}
+LOCAL_COMMANDS = {"demo", "doctor", "plan", "up", "upgrade", "down", "serve-config", "bench"}
 """Commands that work on this machine, also where others work on a remote Looper."""
 
 

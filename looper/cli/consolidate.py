@@ -1,4 +1,4 @@
-"""``looper consolidate``: submits consolidations, and works on them where no cluster runs."""
+"""``looper consolidate`` and ``move``: submit consolidations, and work on them where no cluster runs."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +11,7 @@ from looper.cli.watch import exit_if_failed, reason_of, watch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from looper.cli.control_plane.interface import ControlPlane, LocalWorker
     from looper.platform.api.models import ConsolidationInfo
     from looper.platform.domain.recipe import Recipe
 
@@ -73,6 +74,58 @@ def consolidate(
             if len(names) == 1:
                 raise
             refusals.append(str(error))
+    jobs = follow(control_plane, worker, jobs, wait=wait, json=json)
+    for refusal in refusals:
+        typer.echo(f"error: {refusal}", err=True)
+    if refusals:
+        raise typer.Exit(1)
+    exit_if_failed(jobs)
+
+
+def move(
+    instance: Annotated[str, typer.Argument(metavar="TENANT/INSTANCE", help="Instance to move.")],
+    base: Annotated[str, typer.Option(help="Base model of the cluster, as its settings name it.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the consolidation has ended.")] = False,
+    priority: Annotated[int, typer.Option(help="From -10 to 10. Higher priorities are claimed first.")] = 0,
+    json: Json = False,
+) -> None:
+    """Move an instance to another base model of the cluster, by a consolidation of its whole history there.
+
+    The version before serves until the new one has passed the gate. `looper skills rollback` moves the instance back.
+
+    Example: `looper move acme/helpdesk --base Qwen/Qwen3-8B --wait`
+    """
+    from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import InstanceName
+
+    name, control_plane = InstanceName.parse(instance), open_control_plane()
+    worker = control_plane.queue_worker()
+    if wait and worker:
+        worker.check()
+    job = control_plane.move(name, base, priority)
+    exit_if_failed(follow(control_plane, worker, [job], wait=wait, json=json))
+
+
+def follow(
+    control_plane: "ControlPlane",
+    worker: "LocalWorker | None",
+    jobs: "list[ConsolidationInfo]",
+    *,
+    wait: bool,
+    json: bool,
+) -> "list[ConsolidationInfo]":
+    """Print consolidations that were just submitted, and wait for them before if the user asked for that.
+
+    Args:
+        control_plane: Where they were submitted.
+        worker: What can work on them in this process, if nobody else does.
+        jobs: The consolidations.
+        wait: Whether to wait until they have ended.
+        json: Whether to print JSON.
+
+    Returns:
+        The consolidations as they are now.
+    """
     ids = [job.id for job in jobs]
     if wait and worker and jobs:
         worker.run(ids)
@@ -81,19 +134,15 @@ def consolidate(
         jobs = watch(control_plane, ids, sys.stderr)
     if json:
         emit_json(jobs)
-    else:
-        table(
-            ["consolidation", "instance", "state", "digest", "reason"],
-            [(job.id, job.instance, job.state, job.digest and job.digest[:12], reason_of(job)) for job in jobs],
-            empty="nothing was queued",
-        )
-        if jobs and not wait and worker:
-            typer.echo("queued, but no cluster is running to work on it: looper up")
-    for refusal in refusals:
-        typer.echo(f"error: {refusal}", err=True)
-    if refusals:
-        raise typer.Exit(1)
-    exit_if_failed(jobs)
+        return jobs
+    table(
+        ["consolidation", "instance", "state", "digest", "reason"],
+        [(job.id, job.instance, job.state, job.digest and job.digest[:12], reason_of(job)) for job in jobs],
+        empty="nothing was queued",
+    )
+    if jobs and not wait and worker:
+        typer.echo("queued, but no cluster is running to work on it: looper up")
+    return jobs
 
 
 def _with_flags(recipe: "Recipe", flags: "Mapping[str, object]") -> "Recipe":

@@ -10,7 +10,7 @@ from looper.cli.output import Json, emit_json, progress, table
 
 def doctor(
     base: Annotated[
-        str | None, typer.Argument(help="Base model, as the setting base has it. Default: that of the settings.")
+        str | None, typer.Argument(help="Base model, as the setting base has it. Default: the first of the settings.")
     ] = None,
     json: Json = False,
 ) -> None:
@@ -24,9 +24,9 @@ def doctor(
 
     from looper.basemodel.prepare import prepare_base
     from looper.basemodel.vllm_logging import import_vllm_quietly
-    from looper.platform.settings import load_settings
+    from looper.platform.settings import load_for_base
 
-    settings = load_settings() if base is None else load_settings(base=base)
+    settings = load_for_base(base)
     with progress() as live:
         line = live.add_task("base model", total=None, note=f"{settings.base}: preparing it")
         folder = prepare_base(settings)

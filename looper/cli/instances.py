@@ -1,4 +1,4 @@
-"""``looper instance``: lists and shows instances."""
+"""``looper instance``: creates, lists and shows instances."""
 
 from typing import Annotated
 
@@ -7,7 +7,8 @@ import typer
 from looper.cli.output import Json, emit_json, table
 
 app = typer.Typer(
-    help="Show instances (deployed agents). Ingesting trajectories creates an instance.", no_args_is_help=True
+    help="Create and show instances (deployed agents). Ingesting trajectories creates an instance, too.",
+    no_args_is_help=True,
 )
 
 
@@ -34,6 +35,26 @@ def list_(
 
 
 @app.command()
+def create(
+    instance: Annotated[str, typer.Argument(metavar="TENANT/INSTANCE", help="The instance.")],
+    base: Annotated[str, typer.Option(help="Base model of the cluster, as its settings name it.")],
+    json: Json = False,
+) -> None:
+    """Create an instance on a base model, or put one that has no version yet on it.
+
+    Example: `looper instance create acme/helpdesk --base Qwen/Qwen3-8B`
+    """
+    from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.names import InstanceName
+
+    info = open_control_plane().create_instance(InstanceName.parse(instance), base)
+    if json:
+        emit_json(info)
+    else:
+        typer.echo(f"{info.name} is on base model {info.base}")
+
+
+@app.command()
 def show(
     instance: Annotated[str, typer.Argument(metavar="TENANT/INSTANCE", help="The instance.")],
     json: Json = False,
@@ -54,7 +75,10 @@ def show(
     if json:
         emit_json({**info.model_dump(), "batch_list": batches, "events": events})
         return
-    typer.echo(f"{info.name}: {info.trajectories} trajectories in {info.batches} batches, prod {info.prod or '-'}\n")
+    on = f", on base model {info.base}" if info.base else ""
+    typer.echo(
+        f"{info.name}: {info.trajectories} trajectories in {info.batches} batches, prod {info.prod or '-'}{on}\n"
+    )
     table(
         ["batch", "trajectories", "ingested", "source"],
         [(batch.id[:12], batch.trajectories, f"{batch.created_at:%F %T}", batch.source) for batch in batches],

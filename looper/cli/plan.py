@@ -23,7 +23,7 @@ UTILIZATION = 0.35
 
 def plan(
     base: Annotated[
-        str | None, typer.Argument(help="Base model, as the setting base has it. Default: that of the settings.")
+        str | None, typer.Argument(help="Base model, as the setting base has it. Default: the first of the settings.")
     ] = None,
     gpu: Annotated[str, typer.Option(help=f"One of {', '.join(GPUS)}.")] = "h100",
     tenants: Annotated[int, typer.Option(min=1, max=4096, help="Consolidations that are trained at once.")] = 16,
@@ -46,9 +46,9 @@ def plan(
     from looper.jobs.consolidation.model.device import GPU_TOKENS_PER_PASS, Device
     from looper.jobs.consolidation.model.memory_plan import USED_SHARE, choose_pass, plan_memory
     from looper.platform.adapters.base_revision import read_base_manifest
-    from looper.platform.settings import load_settings
+    from looper.platform.settings import load_for_base
 
-    settings = load_settings() if base is None else load_settings(base=base)
+    settings = load_for_base(base)
     recipe = settings.consolidation.recipe
     recipe = recipe if rank is None else recipe.model_copy(update={"rank": rank})
     memory_gb, tera = GPUS[gpu]

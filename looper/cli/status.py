@@ -52,8 +52,8 @@ def _show_where(found: "ClusterInfo") -> None:
         typer.echo(f"{cluster.phase} at {cluster.url or '-'}, {answers}, pid {cluster.pid}")
         if cluster.gpus:
             typer.echo(cluster.gpus)
-        for rank, capacity in cluster.engines.items():
-            typer.echo(f"each engine for ranks up to {rank}: {capacity}")
+        for pool, capacity in cluster.engines.items():
+            typer.echo(f"each engine for {pool}: {capacity}")
     elif existing_ray is not None:
         typer.echo(f"up on the Ray at {existing_ray.address}: {', '.join(found.urls)}, {answers}")
     elif found.urls:

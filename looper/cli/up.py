@@ -43,7 +43,7 @@ def up(
     settings = load_settings() if port is None else load_settings(serve={"port": port})
     if exposure := find_exposure(settings.serve):
         typer.echo(f"warning: {exposure}", err=True)
-    if joined := _find_address(settings, address):
+    if joined := find_address(settings, address):
         _up_on_existing_ray(settings, joined, json=json)
         return
 
@@ -62,21 +62,30 @@ def up(
         _show_engines(read_state(settings))
 
 
-def _find_address(settings: "Settings", flag: str | None) -> str | None:
-    """Return the address of the Ray to join, or None for a private one."""
+def find_address(settings: "Settings", flag: str | None) -> str | None:
+    """Return the address of the Ray to join, or None for a private one.
+
+    Args:
+        settings: Settings here.
+        flag: Address that the command was given.
+    """
     return flag or settings.cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
-def _find_joined(settings: "Settings") -> str | None:
-    """Return the address of the Ray that Looper was brought up on, unless a private one runs on this machine."""
-    from looper.cluster.cluster_status import read_existing_ray
+def find_joined(settings: "Settings") -> str | None:
+    """Return the address of the Ray that Looper was brought up on, unless a private one runs on this machine.
+
+    Args:
+        settings: Settings here.
+    """
+    from looper.cluster.cluster_status import EXISTING_RAY, ExistingRay
+    from looper.cluster.migration import read_report
     from looper.cluster.state import read_state
-    from looper.platform.catalog import Catalog
 
     if read_state(settings) is not None:
         return None
-    existing = read_existing_ray(Catalog.open(settings))
-    return existing.address if existing else None
+    found = read_report(settings, EXISTING_RAY)
+    return ExistingRay.model_validate(found).address if found else None
 
 
 def _up_on_existing_ray(settings: "Settings", address: str, *, json: bool) -> None:
@@ -96,8 +105,8 @@ def _up_on_existing_ray(settings: "Settings", address: str, *, json: bool) -> No
 def _show_engines(state: "ClusterState | None") -> None:
     if state and state.gpus:
         typer.echo(state.gpus)
-    for rank, capacity in state.engines.items() if state else ():
-        typer.echo(f"each engine for ranks up to {rank}: {capacity}")
+    for pool, capacity in state.engines.items() if state else ():
+        typer.echo(f"each engine for {pool}: {capacity}")
 
 
 def down(address: Address = None) -> None:
@@ -112,7 +121,7 @@ def down(address: Address = None) -> None:
     settings = load_settings()
     with progress() as live:
         live.add_task("stopping Looper", total=None, note="")
-        if joined := _find_address(settings, address) or _find_joined(settings):
+        if joined := find_address(settings, address) or find_joined(settings):
             from looper.cluster.existing_ray import take_down
 
             was_running = take_down(settings, joined)

@@ -67,11 +67,11 @@ def run_demo(examples: Path, out: Path) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
     out.mkdir(parents=True, exist_ok=True)
-    settings = load_settings(home=out / "state", serve={"port": 0})
+    settings = load_settings(home=out / "state", serve={"port": 0}, bases=())
     with PeakMemory() as memory, StageDisplay(console) as stages:
         stages.begin("base model", f"{settings.base}, prepared once and kept in {settings.models_dir}")
         model_dir = prepare_base(settings)
-        catalog, store = Catalog.open(settings), ObjectStore.open(settings)
+        catalog, store = Catalog.open(settings, older="migrate"), ObjectStore.open(settings)
 
         stages.begin("ingest")
         instances = _ingest(examples, catalog, store, stages)
@@ -81,8 +81,8 @@ def run_demo(examples: Path, out: Path) -> None:
             jobs = _consolidate(instances, catalog, store, settings, model_dir, stages)
             stages.begin("serve", "Ray Serve in front of vLLM")
             gpus = plan_cluster(settings)
-            settings = fit_to_gpus(settings, model_dir, gpus)
-            url = deploy(settings, build_app(settings, BaseModelSource(model_dir), gpus))
+            settings = fit_to_gpus(settings, {settings.base: model_dir}, gpus)
+            url = deploy(settings, build_app(settings, {settings.base: BaseModelSource(model_dir)}, gpus))
             stages.note(f"OpenAI's API at {url}/v1")
             stages.begin("ask")
             skills = _evaluate_skills(url, jobs, catalog, store, settings, stages)
@@ -123,7 +123,7 @@ def _consolidate(
         stages.begin("train", "nothing to do: all skills are published from these trajectories already")
         return jobs
     with _show_progress(catalog, ids, stages):
-        run_until_complete(catalog, store, settings, model_dir, ids)
+        run_until_complete(catalog, store, settings, {settings.base: model_dir}, ids)
     jobs = [catalog.get_consolidation(id) for id in ids]
     stages.begin("gate")
     stages.note("; ".join(f"{job.instance.instance} {job.state}" for job in jobs))

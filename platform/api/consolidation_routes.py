@@ -16,10 +16,9 @@ from looper.platform.api.models import (
 )
 from looper.platform.api.pages import NUMBER, TIME_AND_DIGEST, Cursor, page_response, parse_cursor
 from looper.platform.api.reports import REPORT_TYPES, read_report
-from looper.platform.api.submission import submit_consolidations
+from looper.platform.api.submission import check_priority_of, submit_consolidations
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
-from looper.platform.domain.errors import Forbidden
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.scopes import Scope
@@ -71,8 +70,7 @@ def consolidation_router(
 
     @router.post("/consolidations", status_code=status.HTTP_202_ACCEPTED, summary="Submit consolidations")
     def submit(tenant: Tenant, key: Key, submission: ConsolidationRequest) -> list[ConsolidationInfo]:
-        if submission.priority > 0 and key.tenant is not None:
-            raise Forbidden(f"priority {submission.priority} is above 0, which only an operator's key may give")
+        check_priority_of(key, submission.priority)
         instances = [instance_of(tenant, instance) for instance in submission.instances]
         jobs = submit_consolidations(catalog, settings, instances, submission.recipe, submission.priority)
         return [ConsolidationInfo.from_consolidation(job) for job in jobs]

@@ -1,22 +1,32 @@
-"""Routes of instances: list and show what was ingested and what happened. ``upload_routes`` takes trajectories."""
+"""Routes of instances: create, list, show and move. ``upload_routes`` takes trajectories, which creates them, too."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Response, status
 from fastapi.routing import APIRoute
 
-from looper.platform.api.authenticated_route import AnyTenant, Instance, needs
-from looper.platform.api.models import BatchInfo, EventInfo, InstanceInfo
+from looper.platform.api.authenticated_route import AnyTenant, Instance, Key, Tenant, needs
+from looper.platform.api.models import (
+    BatchInfo,
+    ConsolidationInfo,
+    EventInfo,
+    InstanceInfo,
+    InstanceRequest,
+    MoveRequest,
+)
 from looper.platform.api.pages import INSTANCE, NUMBER, TIME_AND_DIGEST, Cursor, page_response, parse_cursor
+from looper.platform.api.submission import check_priority_of, submit_move
 from looper.platform.catalog import Catalog
-from looper.platform.domain.names import InstanceName
+from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.domain.scopes import Scope
+from looper.platform.settings import Settings
 
 
-def instance_router(catalog: Catalog, route_class: type[APIRoute]) -> APIRouter:
+def instance_router(settings: Settings, catalog: Catalog, route_class: type[APIRoute]) -> APIRouter:
     """Return the routes under ``/instances``.
 
     Args:
+        settings: Settings of the cluster, with its base models.
         catalog: Catalog of the cluster.
         route_class: Class of the routes, which authenticates requests.
 
@@ -33,6 +43,24 @@ def instance_router(catalog: Catalog, route_class: type[APIRoute]) -> APIRouter:
         after = parse_cursor(cursor, INSTANCE)
         found = catalog.page_instances(tenant, after=after and InstanceName(*after), limit=limit + 1)
         return page_response(found, limit, InstanceInfo.from_summary, lambda row: tuple(row.instance))
+
+    @router.post("", status_code=status.HTTP_201_CREATED, summary="Create an instance on a base model")
+    def create_instance(tenant: Tenant, request: InstanceRequest) -> InstanceInfo:
+        """An instance that has no version yet is put on the base model."""
+        instance = InstanceName(tenant, check_name(request.name, "instance"))
+        catalog.create_instance(instance, settings.for_base(request.base).base)
+        return InstanceInfo.from_summary(catalog.get_instance(instance))
+
+    @router.post(
+        "/{instance}/move",
+        status_code=status.HTTP_202_ACCEPTED,
+        summary="Consolidate an instance's whole history on another base model",
+    )
+    def move_instance(instance: Instance, key: Key, request: MoveRequest) -> ConsolidationInfo:
+        """The version before serves until the new one is published, and a rollback goes back to it."""
+        check_priority_of(key, request.priority)
+        job = submit_move(catalog, settings, instance, request.base, request.recipe, request.priority)
+        return ConsolidationInfo.from_consolidation(job)
 
     @router.get("/{instance}", summary="Show one instance")
     def show_instance(instance: Instance) -> InstanceInfo:

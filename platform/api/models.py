@@ -44,6 +44,7 @@ class InstanceInfo(ApiModel):
     batches: int = Field(description="Number of ingested files")
     trajectories: int = Field(description="Number of trajectories in all batches")
     prod: str | None = Field(description="Digest of the version that channel prod points to")
+    base: str | None = Field(None, description="Base model that it is on. null: the first one of the cluster")
 
     @classmethod
     def from_summary(cls, summary: "InstanceOverview") -> "InstanceInfo":
@@ -60,7 +61,28 @@ class InstanceInfo(ApiModel):
             batches=summary.batches,
             trajectories=summary.trajectories,
             prod=summary.prod,
+            base=summary.base,
         )
+
+
+class InstanceRequest(ApiModel):
+    """An instance to create on a base model."""
+
+    name: str = Field(max_length=63, description="Name of the instance, without the tenant's name")
+    base: str = Field(max_length=1024, description="Base model of the cluster")
+
+
+class MoveRequest(ApiModel):
+    """Where to move an instance."""
+
+    base: str = Field(max_length=1024, description="Base model of the cluster")
+    recipe: Recipe | None = Field(None, description="Recipe. Default: the cluster's default recipe")
+    priority: int = Field(
+        0,
+        ge=MIN_PRIORITY,
+        le=MAX_PRIORITY,
+        description="Higher priorities are claimed first. Only an operator's key may submit with a priority above 0",
+    )
 
 
 class BatchInfo(ApiModel):
@@ -109,10 +131,12 @@ class ConsolidationInfo(ApiModel):
     instance: str = Field(description="tenant/instance")
     state: ConsolidationState = Field(description="State; published, rejected, failed and cancelled are final")
     base: str = Field(description="Base model")
+    is_move: bool = Field(False, description="Whether it moves the instance to this base model")
     recipe: Recipe = Field(description="How the adapter is trained")
     batches: int = Field(description="Number of batches whose trajectories it learns from")
     parent: str | None = Field(
-        description="Digest of the version that training starts from. It is decided when work on it begins"
+        description="Digest of the version before. Training starts from it, unless it is on another base model. It is "
+        "decided when work on it begins"
     )
     priority: int = Field(description="Higher priorities are claimed first")
     attempts: int = Field(description="How many trainers have claimed it")

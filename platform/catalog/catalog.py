@@ -1,5 +1,6 @@
 """The catalog class, put together from its groups of operations. Every room of Looper uses it."""
 
+from looper.platform.catalog.bases import BaseOperations
 from looper.platform.catalog.budgets import BudgetOperations
 from looper.platform.catalog.cluster_reports import ClusterReportOperations
 from looper.platform.catalog.consolidations import ConsolidationOperations
@@ -21,6 +22,7 @@ class Catalog(
     TenantOperations,
     KeyOperations,
     InstanceOperations,
+    BaseOperations,
     UploadOperations,
     ConsolidationOperations,
     QueueOperations,

@@ -12,6 +12,9 @@ from looper.platform.catalog.database import Database
 
 c = t.cluster_reports.c
 
+DEPLOYED = "deployed"
+"""Name of the report of what Looper was deployed from last, which whatever deploys it writes."""
+
 REPORT = "looper"
 """Name of the report that the leading control loop writes."""
 

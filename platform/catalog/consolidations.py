@@ -3,13 +3,12 @@
 The API and the command line call them. Workers use the operations in ``queue.py``.
 """
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, func, select, update
 
-from looper.platform.catalog import rows
+from looper.platform.catalog import rows, submitted_rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
@@ -27,28 +26,30 @@ class ConsolidationOperations(Database):
     """Consolidations, as their submitter sees them."""
 
     def submit_all(
-        self, instances: Sequence[InstanceName], *, base: str, recipe: Recipe, priority: int = 0
+        self, bases: Mapping[InstanceName, str], *, recipe: Recipe, priority: int = 0, served: Collection[str] = ()
     ) -> list[Consolidation]:
         """Queue one consolidation for each instance, or none at all. ``submit`` says what a consolidation contains.
 
         Args:
-            instances: Instances to train an adapter for, each once.
-            base: Base model, as the settings name it.
+            bases: Base model, as the settings name it, by the instance to train an adapter for.
             recipe: Hyperparameters.
             priority: From ``MIN_PRIORITY`` to ``MAX_PRIORITY``. Higher priorities are claimed first.
+            served: All base models of the cluster. What an instance has learned on another one of them counts as new.
+                What it has learned on one that is not among them does not, because that may be an earlier name.
 
         Returns:
-            The new or unfinished consolidations, in the order of ``instances``.
+            The new or unfinished consolidations, in the order of ``bases``.
 
         Raises:
             NotFound: An instance does not exist.
             InvalidInput: The priority is out of range, or an instance has no new trajectories.
+            Conflict: An instance has an unfinished consolidation on another base model of the cluster.
         """
         check_priority(priority)
         with self._write_transaction() as sql:
-            for instance in sorted(instances):  # in one order, so that two submissions never wait for each other
+            for instance in sorted(bases):  # in one order, so that two submissions never wait for each other
                 rows.require_instance(sql, instance, lock=True)
-            return [_submit(sql, instance, base, recipe, priority) for instance in instances]
+            return [_submit(sql, instance, base, recipe, priority, served) for instance, base in bases.items()]
 
     def submit(self, instance: InstanceName, *, base: str, recipe: Recipe, priority: int = 0) -> Consolidation:
         """Queue a consolidation of all batches that no published or unfinished consolidation contains.
@@ -69,7 +70,7 @@ class ConsolidationOperations(Database):
             NotFound: The instance does not exist.
             InvalidInput: The priority is out of range, or there are no new trajectories.
         """
-        (job,) = self.submit_all([instance], base=base, recipe=recipe, priority=priority)
+        (job,) = self.submit_all({instance: base}, recipe=recipe, priority=priority)
         return job
 
     def get_consolidation(self, id: str) -> Consolidation:
@@ -192,9 +193,14 @@ class ConsolidationOperations(Database):
             rows.insert_event(sql, job.instance, id, "cancelled")
 
 
-def _submit(sql: Connection, instance: InstanceName, base: str, recipe: Recipe, priority: int) -> Consolidation:
+def _submit(
+    sql: Connection, instance: InstanceName, base: str, recipe: Recipe, priority: int, served: Collection[str]
+) -> Consolidation:
     """Submit one instance, whose row is locked, so that two submissions do not take the same batches."""
-    new_batches, unfinished = _find_new_batches(sql, instance)
+    unfinished = submitted_rows.find_unfinished(sql, instance)
+    if unfinished is not None and unfinished.base != base and unfinished.base in served:
+        raise submitted_rows.refuse_beside(unfinished)
+    new_batches = _find_new_batches(sql, instance, [other for other in served if other != base])
     if not new_batches:
         if unfinished is not None and (unfinished.base, unfinished.recipe) == (base, recipe):
             return _set_priority(sql, unfinished, priority)
@@ -205,27 +211,17 @@ def _submit(sql: Connection, instance: InstanceName, base: str, recipe: Recipe, 
     if unfinished is not None:
         # The queue orders an instance's consolidations by creation time. A clock may be set back.
         created_at = max(created_at, unfinished.created_at + timedelta(microseconds=1))
-    return _insert_consolidation(sql, instance, base, recipe, new_batches, priority, created_at)
+    return submitted_rows.insert_consolidation(sql, instance, base, recipe, new_batches, priority, created_at)
 
 
-def _find_new_batches(sql: Connection, instance: InstanceName) -> tuple[list[str], Consolidation | None]:
-    """Return the batches that no published or unfinished consolidation contains, and the newest unfinished one."""
-    used: set[str] = set()
-    unfinished: Consolidation | None = None
-    for row in sql.execute(
-        select(t.consolidations)
-        .where(rows.in_instance(t.consolidations, instance), t.consolidations.c.state.not_in(_UNSUCCESSFUL))
-        .order_by(t.consolidations.c.created_at)
-    ):
-        used.update(row.batches)
-        if row.state != ConsolidationState.PUBLISHED:
-            unfinished = rows.to_consolidation(row)
-    all_batches = sql.scalars(
-        select(t.batches.c.id)
-        .where(rows.in_instance(t.batches, instance))
-        .order_by(t.batches.c.created_at, t.batches.c.id)
+def _find_new_batches(sql: Connection, instance: InstanceName, other_bases: Collection[str]) -> list[str]:
+    """Return the batches that no published or unfinished consolidation contains, except on ``other_bases``."""
+    c = t.consolidations.c
+    query = select(c.batches).where(
+        rows.in_instance(t.consolidations, instance), c.state.not_in(_UNSUCCESSFUL), c.base.not_in(other_bases)
     )
-    return [batch for batch in all_batches if batch not in used], unfinished
+    used = {batch for batches in sql.scalars(query) for batch in batches}
+    return [batch for batch in submitted_rows.list_batch_ids(sql, instance) if batch not in used]
 
 
 def _set_priority(sql: Connection, job: Consolidation, priority: int) -> Consolidation:
@@ -237,31 +233,3 @@ def _set_priority(sql: Connection, job: Consolidation, priority: int) -> Consoli
         )
         rows.insert_event(sql, job.instance, job.id, f"priority {priority}")
     return rows.load_consolidation(sql, job.id)
-
-
-def _insert_consolidation(
-    sql: Connection,
-    instance: InstanceName,
-    base: str,
-    recipe: Recipe,
-    batches: list[str],
-    priority: int,
-    created_at: datetime,
-) -> Consolidation:
-    id = secrets.token_hex(16)
-    sql.execute(
-        insert(t.consolidations).values(
-            id=id,
-            **rows.instance_columns(instance),
-            state=ConsolidationState.QUEUED,
-            base=base,
-            recipe=recipe.model_dump(mode="json"),
-            batches=batches,
-            shape=recipe.trainer_shape,
-            priority=priority,
-            created_at=created_at,
-            updated_at=created_at,
-        )
-    )
-    rows.insert_event(sql, instance, id, f"queued with {len(batches)} batches")
-    return rows.load_consolidation(sql, id)

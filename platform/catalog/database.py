@@ -10,7 +10,8 @@ from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from looper.platform.catalog.clock import read_clock
-from looper.platform.catalog.engine import connect, create
+from looper.platform.catalog.engine import OlderSchema, connect, create
+from looper.platform.catalog.schema import SchemaVersion, read_schema
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
 from looper.platform.settings import Settings
 
@@ -26,20 +27,26 @@ class Database:
         self._engine = engine
 
     @classmethod
-    def open(cls, settings: Settings) -> Self:
-        """Open the catalog of ``settings`` and migrate its schema to the newest version.
+    def open(cls, settings: Settings, *, older: OlderSchema = "refuse") -> Self:
+        """Open the catalog of ``settings``. An empty database gets the schema of this release.
 
         Args:
             settings: Settings whose ``catalog_url`` names the database.
+            older: What to do with the schema of an older release. Only what brings a cluster up migrates it.
 
         Returns:
             The open catalog.
 
         Raises:
-            InvalidInput: The URL is not a database URL.
+            InvalidInput: The URL is not a database URL, or this release cannot work with the schema of the database.
             StoreUnavailable: The database cannot be opened.
         """
-        return cls(connect(settings.catalog_url, settings.catalog.timeout_s))
+        return cls(connect(settings.catalog_url, settings.catalog.timeout_s, older=older))
+
+    def read_schema(self) -> SchemaVersion:
+        """Return the schema that the database has."""
+        with self._read_transaction() as sql:
+            return read_schema(sql)
 
     def with_timeout(self, timeout_s: float) -> Self:
         """Return the same catalog over connections of its own.

@@ -1,4 +1,4 @@
-"""Open the database: configure SQLite and PostgreSQL to behave alike, and migrate the schema.
+"""Open the database: configure SQLite and PostgreSQL to behave alike.
 
 ``database.py`` calls it for every process that opens the catalog. All waits for the database have a timeout, so that a
 database that hangs stops nobody for longer.
@@ -6,27 +6,16 @@ database that hangs stops nobody for longer.
 
 import math
 import time
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from filelock import FileLock
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 
+from looper.platform.catalog import schema
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
-from looper.platform.domain.private_files import make_private_file, make_private_folder
-
-_MIGRATION_LOCK_ID = 0x6C6F6F70
-"""Name of PostgreSQL's advisory lock for migrations. Any fixed number will do."""
-
-_MIGRATION_TIMEOUT_S = 600.0
-"""Maximum time that a process waits for a migration, its own or that of another process, in seconds."""
+from looper.platform.domain.private_files import make_private_folder
 
 _EXPECTED_URL = "give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
@@ -41,18 +30,23 @@ _PING_AFTER_S = 1.0
 """A connection that was idle for longer, in seconds, is checked before it is used again."""
 
 
-def connect(url: str, timeout_s: float) -> Engine:
-    """Open a database and migrate its schema to the newest version.
+OlderSchema = Literal["refuse", "migrate", "accept"]
+"""What to do with a database whose schema is of an older release. "accept" checks nothing, for a look at the schema."""
+
+
+def connect(url: str, timeout_s: float, *, older: OlderSchema) -> Engine:
+    """Open a database. An empty one gets the schema of this release.
 
     Args:
         url: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
         timeout_s: Timeout of a connection, of a statement and of the wait for a lock, in seconds.
+        older: What to do with the schema of an older release.
 
     Returns:
         An SQLAlchemy engine.
 
     Raises:
-        InvalidInput: ``url`` is not the URL of a supported database, or its schema is of a newer release.
+        InvalidInput: ``url`` is not the URL of a supported database, or this release cannot work with its schema.
         StoreUnavailable: The database cannot be opened.
     """
     try:
@@ -61,7 +55,8 @@ def connect(url: str, timeout_s: float) -> Engine:
         raise InvalidInput(f"catalog.url is not a database URL: {_EXPECTED_URL}") from error
     try:
         engine = create(parsed, timeout_s)
-        _migrate(engine)
+        if older != "accept":
+            schema.prepare(engine, migrate=older == "migrate")
     except (DBAPIError, OSError) as error:
         cause = getattr(error, "orig", None) or error
         raise StoreUnavailable(
@@ -162,54 +157,3 @@ def _ping_idle_connections(engine: Engine) -> None:
             engine.dialect.do_ping(connection)
         except psycopg.OperationalError as error:
             raise InvalidatePoolError from error  # SQLAlchemy opens another connection
-
-
-def _migrate(engine: Engine) -> None:
-    if engine.dialect.name == "sqlite" and engine.url.database:
-        # The switch to WAL is stored in the file. It fails at once if another connection is active, because SQLite does
-        # not wait for locks here.
-        # SQLite gives the files beside the database the mode of the database.
-        make_private_file(Path(engine.url.database))
-        with FileLock(f"{engine.url.database}.lock", timeout=_MIGRATION_TIMEOUT_S, mode=0o600):
-            with engine.connect() as sql:
-                sql.exec_driver_sql("PRAGMA journal_mode=WAL")
-            with engine.begin() as sql:
-                if not _is_newest(sql):
-                    _upgrade(sql)
-        return
-    with engine.connect() as sql:
-        if _is_newest(sql):
-            return
-    with engine.begin() as sql:
-        connection: Any = sql.connection.driver_connection
-        normal_timeout_s, connection.timeout_s = connection.timeout_s, _MIGRATION_TIMEOUT_S
-        for name in ("statement_timeout", "lock_timeout"):
-            sql.exec_driver_sql(f"SET LOCAL {name} = {round(_MIGRATION_TIMEOUT_S * 1000)}")
-        sql.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _MIGRATION_LOCK_ID})
-        if not _is_newest(sql):
-            _upgrade(sql)
-        connection.timeout_s = normal_timeout_s
-
-
-def _migration_script() -> Config:
-    script = Config()
-    script.set_main_option("script_location", str(files("looper.platform.catalog") / "migrations"))
-    return script
-
-
-def _is_newest(sql: Connection) -> bool:
-    """Return whether the schema is the one that this release knows. Raise InvalidInput if it is of a newer release."""
-    revisions = ScriptDirectory.from_config(_migration_script())
-    newest, current = revisions.get_current_head(), MigrationContext.configure(sql).get_current_revision()
-    if current is not None and current not in {each.revision for each in revisions.walk_revisions()}:
-        raise InvalidInput(
-            f"catalog {sql.engine.url!r} has schema {current} of a newer release, and this one knows {newest} at most: "
-            "install the newer release"
-        )
-    return current == newest
-
-
-def _upgrade(sql: Connection) -> None:
-    script = _migration_script()
-    script.attributes["connection"] = sql
-    command.upgrade(script, "head")

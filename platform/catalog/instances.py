@@ -24,15 +24,7 @@ class InstanceOperations(Database):
         """
         with self._write_transaction() as sql:
             rows.require_tenant(sql, instance.tenant)
-            if not rows.instance_exists(sql, instance):
-                try:
-                    with sql.begin_nested():
-                        sql.execute(
-                            insert(t.instances).values(**rows.instance_columns(instance), created_at=read_clock(sql))
-                        )
-                        rows.insert_event(sql, instance, None, "the instance was created")
-                except IntegrityError:
-                    pass  # Another process created it between the SELECT and the INSERT.
+            rows.insert_instance(sql, instance)
 
     def list_instances(self, tenant: str | None = None) -> list[InstanceName]:
         """Return the instances of ``tenant``, or of all tenants if it is None, sorted by name."""

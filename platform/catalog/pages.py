@@ -153,13 +153,14 @@ def _summarize_instances(sql: Connection, names: Sequence[InstanceName]) -> list
     query = select(b.tenant, b.instance, func.count().label("batches"), func.sum(b.trajectories).label("trajectories"))
     query = query.where(_is_one_of(b, names)).group_by(b.tenant, b.instance)
     counts = {InstanceName(row.tenant, row.instance): row for row in sql.execute(query)}
-    channels = _channels(sql, names)
+    channels, bases = _channels(sql, names), rows.load_instance_bases(sql, _is_one_of(t.instances.c, names))
     return [
         InstanceOverview(
             instance=name,
             batches=counts[name].batches if name in counts else 0,
             trajectories=int(counts[name].trajectories) if name in counts else 0,
             prod=channels[name][PROD][0] if PROD in channels[name] else None,
+            base=bases[name],
         )
         for name in names
     ]

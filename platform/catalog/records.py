@@ -150,6 +150,8 @@ class RouteTarget(_Record):
     """Digest of the version."""
     rank: int
     """LoRA rank of the version."""
+    base: str
+    """Base model that the version was trained on, as the settings named it."""
     share: float
     """Share of the requests for the requested name, from 0 to 1."""
 
@@ -193,6 +195,8 @@ class InstanceOverview(_Record):
     """Number of trajectories in all batches."""
     prod: str | None
     """Digest that channel ``prod`` points to, None if there is no such channel."""
+    base: str | None
+    """Base model that it is on. None: the first one of the cluster."""
 
 
 class SkillSummary(_Record):

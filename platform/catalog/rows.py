@@ -10,6 +10,7 @@ from sqlalchemy import (
     Table,
     and_,
     delete,
+    func,
     insert,
     literal,
     or_,
@@ -24,7 +25,7 @@ from looper.platform.catalog.clock import read_clock
 from looper.platform.domain.actor import current_actor
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import Conflict, NotFound
-from looper.platform.domain.names import InstanceName
+from looper.platform.domain.names import PROD, InstanceName
 from looper.platform.domain.version import Version
 
 
@@ -112,6 +113,18 @@ def instance_exists(sql: Connection, instance: InstanceName, *, lock: bool = Fal
     return sql.scalar(query.with_for_update() if lock else query) is not None
 
 
+def insert_instance(sql: Connection, instance: InstanceName) -> None:
+    """Create ``instance`` unless it exists. Its tenant does."""
+    if instance_exists(sql, instance):
+        return
+    try:
+        with sql.begin_nested():
+            sql.execute(insert(t.instances).values(**instance_columns(instance), created_at=read_clock(sql)))
+            insert_event(sql, instance, None, "the instance was created")
+    except IntegrityError:
+        pass  # Another process created it between the SELECT and the INSERT.
+
+
 def require_instance(sql: Connection, instance: InstanceName, *, lock: bool = False) -> None:
     """Raise an error unless ``instance`` exists.
 
@@ -125,6 +138,23 @@ def require_instance(sql: Connection, instance: InstanceName, *, lock: bool = Fa
     """
     if not instance_exists(sql, instance, lock=lock):
         raise NotFound(f"instance {instance} does not exist: looper ingest PATH --instance {instance}")
+
+
+def load_instance_bases(sql: Connection, condition: ColumnElement[bool]) -> dict[InstanceName, str | None]:
+    """Load the base models that instances are on: that of the version of ``prod``, or the one they were created with.
+
+    Args:
+        sql: Open transaction.
+        condition: Which rows of the instances table are asked for.
+
+    Returns:
+        Name of the base model, None for the first one of the cluster, by instance.
+    """
+    i, c, v = t.instances.c, t.channels.c, t.versions.c
+    is_prod = (c.tenant == i.tenant) & (c.instance == i.instance) & (c.name == PROD)
+    query = select(i.tenant, i.instance, func.coalesce(v.base, i.base).label("base")).where(condition)
+    query = query.outerjoin(t.channels, is_prod).outerjoin(t.versions, v.digest == c.digest)
+    return {InstanceName(row.tenant, row.instance): row.base for row in sql.execute(query)}
 
 
 def channel_digest(sql: Connection, instance: InstanceName, channel: str) -> str | None:

@@ -4,6 +4,7 @@ The gateway resolves model names here. The API and the command line move channel
 """
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
@@ -17,14 +18,14 @@ from looper.platform.domain.names import PROD, InstanceName, ModelName, check_na
 from looper.platform.domain.version import Version
 
 
-def _valid_versions() -> Select[tuple[str, int]]:
+def _valid_versions() -> Select[tuple[str, int, str]]:
     """Select the versions of an instance that are not revoked."""
     v = t.versions.c
     of_instance = (v.tenant == bindparam("tenant")) & (v.instance == bindparam("instance"))
-    return select(v.digest, v.rank).where(of_instance, v.revoked_at.is_(None))
+    return select(v.digest, v.rank, v.base).where(of_instance, v.revoked_at.is_(None))
 
 
-def _channels_with_versions(is_requested: ColumnElement[bool]) -> Select[tuple[str, int, str, float]]:
+def _channels_with_versions(is_requested: ColumnElement[bool]) -> Select[tuple[str, int, str, str, float]]:
     """Select some channels of an instance with their versions, ordered by name."""
     v, c = t.versions.c, t.channels.c
     of_version = (c.tenant == v.tenant) & (c.instance == v.instance) & (c.digest == v.digest)
@@ -222,13 +223,11 @@ class SkillOperations(Database):
         Times are of the catalog's clock. None: only the present time.
         """
         v, c = t.versions.c, t.channels.c
-        query = select(c.name, c.share, v.digest, v.rank).join(t.versions, v.digest == c.digest)
+        query = select(c.name, c.share, v.digest, v.rank, v.base).join(t.versions, v.digest == c.digest)
         with self._read_transaction() as sql:
             now = read_clock(sql)
             found = sql.execute(query.where(c.updated_at > (since or now)))
-            targets = [
-                RouteTarget(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found
-            ]
+            targets = [_to_target(row, row.name, row.share) for row in found]
         return Changes(now, frozenset(targets))
 
     def resolve(self, model: ModelName) -> str:
@@ -254,18 +253,20 @@ class SkillOperations(Database):
         with self._read_transaction() as sql:
             if is_digest(model.selector):
                 versions = sql.execute(_VALID_VERSION, name | {"digest": model.selector}).all()
-                targets = [RouteTarget(channel=None, digest=row.digest, rank=row.rank, share=1) for row in versions]
+                targets = [_to_target(row, None, 1) for row in versions]
             else:
                 query = _PROD_AND_CANARIES if model.selector == PROD else _CHANNEL
                 found = sql.execute(query, name | {"channel": model.selector}).all()
-                targets = [
-                    RouteTarget(channel=row.name, digest=row.digest, rank=row.rank, share=row.share) for row in found
-                ]
+                targets = [_to_target(row, row.name, row.share) for row in found]
                 if model.selector == PROD:
                     targets = _give_prod_the_rest(targets)
         if not targets or targets[0].channel not in (None, model.selector):
             raise NotFound(f"model {model} does not exist")
         return targets
+
+
+def _to_target(row: Any, channel: str | None, share: float) -> RouteTarget:
+    return RouteTarget(channel=channel, digest=row.digest, rank=row.rank, base=row.base, share=share)
 
 
 def _check_share(sql: Connection, instance: InstanceName, channel: str, share: float) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     text,
 )
 
@@ -94,6 +95,7 @@ instances = Table(
     metadata,
     Column("tenant", NAME, ForeignKey("tenants.name"), primary_key=True),
     Column("instance", NAME, primary_key=True),
+    Column("base", Text),  # null: the first base model of the cluster
     Column("created_at", UTCDateTime, nullable=False),
 )
 
@@ -141,6 +143,7 @@ consolidations = Table(
     Column("recipe", JSON, nullable=False),
     Column("batches", JSON, nullable=False),
     Column("shape", String(16), nullable=False, server_default="plain"),
+    Column("is_move", Boolean, nullable=False, server_default=false()),
     Column("priority", Integer, nullable=False, server_default="0"),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("parent", DIGEST),

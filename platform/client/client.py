@@ -11,16 +11,15 @@ from pathlib import Path
 from looper.platform.api.models import (
     MAX_IDS,
     MAX_SUBMITTED_INSTANCES,
-    BatchInfo,
     ConsolidationInfo,
     EventInfo,
-    InstanceInfo,
     ReportFormat,
     SkillInfo,
     VersionInfo,
     VersionTraffic,
 )
 from looper.platform.client.http_session import HttpSession, path_part
+from looper.platform.client.instances import InstanceMethods
 from looper.platform.client.tenants import TenantMethods
 from looper.platform.client.uploads import UploadMethods
 from looper.platform.domain.adapter_digest import FILE_NAMES, digest_of
@@ -29,7 +28,7 @@ from looper.platform.domain.names import PROD, check_name, is_digest
 from looper.platform.domain.recipe import Recipe
 
 
-class Client(UploadMethods, TenantMethods, HttpSession):
+class Client(InstanceMethods, UploadMethods, TenantMethods, HttpSession):
     """Calls the control plane of a Looper cluster for one tenant.
 
     Names of instances are without the tenant's name, because the key belongs to a tenant. With an operator's key,
@@ -44,22 +43,6 @@ class Client(UploadMethods, TenantMethods, HttpSession):
     pages: the first page is there when the method returns, and each further page is fetched when the iterator reaches
     it.
     """
-
-    def instances(self) -> Iterator[InstanceInfo]:
-        """Return the tenant's instances, sorted by name."""
-        return self._pages("/instances", InstanceInfo)
-
-    def instance(self, instance: str) -> InstanceInfo:
-        """Return one ``instance``."""
-        return self._get(f"/instances/{check_name(instance, 'instance')}", InstanceInfo)
-
-    def batches(self, instance: str) -> Iterator[BatchInfo]:
-        """Return the ingested files of an ``instance``, oldest first."""
-        return self._pages(f"/instances/{check_name(instance, 'instance')}/batches", BatchInfo)
-
-    def instance_events(self, instance: str) -> Iterator[EventInfo]:
-        """Return what happened to an ``instance``, oldest first."""
-        return self._pages(f"/instances/{check_name(instance, 'instance')}/events", EventInfo)
 
     def recipe(self) -> Recipe:
         """Return the recipe of consolidations that name none."""

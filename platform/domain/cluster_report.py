@@ -6,7 +6,7 @@ anywhere. The other types are rows of the catalog.
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from looper.platform.domain.recipe import TrainerShape
 
@@ -60,8 +60,23 @@ class Wait(BaseModel):
     """When that was first seen."""
 
 
+class DeployedFrom(BaseModel):
+    """What the application on Ray Serve was deployed from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    looper: str
+    """Which Looper, as ``installed_looper`` returns it."""
+    schema_revision: str
+    """Revision of the catalog's schema that it knows."""
+    settings: dict[str, JsonValue]
+    """Settings that are not the default, by path, without secrets and without those of one machine."""
+    versions: dict[str, str]
+    """What each deployment of Ray Serve is made from, as ``deployment_versions`` returns it."""
+
+
 class ClusterReport(BaseModel):
-    """The cluster."""
+    """The cluster. A field that a later release adds needs a default, since releases side by side read each other's."""
 
     model_config = ConfigDict(frozen=True)
 

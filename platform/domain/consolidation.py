@@ -56,12 +56,14 @@ class Consolidation(BaseModel):
     """Current state."""
     base: str
     """Base model, as the settings name it."""
+    is_move: bool = False
+    """Whether it moves the instance to this base model: it trains on the whole history, ``parent`` is on another."""
     recipe: StoredRecipe
     """Hyperparameters of the training."""
     batches: tuple[str, ...]
     """Ids of the trajectory batches that this consolidation trains on."""
     parent: str | None
-    """Digest of the version that training starts from: where ``prod`` pointed when the job was first claimed."""
+    """Digest of the version before: where ``prod`` pointed when the job was first claimed."""
     priority: int
     """From ``MIN_PRIORITY`` to ``MAX_PRIORITY``. Higher priorities are claimed first."""
     attempts: int
@@ -84,3 +86,8 @@ class Consolidation(BaseModel):
     """When the job reached a final state."""
     updated_at: datetime
     """When the job last changed. Heartbeats do not count as changes."""
+
+    @property
+    def start(self) -> str | None:
+        """Digest of the version that training starts from: ``parent``, unless that is on another base model."""
+        return None if self.is_move else self.parent

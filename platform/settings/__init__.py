@@ -5,7 +5,8 @@ runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M o
 
     models      the tree: sections, fields, defaults, bounds
     storage     its sections of catalog and object store
-    serving     its section of the endpoint
+    serving     its section of the endpoint and engines
+    training    its section of consolidations and trainers
     roles       its sections of the cluster and the roles of nodes
     gpu_plan    divides GPUs between engines and trainers
     names       every name in the tree, and suggestions for a name that is not in it
@@ -15,11 +16,10 @@ runs on one machine: a local folder, SQLite, a local Ray, and the SmolLM2-135M o
     reference   writes docs/reference/settings.md from the models
 """
 
-from looper.platform.settings.loading import LoadedSettings, load_settings, load_with_sources
+from looper.platform.settings.loading import LoadedSettings, load_for_base, load_settings, load_with_sources
 from looper.platform.settings.models import (
     ApiSettings,
-    ConsolidationSettings,
-    GateSettings,
+    FurtherBaseSettings,
     ModelSettings,
     ModelStage,
     Settings,
@@ -29,12 +29,14 @@ from looper.platform.settings.models import (
 from looper.platform.settings.serving import PoolSettings, ServeSettings
 from looper.platform.settings.sources import CONFIG_VARIABLE, Source
 from looper.platform.settings.storage import CatalogSettings, StoreSettings
+from looper.platform.settings.training import ConsolidationSettings, GateSettings
 
 __all__ = [
     "CONFIG_VARIABLE",
     "ApiSettings",
     "CatalogSettings",
     "ConsolidationSettings",
+    "FurtherBaseSettings",
     "GateSettings",
     "LoadedSettings",
     "ModelSettings",
@@ -46,6 +48,7 @@ __all__ = [
     "StoreSettings",
     "SynthesisSettings",
     "SynthesisStage",
+    "load_for_base",
     "load_settings",
     "load_with_sources",
 ]

@@ -7,7 +7,7 @@ Pools and trainers may name a type of GPU (``accelerator_type``). Those that nam
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,8 @@ def plan_gpus(gpus: Mapping[str, float], settings: Settings) -> GpuPlan:
 
     Args:
         gpus: GPUs of the cluster by type, as ``count_by_type`` counts them.
-        settings: Give the number of engines, of trainers and of their workers, and the types of GPUs that they name.
+        settings: Give the number of engines, of trainers and of their workers, of all base models, and the types of
+            GPUs that they name.
 
     Returns:
         The plan.
@@ -123,12 +124,15 @@ def plan_gpus(gpus: Mapping[str, float], settings: Settings) -> GpuPlan:
     Raises:
         InvalidInput: There are GPUs, but not enough, or none of a type that the settings name.
     """
-    training, total = settings.consolidation, sum(gpus.values())
-    per_engine = count_gpus(settings.serve.engine)
-    needed: Counter[str | None] = Counter()
-    for pool in settings.serve.all_pools:
-        needed[pool.accelerator_type] += pool.replicas * per_engine
-    for accelerator_type in {*needed, training.accelerator_type} - {None}:
+    total = sum(gpus.values())
+    needed, workers, spans_gpus = Counter[str | None](), Counter[str | None](), False
+    for of_base in map(settings.for_base, settings.base_names):
+        for pool in of_base.serve.all_pools:
+            needed[pool.accelerator_type] += pool.replicas * count_gpus(of_base.serve.engine)
+        training = of_base.consolidation
+        workers[training.accelerator_type] += training.max_trainers * training.num_workers
+        spans_gpus |= training.num_workers > 1
+    for accelerator_type in {*needed, *workers} - {None}:
         if not gpus.get(accelerator_type or ""):
             raise InvalidInput(
                 f"accelerator_type is {accelerator_type!r}, and the cluster has {_describe(gpus)}: name a type that it "
@@ -144,23 +148,35 @@ def plan_gpus(gpus: Mapping[str, float], settings: Settings) -> GpuPlan:
             f"the engines need {which}, and the cluster has {_describe(gpus)}: lower serve.replicas or "
             "serve.engine.tensor_parallel_size, or add GPUs"
         )
-    workers = training.max_trainers * training.num_workers
-    if training.accelerator_type is None:
-        places, rivals = total, engines
-    else:  # engines that name no type may be on these GPUs too
-        places = gpus[training.accelerator_type]
-        rivals = needed[training.accelerator_type] + needed[None]
-    if rivals + workers <= places:
+    if all(rivals + trained <= places for _, rivals, trained, places in _list_places(gpus, needed, workers)):
         return GpuPlan(1, 1)
-    # Two workers on one GPU cannot talk to each other by NCCL, and Ray may place them so.
-    if training.num_workers > 1 or rivals * ENGINE_SHARE + workers * (1 - ENGINE_SHARE) > places:
-        raise InvalidInput(
-            f"engines and trainers need {rivals + workers} GPUs"
-            f"{f' of type {training.accelerator_type}' if training.accelerator_type else ''}, and the cluster has "
-            f"{_describe(gpus)}: lower consolidation.num_workers or consolidation.max_trainers, or add GPUs"
-        )
-    apart = {name for name in needed if name and name != training.accelerator_type}
-    return GpuPlan(ENGINE_SHARE, 1 - ENGINE_SHARE, frozenset(apart if training.accelerator_type else ()))
+    for accelerator_type, rivals, trained, places in _list_places(gpus, needed, workers):
+        # Two workers on one GPU cannot talk to each other by NCCL, and Ray may place them so.
+        is_crowded = rivals + trained > places
+        if is_crowded and (spans_gpus or rivals * ENGINE_SHARE + trained * (1 - ENGINE_SHARE) > places):
+            raise InvalidInput(
+                f"engines and trainers need {rivals + trained} GPUs"
+                f"{f' of type {accelerator_type}' if accelerator_type else ''}, and the cluster has "
+                f"{_describe(gpus)}: lower consolidation.num_workers or consolidation.max_trainers, or add GPUs"
+            )
+    apart = frozenset(name for name in needed if name and name not in workers)
+    return GpuPlan(ENGINE_SHARE, 1 - ENGINE_SHARE, frozenset() if None in workers else apart)
+
+
+def _list_places(
+    gpus: Mapping[str, float], engines: Mapping[str | None, int], workers: Mapping[str | None, int]
+) -> Iterator[tuple[str | None, int, int, float]]:
+    """Yield each type of GPUs that trainers name, None for any: engines and workers that may be there, and GPUs."""
+    for name in workers:
+        if name is None:
+            yield None, sum(engines.values()), sum(workers.values()), sum(gpus.values())
+        else:  # those that name no type may be on these GPUs too
+            yield (
+                name,
+                engines.get(name, 0) + engines.get(None, 0),
+                workers[name] + workers.get(None, 0),
+                gpus[name],
+            )
 
 
 def missing_gpus(gpus: Mapping[str, float], settings: Settings) -> list[dict[str, float]]:
@@ -175,11 +191,13 @@ def missing_gpus(gpus: Mapping[str, float], settings: Settings) -> list[dict[str
     Returns:
         Resources of each GPU, by name.
     """
-    training, per_engine = settings.consolidation, count_gpus(settings.serve.engine)
     engines, trainers = require_role(settings.roles.engines), require_role(settings.roles.trainers)
-    wanted = [(pool.accelerator_type, pool.replicas * per_engine, engines) for pool in settings.serve.all_pools]
-    if training.accelerator_type:
-        wanted.append((training.accelerator_type, training.max_trainers * training.num_workers, trainers))
+    wanted = list[tuple[str | None, int, dict[str, float]]]()
+    for of_base in map(settings.for_base, settings.base_names):
+        training, per_engine = of_base.consolidation, count_gpus(of_base.serve.engine)
+        wanted += [(pool.accelerator_type, pool.replicas * per_engine, engines) for pool in of_base.serve.all_pools]
+        if training.accelerator_type:
+            wanted.append((training.accelerator_type, training.max_trainers * training.num_workers, trainers))
     free, missing = Counter({name: int(count) for name, count in gpus.items()}), list[dict[str, float]]()
     for accelerator_type, count, role in wanted:
         if accelerator_type:
@@ -191,24 +209,29 @@ def missing_gpus(gpus: Mapping[str, float], settings: Settings) -> list[dict[str
     return missing
 
 
-def expect_gpus(gpus: Mapping[str, float], settings: Settings) -> dict[str, float]:
-    """Return the GPUs of a cluster together with those that come when something waits for them.
-
-    Nodes that are idle may go, so what is planned later than at the deployment must not depend on them.
+def plan_for_training(gpus: Mapping[str, float], settings: Settings) -> GpuPlan:
+    """Plan like ``plan_gpus``, later than at the deployment: nodes that were idle may have gone and will come again.
 
     Args:
         gpus: GPUs of the cluster by type, as ``count_by_type`` counts them.
         settings: As for ``plan_gpus``.
 
     Returns:
-        Number of GPUs by type.
+        How the GPUs that are there are divided. If they are not enough, how those are divided that come when something
+        waits for them.
+
+    Raises:
+        InvalidInput: Those would not be enough either.
     """
-    expected = dict(gpus)
-    for resources in missing_gpus(gpus, settings):
-        types = (name.removeprefix(_TYPE_PREFIX) for name in resources if name.startswith(_TYPE_PREFIX))
-        name = next(types, "")
-        expected[name] = expected.get(name, 0.0) + resources["GPU"]
-    return expected
+    try:
+        return plan_gpus(gpus, settings)
+    except InvalidInput:
+        expected = dict(gpus)
+        for resources in missing_gpus(gpus, settings):
+            types = (name.removeprefix(_TYPE_PREFIX) for name in resources if name.startswith(_TYPE_PREFIX))
+            name = next(types, "")
+            expected[name] = expected.get(name, 0.0) + resources["GPU"]
+        return plan_gpus(expected, settings)
 
 
 def _describe(gpus: Mapping[str, float]) -> str:

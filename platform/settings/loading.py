@@ -99,6 +99,24 @@ def load_settings(**flags: Any) -> Settings:
     return load_with_sources(**flags).settings
 
 
+def load_for_base(base: str | None) -> Settings:
+    """Load the settings for a command that concerns one base model.
+
+    Args:
+        base: The base model, one of the settings or any other. None: the first one of the settings.
+
+    Returns:
+        The settings, with this base model first.
+
+    Raises:
+        InvalidInput: As for ``load_with_sources``.
+    """
+    settings = load_settings()
+    if base is None or base in settings.base_names:
+        return settings.for_base(base or settings.base)
+    return load_settings(base=base, bases=())
+
+
 def _explain(error: ValidationError, given: Mapping[str, SettingValue]) -> str:
     """Return the first mistake in one line. A mistake of a whole section has no single value to show."""
     first = error.errors(include_url=False)[0]

@@ -4,133 +4,26 @@ To add a setting, add a field with default, bounds and description here, then re
 """
 
 import os
+from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_serializer,
     field_validator,
+    model_validator,
 )
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
 from looper.platform.settings.roles import ClusterSettings, RoleSettings
-from looper.platform.settings.serving import AcceleratorType, ServeSettings
+from looper.platform.settings.serving import BaseEngineSettings, ServeSettings
 from looper.platform.settings.storage import CatalogSettings, SettingsSection, StoreSettings
-
-
-class GateSettings(SettingsSection):
-    """What a candidate must reach to be published."""
-
-    min_gain: float = Field(0.005, ge=0, description="At equal accuracy, the held-out loss must fall by this fraction.")
-    max_forgetting: float = Field(
-        0.02,
-        ge=0,
-        description="Maximum fall of accuracy on earlier sessions, or rise of their loss if they have no tool calls.",
-    )
-    max_loops: float = Field(
-        0.02, ge=0, description="Maximum rise of the fraction of tool calls that repeat the call before."
-    )
-    max_tool_errors: float = Field(0.02, ge=0, description="Maximum rise of the fraction of invalid tool calls.")
-    max_control_loss: float = Field(
-        4.0,
-        gt=1,
-        description="Maximum loss on tasks of the tenant's other instances, as a multiple of the base model's loss.",
-    )
-
-
-class ConsolidationSettings(SettingsSection):
-    """How consolidations are trained and tested."""
-
-    recipe: Recipe = Field(Recipe(), description="Default recipe.")
-    holdout: float = Field(
-        0.2, gt=0, lt=1, description="Fraction of the tasks that is kept from training, for the gate."
-    )
-    cohort_size: int = Field(16, ge=1, description="Maximum consolidations in one trainer at the same time.")
-    max_trainers: int = Field(
-        1, ge=1, description="Maximum trainers at the same time. Each holds a base model of its own in memory."
-    )
-    idle_timeout_s: float = Field(300.0, gt=0, description="A trainer without work exits after this time.")
-    max_concurrent_per_tenant: int | None = Field(
-        None,
-        ge=1,
-        description="Maximum consolidations of one tenant that are worked on at the same time in each stage. "
-        "Default: no limit.",
-    )
-    num_workers: int = Field(1, ge=1, description="Workers of a trainer. Each batch is divided among them.")
-    min_workers: int | None = Field(
-        None,
-        ge=1,
-        description="A trainer goes on with this number of workers while there is no room for num_workers, as after "
-        "a node died, and grows again. Default: it waits for num_workers.",
-    )
-    accelerator_type: AcceleratorType | None = Field(
-        None, description="Type of the GPUs of the trainers, as Ray names it, such as A100. Default: any."
-    )
-    sharded: bool = Field(
-        False, description="Whether each worker of a trainer holds only a part of the base model (ZeRO stage 3)."
-    )
-    lease_s: float = Field(
-        60.0,
-        gt=0,
-        description="Another worker takes over a consolidation whose holder did not renew its lease for this time. "
-        "A holder renews it three times as often, while it makes progress.",
-    )
-    progress_timeout_s: float = Field(
-        600.0,
-        gt=0,
-        description="A holder that advances nothing for this time (no pass over the base model, no example encoded, no "
-        "object written) no longer renews its leases. A trainer is killed and started again.",
-    )
-    start_timeout_s: float = Field(
-        1800.0, gt=0, description="A trainer that has not loaded its base model after this time is killed."
-    )
-    checkpoint_interval_s: float = Field(
-        60.0, ge=0, description="Minimum time between two checkpoints of a training run."
-    )
-    max_steps_per_job: int = Field(
-        100_000,
-        ge=1,
-        description="Maximum optimizer steps of a consolidation. One that needs more is refused or fails.",
-    )
-    max_tokens_per_job: int = Field(
-        1_000_000_000,
-        ge=1,
-        description="Maximum tokens that a consolidation trains on, over all epochs. One that needs more fails.",
-    )
-    max_hours_per_job: float = Field(
-        24.0, gt=0, description="A consolidation that has held a place in trainers for this time fails."
-    )
-    max_tokens_per_step: int = Field(
-        65_536,
-        ge=32,
-        description="Maximum batch_size times max_seq_length of a recipe. The other members of a trainer wait for a "
-        "step of this size.",
-    )
-    max_wait_s: float = Field(
-        600.0,
-        gt=0,
-        description="When all places of a trainer are taken and another tenant's consolidation has waited this long, "
-        "one of the tenant with the most places is paused at a checkpoint and waits in turn.",
-    )
-    max_attempts: int = Field(
-        5, ge=2, description="A consolidation fails after this many trainers died of it without a new checkpoint."
-    )
-    gate: GateSettings = Field(GateSettings(), description="What a candidate must reach.")
-
-    @field_validator("min_workers")
-    @classmethod
-    def _check_min_workers(cls, min_workers: int | None, others: ValidationInfo) -> int | None:
-        num_workers = others.data.get("num_workers")
-        if min_workers is not None and num_workers is not None and min_workers > num_workers:
-            raise ValueError(f"it is above num_workers, which is {num_workers}")
-        return min_workers
-
+from looper.platform.settings.training import ConsolidationSettings, TrainerSettings
 
 SynthesisStage = Literal["schema", "errors", "grade", "segment", "prune", "scrub", "credit", "duplicates", "pairs"]
 Reasoning = Literal["learn", "mask", "drop"]
@@ -183,6 +76,14 @@ class ApiSettings(SettingsSection):
     max_concurrent_requests: int = Field(16, ge=1, description="Maximum requests of one tenant that wait or run.")
 
 
+class FurtherBaseSettings(SettingsSection):
+    """A base model beside the first one. What is not given has its default, whatever the first one has."""
+
+    base: str = Field(description="Base model, as for the setting base.")
+    serve: BaseEngineSettings = Field(BaseEngineSettings(), description="Its engines.")
+    consolidation: TrainerSettings = Field(TrainerSettings(), description="Its trainers.")
+
+
 def models_folder() -> Path:
     """Return the folder of base models on this node. All homes of a user share it: models are large and immutable."""
     return (Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "looper" / "models").expanduser()
@@ -201,6 +102,11 @@ class Settings(SettingsSection):
     base: str = Field(
         "smollm2-135m", description="Base model: the bundled smollm2-135m, a folder, or a name on the Hugging Face hub."
     )
+    bases: tuple[FurtherBaseSettings, ...] = Field(
+        (),
+        description="More base models. Each has base, and what is not the default in serve (from max_lora_rank to "
+        "kv_cache_gib) and in consolidation (from cohort_size to sharded).",
+    )
     store: StoreSettings = Field(StoreSettings(), description="The object store.")
     catalog: CatalogSettings = Field(CatalogSettings(), description="The catalog.")
     synthesis: SynthesisSettings = Field(SynthesisSettings(), description="How trajectories become examples.")
@@ -209,6 +115,12 @@ class Settings(SettingsSection):
     cluster: ClusterSettings = Field(ClusterSettings(), description="The Ray that Looper runs on.")
     roles: RoleSettings = Field(RoleSettings(), description="Which nodes of the cluster carry what.")
     api: ApiSettings = Field(ApiSettings(), description="Limits of each tenant on the control plane.")
+
+    @model_validator(mode="after")
+    def _check_bases(self) -> Self:
+        if repeated := [name for name, count in Counter(self.base_names).items() if count > 1]:
+            raise ValueError(f"base model {repeated[0]!r} is named twice: each has one entry")
+        return self
 
     @field_validator("home")
     @classmethod
@@ -243,14 +155,56 @@ class Settings(SettingsSection):
         """Folder of prepared base models."""
         return models_folder()
 
-    def check_recipe(self, recipe: Recipe) -> None:
+    @property
+    def base_names(self) -> tuple[str, ...]:
+        """Names of all base models. Instances are on the first one, unless they were put on another."""
+        return (self.base, *(further.base for further in self.bases))
+
+    @property
+    def max_engines(self) -> int:
+        """Maximum number of engines of all base models together."""
+        return sum(self.for_base(name).serve.max_engines for name in self.base_names)
+
+    def for_base(self, name: str) -> "Settings":
+        """Return the same settings with another base model first: ``base``, ``serve`` and ``consolidation`` are its.
+
+        Args:
+            name: Name of the base model.
+
+        Raises:
+            InvalidInput: The settings have no such base model.
+        """
+        if name == self.base:
+            return self
+        chosen = next((further for further in self.bases if further.base == name), None)
+        if chosen is None:
+            raise InvalidInput(f"base model {name!r} is not one of this cluster: {', '.join(self.base_names)}")
+        first = FurtherBaseSettings(
+            base=self.base,
+            serve=BaseEngineSettings(**_values_of(self.serve, BaseEngineSettings)),
+            consolidation=TrainerSettings(**_values_of(self.consolidation, TrainerSettings)),
+        )
+        return self.model_copy(
+            update={
+                "base": name,
+                "bases": (first, *(further for further in self.bases if further is not chosen)),
+                "serve": self.serve.model_copy(update=_values_of(chosen.serve, BaseEngineSettings)),
+                "consolidation": self.consolidation.model_copy(
+                    update=_values_of(chosen.consolidation, TrainerSettings)
+                ),
+            }
+        )
+
+    def check_recipe(self, recipe: Recipe, base: str | None = None) -> None:
         """Check that the server can serve what a recipe trains.
 
         Args:
             recipe: The recipe.
+            base: Base model that it trains on. None: any of the cluster's.
 
         Raises:
-            InvalidInput: Its rank is above the maximum rank that is served, or a value is above its bound.
+            InvalidInput: Its rank is above the maximum rank that is served, a value is above its bound, or there is no
+                such base model.
         """
         limits = self.consolidation
         try:
@@ -270,8 +224,14 @@ class Settings(SettingsSection):
                 f"consolidation.max_tokens_per_step {limits.max_tokens_per_step}: lower one of the two, or raise "
                 "LOOPER_CONSOLIDATION__MAX_TOKENS_PER_STEP"
             )
-        if recipe.rank > self.serve.max_rank:
+        max_rank = max(self.for_base(name).serve.max_rank for name in ([base] if base else self.base_names))
+        if recipe.rank > max_rank:
             raise InvalidInput(
-                f"rank {recipe.rank} is above serve.max_lora_rank {self.serve.max_rank}, so the adapter could not be "
+                f"rank {recipe.rank} is above serve.max_lora_rank {max_rank}, so the adapter could not be "
                 "served: lower the recipe's rank, raise LOOPER_SERVE__MAX_LORA_RANK, or add a pool for larger ranks"
             )
+
+
+def _values_of(section: SettingsSection, model: type[SettingsSection]) -> dict[str, Any]:
+    """Return what ``section`` has for the fields of ``model``, which it extends."""
+    return {name: getattr(section, name) for name in model.model_fields}

@@ -46,6 +46,11 @@ class ClusterSettings(SettingsSection):
         description="Address of a Ray that exists: auto, HOST:PORT, or ray://HOST:PORT. RAY_ADDRESS sets it, too. "
         "Default: a private Ray on this machine.",
     )
+    code: str | None = Field(
+        None,
+        max_length=255,
+        description="Folder on every node with the Looper that runs on a Ray that exists. Default: the installed one.",
+    )
     control_loops: int = Field(
         1,
         ge=1,

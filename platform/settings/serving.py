@@ -66,21 +66,14 @@ class PoolSettings(SettingsSection):
         return self
 
 
-class ServeSettings(PoolSettings):
-    """The endpoint and its engines."""
+class BaseEngineSettings(PoolSettings):
+    """The engines of one base model."""
 
-    host: str = Field("127.0.0.1", description="Address on which the HTTP API listens.")
-    port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP API. 0 takes a free one.")
-    tls_cert: Path | None = Field(
-        None, description="PEM file with the certificate of the HTTP API, and its chain. Default: no TLS."
-    )
-    tls_key: Path | None = Field(None, description="PEM file with the private key of tls_cert.")
     pools: tuple[PoolSettings, ...] = Field(
         (),
         description="More engines for larger ranks, each with the settings of this table from max_lora_rank to "
         "accelerator_type.",
     )
-    pinned: tuple[str, ...] = Field((), description="Skills (tenant/instance) that stay in the engines' host memory.")
     max_model_len: int = Field(2048, ge=64, description="Maximum tokens of prompt and response together.")
     max_num_seqs: int | None = Field(
         None,
@@ -91,6 +84,54 @@ class ServeSettings(PoolSettings):
     expected_adapters: int = Field(
         1000, ge=1, description="Number of adapters that will receive requests, with popularity after Zipf's law."
     )
+    tool_call_parser: str = Field(
+        "auto",
+        description="vLLM's parser for the base model's tool calls. auto: the one that reads back what its chat "
+        "template writes. none: the base model calls no tools.",
+    )
+    reasoning_parser: str = Field(
+        "auto", description="vLLM's parser for the base model's reasoning. auto and none as for tool_call_parser."
+    )
+    engine: dict[str, JsonValue] = Field(
+        {},
+        description="More arguments of vLLM's engines, by vLLM's names, such as {\"gpu_memory_utilization\": 0.8}. "
+        "Those that Looper sets are refused.",
+    )
+    kv_cache_gib: float = Field(
+        1.0, gt=0, description="KV cache of a CPU engine. A GPU engine uses the memory that is free."
+    )
+
+    @property
+    def seats(self) -> int:
+        """Maximum number of sequences in one batch."""
+        return self.max_num_seqs or CPU_SEATS
+
+    @property
+    def all_pools(self) -> tuple[PoolSettings, ...]:
+        """This pool and ``pools``, ordered by rank."""
+        return tuple(sorted((self, *self.pools), key=lambda pool: pool.max_lora_rank))
+
+    @property
+    def max_rank(self) -> int:
+        """Maximum rank that any pool serves."""
+        return self.all_pools[-1].max_lora_rank
+
+    @property
+    def max_engines(self) -> int:
+        """Maximum number of engines in all pools together."""
+        return sum(max(pool.replicas, pool.max_replicas or 0) for pool in self.all_pools)
+
+
+class ServeSettings(BaseEngineSettings):
+    """The endpoint and its engines."""
+
+    host: str = Field("127.0.0.1", description="Address on which the HTTP API listens.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP API. 0 takes a free one.")
+    tls_cert: Path | None = Field(
+        None, description="PEM file with the certificate of the HTTP API, and its chain. Default: no TLS."
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the private key of tls_cert.")
+    pinned: tuple[str, ...] = Field((), description="Skills (tenant/instance) that stay in the engines' host memory.")
     requests_per_minute: int | None = Field(
         None, ge=1, description="Rate limit of a tenant that has none of its own. Default: no limit."
     )
@@ -113,21 +154,18 @@ class ServeSettings(PoolSettings):
     gateways: int = Field(
         1, ge=1, le=64, description="Number of gateways. They share limits and canaries through the catalog."
     )
-    tool_call_parser: str = Field(
-        "auto",
-        description="vLLM's parser for the base model's tool calls. auto: the one that reads back what its chat "
-        "template writes. none: the base model calls no tools.",
+    graceful_shutdown_timeout_s: float = Field(
+        90.0,
+        ge=0,
+        description="How long a gateway or an engine that stops, for an update or because its node ends, may go on "
+        "with the requests that it has. Where a node gives less notice than that, engines stop at once.",
     )
-    reasoning_parser: str = Field(
-        "auto", description="vLLM's parser for the base model's reasoning. auto and none as for tool_call_parser."
-    )
-    engine: dict[str, JsonValue] = Field(
-        {},
-        description="More arguments of vLLM's engines, by vLLM's names, such as {\"gpu_memory_utilization\": 0.8}. "
-        "Those that Looper sets are refused.",
-    )
-    kv_cache_gib: float = Field(
-        1.0, gt=0, description="KV cache of a CPU engine. A GPU engine uses the memory that is free."
+    surge_percent: int = Field(
+        20,
+        ge=0,
+        le=100,
+        description="Engines more than usual while an update replaces them, in percent and rounded up. They need room. "
+        "0: an update stops engines before it starts the new ones.",
     )
 
     @field_validator("tls_cert", "tls_key")
@@ -140,23 +178,3 @@ class ServeSettings(PoolSettings):
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together: give both or none")
         return self
-
-    @property
-    def seats(self) -> int:
-        """Maximum number of sequences in one batch."""
-        return self.max_num_seqs or CPU_SEATS
-
-    @property
-    def all_pools(self) -> tuple[PoolSettings, ...]:
-        """This pool and ``pools``, ordered by rank."""
-        return tuple(sorted((self, *self.pools), key=lambda pool: pool.max_lora_rank))
-
-    @property
-    def max_rank(self) -> int:
-        """Maximum rank that any pool serves."""
-        return self.all_pools[-1].max_lora_rank
-
-    @property
-    def max_engines(self) -> int:
-        """Maximum number of engines in all pools together."""
-        return sum(max(pool.replicas, pool.max_replicas or 0) for pool in self.all_pools)

@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Collection, Mapping
+from operator import itemgetter
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError
 from ray.serve.handle import DeploymentHandle
 
 from looper.serve.deployment.crash_suspects import CrashSuspects
-from looper.serve.error_responses import engine_died, engine_gone
+from looper.serve.error_responses import base_not_served, engine_died, engine_gone
 from looper.serve.protocol import (
     AdmissionInfo,
     EngineDied,
@@ -55,34 +56,45 @@ REPLICA_START_S = 10.0
 
 
 class PooledEngineClient:
-    """Sends each request to the pool for its adapter's rank. Implements ``EngineClient``.
+    """Sends each request to the pool for its base model and its adapter's rank. Implements ``EngineClient``.
 
     Args:
-        pools: Handles of the pools, by the maximum rank that each serves.
-        from_zero: Maximum ranks of the pools that have no replica while there are no requests. Their requests wait for
+        pools: Handles of the pools, by base model and the maximum rank that each serves.
+        from_zero: Names of the deployments that have no replica while there are no requests. Their requests wait for
             one.
     """
 
-    def __init__(self, pools: Mapping[int, DeploymentHandle[Any]], from_zero: Collection[int] = ()) -> None:
-        self._pools = [(max_rank, pools[max_rank]) for max_rank in sorted(pools)]
-        self._from_zero = {pools[max_rank].deployment_name for max_rank in from_zero}
+    def __init__(
+        self, pools: Mapping[str, Mapping[int, DeploymentHandle[Any]]], from_zero: Collection[str] = ()
+    ) -> None:
+        self._pools = {base: sorted(by_rank.items(), key=itemgetter(0)) for base, by_rank in pools.items()}
+        self._from_zero = from_zero
         self._suspects = CrashSuspects()
 
-    def _pool_for(self, rank: int) -> DeploymentHandle[Any]:
-        """Return the pool with the smallest sufficient rank. The largest pool refuses ranks that it cannot serve."""
-        return next((pool for max_rank, pool in self._pools if rank <= max_rank), self._pools[-1][1])
+    def _pool_for(self, base: str, rank: int) -> DeploymentHandle[Any] | None:
+        """Return the base model's pool with the smallest sufficient rank. The largest refuses ranks above its own.
 
-    async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
+        None, if no engine has the base model. If there is only one, its engines compare the weights themselves, because
+        the same base model may have had another name.
+        """
+        pools = next(iter(self._pools.values())) if len(self._pools) == 1 else self._pools.get(base)
+        if pools is None:
+            return None
+        return next((pool for max_rank, pool in pools if rank <= max_rank), pools[-1][1])
+
+    async def prefetch(self, base: str, digest: str, rank: int, hold_s: float) -> None:
         """Load an adapter on the replica that receives its requests. A failure is logged and not raised.
 
         Starts no replica: if the pool has none, nothing happens.
 
         Args:
+            base: Base model that it was trained on.
             digest: Digest of the version.
             rank: LoRA rank of its adapter.
             hold_s: Minimum time for which the adapter stays in memory, in seconds.
         """
-        await self._prefetch(self._pool_for(rank), digest, hold_s)
+        if (pool := self._pool_for(base, rank)) is not None:
+            await self._prefetch(pool, digest, hold_s)
 
     async def move_adapters(self, nodes: Collection[str]) -> None:
         """Prefetch what engines on some nodes have in memory where requests for it will go without those nodes.
@@ -90,7 +102,8 @@ class PooledEngineClient:
         Args:
             nodes: Ids of the nodes. ``known_replicas`` knows that they will go.
         """
-        replicas = [(pool, id) for _, pool in self._pools for id in find_replicas_on(pool.deployment_name, nodes)]
+        pools = [pool for by_rank in self._pools.values() for _, pool in by_rank]
+        replicas = [(pool, id) for pool in pools for id in find_replicas_on(pool.deployment_name, nodes)]
         await asyncio.gather(*(self._move_adapters(pool, replica) for pool, replica in replicas))
 
     async def _move_adapters(self, pool: DeploymentHandle[Any], replica: str) -> None:
@@ -135,10 +148,13 @@ class PooledEngineClient:
             Outputs in the order that ``EngineOutput`` describes.
 
         Raises:
-            EngineUnavailable: No engine runs, the engine died, or engines died at this request before.
+            EngineUnavailable: No engine runs, the engine died, engines died at this request before, or no engine has
+                the base model.
         """
+        pool = self._pool_for(request.base, request.rank)
+        if pool is None:
+            raise EngineUnavailable(base_not_served(request.base))
         async with self._suspects.watch(request) as trial:
-            pool = self._pool_for(request.rank)
             replicas = pool.options(method_name="generate", stream=True, multiplexed_model_id=request.digest or "")
             has_reported_admission = has_output = False
             retry_after_s = REPLICA_START_S

@@ -18,12 +18,12 @@ MEASURING_TIMEOUT_S = 120.0
 """Maximum time to measure a machine with GPUs, in seconds."""
 
 
-def fit_to_gpus(settings: Settings, model_dir: Path, gpus: GpuPlan) -> Settings:
+def fit_to_gpus(settings: Settings, folders: Mapping[str, Path], gpus: GpuPlan) -> Settings:
     """Return the settings with values that fit the connected Ray cluster's GPUs, if there are any.
 
     Args:
         settings: Settings of the cluster.
-        model_dir: Folder of the base model.
+        folders: Folders of the base models, by name.
         gpus: How the GPUs are divided.
 
     Returns:
@@ -33,8 +33,13 @@ def fit_to_gpus(settings: Settings, model_dir: Path, gpus: GpuPlan) -> Settings:
         InvalidInput: The base model does not fit.
         LooperError: No GPU is free.
     """
-    if not gpus.engine:
-        return settings
+    if gpus.engine:
+        for name, folder in folders.items():
+            settings = _fit_first_base(settings.for_base(name), folder, gpus).for_base(settings.base)
+    return settings
+
+
+def _fit_first_base(settings: Settings, model_dir: Path, gpus: GpuPlan) -> Settings:
     serve, fitted = settings.serve, dict[int, dict[str, Any]]()
     for pool in serve.all_pools:
         share = gpus.engine_share(pool)

@@ -30,7 +30,7 @@ class SkillReplica:
     """Runs an ``EngineHost``.
 
     Args:
-        settings: Settings of the cluster.
+        settings: Settings of the cluster, with the replica's base model first.
         pool: Settings of the pool that the replica belongs to.
         base: The base model.
         gpu_share: Part of a GPU that the engine has; 0 for a CPU engine.
@@ -55,6 +55,7 @@ class SkillReplica:
             cores,
             read_base_manifest(model_dir).parsers,
             gpu_share,
+            is_only_engine=settings.max_engines == 1,
         )
         os.environ.update(engine.environment)
         configure_tracing("looper-engine")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from looper.basemodel.vllm_logging import import_vllm_quietly
 from looper.platform.adapters.base_revision import TOKENIZER_MODE, Parsers
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.settings import PoolSettings, ServeSettings
+from looper.platform.settings import PoolSettings, ServeSettings, Settings
 from looper.platform.settings.gpu_plan import ENGINE_MEMORY, count_gpus
 from looper.serve.cpu.cores import BIND_VARIABLE, engine_cores, format_binding, other_cores
 from looper.serve.engine.admission import HEADROOM
@@ -62,6 +62,19 @@ _SET_BY_LOOPER = {
     ),
 }
 """Engine arguments that nobody else may set, and what to do instead."""
+
+
+def check_all_engine_options(settings: Settings) -> None:
+    """Check the arguments of vLLM's engines that an operator has set for any base model.
+
+    Args:
+        settings: Settings of the cluster.
+
+    Raises:
+        InvalidInput: As for ``check_engine_options``.
+    """
+    for name in settings.base_names:
+        check_engine_options(settings.for_base(name).serve.engine)
 
 
 def check_engine_options(options: Mapping[str, object]) -> None:
@@ -127,6 +140,8 @@ def build_engine_settings(
     cores: Collection[int],
     parsers: Parsers = Parsers(),  # noqa: B008 (frozen)
     gpu_share: float = 1.0,
+    *,
+    is_only_engine: bool = True,
 ) -> EngineSettings:
     """Build the settings of an engine.
 
@@ -139,6 +154,7 @@ def build_engine_settings(
         cores: All cores of this machine.
         parsers: How the base model's answers are read.
         gpu_share: Part of a GPU that the engine has.
+        is_only_engine: Whether the cluster has no other engine.
 
     Returns:
         Arguments and environment for vLLM.
@@ -194,7 +210,6 @@ def build_engine_settings(
         "max_num_batched_tokens": max(CPU_MAX_BATCHED_TOKENS, serve.seats + HEADROOM),
         "kv_cache_memory_bytes": int(serve.kv_cache_gib * 2**30),
     }
-    is_only_engine = serve.max_engines == 1
     environment = {
         # Ray would set as many threads as CPUs that the replica requested.
         "OMP_NUM_THREADS": str(len(engine_cores(cores))),

@@ -102,4 +102,5 @@ class AdapterPrefetcher:
         return targets
 
     async def _prefetch(self, targets: Iterable[RouteTarget], hold_s: float) -> None:
-        await asyncio.gather(*(self._engine.prefetch(target.digest, target.rank, hold_s) for target in targets))
+        prefetch = self._engine.prefetch
+        await asyncio.gather(*(prefetch(target.base, target.digest, target.rank, hold_s) for target in targets))

@@ -86,7 +86,8 @@ def build_gateway(
     revoked = RevocationWatcher(bounded, store, outage_s)
     known = KnownCatalog(bounded, revoked, outage_s)
     prefetcher = AdapterPrefetcher(catalog, engine, pinned=settings.serve.pinned)
-    resolver = ModelResolver(settings.base, known)
+    resolver = ModelResolver(settings.base_names, known)
+    engines = {name: settings.for_base(name).serve for name in settings.base_names}
     completions = CompletionHandler(
         resolver,
         engine,
@@ -94,7 +95,7 @@ def build_gateway(
         traffic=counts.traffic,
         revoked=revoked,
         prefetcher=prefetcher,
-        limits=RequestLimits(settings.serve.seats, settings.serve.max_model_len),
+        limits={name: RequestLimits(serve.seats, serve.max_model_len) for name, serve in engines.items()},
         timeout_s=settings.serve.request_timeout_s,
     )
     gateways = settings.serve.gateways
@@ -114,7 +115,7 @@ def build_gateway(
 
     async def prefetch(version: Version) -> None:
         with anyio.move_on_after(PROMOTION_PREFETCH_TIMEOUT_S):
-            await engine.prefetch(version.digest, version.rank, 0.0)
+            await engine.prefetch(version.base, version.digest, version.rank, 0.0)
 
     def prefetch_from_thread(version: Version) -> None:
         """Prefetch a version from a worker thread of the application, before a channel is pointed to it."""
@@ -127,15 +128,15 @@ def build_gateway(
     app.include_router(control_plane_router(settings, catalog, store, gate, prefetch_from_thread))
     app.include_router(_traffic_router(catalog, gate, counts, peers))
     app.include_router(_monitoring_router(counts, peers, known))
-    limiter = _build_limiter(settings.serve, shared_budgets or MemoryBudgets())
+    max_running = sum(serve.seats * serve.max_engines for serve in engines.values())
+    limiter = _build_limiter(settings.serve, max_running, shared_budgets or MemoryBudgets())
     openai = openai_app(known, limiter, resolver, completions)
     app.mount("/v1", MetricsMiddleware(TurnEndMiddleware(openai), counts.metrics))
     return app
 
 
-def _build_limiter(serve: ServeSettings, budgets: BudgetSource) -> TenantRateLimiter:
+def _build_limiter(serve: ServeSettings, max_running: int, budgets: BudgetSource) -> TenantRateLimiter:
     default = Quota(requests_per_minute=serve.requests_per_minute, tokens_per_minute=serve.tokens_per_minute)
-    max_running = serve.seats * serve.max_engines
     max_concurrent = DEFAULT_CONCURRENT_PER_SEQUENCE * max_running
     if serve.max_concurrent_requests is not None:
         max_concurrent = max(1, serve.max_concurrent_requests // serve.gateways)

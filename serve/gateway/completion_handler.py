@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import time
+from collections.abc import Mapping
 from functools import partial
 
 from fastapi import Request, Response
@@ -40,9 +41,9 @@ from looper.serve.protocol import (
     FullResponse,
     estimate_prompt_tokens,
 )
-from looper.serve.requests.checks import RequestLimits
+from looper.serve.requests.checks import RequestLimits, largest
 from looper.serve.requests.fields import MAX_BODY_BYTES
-from looper.serve.requests.parser import parse_request
+from looper.serve.requests.parser import check_limits, parse_request
 
 VERSION_HEADER = "x-looper-version"
 """Response header with the digest of the version that responded. The base model's responses do not have it."""
@@ -69,7 +70,7 @@ class CompletionHandler:
         traffic: Statistics of the versions of skills with a canary.
         revoked: Knows which versions and keys are revoked, at any time.
         prefetcher: Is told which versions are requested.
-        limits: What the engines can run.
+        limits: What the engines of each base model can run.
         timeout_s: Maximum time from the arrival of a request to the last byte of its response, in seconds.
     """
 
@@ -82,7 +83,7 @@ class CompletionHandler:
         traffic: TrafficStats,
         revoked: RevocationWatcher,
         prefetcher: AdapterPrefetcher,
-        limits: RequestLimits,
+        limits: Mapping[str, RequestLimits],
         timeout_s: float,
     ) -> None:
         self._resolver = resolver
@@ -92,6 +93,7 @@ class CompletionHandler:
         self._revoked = revoked
         self._prefetcher = prefetcher
         self._limits = limits
+        self._largest = largest(limits.values())
         self._timeout_s = timeout_s
         self._parsing = FairTurns("the gateway to read them", concurrent=1, max_waiting=MAX_WAITING_TO_PARSE)
 
@@ -132,7 +134,7 @@ class CompletionHandler:
     ) -> Response:
         content = await read_body(request, MAX_BODY_BYTES, f"the request is larger than {MAX_BODY_BYTES // 2**20} MiB")
         async with self._parsing.turn(tenant):
-            parsed = parse_request(endpoint, content, self._limits)
+            parsed = parse_request(endpoint, content, self._largest)
             await asyncio.sleep(0)  # others that are ready go first, before the next request is parsed
         model = parsed.model
         record.model = model[:256]
@@ -140,6 +142,9 @@ class CompletionHandler:
         targets = await run_in_threadpool(self._resolver.resolve, tenant, model)
         instance = ModelName.parse(model).instance if targets else None
         target = pick_target(instance, conversation_key(parsed.user, parsed.body), targets) if instance else None
+        base = target.base if target else model
+        if (limits := self._limits.get(base, self._largest)) != self._largest:
+            check_limits(parsed.body, limits)
         if target:
             self._prefetcher.record_request(target)
         digest, channel = (target.digest, target.channel or "version") if target else (None, "base")
@@ -147,8 +152,9 @@ class CompletionHandler:
         charge.estimated_tokens = estimate_prompt_tokens(len(content))
         engine_request = EngineRequest(
             endpoint=endpoint,
-            body=parsed.body | {"model": digest or self._resolver.base_model, "request_id": record.id},
+            body=parsed.body | {"model": digest or base, "request_id": record.id},
             digest=digest,
+            base=base,
             rank=target.rank if target else 0,
             tenant_hash=_hash_tenant(tenant),
             num_seqs=parsed.num_seqs,

@@ -1,5 +1,7 @@
 """Resolves the model name of a request to versions. Used by ``completion_handler`` and ``model_routes``."""
 
+from collections.abc import Sequence
+
 from looper.platform.catalog import RouteTarget
 from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.domain.names import ModelName
@@ -11,15 +13,15 @@ class ModelResolver:
     """Resolves model names through the catalog. While it responds, a promotion applies to the next request.
 
     Args:
-        base_model: Name of the base model. It takes precedence over a tenant's instance of the same name.
+        base_models: Names of the base models. They take precedence over a tenant's instances of the same names.
         catalog: The catalog.
 
     Attributes:
-        base_model: The same name.
+        base_models: The same names.
     """
 
-    def __init__(self, base_model: str, catalog: KnownCatalog) -> None:
-        self.base_model = base_model
+    def __init__(self, base_models: Sequence[str], catalog: KnownCatalog) -> None:
+        self.base_models = base_models
         self._catalog = catalog
 
     def resolve(self, tenant: str, model: str) -> list[RouteTarget]:
@@ -30,12 +32,12 @@ class ModelResolver:
             model: Model name that the client sent.
 
         Returns:
-            The versions that share the requests for it; none for the base model.
+            The versions that share the requests for it; none for a base model.
 
         Raises:
             RequestRefused: The tenant has no such model.
         """
-        if model == self.base_model:
+        if model in self.base_models:
             return []
         try:
             name = ModelName.parse(model)

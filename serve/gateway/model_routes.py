@@ -26,16 +26,18 @@ def model_router(catalog: KnownCatalog, resolver: ModelResolver, route_class: ty
         The router.
     """
     router = APIRouter(route_class=route_class, dependencies=[needs(Scope.INFER)])
-    base_model = resolver.base_model
+    base_models = resolver.base_models
 
     @router.get("/models")
     def list_models(
         tenant: Tenant, limit: Annotated[int, Query(ge=1, le=1000)] = 1000, after: str | None = None
     ) -> dict[str, Any]:
-        """List the base model and then the tenant's skills by name: at most ``limit`` after the id ``after``."""
-        last = _parse_after(tenant, after) if after and after != base_model else None
-        names = [base_model] if after is None else []
-        names += map(str, catalog.list_skills(tenant, after=last, limit=limit + 1 - len(names)))
+        """List the base models and then the tenant's skills by name: at most ``limit`` after the id ``after``."""
+        last = _parse_after(tenant, after) if after and after not in base_models else None
+        begin = 0 if after is None else base_models.index(after) + 1 if after in base_models else len(base_models)
+        names = list(base_models[begin:])
+        if len(names) <= limit:
+            names += map(str, catalog.list_skills(tenant, after=last, limit=limit + 1 - len(names)))
         page = names[:limit]
         return {
             "object": "list",

@@ -3,7 +3,7 @@
 ``parser`` calls it. Each check takes a time that the sizes bound which ``parser`` has checked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -28,12 +28,18 @@ TEMPLATE_PARAMETERS = frozenset(
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What the engines of a cluster can run."""
+    """What the engines of a base model can run."""
 
     max_sequences: int
     """Maximum number of sequences of one request."""
     max_tokens: int
     """Maximum number of tokens of one sequence, prompt and response together."""
+
+
+def largest(limits: Iterable[RequestLimits]) -> RequestLimits:
+    """Return the limits that no base model's engines exceed: a request is read before it is known which ones get it."""
+    each = list(limits)
+    return RequestLimits(max(one.max_sequences for one in each), max(one.max_tokens for one in each))
 
 
 def count_prompts(body: RequestBody) -> int:

@@ -83,7 +83,7 @@ def parse_request(endpoint: Endpoint, content: bytes, limits: RequestLimits) -> 
     Args:
         endpoint: The endpoint that it was sent to.
         content: The body, at most ``MAX_BODY_BYTES``.
-        limits: What the cluster's engines can run.
+        limits: What engines of the cluster can run.
 
     Returns:
         The request.
@@ -110,9 +110,22 @@ def parse_request(endpoint: Endpoint, content: bytes, limits: RequestLimits) -> 
     for name, field in FIELDS[endpoint].items():
         if not field.is_passed_on:
             body.pop(name, None)
+    check_limits(body, limits)
+    return ParsedRequest(request.model, body, count_sequences(body), user)
+
+
+def check_limits(body: RequestBody, limits: RequestLimits) -> None:
+    """Check what a request's fields mean together, and that certain engines can run it.
+
+    Args:
+        body: The body of a parsed request.
+        limits: What the engines can run.
+
+    Raises:
+        RequestRefused: A field is out of its bounds. The error names the field.
+    """
     if problem := check_values(body, limits):
         raise _refused(*problem)
-    return ParsedRequest(request.model, body, count_sequences(body), user)
 
 
 def _scan(decoders: _Decoders, content: bytes) -> Any:

@@ -37,6 +37,7 @@ DESK = InstanceName("acme", "desk")
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
 VERDICT = GateVerdict(passed=True, reason="better", candidate=SCORES, current=SCORES)
 BASE = "org/base"
+BASES = '[{"base": "org/other"}]'
 REPORT = {"json": b'{"kept": 3}', "html": b"<h1>kept 3</h1>"}
 
 
@@ -74,7 +75,8 @@ def run(*arguments: str, folder: Path, stdin: str = "", base: str | None = BASE,
     ):
         for name in ("LOOPER_URL", "LOOPER_KEY"):
             patch.delenv(name, raising=False)
-        for name, value in {**({"LOOPER_BASE": base} if base else {}), **environment}.items():
+        bases = {"LOOPER_BASE": base, "LOOPER_BASES": BASES} if base else {}
+        for name, value in {**bases, **environment}.items():
             patch.setenv(name, value)
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["looper", *arguments])
@@ -100,7 +102,7 @@ def build_template(folder: Path) -> Template:
             catalog.ensure_instance(instance)
             for number in (1, 2) if instance == DESK else (3,):
                 catalog.add_batch(instance, f"b{number}", source=f"{number}.jsonl", trajectories=number)
-                job = catalog.submit(instance, base="b", recipe=Recipe())
+                job = catalog.submit(instance, base=BASE, recipe=Recipe())
                 catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
                 manifest = MANIFEST.model_copy(update={"consolidation": job.id})
                 files = AdapterFiles(f"w{number}".encode() * 9, b'{"r": 16}', manifest.to_bytes())
@@ -113,7 +115,7 @@ def build_template(folder: Path) -> Template:
             instance = InstanceName("acme", name)
             catalog.ensure_instance(instance)
             catalog.add_batch(instance, "b4", source="4.jsonl", trajectories=4)
-        names["QUEUED"] = catalog.submit(InstanceName("acme", "late"), base="b", recipe=Recipe()).id
+        names["QUEUED"] = catalog.submit(InstanceName("acme", "late"), base=BASE, recipe=Recipe()).id
         names["OPERATOR"] = issue_key(catalog, None, name="ann", scopes={Scope.OPERATOR})
         names["TENANT"] = issue_key(catalog, "acme", name="boss", scopes=TENANT_SCOPES)
         names["CI"] = issue_key(catalog, "acme", name="ci").split("_")[1]
@@ -124,7 +126,7 @@ def build_template(folder: Path) -> Template:
 @contextmanager
 def serve_home(home: Path) -> Iterator[str]:
     """Serve the gateway of a home folder, and yield its URL. Commands on the home folder find it running."""
-    settings = load_settings(home=home, base=BASE)
+    settings = load_settings(home=home, base=BASE, bases=orjson.loads(BASES))
     engine = ScriptedEngine()
     engine.script = ['data: {"choices": [{"delta": {"content": "hello "}}]}\n\n', "data: [DONE]\n\n"]
     with closing(Catalog.open(settings)) as catalog:

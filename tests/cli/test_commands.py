@@ -99,7 +99,7 @@ def test_what_the_machine_lacks_is_said_in_one_line(home: Home, episodes: str, t
     assert (file["path"], file["kept"]) == (f"{folder}/monday \ufffd.jsonl", 1)
     with sqlite3.connect(home.folder / "home" / "catalog.sqlite") as sql:
         sql.execute("UPDATE alembic_version SET version_num = '9999'")
-    assert "has schema 9999 of a newer release" in home.refused("tenant", "list")
+    assert "which needs a release of schema 9999 or newer" in home.refused("tenant", "list")
 
 
 def test_commands_on_an_empty_home_say_what_to_do_first(home: Home) -> None:

@@ -45,7 +45,7 @@ def test_every_command_refuses_a_variable_that_is_not_a_setting(home: Home) -> N
 def test_config_schema_describes_the_settings_file(home: Home) -> None:
     schema = json.loads(home.ok("config", "schema"))
     sections = {"store", "catalog", "synthesis", "consolidation", "serve", "cluster", "roles", "api"}
-    assert set(schema["properties"]) == {"home", "base", *sections}
+    assert set(schema["properties"]) == {"home", "base", "bases", *sections}
     assert schema["$defs"]["ServeSettings"]["properties"]["port"]["maximum"] == 65535
     assert schema["additionalProperties"] is False
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from looper.cluster import app
+from looper.cluster import app, local_ray
 from looper.cluster.cluster_reporter import GPU_GROUP_NAME
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import Settings, load_settings
@@ -38,3 +38,12 @@ def test_the_builder_waits_for_nodes_with_gpus(monkeypatch: pytest.MonkeyPatch) 
     assert app._wait_for_gpus(settings, 60) == GpuPlan(1, 1)
     assert answers == []
     assert groups == [[{"GPU": 1, "accelerator_type:L4": 0.001}], GPU_GROUP_NAME], "asked for, and then no more"
+
+
+def test_a_private_ray_has_room_for_trainers_and_tasks_beside_all_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    bases = [{"base": "two", "serve": {"replicas": 2}}, {"base": "three"}]
+    engines = load_settings(base="one", bases=bases).max_engines
+    for cores, count in ((1, engines + 2), (2, engines + 2), (16, 17)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert local_ray.count_cpus(engines) == count
+    assert engines == 4

@@ -42,6 +42,7 @@ CATALOG, STORE = "postgresql://looper:hunter2@db/looper", "s3://skills/looper"
 GIVEN: dict[str, Any] = {
     "home": "/home/me/looper",
     "base": "Qwen/Qwen3-8B",
+    "bases": [{"base": "org/large", "serve": {"replicas": 1, "max_lora_rank": 64}}],
     "catalog": {"url": CATALOG, "outage_s": 30},
     "store": {"url": STORE, "max_retries": 3},
     "synthesis": {"model": {"api_key": "sk-secret", "endpoint": "https://me:hunter3@models/v1"}},
@@ -57,6 +58,7 @@ def test_arguments_are_the_settings_that_differ_without_secrets_and_without_this
     (application,) = build_serve_config(SETTINGS)["applications"]
     assert application["args"] == {
         "base": "Qwen/Qwen3-8B",
+        "bases": [{"base": "org/large", "serve": {"replicas": 1, "max_lora_rank": 64}}],
         "catalog": {"outage_s": 30},
         "store": {"url": STORE},
         "consolidation": {"recipe": {"rank": 8}, "max_trainers": 2},
@@ -70,6 +72,7 @@ def test_arguments_are_the_settings_that_differ_without_secrets_and_without_this
     node = {"catalog": {"url": CATALOG}, "home": "/home/me/looper", "synthesis": GIVEN["synthesis"]}
     built = Settings.model_validate(application["args"] | {"catalog": application["args"]["catalog"] | node["catalog"]})
     assert built.serve.pools == SETTINGS.serve.pools
+    assert built.bases == SETTINGS.bases
     assert built.catalog == SETTINGS.catalog
 
 
@@ -118,6 +121,7 @@ def test_a_certificate_is_the_proxys() -> None:
         ({"store": {"url": "file:///mnt/store"}}, "store.url is file:///mnt/store, .*LOOPER_STORE__URL"),
         ({"serve": {"port": 0}}, "serve.port is 0.*name a port"),
         ({"serve": {"engine": {"hf_token": "hf_1"}}}, "hf_token is a secret.*HF_TOKEN"),
+        ({"bases": [{"base": "b", "serve": {"engine": {"hf_token": "hf_1"}}}]}, "hf_token is a secret.*HF_TOKEN"),
     ],
 )
 def test_what_cannot_work_on_several_nodes_is_refused_by_name(given: dict[str, Any], message: str) -> None:

@@ -71,7 +71,8 @@ def place(folder: Path, nodes: dict[str, str]) -> dict[str, object]:
         consolidation={"accelerator_type": "L4"},
     )
     ray_app.SkillReplica = EngineStandIn  # type: ignore[assignment, misc]
-    ray_app.deploy(settings, ray_app.build_app(settings, BaseModelSource(folder), ray_app.plan_cluster(settings)))
+    bases = {settings.base: BaseModelSource(folder)}
+    ray_app.deploy(settings, ray_app.build_app(settings, bases, ray_app.plan_cluster(settings)))
     landed: dict[str, object] = {}
     for rank in (8, 16):
         node, share = json.loads((settings.home / f"rank-{rank}.json").read_text())

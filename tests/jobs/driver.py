@@ -14,7 +14,9 @@ from looper.platform.settings import Settings
 def work_until_empty(settings: Settings) -> None:
     with closing(Catalog.open(settings)) as catalog, local_ray():
         unfinished = [job.id for job in catalog.list_unfinished()]
-        run_until_complete(catalog, ObjectStore.open(settings), settings, Path(settings.base), unfinished)
+        run_until_complete(
+            catalog, ObjectStore.open(settings), settings, {settings.base: Path(settings.base)}, unfinished
+        )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class TrainingSetup:
         self.store = ObjectStore("faulty://", self.files, "/root")
         self.catalog = catalog
         self.trainer = TrainerContext(base, catalog, self.store, owner="me", max_rank=16)
-        self.worker = QueueWorker(catalog, self.store, settings, BaseModelSource(base_dir))
+        self.worker = QueueWorker(catalog, self.store, settings, {BASE: BaseModelSource(base_dir)})
 
     def queue(self, name: str, *, words: int = 1, **recipe: object) -> Consolidation:
         """Submit a consolidation that waits for training."""
@@ -267,3 +267,13 @@ def clock_that_kills_at(reading: int) -> Callable[[], float]:
         return float(now)
 
     return read
+
+
+def test_a_candidate_of_a_base_model_that_was_removed_is_not_published(
+    setup: TrainingSetup, base_dir: Path, settings: Settings
+) -> None:
+    job = setup.queue("orphan")
+    setup.train()
+    setup.worker = QueueWorker(setup.catalog, setup.store, settings, {"another": BaseModelSource(base_dir)})
+    assert "base model 'tiny' is not one that is running (another)" in failure_reason(setup.complete(job))
+    assert setup.catalog.list_versions(job.instance) == []

@@ -220,7 +220,9 @@ def test_the_openapi_document_has_every_route(platform: Platform) -> None:
     routes = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
     assert routes == {
         "GET /api/v1/instances",
+        "POST /api/v1/instances",
         "GET /api/v1/instances/{instance}",
+        "POST /api/v1/instances/{instance}/move",
         "GET /api/v1/instances/{instance}/batches",
         "GET /api/v1/instances/{instance}/events",
         "POST /api/v1/instances/{instance}/trajectories",

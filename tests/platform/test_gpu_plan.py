@@ -6,7 +6,14 @@ import pytest
 
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.settings import load_settings
-from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, expect_gpus, missing_gpus, plan_gpus, require_type
+from looper.platform.settings.gpu_plan import (
+    GpuPlan,
+    count_by_type,
+    missing_gpus,
+    plan_for_training,
+    plan_gpus,
+    require_type,
+)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +146,8 @@ def test_trainers_are_planned_the_same_while_idle_nodes_are_away() -> None:
     )
     with pytest.raises(InvalidInput, match="accelerator_type is"):
         plan_gpus({"A100": 1.0}, settings)
-    assert expect_gpus({"A100": 1.0}, settings) == {"A100": 1, "L4": 1}
     for there in ({"A100": 1.0}, {"L4": 1.0}, {}):
-        assert plan_gpus(expect_gpus(there, settings), settings) == GpuPlan(1, 1)
-    assert plan_gpus(expect_gpus({}, load_settings()), load_settings()) == GpuPlan(0, 0), "a cluster of CPUs"
+        assert plan_for_training(there, settings) == GpuPlan(1, 1)
+    assert plan_for_training({}, load_settings()) == GpuPlan(0, 0), "a cluster of CPUs"
+    shared = load_settings(serve={"accelerator_type": "L4"}, consolidation={"accelerator_type": "L4"})
+    assert plan_for_training({"L4": 1.0}, shared) == GpuPlan(0.5, 0.5), "what can be divided is not waited for"

@@ -103,7 +103,7 @@ def test_a_verdict_of_an_older_release_is_readable(catalog: Catalog, catalog_set
     publish_version(catalog, "1")
     scores = {"accuracy": 0.5, "loss": 1.0, "actions": 4, "tokens": 40}
     old = {"passed": True, "reason": "better", "candidate": scores, "current": scores}
-    engine = connect(catalog_settings.catalog_url, 10)
+    engine = connect(catalog_settings.catalog_url, 10, older="refuse")
     with engine.begin() as sql:
         sql.execute(text("UPDATE versions SET verdict = :old"), {"old": json.dumps(old)})
     engine.dispose()

@@ -122,7 +122,7 @@ def run_server(
             base,
             catalog,
             store,
-            deploy(settings, build_app(settings, BaseModelSource(base), plan_cluster(settings))),
+            deploy(settings, build_app(settings, {settings.base: BaseModelSource(base)}, plan_cluster(settings))),
         )
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]

@@ -21,7 +21,7 @@ def ask(live: LiveServer, *requests: LLMRequest, **model: object) -> list[str | 
 
     @ray.remote(num_cpus=0)
     def generate() -> list[str | None]:
-        return open_cluster_model(settings, BaseModelSource(folder)).generate(requests)
+        return open_cluster_model(settings, settings.base, BaseModelSource(folder)).generate(requests)
 
     answers: list[str | None] = ray.get(generate.remote())
     return answers
@@ -53,7 +53,7 @@ def test_an_endpoint_of_the_settings_comes_first(live: LiveServer) -> None:
 
 
 def test_responses_are_cached_by_the_revision_of_the_base_model(live: LiveServer) -> None:
-    model = open_cluster_model(live.settings, BaseModelSource(live.base))
+    model = open_cluster_model(live.settings, live.settings.base, BaseModelSource(live.base))
     assert isinstance(model, LanguageModel)
     assert isinstance(model.generate, partial)
     assert model.name == read_base_revision(live.base)

@@ -104,7 +104,7 @@ def serve_with_looper(fixtures: CapacityFixtures, s3_url: str) -> Iterator[PeerE
 
     settings = fixtures.create_settings(s3_url, **SERVE_SETTINGS.model_dump(exclude={"port"}))
     with local_ray():
-        app = build_app(settings, BaseModelSource(fixtures.model_dir), plan_cluster(settings))
+        app = build_app(settings, {settings.base: BaseModelSource(fixtures.model_dir)}, plan_cluster(settings))
         url = deploy(settings, app)
         yield PeerEndpoint("looper", url, {"authorization": f"Bearer {fixtures.api_key}"}, fixtures.base, "{instance}")
 

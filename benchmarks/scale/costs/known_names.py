@@ -36,7 +36,7 @@ class _AnsweringCatalog:
         return Quota()
 
     def resolve_targets(self, model: ModelName) -> list[RouteTarget]:
-        return [RouteTarget(channel="prod", digest=f"{hash(model):064x}"[-64:], rank=16, share=1.0)]
+        return [RouteTarget(channel="prod", digest=f"{hash(model):064x}"[-64:], rank=16, base="base", share=1.0)]
 
 
 class _KnowingWatcher:

@@ -39,7 +39,7 @@ class SimulatedCatalog:
             The version.
         """
         digest = hashlib.sha256(f"{adapter} {self._versions[adapter]}".encode()).hexdigest()
-        return RouteTarget(channel="prod", digest=digest, rank=RANK, share=1.0)
+        return RouteTarget(channel="prod", digest=digest, rank=RANK, base="base", share=1.0)
 
     def promote(self, adapter: int) -> None:
         """Point an adapter's channel to a new version.

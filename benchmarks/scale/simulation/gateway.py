@@ -109,7 +109,7 @@ class SimulatedGateway:
         self._network_s = profile.costs.request / 2
         self._lengths = ReplicaQueueLengthCache(get_curr_time_s=loop.time)
         self._selector = ReplicaSelector(profile.size.seats, cast(Any, self._lengths.get), loop.time)
-        self._client = PooledEngineClient({RANK: cast(Any, _SimulatedHandle(self))})
+        self._client = PooledEngineClient({"base": {RANK: cast(Any, _SimulatedHandle(self))}})
         self.prefetcher = AdapterPrefetcher(cast(Catalog, catalog), self._client, max_popular=max_popular)
         self._limiter = TenantRateLimiter(
             Quota(), DEFAULT_CONCURRENT_PER_SEQUENCE * profile.size.seats * max(1, len(replicas)), MemoryBudgets()

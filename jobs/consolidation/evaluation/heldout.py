@@ -133,9 +133,9 @@ def _iterate_windows(examples: Sequence[Sequence[ExampleWindow]], rng: Random) -
 
 def _list_earlier_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
     """Return the consolidations that led to the version that ``job`` continues, newest first."""
-    if job.parent is None:
+    if job.start is None:
         return []
-    ids = [version.consolidation for version in catalog.get_lineage(job.parent)]
+    ids = [version.consolidation for version in catalog.get_lineage(job.start)]
     if len(ids) <= MAX_SESSIONS:
         return ids
     chosen = set(Random(job.id).sample(ids, MAX_SESSIONS))  # a different sample for each consolidation

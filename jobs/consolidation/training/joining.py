@@ -99,8 +99,8 @@ def _read_inputs(job: Consolidation, trainer: TrainerContext) -> _Inputs:
     training = _read_windows(job, "train.windows.parquet", trainer)
     training.require("training examples")
     return _Inputs(
-        start=None if job.parent is None else _read_version(job, job.parent, trainer),
-        past=strategy_state.load_strategy_state(trainer.store, job.instance, job.parent),
+        start=None if job.start is None else _read_version(job, job.start, trainer),
+        past=strategy_state.load_strategy_state(trainer.store, job.instance, job.start),
         windows=training.windows,
         left_out=training.left_out,
         pairs=pairs_of(_read_windows(job, "pairs.windows.parquet", trainer)) if job.recipe.preference_weight else None,
@@ -148,7 +148,7 @@ def _read_version(job: Consolidation, digest: str, trainer: TrainerContext) -> L
         raise InvalidInput(
             f"{job.instance} cannot start from its current version {digest}: it was trained on base revision "
             f"{base_revision}, and the base model is now at revision {trainer.base.revision}: roll back to a version "
-            "of this base revision, or create a new instance"
+            f"of this base revision, or move it: looper move {job.instance} --base {job.base}"
         )
     lora = adapter_file.read_adapter_files(files.weights, files.config)
     return {layer: factors.to(trainer.base.device) for layer, factors in lora.items()}

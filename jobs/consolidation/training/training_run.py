@@ -29,7 +29,7 @@ from looper.platform.domain.private_files import keep_files_private, make_privat
 from looper.platform.domain.recipe import TrainerShape
 from looper.platform.domain.states import QueueStage
 from looper.platform.settings import Settings
-from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, expect_gpus, plan_gpus
+from looper.platform.settings.gpu_plan import GpuPlan, count_by_type, plan_for_training
 from looper.platform.settings.roles import require_role
 
 
@@ -124,7 +124,7 @@ def _describe(cause: BaseException) -> str:
 def _fit(run: TrainingRun) -> None:
     settings = run.settings.consolidation
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    plan = plan_gpus(expect_gpus(count_by_type(nodes), run.settings), run.settings)
+    plan = plan_for_training(count_by_type(nodes), run.settings)
     on_node = count_workers_on_node(run.settings, nodes)
     trainer = TorchTrainer(
         _run_worker,
@@ -157,7 +157,8 @@ def scale(settings: Settings, plan: GpuPlan) -> ScalingConfig:
     least, most = training.min_workers or training.num_workers, training.num_workers
     gpu = {"GPU": plan.trainer} if plan.trainer else {}
     return ScalingConfig(
-        num_workers=most if least == most else (least, most),
+        # Type checkers see the ScalingConfig of Ray Train V1.
+        num_workers=most if least == most else (least, most),  # type: ignore[arg-type]
         use_gpu=bool(gpu),
         resources_per_worker={"CPU": _CPUS_PER_WORKER, **gpu, **require_role(settings.roles.trainers)},
         accelerator_type=training.accelerator_type,
@@ -174,7 +175,8 @@ def count_workers_on_node(settings: Settings, nodes: Iterable[Mapping[str, Any]]
     """
     role = settings.roles.trainers
     suitable: int = sum(bool(node["Alive"]) and (role is None or role in node["Resources"]) for node in nodes)
-    workers = settings.consolidation.max_trainers * settings.consolidation.num_workers
+    trainings = [settings.for_base(name).consolidation for name in settings.base_names]
+    workers = sum(training.max_trainers * training.num_workers for training in trainings)
     return -(-workers // max(1, suitable))
 
 
@@ -191,7 +193,7 @@ def describe_training_wait(settings: Settings) -> str | None:
         InvalidInput: The cluster has too few GPUs for it.
     """
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    scaling = scale(settings, plan_gpus(expect_gpus(count_by_type(nodes), settings), settings))
+    scaling = scale(settings, plan_for_training(count_by_type(nodes), settings))
     return describe_gpu_wait(scaling, ray.util.placement_group_table().values(), nodes)
 
 

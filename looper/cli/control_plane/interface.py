@@ -123,6 +123,9 @@ class ControlPlane(ConsolidationReader, Protocol):
     def get_instance(self, instance: "InstanceName") -> "InstanceInfo":
         """Return one ``instance``."""
 
+    def create_instance(self, instance: "InstanceName", base: str) -> "InstanceInfo":
+        """Create ``instance`` on the base model ``base``, or put one that has no version yet on it."""
+
     def list_batches(self, instance: "InstanceName") -> "list[BatchInfo]":
         """Return the ingested files of ``instance``, oldest first."""
 
@@ -156,6 +159,18 @@ class ControlPlane(ConsolidationReader, Protocol):
         Args:
             instance: Instance to train an adapter for.
             recipe: How to train.
+            priority: Higher ones are claimed first.
+
+        Returns:
+            The queued consolidation.
+        """
+
+    def move(self, instance: "InstanceName", base: str, priority: int) -> "ConsolidationInfo":
+        """Queue the consolidation of an instance's whole history on another base model.
+
+        Args:
+            instance: Instance to move.
+            base: Base model of the cluster.
             priority: Higher ones are claimed first.
 
         Returns:

@@ -25,7 +25,7 @@ from looper.platform.api.models import (
     VersionInfo,
 )
 from looper.platform.api.reports import read_report
-from looper.platform.api.submission import submit_consolidations
+from looper.platform.api.submission import submit_consolidations, submit_move
 from looper.platform.api.tenant_models import AuditInfo, EffectiveLimits, KeyInfo, TenantInfo, TenantLimits
 from looper.platform.catalog import Catalog, Quota
 from looper.platform.catalog.pages import iterate_pages
@@ -112,6 +112,11 @@ class LocalControlPlane(ControlPlane):
         return InstanceInfo.from_summary(self._catalog.get_instance(instance))
 
     @override
+    def create_instance(self, instance: InstanceName, base: str) -> InstanceInfo:
+        self._catalog.create_instance(instance, self._settings.for_base(base).base)
+        return InstanceInfo.from_summary(self._catalog.get_instance(instance))
+
+    @override
     def list_batches(self, instance: InstanceName) -> list[BatchInfo]:
         return [BatchInfo.from_batch(batch) for batch in self._catalog.list_batches(instance)]
 
@@ -143,6 +148,11 @@ class LocalControlPlane(ControlPlane):
     @override
     def submit(self, instance: InstanceName, recipe: Recipe, priority: int) -> ConsolidationInfo:
         (job,) = submit_consolidations(self._catalog, self._settings, [instance], recipe, priority)
+        return ConsolidationInfo.from_consolidation(job)
+
+    @override
+    def move(self, instance: InstanceName, base: str, priority: int) -> ConsolidationInfo:
+        job = submit_move(self._catalog, self._settings, instance, base, priority=priority)
         return ConsolidationInfo.from_consolidation(job)
 
     @override
@@ -251,7 +261,7 @@ class _WorkerOfThisProcess(LocalWorker):
 
     @override
     def run(self, ids: Sequence[str]) -> None:
-        from looper.basemodel.prepare import prepare_base
+        from looper.basemodel.prepare import prepare_bases
         from looper.cluster.local_ray import local_ray
         from looper.cluster.run_until_complete import run_until_complete
 
@@ -259,7 +269,7 @@ class _WorkerOfThisProcess(LocalWorker):
         with ExitStack() as stack:
             with progress() as live:
                 live.add_task("preparing the base model and a local Ray", total=None, note="")
-                model_dir = prepare_base(settings)
+                folders = prepare_bases(settings)
                 stack.enter_context(local_ray())
             ended = threading.Event()
             arguments = (self._control_plane, ids, sys.stderr)
@@ -267,7 +277,7 @@ class _WorkerOfThisProcess(LocalWorker):
             watcher.start()
             try:
                 store = ObjectStore.open(settings)
-                run_until_complete(Catalog.open(settings), store, settings, model_dir, ids)
+                run_until_complete(Catalog.open(settings), store, settings, folders, ids)
             finally:
                 ended.set()
                 watcher.join()

@@ -106,6 +106,10 @@ class RemoteControlPlane(ControlPlane):
         return self._of(instance).instance(instance.instance)
 
     @override
+    def create_instance(self, instance: InstanceName, base: str) -> InstanceInfo:
+        return self._of(instance).create_instance(instance.instance, base)
+
+    @override
     def list_batches(self, instance: InstanceName) -> list[BatchInfo]:
         return list(self._of(instance).batches(instance.instance))
 
@@ -153,6 +157,11 @@ class RemoteControlPlane(ControlPlane):
         check_priority(priority)
         (job,) = self._of(instance).consolidate([instance.instance], recipe=recipe, priority=priority)
         return job
+
+    @override
+    def move(self, instance: InstanceName, base: str, priority: int) -> ConsolidationInfo:
+        check_priority(priority)
+        return self._of(instance).move(instance.instance, base, priority=priority)
 
     @override
     def queue_worker(self) -> LocalWorker | None:

@@ -17,13 +17,14 @@ PORT = 8000
 class DeployedLooper:
     """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""
 
-    def __init__(self, lab: Lab, settings: Mapping[str, str], *, start_ray: bool = True) -> None:
+    def __init__(self, lab: Lab, settings: Mapping[str, str], *, start_ray: bool = True, head_cpus: int = 0) -> None:
         """Start the services, Ray on all nodes, and nothing of Looper yet.
 
         Args:
             lab: The lab.
             settings: Environment variables with settings beside the usual ones.
             start_ray: Whether to start Ray.
+            head_cpus: CPUs that Ray schedules on the first node.
         """
         self.lab = lab
         self.operator: Node = lab.nodes[0]
@@ -42,7 +43,7 @@ class DeployedLooper:
         self.environment["LOOPER_STORE__ENDPOINT_URL"] = self.environment["AWS_ENDPOINT_URL"]
         for node in lab.nodes if start_ray else ():
             head = None if node is self.operator else self.operator
-            node.start_ray(head, cpus=2 if head else 0)
+            node.start_ray(head, cpus=2 if head else head_cpus)
 
     def looper(self, *arguments: str, timeout: float = 900, check: bool = True) -> str:
         """Run a command of Looper on the operator's node, and return what it printed."""
@@ -70,7 +71,7 @@ class DeployedLooper:
 
 @contextmanager
 def deployed_looper(
-    folder: Path, nodes: int, settings: Mapping[str, str], *, start_ray: bool = True
+    folder: Path, nodes: int, settings: Mapping[str, str], *, start_ray: bool = True, head_cpus: int = 0
 ) -> Iterator[DeployedLooper]:
     """Have a lab with Ray on it, ready for ``looper up``.
 
@@ -79,9 +80,10 @@ def deployed_looper(
         nodes: Number of nodes.
         settings: Environment variables with settings beside the usual ones.
         start_ray: Whether to start Ray on the nodes.
+        head_cpus: CPUs that Ray schedules on the first node.
 
     Yields:
         The lab.
     """
     with Lab(folder, nodes) as lab:
-        yield DeployedLooper(lab, settings, start_ray=start_ray)
+        yield DeployedLooper(lab, settings, start_ray=start_ray, head_cpus=head_cpus)

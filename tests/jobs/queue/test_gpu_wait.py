@@ -76,7 +76,35 @@ def pool(
     submit(catalog, store, "acme/red", [episode(1)], base=settings.base)
     [job] = catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
     catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
-    return trainers.TrainerPool(catalog, store, settings, BaseModelSource(tmp_path), "queue", lambda: False)
+    return trainers.TrainerPool(
+        catalog, store, settings, {settings.base: BaseModelSource(tmp_path)}, "queue", lambda: False
+    )
+
+
+def test_trainers_are_of_one_base_model_each_with_its_own_limits(
+    catalog: Catalog, store: ObjectStore, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further = ({"base": "two", "consolidation": {"max_trainers": 2, "cohort_size": 1}}, {"base": "idle"})
+    settings = Settings.model_validate(settings.model_dump() | {"bases": further})
+    for base, names in ((settings.base, "abc"), ("two", "defg"), ("gone", "h")):
+        for name in names:
+            submit(catalog, store, f"acme/{name}", [episode(1)], base=base)
+    runs, ended = list[TrainingRun](), threading.Event()
+
+    def run_training(run: TrainingRun, _: Callable[[], bool]) -> None:
+        runs.append(run)
+        assert ended.wait(60)
+
+    monkeypatch.setattr(trainers, "run_training", run_training)
+    bases = {name: BaseModelSource(tmp_path / str(number)) for number, name in enumerate(settings.base_names)}
+    pool = trainers.TrainerPool(catalog, store, settings, bases, "queue", lambda: False)
+    for _ in range(4):
+        pool.start_missing()
+    assert sorted(record.base for record in catalog.list_trainers()) == sorted([settings.base, "two", "two"])
+    ended.set()
+    pool.join()
+    assert all(run.base == bases[run.settings.base] for run in runs)
+    assert {run.settings.base: run.settings.consolidation.cohort_size for run in runs} == {settings.base: 16, "two": 1}
 
 
 def reason_of_waiting(catalog: Catalog) -> str:

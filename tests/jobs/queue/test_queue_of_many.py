@@ -34,7 +34,7 @@ def test_five_hundred_consolidations_of_fifty_tenants(
         for instance in range(INSTANCES)
     ]
     start = time.monotonic()
-    run_until_complete(catalog, store, settings, base_dir, [job.id for job in queued])
+    run_until_complete(catalog, store, settings, {settings.base: base_dir}, [job.id for job in queued])
     elapsed_s = time.monotonic() - start
 
     ended = [catalog.get_consolidation(job.id) for job in queued]

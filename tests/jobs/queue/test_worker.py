@@ -60,7 +60,7 @@ def test_a_cohort_goes_from_trajectories_to_published_adapters(
     )
 
     jobs = [good, other, failures, high_rank]
-    run_until_complete(catalog, store, settings, base_dir, [job.id for job in jobs])
+    run_until_complete(catalog, store, settings, {settings.base: base_dir}, [job.id for job in jobs])
     ended = [catalog.get_consolidation(job.id) for job in jobs]
     for job in ended[:2]:
         assert job.state is ConsolidationState.PUBLISHED, job.reason
@@ -87,7 +87,7 @@ def test_a_cohort_goes_from_trajectories_to_published_adapters(
     # The next consolidation starts from the version that is served now, and the gate compares it with that version.
     ingest(catalog, store, good.instance, [episode(task, room="next") for task in range(20, 32)], "second")
     second = catalog.submit(good.instance, base=settings.base, recipe=RECIPE)
-    run_until_complete(catalog, store, settings, base_dir, [second.id])
+    run_until_complete(catalog, store, settings, {settings.base: base_dir}, [second.id])
     second = catalog.get_consolidation(second.id)
     assert second.parent == ended[0].digest
     assert second.verdict is not None, second.reason
@@ -118,7 +118,7 @@ def test_a_killed_worker_resumes_from_its_checkpoint(
 
     killer = threading.Thread(target=kill)
     killer.start()
-    run_until_complete(catalog, store, settings, base_dir, [job.id])
+    run_until_complete(catalog, store, settings, {settings.base: base_dir}, [job.id])
     ended = catalog.get_consolidation(job.id)
     killer.join()
     assert len(killed) == 1
@@ -147,7 +147,7 @@ def test_idle_trainers_leave_a_cpu_to_synthesis(
             return False
         return True
 
-    work_queue(catalog, store, settings, BaseModelSource(base_dir), have_ended)
+    work_queue(catalog, store, settings, {settings.base: BaseModelSource(base_dir)}, have_ended)
     remove_placement_group(servers)
 
 
@@ -182,14 +182,14 @@ def test_interrupted_work_is_released_and_another_queue_worker_resumes(
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     ctrl_c.start()
     with pytest.raises(KeyboardInterrupt):
-        run_until_complete(catalog, store, settings, base_dir, [job.id])
+        run_until_complete(catalog, store, settings, {settings.base: base_dir}, [job.id])
     ctrl_c.join()
     signal.signal(signal.SIGINT, before)
     assert catalog.get_consolidation(job.id).owner is None
     wait_for(lambda: not _training_workers())
 
     done = _newest_step(store, job)
-    work_queue(catalog, store, settings, BaseModelSource(base_dir), checkpoint_after(done))
+    work_queue(catalog, store, settings, {settings.base: BaseModelSource(base_dir)}, checkpoint_after(done))
     released = catalog.get_consolidation(job.id)
     assert released.owner is None
     assert released.state is ConsolidationState.TRAINING
@@ -222,9 +222,9 @@ def test_a_store_that_is_down_delays_jobs_and_fails_none(
         now = catalog.get_consolidation(job.id)
         return now.state is ConsolidationState.SYNTHESISING and now.owner is None
 
-    work_queue(catalog, store, settings, BaseModelSource(base_dir), is_released)
+    work_queue(catalog, store, settings, {settings.base: BaseModelSource(base_dir)}, is_released)
     folder.unlink()
-    run_until_complete(catalog, store, settings, base_dir, [job.id])
+    run_until_complete(catalog, store, settings, {settings.base: base_dir}, [job.id])
     assert catalog.get_consolidation(job.id).state is ConsolidationState.PUBLISHED
 
 
@@ -237,7 +237,11 @@ def test_what_killed_writers_left_in_the_store_is_swept(
     written_at, deadline = time.time() - PARTIAL_LIFETIME_S - 1, time.monotonic() + 60
     os.utime(partial, (written_at, written_at))
     work_queue(
-        catalog, store, settings, BaseModelSource(base_dir), lambda: not partial.exists() or time.monotonic() > deadline
+        catalog,
+        store,
+        settings,
+        {settings.base: BaseModelSource(base_dir)},
+        lambda: not partial.exists() or time.monotonic() > deadline,
     )
     assert not partial.exists()
     assert store.get("a/object") == b"x"

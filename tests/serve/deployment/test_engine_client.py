@@ -96,7 +96,7 @@ class Scripted:
 
     def __init__(self, handle: DeploymentHandle[Any], folder: Path, loop: asyncio.Runner) -> None:
         self._loop = loop
-        self._client = PooledEngineClient({8: handle})
+        self._client = PooledEngineClient({"base": {8: handle}})
         self._folder = folder
         self.heard: list[Any] = []
 
@@ -300,7 +300,7 @@ def test_a_request_does_not_wait_for_replicas_that_do_not_run(
     request = EngineRequest("completions", {}, digest="d" * 64, rank=8, tenant_hash="t")
 
     async def send() -> None:
-        async for _ in PooledEngineClient({8: pool}).generate(request):
+        async for _ in PooledEngineClient({"base": {8: pool}}).generate(request):
             raise AssertionError("nobody answered")
 
     with pytest.raises(EngineUnavailable) as raised:
@@ -359,10 +359,10 @@ class UntouchedPool:
 
 
 def test_a_prefetch_wakes_no_pool_that_has_gone_to_zero() -> None:
-    pools: Any = {8: UntouchedPool()}
-    asyncio.run(PooledEngineClient(pools, from_zero=[8]).prefetch("d" * 64, 8, 30.0))
+    pools: Any = {"base": {8: UntouchedPool()}}
+    asyncio.run(PooledEngineClient(pools, from_zero=["untouched"]).prefetch("base", "d" * 64, 8, 30.0))
     with pytest.raises(AssertionError, match="wakes"):  # of a pool that always has replicas, it calls one
-        asyncio.run(PooledEngineClient(pools).prefetch("d" * 64, 8, 30.0))
+        asyncio.run(PooledEngineClient(pools).prefetch("base", "d" * 64, 8, 30.0))
 
 
 # The last tests, because replicas that end are replaced only after a while.

@@ -32,7 +32,9 @@ def test_a_cpu_engine_uses_bfloat16_where_the_cpu_has_amx() -> None:
 
 def test_threads_spin_with_one_engine_and_sleep_with_several() -> None:
     single = build_engine_settings(ServeSettings(), PoolSettings(), 8, TARGET_MODULES, "cpu", range(2)).environment
-    several = build_engine_settings(ServeSettings(max_replicas=2), PoolSettings(), 8, TARGET_MODULES, "cpu", range(2))
+    several = build_engine_settings(
+        ServeSettings(), PoolSettings(), 8, TARGET_MODULES, "cpu", range(2), is_only_engine=False
+    )
     assert "GOMP_SPINCOUNT" in single
     assert several.environment["OMP_WAIT_POLICY"] == "PASSIVE"
     assert several.environment[BIND_VARIABLE] == "nobind"

@@ -45,7 +45,7 @@ class ScriptedEngine:
         self.finished = 0
         self.on_prefetch: Callable[[str], None] = lambda _: None
 
-    async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
+    async def prefetch(self, base: str, digest: str, rank: int, hold_s: float) -> None:
         self.on_prefetch(digest)
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:

@@ -25,7 +25,7 @@ class RecordingEngine:
         assert not request, "no requests in this test"
         yield ""
 
-    async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
+    async def prefetch(self, base: str, digest: str, rank: int, hold_s: float) -> None:
         self.prefetched.append((digest, rank, hold_s > 0))
 
     def take_prefetched(self) -> list[tuple[str, int, bool]]:

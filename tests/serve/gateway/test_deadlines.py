@@ -43,7 +43,7 @@ class HangingEngine:
         finally:
             self.released += 1
 
-    async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
+    async def prefetch(self, base: str, digest: str, rank: int, hold_s: float) -> None:
         pass
 
 

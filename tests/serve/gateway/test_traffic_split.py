@@ -14,7 +14,7 @@ DESK = InstanceName("acme", "desk")
 
 
 def target(channel: str, share: float) -> RouteTarget:
-    return RouteTarget(channel=channel, digest=channel.ljust(64, "0"), rank=8, share=share)
+    return RouteTarget(channel=channel, digest=channel.ljust(64, "0"), rank=8, base="base", share=share)
 
 
 def split(*shares: float) -> list[RouteTarget]:

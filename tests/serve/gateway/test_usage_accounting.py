@@ -48,7 +48,7 @@ class ScriptedEngine:
         self.is_finished.set()
         await asyncio.Event().wait()
 
-    async def prefetch(self, digest: str, rank: int, hold_s: float) -> None:
+    async def prefetch(self, base: str, digest: str, rank: int, hold_s: float) -> None:
         raise AssertionError("no request is for a version")
 
 

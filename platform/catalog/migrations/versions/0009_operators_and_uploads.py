@@ -5,6 +5,7 @@ from alembic import op
 
 revision = "0009"
 down_revision = "0008"
+compatible_since = "0006"
 
 
 def upgrade() -> None:

@@ -364,6 +364,23 @@ def test_training_cannot_start_from_a_version_of_another_base_revision(
     assert failed.state is ConsolidationState.FAILED
     assert failed.reason is not None
     assert "cannot start from its current version" in failed.reason
+    assert "looper move acme/red --base tiny" in failed.reason
+
+
+def test_a_move_starts_from_the_base_model_and_is_compared_with_it(
+    trainer: TrainerContext, new_trainer: Callable[[], TrainerContext]
+) -> None:
+    submit_job(trainer, "red")
+    (first,) = claim(trainer)
+    train_jobs([first], trainer)
+    alone = checkpoint.load_candidate(trainer.store, first.id).scores
+    publish(trainer, "f" * 64)
+    trainer.catalog.submit_move(first.instance, current="other", base=BASE, recipe=first.recipe)
+    (move,) = claim(trainer)
+    assert (move.parent is None, move.start) == (False, None)
+    train_jobs([move], new_trainer())
+    moved = checkpoint.load_candidate(trainer.store, move.id).scores
+    assert (moved.current, moved.candidate, moved.earlier) == (alone.current, alone.candidate, None)
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["unsharded", "sharded"])
