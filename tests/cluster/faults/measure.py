@@ -82,7 +82,7 @@ class Window(NamedTuple):
     recovered: float | None
     """When all looked as before, None if that was given up. What had been sent by then may still fail."""
     until: float
-    """When the next fault began. Whatever fails before that is of this one."""
+    """When the next fault began. What was under way then is of the next one."""
 
 
 def measure(window: Window, events: Sequence[dict[str, Any]]) -> FaultResult:
@@ -93,12 +93,13 @@ def measure(window: Window, events: Sequence[dict[str, Any]]) -> FaultResult:
         events: What ``load`` has printed.
     """
     fault, hurt, began, ended, recovered, until = window
-    during = [event for event in events if event["at"] <= until and event["at"] + event.get("took", 0) >= began]
+    during = [event for event in events if began <= event["at"] + event.get("took", 0) < until]
     attempts = [event for event in during if event["kind"] == "attempt"]
     requests = [event for event in during if event["kind"] == "request"]
     if recovered is not None:
         failures = [event["at"] + event["took"] for event in attempts if event["outcome"] != "right"]
-        recovered = max(recovered, ended, *failures)
+        up = [event["at"] for event in during if event["kind"] == "address" and event["up"]]
+        recovered = max(recovered, ended, *failures, *up)
     kinds = Counter(f"{event['outcome']} {event['reason']}".strip() for event in attempts)
     slowest = max((event["took"] for event in attempts), default=0.0)
     missed = [f"{count} {kind}" for kind, count in kinds.items() if kind.split()[0] in ("wrong", "unclean", "hung")]

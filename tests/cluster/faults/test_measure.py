@@ -26,7 +26,7 @@ UP = [address(0, HURT), address(0, WELL)]
 
 
 def sum_up(events: list[dict[str, Any]], recovered: float | None = 130) -> FaultResult:
-    return measure(Window("stop", [HURT], 100, 120, recovered, 150), events)
+    return measure(Window("stop", [HURT], 100, 120, recovered, 250), events)
 
 
 def test_what_is_lost_at_the_hurt_node_or_refused_for_now_is_no_miss() -> None:
@@ -35,7 +35,7 @@ def test_what_is_lost_at_the_hurt_node_or_refused_for_now_is_no_miss() -> None:
         attempt(110, WELL, "refused", reason="503 engine_gone"),
         attempt(119, WELL, took=20),
         attempt(90, WELL, "wrong"),  # before
-        attempt(151, WELL, "wrong"),  # of the next fault
+        attempt(249, WELL, "wrong", took=2),  # of the next fault
         request(99),
     ]
     result = sum_up(events)
@@ -48,6 +48,7 @@ def test_what_fails_after_all_looked_as_before_counts() -> None:
     late = attempt(128, WELL, "refused", took=10, reason="503 engine_gone")
     assert sum_up([late]).recovered_s == 18
     assert sum_up([late], 200).recovered_s == 80
+    assert sum_up([address(140, HURT)]).recovered_s == 20
 
 
 def test_every_kind_of_miss_is_said() -> None:
