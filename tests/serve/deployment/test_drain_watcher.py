@@ -111,7 +111,7 @@ class RecordingPool:
 def test_what_the_engines_of_a_node_have_is_prefetched() -> None:
     known_replicas.watch_nodes("skills-r8", lambda: NODES)
     pool: Any = RecordingPool()
-    asyncio.run(PooledEngineClient({8: pool}).move_adapters({"node-1"}))
+    asyncio.run(PooledEngineClient({"base": {8: pool}}).move_adapters({"node-1"}))
     asked = [id for method, id in pool.calls if method == LIST_ADAPTERS]
     moved = [digest for method, digest in pool.calls if method == "prefetch"]
     assert asked == ["a", "b"]

@@ -337,7 +337,8 @@ def test_the_first_request_to_a_pool_at_zero_waits_for_its_engine(monkeypatch: p
     request = EngineRequest("completions", {}, digest="d" * 64, rank=8, tenant_hash="t")
 
     async def send() -> list[EngineOutput]:
-        return [output async for output in PooledEngineClient({8: pool}, from_zero=[8]).generate(request)]
+        client = PooledEngineClient({"base": {8: pool}}, from_zero=[pool.deployment_name])
+        return [output async for output in client.generate(request)]
 
     assert asyncio.run(asyncio.wait_for(send(), 10)) == [FullResponse(200, b"{}")]
     assert pool.looks == 20
