@@ -76,7 +76,9 @@ def test_up_restarts_a_killed_head_and_down_ends_everything(settings: Settings, 
     descendants = head.children(recursive=True)
     head.kill()
     _, alive = psutil.wait_procs([head, *descendants], timeout=60)
-    assert alive == [], "all processes of the dead head end with it"
+    # One that has ended may wait for the machine's first process to collect it.
+    running = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    assert running == [], "all processes of the dead head end with it"
     restarted = wait_until_up(settings, starts=2)
     trusted = trust_own_certificate(settings.serve)
     assert httpx.get(f"{restarted.url}/v1/models", headers=headers, timeout=60, verify=trusted).is_success

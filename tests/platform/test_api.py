@@ -219,6 +219,7 @@ def test_the_openapi_document_has_every_route(platform: Platform) -> None:
     document = httpx.get(f"{platform.url}/openapi.json").json()
     routes = {f"{method.upper()} {path}" for path, methods in document["paths"].items() for method in methods}
     assert routes == {
+        "GET /api/v1/cluster",
         "GET /api/v1/instances",
         "POST /api/v1/instances",
         "GET /api/v1/instances/{instance}",
