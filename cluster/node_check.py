@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import GetTimeoutError, NodeDiedError, TaskUnschedulableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from looper.platform.catalog import Catalog
@@ -68,6 +68,8 @@ def check_nodes(settings: Settings, nodes: Iterable[Mapping[str, Any]]) -> dict[
             findings: NodeFindings = ray.get(result, timeout=CHECK_TIMEOUT_S)
         except GetTimeoutError:
             problems[id] = [f"{names[id]} did not answer within {CHECK_TIMEOUT_S:g} s"]
+        except (NodeDiedError, TaskUnschedulableError):
+            continue  # it has ended, which Ray notices some seconds later
         except Exception as error:  # Ray raises many types for a process that does not start
             problems[id] = [f"{names[id]} cannot run Looper: {_first_line(error)}"]
         else:
