@@ -69,7 +69,7 @@ def check_nodes(settings: Settings, nodes: Iterable[Mapping[str, Any]]) -> dict[
         except GetTimeoutError:
             problems[id] = [f"{names[id]} did not answer within {CHECK_TIMEOUT_S:g} s"]
         except (NodeDiedError, TaskUnschedulableError):
-            continue  # it has ended, which Ray notices some seconds later
+            problems[id] = [f"{names[id]} has just ended, or takes no work: wait some seconds and try again"]
         except Exception as error:  # Ray raises many types for a process that does not start
             problems[id] = [f"{names[id]} cannot run Looper: {_first_line(error)}"]
         else:
