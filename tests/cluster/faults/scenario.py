@@ -14,7 +14,7 @@ import psutil
 
 from tests.cluster.faults.measure import GRACE_S, QUIET_S, FaultResult, Lines, Window, is_quiet, measure
 from tests.cluster.lab import Node
-from tests.cluster.lab.deployed import PORT, DeployedLooper, deployed_looper
+from tests.cluster.lab.deployed import PORT, SMALL_ENGINES, DeployedLooper, deployed_looper
 from tests.cluster.lab.node import RAY_PORT
 from tests.jobs.episodes import RECIPE
 
@@ -38,12 +38,7 @@ REQUEST_TIMEOUT_S = 60
 SETTINGS = {
     "LOOPER_SERVE__REPLICAS": str(ENGINES),
     "LOOPER_SERVE__GATEWAYS": str(ENGINES),
-    "LOOPER_SERVE__MAX_LORA_RANK": "8",
-    "LOOPER_SERVE__MAX_MODEL_LEN": "512",
-    "LOOPER_SERVE__KV_CACHE_GIB": "0.1",
-    "LOOPER_SERVE__LORAS_GIB": "0.05",
-    "LOOPER_SERVE__CPU_LORAS_GIB": "0.05",
-    "LOOPER_SERVE__DISK_LORAS_GIB": "0.1",
+    **SMALL_ENGINES,
     "LOOPER_SERVE__REQUEST_TIMEOUT_S": str(REQUEST_TIMEOUT_S),
     "LOOPER_CONSOLIDATION__NUM_WORKERS": "1",
     "LOOPER_CLUSTER__CONTROL_LOOPS": str(ENGINES),

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tests.cluster.lab.deployed import SMALL_ENGINES
 from tests.cluster.lab.lab import Lab
 from tests.cluster.lab.node import RAY_PORT, Node
 
@@ -126,10 +127,5 @@ def settings(max_engines: int) -> Mapping[str, str]:
         "LOOPER_SERVE__MAX_REPLICAS": f"{max_engines}",
         "LOOPER_SERVE__MAX_NUM_SEQS": "2",
         "LOOPER_SERVE__MAX_CONCURRENT_REQUESTS": "2000",
-        "LOOPER_SERVE__MAX_LORA_RANK": "8",
-        "LOOPER_SERVE__MAX_MODEL_LEN": "512",
-        "LOOPER_SERVE__KV_CACHE_GIB": "0.1",
-        "LOOPER_SERVE__LORAS_GIB": "0.05",
-        "LOOPER_SERVE__CPU_LORAS_GIB": "0.05",
-        "LOOPER_SERVE__DISK_LORAS_GIB": "0.1",
+        **SMALL_ENGINES,
     }

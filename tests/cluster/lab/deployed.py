@@ -13,6 +13,16 @@ from tests.serve.marks import single_token_base
 
 PORT = 8000
 
+SMALL_ENGINES = {
+    "LOOPER_SERVE__MAX_LORA_RANK": "8",
+    "LOOPER_SERVE__MAX_MODEL_LEN": "512",
+    "LOOPER_SERVE__KV_CACHE_GIB": "0.1",
+    "LOOPER_SERVE__LORAS_GIB": "0.05",
+    "LOOPER_SERVE__CPU_LORAS_GIB": "0.05",
+    "LOOPER_SERVE__DISK_LORAS_GIB": "0.1",
+}
+"""Settings with which several engines fit on one small machine."""
+
 
 class DeployedLooper:
     """Looper in a lab. The operator works on the first node, whose Ray schedules no CPUs."""

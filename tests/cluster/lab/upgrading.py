@@ -13,17 +13,13 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.lab.deployed import SMALL_ENGINES
 from tests.cluster.lab.machine import CHECKOUT, Command
 from tests.cluster.lab.node import Node
 
 ROOMS = ("looper", "platform", "basemodel", "jobs", "serve", "cluster", "benchmarks")
 SETTINGS = {
-    "LOOPER_SERVE__MAX_LORA_RANK": "8",
-    "LOOPER_SERVE__MAX_MODEL_LEN": "512",
-    "LOOPER_SERVE__KV_CACHE_GIB": "0.1",
-    "LOOPER_SERVE__LORAS_GIB": "0.05",
-    "LOOPER_SERVE__CPU_LORAS_GIB": "0.05",
-    "LOOPER_SERVE__DISK_LORAS_GIB": "0.1",
+    **SMALL_ENGINES,
     "LOOPER_CONSOLIDATION__CHECKPOINT_INTERVAL_S": "1",
 }
 """Settings that fit a small machine."""

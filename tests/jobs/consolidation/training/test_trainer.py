@@ -15,7 +15,6 @@ from safetensors.torch import load
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.training import checkpoint
-from looper.jobs.consolidation.training.checkpoint import Checkpoint
 from looper.jobs.consolidation.training.checkpoint_writer import CheckpointWriter
 from looper.jobs.consolidation.training.trainer import run_trainer
 from looper.jobs.consolidation.training.trainer_context import TrainerContext
@@ -196,16 +195,6 @@ def test_a_killed_training_resumes_exactly(
     for job, uninterrupted in zip(cohort, expected, strict=True):
         # Not to the last bit: the two may resume at different steps, and so share other passes.
         assert max_relative_difference(weights(trainer, job), uninterrupted) < 1e-5
-
-
-def test_an_incomplete_checkpoint_is_ignored(store: ObjectStore) -> None:
-    checkpoint.save_checkpoint(store, "c", Checkpoint(step=3, loss=1.5), b"three")
-    store.put(f"{keys.checkpoints('c')}/step-00000004/state.safetensors", b"fo")
-    assert checkpoint.list_checkpoint_steps(store, "c") == [3]
-    assert checkpoint.load_checkpoint(store, "c", 3) == (Checkpoint(step=3, loss=1.5), b"three")
-    assert checkpoint.save_checkpoint(store, "c", Checkpoint(step=4, loss=1.0), b"four")
-    assert checkpoint.load_checkpoint(store, "c", 4) == (Checkpoint(step=4, loss=1.0), b"four")
-    assert not checkpoint.save_checkpoint(store, "c", Checkpoint(step=4, loss=1.0), b"four again")
 
 
 def test_a_nan_loss_fails_only_its_own_job(trainer: TrainerContext, new_trainer: Callable[[], TrainerContext]) -> None:
