@@ -23,6 +23,7 @@
 | 503 | overloaded | Too many requests of the tenant wait for being parsed, or for their grammars. | fair_turns.py |
 | 503 | version_revoked | The version was revoked during the response. | gateway/revocation.py |
 | 503 | version_unconfirmed | The catalog is away for too long to know what is revoked. | gateway/revocation.py |
+| 503 | overloaded | The node of the proxy was lost before the whole body had arrived. | gateway/lost_proxy.py |
 | 503 | overloaded | No engine began within the time that the client allows. | gateway/deadlines.py |
 | 503 | store_unavailable | The object store or the catalog does not respond. | platform/objectstore, platform/catalog |
 | 503 | store_unavailable | The disk is full. | cache/disk_cache.py |
@@ -273,7 +274,8 @@ def body_too_large(max_bytes: int) -> FullResponse:
 
 def body_too_slow() -> FullResponse:
     """Return the response for a body that does not arrive."""
-    return error_response(408, "the request's body did not arrive in time: send it again", code="request_too_slow")
+    message = "the request's body did not arrive in time: send it again"
+    return error_response(408, message, code="request_too_slow", headers=_RETRY_SOON)
 
 
 def too_many_bodies() -> FullResponse:
@@ -284,7 +286,8 @@ def too_many_bodies() -> FullResponse:
 
 def head_too_slow() -> FullResponse:
     """Return the response for a request whose headers do not arrive."""
-    return error_response(408, "the request's headers did not arrive in time: send it again", code="request_too_slow")
+    message = "the request's headers did not arrive in time: send it again"
+    return error_response(408, message, code="request_too_slow", headers=_RETRY_SOON)
 
 
 def head_too_large(max_bytes: int) -> FullResponse:

@@ -84,14 +84,14 @@ def to_http(error: LooperError) -> HttpError:
     """Return the response that reports ``error``.
 
     Args:
-        error: The error. Each 503 and each ``Overloaded`` has a ``retry-after`` header in whole seconds, at least 1.
+        error: The error. Each 408, 503 and ``Overloaded`` has a ``retry-after`` header in whole seconds, at least 1.
 
     Returns:
         Status, body in OpenAI's form, and headers.
     """
     row = next(_BY_ERROR[base] for base in type(error).__mro__ if base in _BY_ERROR)
     headers = {}
-    if isinstance(error, Overloaded) or row.status == 503:
+    if isinstance(error, Overloaded) or row.status in (408, 503):
         wait_s = error.retry_after_s if isinstance(error, Overloaded) else DEFAULT_RETRY_AFTER_S
         headers["retry-after"] = str(max(1, ceil(wait_s)))
     if row.status == 401:

@@ -39,6 +39,7 @@ from looper.serve.gateway.budgets import BudgetSource, LeasedBudgets, MemoryBudg
 from looper.serve.gateway.completion_handler import CompletionHandler
 from looper.serve.gateway.gateway_counts import GatewayCounts, GatewayPeers, export_metrics, summarize_traffic
 from looper.serve.gateway.known_catalog import REQUEST_TIMEOUT_S, KnownCatalog
+from looper.serve.gateway.lost_proxy import LostProxyMiddleware
 from looper.serve.gateway.metrics import MetricsMiddleware
 from looper.serve.gateway.model_resolver import ModelResolver
 from looper.serve.gateway.openai_app import openai_app
@@ -125,6 +126,7 @@ def build_gateway(
         title="Looper", summary="Control plane: instances, consolidations, skills", lifespan=run_background_tasks
     )
     install_error_handlers(app)
+    app.add_middleware(LostProxyMiddleware)
     app.include_router(control_plane_router(settings, catalog, store, gate, prefetch_from_thread))
     app.include_router(_traffic_router(catalog, gate, counts, peers))
     app.include_router(_monitoring_router(counts, peers, known))

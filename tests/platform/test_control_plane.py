@@ -145,6 +145,7 @@ def test_a_body_that_does_not_arrive_is_answered_and_closed(
         response = read_response(connection)
     assert response.startswith(b"HTTP/1.1 408 ")
     assert b"connection: close" in response
+    assert b"retry-after: 1" in response
     assert b"request_too_slow" in response
 
 
