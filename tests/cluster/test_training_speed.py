@@ -1,7 +1,8 @@
 """Twenty consolidations by two trainers on two nodes, and by one: how much faster two are.
 
-Each of the two nodes that train has one core of this machine, so two trainers can be twice as fast at most. The head,
-the services and the engine, which nobody asks, are on the same cores.
+Each of the two nodes that train has one core of this machine and room for one trainer, so two trainers can be twice as
+fast at most. Everything else is on the head, which shares both cores: the control loop, synthesis, the gateway, and the
+engine, which nobody asks.
 """
 
 import json
@@ -11,6 +12,7 @@ import pytest
 
 from tests.cluster.lab.deployed import DeployedLooper, deployed_looper
 from tests.cluster.test_several_nodes import SETTINGS
+from tests.manifests.checks import ROLE_RESOURCES
 
 pytestmark = pytest.mark.bench
 
@@ -25,7 +27,9 @@ ONE_WORKER = {
     "LOOPER_CONSOLIDATION__NUM_WORKERS": "1",
     "LOOPER_CONSOLIDATION__COHORT_SIZE": "2",
     "LOOPER_CLUSTER__CONTROL_LOOPS": "1",
+    **{f"LOOPER_ROLES__{role.removeprefix('looper_').upper()}": role for role in ROLE_RESOURCES},
 }
+TRAINERS = "looper_trainers"
 
 
 @pytest.mark.timeout(3600)
@@ -33,9 +37,9 @@ def test_two_trainers_are_faster_than_one(tmp_path: Path) -> None:
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with deployed_looper(tmp_path / "lab", 3, ONE_WORKER, start_ray=False) as looper:
         head, *others = looper.lab.nodes
-        head.start_ray(cpus=0)
+        head.start_ray(cpus=4, resources={role: 1000 for role in ROLE_RESOURCES if role != TRAINERS})
         for core, node in enumerate(others):
-            node.start_ray(head, cpus=2, core=core)
+            node.start_ray(head, cpus=1, core=core, resources={TRAINERS: 1000})
         for number in range(ROUNDS):
             for trainers in seconds:
                 seconds[trainers].append(train(looper, trainers, f"{number}-{trainers}-"))
