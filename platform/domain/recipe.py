@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from looper.platform.domain.context_shares import ContextShares
 from looper.platform.domain.renamed import RENAMED_RECIPE_FIELDS, rename_old_fields
 from looper.platform.domain.strategy import check_strategy
 from looper.platform.domain.suggestions import did_you_mean
@@ -100,6 +101,11 @@ class Recipe(BaseModel):
         ge=0,
         le=2**63 - 1,
         description="Seed of the adapter's initial weights and of the order of examples.",
+    )
+    contexts: ContextShares = Field(
+        ContextShares(),
+        exclude_if=ContextShares().__eq__,  # releases that do not know it read recipes too
+        description="Shares of the examples that are rendered again beside notes and earlier episodes.",
     )
 
     @model_validator(mode="before")

@@ -7,10 +7,10 @@ in the knowledge layer: an agent that learned to state them without having been 
 ``draft_stages.py`` calls ``distill_context``.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from looper.jobs.synthesis.contexts.notes import NOTES
 from looper.jobs.synthesis.draft import Draft, DraftStep, Grade, StageVerdict
 from looper.jobs.synthesis.llm.prompt import build_request, render_transcript, shorten
 from looper.jobs.synthesis.llm.request import Generate, LLMRequest, generate_by_key
@@ -20,14 +20,10 @@ from looper.platform.settings import ModelStage
 STAGE: ModelStage = "distillation"
 """Name of the stage in the settings and in verdicts."""
 
-NOTES_START, NOTES_END = "<notes>", "</notes>"
-"""Tags around the notes in a system prompt."""
-
 MAX_HINTS = 20
 """Maximum number of hints in a request, which keeps it short. The best supported ones are used."""
 
 _UNCHANGED = "the notes stay"
-_NOTES = re.compile(rf"{re.escape(NOTES_START)}(.*?){re.escape(NOTES_END)}\n?", re.DOTALL)
 _TASK = """
 An agent worked at "episode" with "notes" in its instructions, which "episode" does not show. It is to learn to do the
 same without them. That works for ways of working that hold for many requests: which tool, in which order, which form,
@@ -85,7 +81,7 @@ def remove_notes(steps: tuple[DraftStep, ...]) -> tuple[DraftStep, ...]:
 
 
 def _strip_notes(draft_step: DraftStep) -> DraftStep | None:
-    content, num_notes = _NOTES.subn("", draft_step.step.content)
+    content, num_notes = NOTES.subn("", draft_step.step.content)
     if not num_notes:
         return draft_step
     content = content.strip()
@@ -93,7 +89,7 @@ def _strip_notes(draft_step: DraftStep) -> DraftStep | None:
 
 
 def _build_request(draft: Draft, stripped: tuple[DraftStep, ...], hints: Sequence[str]) -> LLMRequest:
-    notes = [note for step in draft.steps if step.step.source == "system" for note in _NOTES.findall(step.step.content)]
+    notes = [note for step in draft.steps if step.step.source == "system" for note in NOTES.findall(step.step.content)]
     record = {"notes": [shorten(note.strip(), 4_000) for note in notes], "episode": render_transcript(stripped)}
     if hints:
         return build_request(f"{_TASK}{_HINTED}", _FORM, {**record, "ways": [*hints[:MAX_HINTS]]}, max_tokens=200)

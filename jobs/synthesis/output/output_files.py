@@ -4,6 +4,7 @@
 for a small instance.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
@@ -11,6 +12,7 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from looper.jobs.synthesis.contexts.render_contexts import find_context, render_contexts
 from looper.jobs.synthesis.output.encode_files import FileEncoder
 from looper.jobs.synthesis.output.example_table import (
     EXAMPLE_SCHEMA,
@@ -24,6 +26,7 @@ from looper.jobs.synthesis.output.render import render_example
 from looper.jobs.synthesis.output.report import SynthesisReport, VerdictCounts, count_verdicts
 from looper.jobs.synthesis.pipeline.stages import TaskDrafts, run_all_stages
 from looper.jobs.synthesis.stages.holdout_split import holdout_tasks
+from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.trajectory import Trajectory
 
 LAST_PARTITION_FILE = "tally.json"
@@ -33,12 +36,15 @@ PartitionReader = Callable[[str], bytes]
 """Returns the content of a partition's file by its name, as ``partition_files`` yields it."""
 
 
-def partition_files(tasks: Sequence[TaskDrafts], encoder: FileEncoder | None = None) -> Iterator[tuple[str, bytes]]:
+def partition_files(
+    tasks: Sequence[TaskDrafts], encoder: FileEncoder | None = None, recipe: Recipe | None = None
+) -> Iterator[tuple[str, bytes]]:
     """Make the files of a partition.
 
     Args:
         tasks: The results of the stages for the tasks of the partition.
         encoder: Encodes for the base model. None: there are no files of windows.
+        recipe: Says in which contexts the examples are rendered. None: only as they were recorded.
 
     Yields:
         Name and content of each file.
@@ -47,6 +53,8 @@ def partition_files(tasks: Sequence[TaskDrafts], encoder: FileEncoder | None = N
     examples = [
         render_example(draft).model_copy(update={"task_id": name}) for name, draft in drafts if not draft.rejected
     ]
+    if recipe is not None:
+        examples = render_contexts(examples, recipe.contexts, recipe.max_seq_length)
     pairs = [pair for task in tasks for pair in task.pairs]
     rejected: Iterator[dict[str, str | None]] = (
         {
@@ -85,7 +93,14 @@ def combine_partitions(
     def read_tables(file_name: str) -> Iterator[pa.Table]:
         return (pq.read_table(BytesIO(reader(file_name))) for reader in readers)
 
-    example_tasks = [task for table in read_tables("examples.parquet") for task in table["task_id"].to_pylist()]
+    example_tasks: list[str] = []
+    contexts: Counter[str] = Counter()
+    for table in read_tables("examples.parquet"):
+        for id, task in zip(table["id"].to_pylist(), table["task_id"].to_pylist(), strict=True):
+            if context := find_context(id):
+                contexts[context] += 1
+            else:
+                example_tasks.append(task)
     held_out = holdout_tasks(set(example_tasks), holdout)
     num_holdout = sum(task in held_out for task in example_tasks)
     num_train = len(example_tasks) - num_holdout
@@ -97,6 +112,7 @@ def combine_partitions(
         rejected=dict(sorted(tally.rejected.items())),
         failure=failure or _find_failure(tally, num_train, num_holdout),
         tally=tally,
+        contexts=dict(sorted(contexts.items())),
     )
 
     def make_files() -> Iterator[tuple[str, bytes]]:
@@ -127,6 +143,7 @@ def synthesize_in_memory(
     disabled_stages: Collection[str] = (),
     failure: str | None = None,
     encoder: FileEncoder | None = None,
+    recipe: Recipe | None = None,
 ) -> tuple[SynthesisReport, dict[str, bytes]]:
     """Synthesize the examples of one instance in this process, without stages that need a language model.
 
@@ -136,11 +153,12 @@ def synthesize_in_memory(
         disabled_stages: Names of stages to leave out.
         failure: Why a source could not be read, or None.
         encoder: Encodes for the base model. None: there are no files of windows.
+        recipe: Says in which contexts the examples are rendered. None: only as they were recorded.
 
     Returns:
         The report, and the content of each file by name. ``pipeline.run.synthesize`` writes the same files.
     """
-    files = dict(partition_files(run_all_stages(batches, disabled_stages), encoder))
+    files = dict(partition_files(run_all_stages(batches, disabled_stages), encoder, recipe))
     report, combined = combine_partitions([files.__getitem__], holdout, failure, encoded=encoder is not None)
     return report, dict(combined)
 

@@ -12,6 +12,7 @@ from looper.jobs.synthesis.output.encode_files import FileEncoder
 from looper.jobs.synthesis.output.report import SynthesisReport
 from looper.jobs.synthesis.output.report_page import render_report_page
 from looper.jobs.synthesis.output.window_statistics import measure_packing
+from looper.platform.domain.recipe import Recipe
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings.models import Reasoning
 
@@ -24,8 +25,8 @@ class ExamplePublisher:
     """Receives the files."""
     base: BaseModelSource | None
     """The base model for which the examples are encoded. None: they are not."""
-    max_seq_lengths: Mapping[str, int]
-    """Window length of each consolidation, in tokens."""
+    recipes: Mapping[str, Recipe]
+    """Recipe of each consolidation: how long its windows are, and in which contexts its examples are rendered."""
     reasoning: Reasoning | None = None
     """What happens to reasoning, as ``FileEncoder`` takes it."""
 
@@ -33,7 +34,9 @@ class ExamplePublisher:
         """Return the encoder for a consolidation's examples, or None if they are not encoded."""
         if self.base is None:
             return None
-        return FileEncoder(self.base.on_this_node(weights=False), self.max_seq_lengths[consolidation], self.reasoning)
+        return FileEncoder(
+            self.base.on_this_node(weights=False), self.recipes[consolidation].max_seq_length, self.reasoning
+        )
 
     def publish(self, consolidation: str, report: SynthesisReport, files: Iterable[tuple[str, bytes]]) -> None:
         """Write the files of one consolidation, its report last.
@@ -47,7 +50,7 @@ class ExamplePublisher:
         for name, content in files:
             self.store.put(keys.examples(consolidation, name), content)
             if name == "train.windows.parquet":
-                packing = measure_packing(content, self.max_seq_lengths[consolidation])
+                packing = measure_packing(content, self.recipes[consolidation].max_seq_length)
         counts = self._count_instance_files(consolidation)
         report = report.model_copy(update={"beside": counts, "packing": packing})
         page = render_report_page(report, consolidation)

@@ -124,6 +124,8 @@ class SynthesisReport(BaseModel):
     """Files next to the examples that are not trained on, with the number of entries of each."""
     packing: PackingStatistics | None = None
     """Token counts of some training examples, if the base model is on the machine."""
+    contexts: dict[str, int] = {}
+    """How many examples were rendered again, training and held-out ones, by context."""
 
 
 def count_verdicts(tasks: Iterable[TaskDrafts]) -> VerdictCounts:

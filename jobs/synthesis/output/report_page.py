@@ -45,8 +45,10 @@ _PAGE = """<!doctype html>
 <tr><td>characters</td><td class="n">{{ tally.characters_kept }}</td><td>of {{ tally.characters_read }}</td></tr>
 <tr><td>pairs of a better and a worse turn</td><td class="n">{{ tally.pairs }}</td><td></td></tr>
 </table>
+{% if report.contexts %}<h2>Examples that are rendered again in another context</h2>
+{{ rows(contexts, kept) }}{% endif %}
 {% if report.packing %}<h2>How examples fit into windows</h2>
-<p>{{ report.packing.examples }} of {{ report.train }} examples, in the base model's tokens.</p>
+<p>{{ report.packing.examples }} examples to train on, each context counted, in the base model's tokens.</p>
 <table>
 <tr><td>tokens of an example, median</td><td class="n">{{ report.packing.p50 }}</td>
 <td>95% have at most {{ report.packing.p95 }}, the longest {{ report.packing.longest }}</td></tr>
@@ -110,6 +112,8 @@ def render_report_page(report: SynthesisReport, name: str) -> str:
         num_errors=sum(tally.errors.values()),
         found=_largest_first(tally.found),
         leaks=_largest_first(tally.leaks),
+        kept=kept,
+        contexts=[(context.replace("_", " "), count) for context, count in _largest_first(report.contexts)],
     )
 
 

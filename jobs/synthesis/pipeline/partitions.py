@@ -102,7 +102,7 @@ def write_partitions(
             summary = summary_of[consolidation]
             tasks = _run_partition_stages(drafts.pop(name, []), summary, disabled_stages)
             encoder = publisher.encoder(consolidation)
-            files = dict(partition_files(tasks, encoder))
+            files = dict(partition_files(tasks, encoder, publisher.recipes[consolidation]))
             if summary.num_partitions == 1:
                 result = combine_partitions([files.__getitem__], holdout, summary.failure, encoded=encoder is not None)
                 writes.append(writers.submit(publisher.publish, consolidation, *result))

@@ -99,8 +99,7 @@ def synthesize(
     if open_model is None:
         open_model = partial(model_factory.open_model, settings.model, base)
     missing = [job for job in cohort if not store.exists(keys.examples(job.id, "report.json"))]
-    lengths = {job.id: job.recipe.max_seq_length for job in missing}
-    publisher = ExamplePublisher(store, base, lengths, settings.reasoning)
+    publisher = ExamplePublisher(store, base, {job.id: job.recipe for job in missing}, settings.reasoning)
     batches = None if settings.model.stages else _read_small_batches(missing, store, max_in_process_bytes)
     if batches is not None:
         for job in missing:
@@ -179,7 +178,12 @@ def _run_in_process(
         except (LooperError, pa.ArrowInvalid) as error:
             failures.append(f"{key}: {error}")
     report, files = synthesize_in_memory(
-        batches, holdout, settings.disabled_stages, min(failures, default=None), publisher.encoder(job.id)
+        batches,
+        holdout,
+        settings.disabled_stages,
+        min(failures, default=None),
+        publisher.encoder(job.id),
+        job.recipe,
     )
     publisher.publish(job.id, report, files.items())
 
