@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from looper.jobs.gate import judge_candidate
+from looper.jobs.gate.judge import judge_candidate
 from looper.platform.domain.scores import CandidateScores, Comparison, Scores
 from looper.platform.settings import GateSettings
 
