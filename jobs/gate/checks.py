@@ -28,7 +28,7 @@ MIN_LOSS = 0.25
 """Loss in nats per token below which a multiple says nothing: the true token still has a probability of 0.78."""
 
 
-class Outcome(IntEnum):
+class GateOutcome(IntEnum):
     """Result of a check. The highest one of all checks is the decision."""
 
     PASSED = 0
@@ -39,7 +39,7 @@ class Outcome(IntEnum):
 class Finding(NamedTuple):
     """Result of one check, with its reason."""
 
-    outcome: Outcome
+    outcome: GateOutcome
     """Whether the candidate passed."""
     text: str
     """What was measured, and unless it passed also the limit."""
@@ -57,9 +57,9 @@ def check_effect(change: float) -> Finding:
         The finding.
     """
     if change > MAX_LOGIT_NOISE:
-        return Finding(Outcome.PASSED, f"moves the canary's logits by {change:.2%}")
+        return Finding(GateOutcome.PASSED, f"moves the canary's logits by {change:.2%}")
     return Finding(
-        Outcome.REFUSED,
+        GateOutcome.REFUSED,
         f"has no effect: moves the canary's logits by {change:.1e}, which is rounding (up to {MAX_LOGIT_NOISE})",
     )
 
@@ -78,11 +78,11 @@ def check_loss(tasks: str, candidate: float, reference: float, max_ratio: float)
     """
     numbers = f"loss on {tasks} {candidate:.4f} against {reference:.4f} before"
     if not (math.isfinite(candidate) and math.isfinite(reference)):
-        return Finding(Outcome.REFUSED, f"not finite: {numbers}")
+        return Finding(GateOutcome.REFUSED, f"not finite: {numbers}")
     if candidate > max_ratio * max(reference, MIN_LOSS):
         allowed = f"{max_ratio:g} times that" + (f" or {max_ratio * MIN_LOSS:g}" if reference < MIN_LOSS else "")
-        return Finding(Outcome.REFUSED, f"explodes: {numbers}: may be {allowed}")
-    return Finding(Outcome.PASSED, numbers)
+        return Finding(GateOutcome.REFUSED, f"explodes: {numbers}: may be {allowed}")
+    return Finding(GateOutcome.PASSED, numbers)
 
 
 def check_new_tasks(scores: CandidateScores, limits: GateSettings) -> Finding:
@@ -99,20 +99,20 @@ def check_new_tasks(scores: CandidateScores, limits: GateSettings) -> Finding:
     numbers = f"{_share_or_loss(now)} on new tasks against {_share_or_loss(before)} before"
     if pairs is None:
         return _lacks_results_by_task(numbers)
-    evidence = compare_paired(_differences(pairs, lambda pair: pair.reference), limits.false_pass_rate)
+    evidence = compare_paired(_differences(pairs), limits.false_pass_rate)
     tested = f"{numbers} ({_count_changes(evidence)})"
     if evidence.p_worse <= limits.false_refusal_rate:
         chance = _chance(evidence.p_worse, limits.false_refusal_rate)
-        return Finding(Outcome.REFUSED, f"worse: {tested}: {chance}", evidence)
+        return Finding(GateOutcome.REFUSED, f"worse: {tested}: {chance}", evidence)
     if now.actions and _right(now) < limits.min_right_actions:
         text = f"too few right actions: {tested}: at least {limits.min_right_actions} must be right"
-        return Finding(Outcome.UNDECIDED, text, evidence)
+        return Finding(GateOutcome.UNDECIDED, text, evidence)
     if not now.actions and now.loss > before.loss * (1 - limits.min_gain):
-        return Finding(Outcome.UNDECIDED, f"{tested}: not lower by {limits.min_gain:.1%}", evidence)
+        return Finding(GateOutcome.UNDECIDED, f"{tested}: not lower by {limits.min_gain:.1%}", evidence)
     chance = _chance(evidence.p_better, limits.false_pass_rate)
     if evidence.p_better <= limits.false_pass_rate:
-        return Finding(Outcome.PASSED, f"{tested}: {chance}", evidence)
-    return Finding(Outcome.UNDECIDED, f"too little evidence: {tested}: {chance}; {_say_needed(evidence)}", evidence)
+        return Finding(GateOutcome.PASSED, f"{tested}: {chance}", evidence)
+    return Finding(GateOutcome.UNDECIDED, f"too little evidence: {tested}: {chance}; {_say_needed(evidence)}", evidence)
 
 
 def check_forgetting(scores: CandidateScores, earlier: Comparison, limits: GateSettings) -> Finding:
@@ -129,9 +129,9 @@ def check_forgetting(scores: CandidateScores, earlier: Comparison, limits: GateS
     pairs = scores.earlier_tasks
     if pairs is None:
         return _lacks_results_by_task(f"{_share_or_loss(earlier.candidate)} on earlier tasks")
-    best = _sum_counts([_best(pair) for pair in pairs])
+    best = _sum_counts([pair.reference for pair in pairs])
     now = _sum_counts([pair.candidate for pair in pairs])
-    evidence = compare_paired(_differences(pairs, _best), limits.false_pass_rate).model_copy(update={"needed": None})
+    evidence = compare_paired(_differences(pairs), limits.false_pass_rate).model_copy(update={"needed": None})
     if now.actions:
         numbers = (
             f"{now.right} of {now.actions} actions right on earlier tasks against {best.right} of the best version"
@@ -144,7 +144,7 @@ def check_forgetting(scores: CandidateScores, earlier: Comparison, limits: GateS
         within = losses[0] <= losses[1] * (1 + limits.max_forgetting)
         allowed = f"may be higher by {limits.max_forgetting:.1%}"
     if within:
-        return Finding(Outcome.PASSED, numbers, evidence)
+        return Finding(GateOutcome.PASSED, numbers, evidence)
     return _weigh("forgets", "may forget", f"{numbers} ({_count_changes(evidence)}): {allowed}", evidence, limits)
 
 
@@ -173,7 +173,7 @@ def check_rates(
             continue
         numbers = f"{kind} in {tasks} {rate:.3f} against {rate_before:.3f} before"
         if _is_within(rate - rate_before, max_rise, now.actions):
-            yield Finding(Outcome.PASSED, numbers)
+            yield Finding(GateOutcome.PASSED, numbers)
         elif pairs is None:
             yield _lacks_results_by_task(f"more {numbers}")
         else:
@@ -196,27 +196,23 @@ def check_control(control: Comparison, max_ratio: float) -> Finding:
     now, base = control.candidate.loss, control.reference.loss
     numbers = f"loss on other instances' tasks {now:.4f} against the base model's {base:.4f}"
     if now <= base * max_ratio:
-        return Finding(Outcome.PASSED, numbers)
-    return Finding(Outcome.REFUSED, f"collapsed: {numbers}: may be {max_ratio} times that")
+        return Finding(GateOutcome.PASSED, numbers)
+    return Finding(GateOutcome.REFUSED, f"collapsed: {numbers}: may be {max_ratio} times that")
 
 
 def _weigh(surely: str, perhaps: str, text: str, evidence: Evidence, limits: GateSettings) -> Finding:
     """Refuse with evidence of worse; without it the check is undecided."""
     chance = _chance(evidence.p_worse, limits.false_refusal_rate)
     if evidence.p_worse <= limits.false_refusal_rate:
-        return Finding(Outcome.REFUSED, f"{surely} {text}; {chance}", evidence)
-    return Finding(Outcome.UNDECIDED, f"{perhaps} {text}; {chance}", evidence)
+        return Finding(GateOutcome.REFUSED, f"{surely} {text}; {chance}", evidence)
+    return Finding(GateOutcome.UNDECIDED, f"{perhaps} {text}; {chance}", evidence)
 
 
-def _differences(pairs: Sequence[TaskPair], reference: Callable[[TaskPair], TaskCounts]) -> list[int]:
+def _differences(pairs: Sequence[TaskPair]) -> list[int]:
     """Return how much better the candidate is on each task: in right actions, or in loss where no task has any."""
     if any(pair.candidate.actions for pair in pairs):
-        return [pair.candidate.right - reference(pair).right for pair in pairs]
-    return to_steps([reference(pair).loss - pair.candidate.loss for pair in pairs])
-
-
-def _best(pair: TaskPair) -> TaskCounts:
-    return pair.best or pair.reference
+        return [pair.candidate.right - pair.reference.right for pair in pairs]
+    return to_steps([pair.reference.loss - pair.candidate.loss for pair in pairs])
 
 
 def _sum_counts(counts: Sequence[TaskCounts]) -> TaskCounts:
@@ -258,4 +254,4 @@ def _say_needed(evidence: Evidence) -> str:
 
 def _lacks_results_by_task(numbers: str) -> Finding:
     text = f"{numbers}: a trainer of an earlier release measured it, without the results by task that evidence needs"
-    return Finding(Outcome.UNDECIDED, text)
+    return Finding(GateOutcome.UNDECIDED, text)

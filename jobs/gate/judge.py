@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from looper.jobs.gate.checks import (
     Finding,
-    Outcome,
+    GateOutcome,
     check_control,
     check_effect,
     check_forgetting,
@@ -41,9 +41,9 @@ def judge_candidate(scores: CandidateScores, limits: GateSettings) -> GateVerdic
     texts = [finding.text for finding in findings if finding.outcome is worst]
     measured = dict(scores.model_copy(update={"new_tasks": None, "earlier_tasks": None}))
     return GateVerdict(
-        passed=worst is Outcome.PASSED,
-        undecided=worst is Outcome.UNDECIDED,
-        reason=texts[0] if worst is Outcome.REFUSED else "; ".join(texts),
+        passed=worst is GateOutcome.PASSED,
+        undecided=worst is GateOutcome.UNDECIDED,
+        reason=texts[0] if worst is GateOutcome.REFUSED else "; ".join(texts),
         evidence=new_tasks.evidence,
         earlier_evidence=forgetting and forgetting.evidence,
         **measured,

@@ -69,9 +69,7 @@ class TaskPair(BaseModel):
     candidate: TaskCounts
     """Results of the candidate."""
     reference: TaskCounts
-    """Results of the version that training started from, or of the base model."""
-    best: TaskCounts | None = None
-    """On a task of an earlier session: results of the version of the lineage that was best on that session."""
+    """Results of what it is compared with."""
 
 
 class Evidence(BaseModel):
@@ -128,7 +126,8 @@ class CandidateScores(BaseModel):
     current: Scores
     """Scores of the parent version, or of the base model, on the same tasks."""
     earlier: Comparison | None = None
-    """Candidate against the parent version, on the held-out tasks of earlier consolidations."""
+    """On the held-out tasks of earlier consolidations: candidate against the version of its lineage that was best on
+    each. Trainers of earlier releases compared it with the parent version."""
     control: Comparison | None = None
     """Candidate against the base model, on held-out tasks of the tenant's other instances."""
     canary: float | None = None

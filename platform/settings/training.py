@@ -11,7 +11,7 @@ class GateSettings(SettingsSection):
     """What a candidate must reach to be published."""
 
     false_pass_rate: float = Field(
-        0.025,
+        0.035,
         gt=0,
         le=1,
         description="A candidate that is no better than the version before passes with at most this probability. "

@@ -54,16 +54,14 @@ def evaluate_candidate(
     earlier = earlier_tasks = None
     marks = asked.marks
     if asked.earlier:
+        marks = _fill_marks(base, start, asked)
+        best = [marks.sessions[key.session][key.number] for key in asked.earlier_keys]
         earlier_now = _count_calls(base, _evaluate(base, candidate, asked.earlier), asked.earlier)
-        earlier_before = _count_calls(base, _evaluate(base, start, asked.earlier), asked.earlier)
         earlier = Comparison(
-            candidate=_to_scores(earlier_now, asked.earlier), reference=_to_scores(earlier_before, asked.earlier)
+            candidate=_to_scores(earlier_now, asked.earlier), reference=_to_scores(best, asked.earlier)
         )
-        # The version before belongs to the lineage. It may have been asked other windows than this time.
-        marks = marks.raise_to(dict(zip(asked.earlier_keys, earlier_before, strict=True)))
-        best = [marks.get(key) for key in asked.earlier_keys]
         sessions = [key.session for key in asked.earlier_keys]
-        earlier_tasks = _pair_by_task(asked.earlier, earlier_now, earlier_before, best, sessions)
+        earlier_tasks = _pair_by_task(asked.earlier, earlier_now, best, sessions)
         marks = marks.raise_to(dict(zip(asked.earlier_keys, earlier_now, strict=True)))
     scores = CandidateScores(
         candidate=_to_scores(now, asked.new),
@@ -79,6 +77,20 @@ def evaluate_candidate(
     return CandidateEvaluation(scores, marks.raise_to(dict(zip(asked.new_keys, now, strict=True))))
 
 
+def _fill_marks(base: SharedBase, start: Lora | None, asked: HeldOutQuestions) -> HighWaterMarks:
+    """Ask the version before what no version was asked, because its lineage began in a release that kept no marks."""
+    unknown = [
+        (key, heldout)
+        for key, heldout in zip(asked.earlier_keys, asked.earlier, strict=True)
+        if asked.marks.get(key) is None
+    ]
+    if not unknown:
+        return asked.marks
+    heldout = [each for _, each in unknown]
+    results = _count_calls(base, _evaluate(base, start, heldout), heldout)
+    return asked.marks.raise_to(dict(zip((key for key, _ in unknown), results, strict=True)))
+
+
 def _compare_with_bare(base: SharedBase, candidate: Lora, heldout: list[ExampleWindow]) -> Comparison | None:
     if not heldout:
         return None
@@ -89,7 +101,6 @@ def _pair_by_task(
     heldout: Sequence[ExampleWindow],
     now: Sequence[TaskCounts],
     before: Sequence[TaskCounts],
-    best: Sequence[TaskCounts | None] = (),
     sessions: Sequence[str] = (),
 ) -> tuple[TaskPair, ...]:
     """Add up the results on the windows of each task. In two sessions, a task of one name is two tasks."""
@@ -100,7 +111,6 @@ def _pair_by_task(
         TaskPair(
             candidate=_sum_counts(now[i] for i in of_task),
             reference=_sum_counts(before[i] for i in of_task),
-            best=_sum_counts(best[i] or before[i] for i in of_task) if best else None,
         )
         for of_task in places.values()
     )

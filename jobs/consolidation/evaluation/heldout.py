@@ -25,8 +25,8 @@ _NumberedWindow = tuple[WindowKey, ExampleWindow]
 MAX_NEW_TOKENS = 6_144
 """Maximum tokens of the candidate's own session: several dozen actions, and a quarter of a minute on two cores."""
 
-MAX_EARLIER_TOKENS = 6_144
-"""Maximum tokens of all earlier sessions together."""
+MAX_EARLIER_TOKENS = 12_288
+"""Maximum tokens of all earlier sessions together. Only the candidate is asked them: the best results are stored."""
 
 MAX_CONTROL_TOKENS = 768
 """Maximum tokens of sibling instances. They only have to show a collapse."""
@@ -34,7 +34,7 @@ MAX_CONTROL_TOKENS = 768
 MAX_LINEAGE = 64
 """Maximum earlier sessions whose tasks are read."""
 
-MAX_SESSIONS = 6
+MAX_SESSIONS = 8
 """Maximum earlier sessions of which windows are asked: of more, each would have too few of ``MAX_EARLIER_TOKENS``."""
 
 MAX_SIBLINGS = 8
@@ -94,7 +94,9 @@ def gather_heldout(
         with suppress(NotFound, InvalidInput):
             session = _read_heldout(store, id, base_revision)
             # Numbered before any is left out, so that a window has the same number whichever version is asked.
-            numbered = [(WindowKey(id, i), row) for i, row in enumerate(_order_windows(session))]
+            # No more than its own candidate was asked, since of the others there are no results to compare with.
+            asked = take_turns([_order_windows(session)], MAX_NEW_TOKENS, _size)
+            numbered = [(WindowKey(id, i), row) for i, row in enumerate(asked)]
             earlier.append([(key, row) for key, row in numbered if row.task_id not in known])
             known |= {row.task_id for row in session.rows}
     control = []

@@ -119,7 +119,7 @@ def test_results_are_paired_by_task_and_the_best_of_the_lineage_is_carried_forwa
     first = evaluate_candidate(base, knowing, None, HeldOutQuestions(old, [], [], "earlier"), 0.0)
     assert first.scores.new_tasks is not None
     (alone,) = first.scores.new_tasks
-    assert (alone.candidate.actions, alone.candidate.right, alone.reference.right, alone.best) == (2, 2, 0, None)
+    assert (alone.candidate.actions, alone.candidate.right, alone.reference.right) == (2, 2, 0)
 
     # Two versions later: the one before has forgotten the session too, and is no excuse.
     later = evaluate_candidate(base, forgetful, start, questions(new, old, marks=first.marks), 0.0)
@@ -127,14 +127,15 @@ def test_results_are_paired_by_task_and_the_best_of_the_lineage_is_carried_forwa
     assert later.scores.earlier_tasks is not None
     assert len(later.scores.new_tasks) == 2
     (kept,) = later.scores.earlier_tasks
-    assert kept.best is not None
-    assert (kept.candidate.right, kept.reference.right, kept.best.right) == (0, 0, 2)
+    assert (kept.candidate.right, kept.reference.right) == (0, 2)
+    assert later.scores.earlier is not None
+    assert later.scores.earlier.reference.accuracy == 1
     assert later.marks.sessions["earlier"] == first.marks.sessions["earlier"]
     assert set(later.marks.sessions) == {"earlier", "now"}
 
     unknown = evaluate_candidate(base, forgetful, knowing, questions(new, old), 0.0)
     assert unknown.scores.earlier_tasks is not None
-    assert unknown.scores.earlier_tasks[0].best == kept.best, "without marks, the version before is the best"
+    assert unknown.scores.earlier_tasks[0].reference == kept.reference, "without marks, the version before is the best"
 
 
 def test_an_adapter_that_does_nothing_leaves_the_canary_as_it_is(base: SharedBase) -> None:
