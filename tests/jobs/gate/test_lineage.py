@@ -16,6 +16,8 @@ SESSIONS = 43
 TASKS = 15
 """Held-out tasks of a session, with an action each: what fits into the tokens of a candidate's own session."""
 
+FIRST = {f"session {number}" for number in range(5)}
+
 EARLIER_TASKS = 30
 """What fits into the tokens of all earlier sessions."""
 
@@ -31,7 +33,9 @@ class Version:
         return TaskCounts(actions=1, right=self.knows[key], loss=1, weight=1)
 
     def accuracy(self) -> float:
-        return sum(self.knows.values()) / len(self.knows)
+        """Return the accuracy on the first sessions, which had most time to be forgotten."""
+        first = [right for key, right in self.knows.items() if key.session in FIRST]
+        return sum(first) / len(first)
 
 
 def train(parent: Version, session: str, rng: Random, forgets: float, recovers: float) -> Version:
@@ -73,14 +77,14 @@ def _best(version: Version, key: WindowKey) -> int:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize(("forgets", "at_least"), [(0.02, 0.65), (0.07, 0.5), (0.3, 0.5)])
+@pytest.mark.parametrize(("forgets", "at_least"), [(0.02, 0.55), (0.07, 0.42), (0.3, 0.55)])
 def test_accuracy_on_earlier_work_does_not_drift_away(forgets: float, at_least: float, seed: int) -> None:
     """A candidate that is undecided or refused leaves prod as it is, and the next one tries again from there."""
     assert min(version.accuracy() for version in live(forgets, 0.0, seed)) > at_least
 
 
 def test_against_the_parent_it_would_drift_away() -> None:
-    assert min(version.accuracy() for version in live(0.07, 0.0, 0, against_parent=True)) < 0.3
+    assert live(0.07, 0.0, 0, against_parent=True)[-1].accuracy() < 0.2
 
 
 @pytest.mark.parametrize("seed", range(3))
