@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from looper.platform.domain.scores import Evidence
 
@@ -33,13 +34,16 @@ def compare_paired(differences: Sequence[int], error_rate: float) -> Evidence:
         The probabilities of the sum by chance, and how many tasks would suffice.
     """
     net = sum(differences)
+    sizes = [abs(each) for each in differences if each]
+    total = sum(sizes)
+    distribution = _sum_distribution(sizes)
     return Evidence(
         tasks=len(differences),
         better=sum(each > 0 for each in differences),
         worse=sum(each < 0 for each in differences),
         net=net,
-        p_better=_probability_of_at_least(net, differences),
-        p_worse=_probability_of_at_least(-net, differences),
+        p_better=min(1.0, float(distribution[(total + net) // 2 :].sum())),
+        p_worse=min(1.0, float(distribution[(total - net) // 2 :].sum())),
         needed=_estimate_needed(differences, error_rate),
     )
 
@@ -57,18 +61,19 @@ def to_steps(differences: Sequence[float]) -> list[int]:
     return [round(each / largest * LOSS_STEPS) if largest else 0 for each in differences]
 
 
-def _probability_of_at_least(net: int, differences: Sequence[int]) -> float:
-    """Return P(sum of s_i |d_i| >= net) for independent signs s_i that are + or - with probability 1/2 each."""
-    sizes = [abs(each) for each in differences if each]
+def _sum_distribution(sizes: Sequence[int]) -> NDArray[np.float64]:
+    """Return the probability of each sum P of the sizes that get a plus, if each does with probability 1/2.
+
+    The signed sum is then 2 P - total.
+    """
     total = sum(sizes)
-    # Of the sum P of the sizes with a plus: the signed sum is 2 P - total.
     probabilities = np.zeros(total + 1)
     probabilities[0] = 1.0
     for size in sizes:
         shifted = np.zeros_like(probabilities)
         shifted[size:] = probabilities[: total + 1 - size]
         probabilities = (probabilities + shifted) / 2
-    return float(min(1.0, probabilities[(total + net) // 2 :].sum()))  # total and net are both even or both odd
+    return probabilities
 
 
 def _estimate_needed(differences: Sequence[int], error_rate: float) -> int | None:

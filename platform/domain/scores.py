@@ -168,3 +168,8 @@ class GateVerdict(CandidateScores):
     """Whether it is better than the current version on the held-out tasks of this consolidation."""
     earlier_evidence: Evidence | None = None
     """Whether it is worse than the best versions of its lineage on the held-out tasks of earlier consolidations."""
+
+    @property
+    def decision(self) -> str:
+        """The decision in one word: ``passed``, ``undecided`` or ``refused``."""
+        return "passed" if self.passed else "undecided" if self.undecided else "refused"

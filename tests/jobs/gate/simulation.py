@@ -33,7 +33,7 @@ Pair = tuple[int, int, int]
 
 
 def simulate_pairs(
-    rng: Generator, actions: int, before: float, now: float, correlation: float, per_task: int = ACTIONS_PER_TASK
+    rng: Generator, actions: int, before: float, now: float, correlation: float, per_task: int
 ) -> tuple[Pair, ...]:
     """Draw the results of two versions with the true accuracies ``before`` and ``now`` on ``actions`` actions."""
     task = np.arange(actions) // per_task
@@ -102,7 +102,7 @@ def measure(
     repetitions: int,
     before: float = 0.6,
     with_earlier: bool = False,
-    limits: GateSettings | None = None,
+    per_task: int = ACTIONS_PER_TASK,
 ) -> Mapping[str, float]:
     """Return the share of each decision about candidates whose true accuracy differs by ``effect`` from ``before``.
 
@@ -111,8 +111,8 @@ def measure(
     rng = np.random.default_rng([actions, round(1000 * effect + 1000), round(100 * correlation), with_earlier])
     decisions = {"passed": 0, "canary": 0, "refused": 0}
     for _ in range(repetitions):
-        new = simulate_pairs(rng, actions, before, before + effect, correlation)
-        earlier = simulate_pairs(rng, actions, 0.9, 0.9, correlation) if with_earlier else ()
+        new = simulate_pairs(rng, actions, before, before + effect, correlation, per_task)
+        earlier = simulate_pairs(rng, actions, 0.9, 0.9, correlation, per_task) if with_earlier else ()
         # Sorted, because the order of tasks decides nothing and equal results need be judged only once.
-        decisions[decide(tuple(sorted(new)), tuple(sorted(earlier)), limits or GateSettings())] += 1
+        decisions[decide(tuple(sorted(new)), tuple(sorted(earlier)), GateSettings())] += 1
     return {name: count / repetitions for name, count in decisions.items()}
