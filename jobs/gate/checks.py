@@ -96,7 +96,8 @@ def check_new_tasks(scores: CandidateScores, limits: GateSettings) -> Finding:
         The finding.
     """
     now, before, pairs = scores.candidate, scores.current, scores.new_tasks
-    numbers = f"{_share_or_loss(now)} on new tasks against {_share_or_loss(before)} before"
+    before_text = str(_right(before)) if now.actions else f"{before.loss:.4f}"
+    numbers = f"{_share_or_loss(now)} on new tasks against {before_text} before"
     if pairs is None:
         return _lacks_results_by_task(numbers)
     evidence = compare_paired(_differences(pairs), limits.false_pass_rate)

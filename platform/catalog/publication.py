@@ -53,7 +53,7 @@ def move_canary(
     Returns:
         Whether ``canary`` moved, and a sentence that says where the version is and how it gets to ``prod``.
     """
-    way_on = f"to serve it: looper skills promote {job.instance} {digest}"
+    way_on = f"to serve it: looper skills promote {job.instance} {digest[:12]}"
     if is_revoked:
         return False, "the version is revoked"
     prod = rows.channel_digest(sql, job.instance, PROD)

@@ -81,7 +81,7 @@ def test_an_undecided_version_is_shown_in_its_channel_with_its_verdict(home: Hom
     assert "undecided" in lines[3]
     listed, shown = home.ok("jobs", "list"), home.ok("jobs", "show", job.id)
     assert "published (undecided)" in listed
-    assert f"looper skills promote acme/desk {'3' * 64}" in listed
+    assert f"looper skills promote acme/desk {'3' * 12}" in listed
     assert re.search(r"state +published \(undecided\)", shown)
     assert re.search(r"verdict +undecided", shown)
 

@@ -44,7 +44,7 @@ def losses_by_task(now: list[float], before: list[float]) -> tuple[TaskPair, ...
 @pytest.mark.parametrize(
     ("tasks", "expected", "reason"),
     [
-        (BETTER, "passed", "10 of 10 actions right on new tasks against 0 of 10 actions right before (better on 10"),
+        (BETTER, "passed", "10 of 10 actions right on new tasks against 0 before (better on 10"),
         (((1, 0, 1),) * 10, "refused", "worse: 0 of 10 actions right"),
         (((1, 1, 0),) * 5, "passed", "the probability of that by chance is 0.031, and evidence is at most 0.035"),
         (((1, 1, 0),) * 4, "undecided", "too little evidence"),
