@@ -52,6 +52,7 @@ def test_the_number_of_tasks_that_would_suffice_is_estimated() -> None:
     assert 15 <= (needed(1, 0, 0) or 0) <= 30, "five changed tasks of three times as many, and some for bad luck"
     assert (needed(1, 0, 0, 0, 0, 0) or 0) > (needed(1, 0, 0) or 0)
     assert needed(1, 1) == 5, "with fewer than five changed tasks, nothing is evidence"
+    assert needed(*[1] * 9, 0) == 6, "of six such tasks, five change"
     assert needed(1, -1) is None
     assert needed(0, 0) is None
     assert needed(-1) is None
