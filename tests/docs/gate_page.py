@@ -21,6 +21,7 @@ ACTIONS = (15, 30, 60, 200)
 EFFECTS = (-0.2, -0.05, 0.0, 0.05, 0.1, 0.2)
 CORRELATED, INDEPENDENT = 0.8, 0.0
 BEFORE = 0.6
+FIRST_SKILLS = (0.1, 0.25, 0.5, 0.9)
 
 COLORS = {"passed": "#2f9e62", "canary": "#d5d9de", "refused": "#cf5340"}
 _CELL_WIDTH, _CELL_HEIGHT, _LEFT, _TOP = 170, 40, 190, 74
@@ -44,6 +45,14 @@ does: what a few actions cannot show, no gate can know.
 
 The version before has an accuracy of {before:.0%}. The candidate's is higher or lower by the stated points. Each cell
 has the shares of candidates that pass / go to the canary / are refused, of {repetitions:,}.
+
+"""
+
+_FIRST_SKILLS = """
+## First skills
+
+Most often the first skill of an instance is compared with a base model that gets nothing right. Then a few actions are
+enough.
 
 """
 
@@ -98,19 +107,35 @@ def _parts() -> Iterator[str]:
         repetitions=REPETITIONS,
     )
     yield from _table(with_earlier=False)
+    yield _FIRST_SKILLS
+    yield from _first_skills()
     yield _LATER
     yield from _table(with_earlier=True)
     yield _TAIL.format(correlated=CORRELATED, per_task=ACTIONS_PER_TASK, within=WITHIN_TASK)
 
 
 def _table(*, with_earlier: bool) -> Iterator[str]:
-    yield "| errors | true change | " + " | ".join(f"{actions} actions" for actions in ACTIONS) + " |\n"
-    yield "| --- | ---: |" + " ---: |" * len(ACTIONS) + "\n"
+    yield _heading("errors", "true change")
     effects = (0.0, 0.2) if with_earlier else EFFECTS
     for correlation, name in ((CORRELATED, "on the same actions"), (INDEPENDENT, "independent")):
         for effect in effects:
             cells = (_cell(_measured(actions, effect, correlation, with_earlier)) for actions in ACTIONS)
             yield f"| {name} | {_points(effect)} | {' | '.join(cells)} |\n"
+
+
+def _first_skills() -> Iterator[str]:
+    yield _heading("the skill's accuracy")
+    for accuracy in FIRST_SKILLS:
+        measured = (
+            measure(actions, accuracy, correlation=CORRELATED, repetitions=REPETITIONS, before=0.0)
+            for actions in ACTIONS
+        )
+        yield f"| {accuracy:.0%} | {' | '.join(map(_cell, measured))} |\n"
+
+
+def _heading(*columns: str) -> str:
+    names = [*columns, *(f"{actions} actions" for actions in ACTIONS)]
+    return f"| {' | '.join(names)} |\n|{' ---: |' * len(names)}\n"
 
 
 def _cell(shares: Mapping[str, float]) -> str:
