@@ -37,7 +37,7 @@ def main() -> None:
     started = time.monotonic()
     consolidations = commands.consolidate(tenants, shlex.split(arguments.flags))
     seconds = time.monotonic() - started
-    answers = commands.ask([job["instance"] for job in consolidations if job["state"] == "published"])
+    answers = commands.ask([_model_name(job) for job in consolidations if job["state"] == "published"])
     result = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "command": f"looper consolidate {' '.join(f'{t}/{INSTANCE}' for t in tenants)} --wait {arguments.flags}",
@@ -50,7 +50,7 @@ def main() -> None:
                 "reason": job["reason"] or (job["verdict"] or {}).get("reason"),
                 "verdict": job["verdict"],
                 "digest": job["digest"],
-                "answer": answers.get(job["instance"]),
+                "answer": answers.get(_model_name(job)),
             }
             for job in consolidations
         ],
@@ -101,6 +101,11 @@ class _CommandLine:
         print("$ looper", shlex.join(arguments), flush=True)
         command = [sys.executable, "-m", "looper", *arguments]
         return subprocess.run(command, env=self._environment, check=check, stdout=subprocess.PIPE, text=True).stdout
+
+
+def _model_name(job: dict[str, Any]) -> str:
+    """Return the name that the version of a consolidation answers by: undecided ones are in the channel canary."""
+    return f"{job['instance']}@canary" if (job["verdict"] or {}).get("undecided") else str(job["instance"])
 
 
 def to_markdown(result: dict[str, Any]) -> str:

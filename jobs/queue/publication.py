@@ -1,5 +1,7 @@
 """The last stage of a consolidation: the gate judges the candidate, which is then published or rejected.
 
+With too little evidence for either it is published for the channel ``canary``, and ``prod`` does not move.
+
 The queue worker calls ``conclude`` for each consolidation whose training has ended.
 """
 
@@ -10,7 +12,7 @@ from importlib.metadata import version
 
 from looper.basemodel.node_copies import BaseModelSource
 from looper.jobs.consolidation.training.checkpoint import Candidate, load_candidate
-from looper.jobs.gate import judge_candidate
+from looper.jobs.gate.judge import judge_candidate
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
 from looper.platform.adapters.base_revision import read_base_revision
@@ -39,7 +41,7 @@ def require_base(job: Consolidation, bases: Collection[str]) -> None:
 
 @dataclass(frozen=True)
 class Publisher:
-    """Judges candidates and publishes those that pass."""
+    """Judges candidates and publishes those that it does not reject."""
 
     catalog: Catalog
     """Records the verdict, and the version that ``prod`` points to."""
@@ -68,7 +70,7 @@ class Publisher:
         require_base(job, self.bases)
         candidate = load_candidate(self.store, job.id)
         verdict = judge_candidate(candidate.scores, self.gate)
-        if verdict.passed:
+        if verdict.passed or verdict.undecided:
             self._publish(job, candidate, verdict)
         else:
             self.catalog.reject(job.id, self.owner, verdict)
@@ -90,7 +92,16 @@ class Publisher:
         files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
         digest = adapters.publish(self.store, job.instance.tenant, files)
         self.store.put(keys.strategy_state(job.instance, digest), candidate.strategy_state)
-        self.catalog.publish(job.id, self.owner, digest=digest, verdict=verdict, base_revision=revision)
+        if candidate.marks is not None:
+            self.store.put(keys.high_water_marks(job.instance, digest), candidate.marks)
+        self.catalog.publish(
+            job.id,
+            self.owner,
+            digest=digest,
+            verdict=verdict,
+            base_revision=revision,
+            canary_share=self.gate.canary_share,
+        )
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from looper.cli.output import Json, emit_json, table
-from looper.cli.watch import exit_if_failed, reason_of, watch
+from looper.cli.watch import exit_if_failed, reason_of, state_of, watch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +137,7 @@ def follow(
         return jobs
     table(
         ["consolidation", "instance", "state", "digest", "reason"],
-        [(job.id, job.instance, job.state, job.digest and job.digest[:12], reason_of(job)) for job in jobs],
+        [(job.id, job.instance, state_of(job), job.digest and job.digest[:12], reason_of(job)) for job in jobs],
         empty="nothing was queued",
     )
     if jobs and not wait and worker:

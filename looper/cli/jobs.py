@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from looper.cli.output import Json, emit_json, format_time, table
-from looper.cli.watch import exit_if_failed, reason_of
+from looper.cli.watch import exit_if_failed, reason_of, state_of
 
 if TYPE_CHECKING:
-    from looper.platform.domain.scores import Margins
+    from looper.platform.domain.scores import Evidence, Margins
 
 app = typer.Typer(help="Manage consolidations: queued, running and ended ones.", no_args_is_help=True)
 
@@ -39,7 +39,7 @@ def list_(
         table(
             ["consolidation", "instance", "state", "priority", "submitted", "reason"],
             [
-                (job.id, job.instance, job.state, job.priority, format_time(job.created_at), reason_of(job))
+                (job.id, job.instance, state_of(job), job.priority, format_time(job.created_at), reason_of(job))
                 for job in jobs
             ],
             empty="no consolidations yet: looper consolidate TENANT/INSTANCE",
@@ -59,21 +59,32 @@ def show(id: Id, json: Json = False) -> None:
     if json:
         emit_json(info)
         return
-    rows: list[tuple[str, object]] = [(name, getattr(info, name)) for name in ("id", "instance", "state", "reason")]
+    rows: list[tuple[str, object]] = [("id", info.id), ("instance", info.instance), ("state", state_of(info))]
+    rows += [("reason", info.reason)]
     rows += [("base", info.base), ("starts from", info.parent), ("batches", info.batches), ("published", info.digest)]
     rows += [("priority", info.priority), ("submitted", format_time(info.created_at))]
     rows += [("started", format_time(info.started_at)), ("ended", format_time(info.ended_at))]
     rows += [("recipe", ", ".join(f"{name} {value}" for name, value in info.recipe.model_dump().items()))]
     if info.verdict:
+        rows.append(("verdict", info.verdict.decision))
         for name, scores in (("candidate", info.verdict.candidate), ("current", info.verdict.current)):
             accuracy = "-" if scores.accuracy is None else f"{scores.accuracy:.3f}"
             judged = f"accuracy {accuracy} of {scores.actions} actions"
             rows.append((name, f"{judged}, loss {scores.loss:.4f} of {scores.tokens} tokens"))
+        for name, evidence in (("new tasks", info.verdict.evidence), ("earlier tasks", info.verdict.earlier_evidence)):
+            if evidence:
+                rows.append((name, _describe_evidence(evidence)))
         if info.verdict.margins:
             rows.append(("pairs", _margins(info.verdict.margins)))
     if (report := control_plane.find_report(info.id)) is not None:
         rows.append(("report", report))
     table(["", ""], rows, empty="")
+
+
+def _describe_evidence(evidence: "Evidence") -> str:
+    text = f"better on {evidence.better} and worse on {evidence.worse} of {evidence.tasks}"
+    text += f", by chance {evidence.p_better:.2g} and {evidence.p_worse:.2g}"
+    return text + (f"; about {evidence.needed} would be evidence" if evidence.needed else "")
 
 
 def _margins(margins: "Margins") -> str:

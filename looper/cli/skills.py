@@ -58,10 +58,11 @@ def list_(json: Json = False) -> None:
 def show(instance: Instance, json: Json = False) -> None:
     """Show a skill: its channels, its versions and the measurements of the gate.
 
-    The table has these measurements for each version: accuracy on new held-out tasks and on held-out tasks of earlier
-    sessions, before and after; loss on tasks of other instances, of the base model and of the version; fractions of
-    repeated and of invalid tool calls; change of the logits on the canary prompts; and the error of the conversion to
-    plain LoRA. With --json, all measurements are printed.
+    The verdict of a version is passed, or undecided: then it is in channel canary until you promote it. The table has
+    these measurements for each version: accuracy on new held-out tasks, before and after; on held-out tasks of earlier
+    sessions, of the best version and after; loss on tasks of other instances, of the base model and of the version;
+    fractions of repeated and of invalid tool calls; change of the logits on the canary prompts; and the error of the
+    conversion to plain LoRA. With --json, all measurements are printed.
 
     Example: `looper skills show acme/helpdesk`
     """
@@ -79,13 +80,14 @@ def show(instance: Instance, json: Json = False) -> None:
         if version.revoked_at:
             typer.echo(f"{version.digest[:12]} was revoked at {version.revoked_at:%F %T}")
     table(
-        ["version", "published", "rank", "starts from", *_MEASUREMENTS],
+        ["version", "published", "rank", "starts from", "verdict", *_MEASUREMENTS],
         [
             (
                 version.digest[:12],
                 f"{version.created_at:%F %T}",
                 version.rank,
                 version.parent and version.parent[:12],
+                version.verdict.decision,
                 *_measurements(version.verdict),
             )
             for version in skill.versions

@@ -75,6 +75,20 @@ def reason_of(job: "ConsolidationInfo") -> str | None:
     return job.reason or (job.verdict.reason if job.verdict else None)
 
 
+def state_of(job: "ConsolidationInfo") -> str:
+    """Return the state of a consolidation, and in brackets what the state alone does not say.
+
+    ``waiting``: it was handed over or returned, and no worker has claimed it yet. ``undecided``: its version is
+    published, but for want of evidence only in the channel canary.
+
+    Args:
+        job: The consolidation.
+    """
+    if job.state == "published" and job.verdict and job.verdict.undecided:
+        return f"{job.state} (undecided)"
+    return f"{job.state} (waiting)" if job.started_at and job.waiting else str(job.state)
+
+
 def _follow(
     reader: "ConsolidationReader", ids: Sequence[str], show: "Show", stop: threading.Event
 ) -> "list[ConsolidationInfo]":
@@ -119,7 +133,7 @@ def _json_line(job: "ConsolidationInfo") -> str:
 
 
 def _text_line(job: "ConsolidationInfo") -> str:
-    parts = [_state(job)]
+    parts = [state_of(job)]
     if job.progress and not job.state.is_final:
         parts.append(f"step {_steps(job)}")
         parts += [f"loss {_loss(job)}"] if _loss(job) else []
@@ -132,7 +146,7 @@ def _table(jobs: "list[ConsolidationInfo]", height: int, now: datetime) -> "Tabl
     from rich.table import Table
     from rich.text import Text
 
-    counts = Counter(_state(job) for job in jobs)
+    counts = Counter(state_of(job) for job in jobs)
     caption = ", ".join(f"{count} {state}" for state, count in counts.items())
     rows = max(height - 4, 1)  # the other lines are the heading, the caption and the cursor's line
     if len(jobs) > rows:
@@ -142,14 +156,9 @@ def _table(jobs: "list[ConsolidationInfo]", height: int, now: datetime) -> "Tabl
     for job in jobs:
         waited = (job.started_at or job.ended_at or now) - job.created_at
         whole_seconds = max(timedelta(0), timedelta(seconds=int(waited.total_seconds())))
-        cells = (job.instance, _state(job), _steps(job), _loss(job), whole_seconds, reason_of(job))
+        cells = (job.instance, state_of(job), _steps(job), _loss(job), whole_seconds, reason_of(job))
         grid.add_row(*(Text("-" if cell is None else str(cell), overflow="ellipsis", no_wrap=True) for cell in cells))
     return grid
-
-
-def _state(job: "ConsolidationInfo") -> str:
-    """Return the state, and whether the job waits: it was handed over or returned, and no worker has claimed it yet."""
-    return f"{job.state} (waiting)" if job.started_at and job.waiting else str(job.state)
 
 
 def _steps(job: "ConsolidationInfo") -> str | None:

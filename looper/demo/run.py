@@ -127,9 +127,7 @@ def _consolidate(
     jobs = [catalog.get_consolidation(id) for id in ids]
     stages.begin("gate")
     stages.note("; ".join(f"{job.instance.instance} {job.state}" for job in jobs))
-    unpublished = [
-        f"{job.instance} was {job.state}: {job.reason}" for job in jobs if job.state != ConsolidationState.PUBLISHED
-    ]
+    unpublished = [f"{job.instance} was {job.state}: {job.reason}" for job in jobs if not _has_passed(job)]
     if unpublished:
         raise LooperError("; ".join(unpublished))
     return jobs
@@ -139,7 +137,7 @@ def _find_or_submit(instance: InstanceName, catalog: Catalog, settings: Settings
     """Return the consolidation of all batches: one that an earlier run published or left unfinished, or a new one."""
     batches = {batch.id for batch in catalog.list_batches(instance)}
     for job in catalog.list_consolidations(instance=instance):
-        if job.state == ConsolidationState.PUBLISHED and (job.base, job.recipe, set(job.batches)) == (
+        if _has_passed(job) and (job.base, job.recipe, set(job.batches)) == (
             settings.base,
             RECIPE,
             batches,
@@ -147,6 +145,10 @@ def _find_or_submit(instance: InstanceName, catalog: Catalog, settings: Settings
             return job
     (job,) = submit_consolidations(catalog, settings, [instance], RECIPE)
     return job
+
+
+def _has_passed(job: Consolidation) -> bool:
+    return job.state == ConsolidationState.PUBLISHED and job.verdict is not None and job.verdict.passed
 
 
 @contextlib.contextmanager

@@ -140,8 +140,13 @@ class ConsolidationInfo(ApiModel):
     )
     priority: int = Field(description="Higher priorities are claimed first")
     attempts: int = Field(description="How many trainers have claimed it")
-    reason: str | None = Field(description="Why it was rejected, failed or cancelled, or what it waits for")
-    verdict: GateVerdict | None = Field(description="Verdict of the gate, once there is one")
+    reason: str | None = Field(
+        description="Why it was rejected, failed, cancelled or left undecided, or what it waits for"
+    )
+    verdict: GateVerdict | None = Field(
+        description="Verdict of the gate, once there is one. If it is undecided, the version is published in the "
+        "channel canary and not in prod"
+    )
     digest: str | None = Field(description="Digest of the version that it published")
     progress: TrainingProgress | None = Field(description="How far training is")
     created_at: datetime = Field(description="When it was submitted")

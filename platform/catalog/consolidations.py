@@ -14,7 +14,7 @@ from looper.platform.catalog.clock import read_clock
 from looper.platform.catalog.database import Database
 from looper.platform.domain.consolidation import Consolidation, check_priority
 from looper.platform.domain.errors import Conflict, InvalidInput
-from looper.platform.domain.names import InstanceName
+from looper.platform.domain.names import PROD, InstanceName
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.states import ConsolidationState
 
@@ -215,13 +215,29 @@ def _submit(
 
 
 def _find_new_batches(sql: Connection, instance: InstanceName, other_bases: Collection[str]) -> list[str]:
-    """Return the batches that no published or unfinished consolidation contains, except on ``other_bases``."""
+    """Return the batches that no published or unfinished consolidation contains, except on ``other_bases``.
+
+    A version that the gate left undecided counts only if ``prod`` leads back to it. Otherwise the next version, which
+    does not continue from it, would never learn what it has.
+    """
     c = t.consolidations.c
-    query = select(c.batches).where(
+    query = select(c.batches, c.digest, c.verdict).where(
         rows.in_instance(t.consolidations, instance), c.state.not_in(_UNSUCCESSFUL), c.base.not_in(other_bases)
     )
-    used = {batch for batches in sql.scalars(query) for batch in batches}
+    lineage: set[str] | None = None
+    used: set[str] = set()
+    for row in sql.execute(query):
+        if (row.verdict or {}).get("undecided"):
+            lineage = _load_prod_lineage(sql, instance) if lineage is None else lineage
+            if row.digest not in lineage:
+                continue
+        used.update(row.batches)
     return [batch for batch in submitted_rows.list_batch_ids(sql, instance) if batch not in used]
+
+
+def _load_prod_lineage(sql: Connection, instance: InstanceName) -> set[str]:
+    prod = rows.channel_digest(sql, instance, PROD)
+    return set() if prod is None else {version.digest for version in rows.load_lineage(sql, prod)}
 
 
 def _set_priority(sql: Connection, job: Consolidation, priority: int) -> Consolidation:

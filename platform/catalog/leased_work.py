@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from looper.platform.catalog import rows
+from looper.platform.catalog import publication, rows
 from looper.platform.catalog import tables as t
 from looper.platform.catalog.claim_order import is_leased_by
 from looper.platform.catalog.clock import read_clock
@@ -17,7 +17,6 @@ from looper.platform.catalog.database import Database
 from looper.platform.domain.actor import QUEUE_WORKER
 from looper.platform.domain.consolidation import Consolidation, TrainingProgress
 from looper.platform.domain.errors import Conflict
-from looper.platform.domain.names import PROD
 from looper.platform.domain.scores import GateVerdict
 from looper.platform.domain.states import ConsolidationState
 
@@ -131,11 +130,22 @@ class LeasedWorkOperations(Database):
             job = _end(sql, id, owner, state=ConsolidationState.REJECTED, reason=verdict.reason, verdict=stored)
             rows.insert_event(sql, job.instance, id, f"rejected: {verdict.reason}", actor=QUEUE_WORKER)
 
-    def publish(self, id: str, owner: str, *, digest: str, verdict: GateVerdict, base_revision: str) -> bool:
-        """End a consolidation as published: record its version and point ``prod`` to it, in one transaction.
+    def publish(
+        self,
+        id: str,
+        owner: str,
+        *,
+        digest: str,
+        verdict: GateVerdict,
+        base_revision: str,
+        canary_share: float = 0.1,
+    ) -> bool:
+        """End a consolidation as published: record its version and point a channel to it, in one transaction.
 
-        ``prod`` moves only if it still points to the version that the consolidation started from, and never to a
-        version that is revoked already. A promotion or a rollback that was made in the meantime is kept.
+        If the verdict passed, that is ``prod``. It moves only if it still points to the version that the consolidation
+        started from, and never to a version that is revoked already. A promotion or a rollback that was made in the
+        meantime is kept. If the verdict is undecided, ``prod`` stays and the channel is ``canary``, unless somebody
+        else has set that.
 
         Args:
             id: The consolidation.
@@ -143,9 +153,10 @@ class LeasedWorkOperations(Database):
             digest: Digest of the adapter. Its files are in the object store already.
             verdict: Verdict of the gate.
             base_revision: Digest of the base model's weights.
+            canary_share: Share of the requests for the plain name that ``canary`` gets beside ``prod``.
 
         Returns:
-            Whether ``prod`` moved.
+            Whether the channel moved.
 
         Raises:
             Conflict: The consolidation was cancelled, has ended, or was claimed by another worker.
@@ -172,16 +183,13 @@ class LeasedWorkOperations(Database):
                     )
                 )
             is_revoked = recorded is not None and recorded.revoked_at is not None
-            moved = not is_revoked and rows.swap_channel(sql, job.instance, PROD, job.parent, digest)
-            reason = "the version is revoked" if is_revoked else "it was changed during the consolidation"
             rows.insert_event(sql, job.instance, id, f"published {digest}", actor=QUEUE_WORKER)
-            rows.insert_event(
-                sql,
-                job.instance,
-                id,
-                f"prod -> {digest}" if moved else f"prod was not moved: {reason}",
-                actor=QUEUE_WORKER,
-            )
+            if verdict.passed:
+                return publication.move_prod(sql, job, digest, is_revoked=is_revoked)
+            moved, what = publication.move_canary(sql, job, digest, canary_share, is_revoked=is_revoked)
+            reason = f"undecided: {verdict.reason}; {what}"
+            sql.execute(update(t.consolidations).where(c.id == id).values(reason=reason))
+            rows.insert_event(sql, job.instance, id, reason, actor=QUEUE_WORKER)
             return moved
 
     def _enter_state(self, id: str, holder: str, state: ConsolidationState, /, **values: Any) -> None:

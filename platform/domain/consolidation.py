@@ -71,7 +71,7 @@ class Consolidation(BaseModel):
     owner: str | None
     """Worker that holds the lease. None while the job waits and after it has ended."""
     reason: str | None
-    """Why the job was rejected, failed or cancelled, or what it waits for, in one line."""
+    """Why the job was rejected, failed, cancelled or left undecided, or what it waits for, in one line."""
     verdict: GateVerdict | None
     """Verdict of the gate, once there is one."""
     digest: str | None

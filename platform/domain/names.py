@@ -15,6 +15,9 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 PROD = "prod"
 """The channel that a plain skill name such as ``acme/helpdesk`` refers to."""
 
+CANARY = "canary"
+"""The channel of a version with too little evidence for ``prod``."""
+
 
 def check_name(value: str, kind: str) -> str:
     """Check the name of a tenant, an instance or a channel.

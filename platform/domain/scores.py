@@ -37,6 +37,66 @@ class Comparison(BaseModel):
     """Scores of the version, or of the base model, that the candidate is compared with."""
 
 
+class TaskCounts(BaseModel):
+    """What one adapter did on the held-out tool calls of one task, as counts."""
+
+    model_config = ConfigDict(frozen=True)
+
+    actions: int
+    """Number of tool calls that were scored."""
+    right: int
+    """Number of them whose every token is the argmax."""
+    loss: float
+    """Sum of weight times cross-entropy over the agent's tokens, in nats."""
+    weight: float
+    """Sum of the weights. The mean loss of the task is ``loss / weight``."""
+    loops: int = 0
+    """Number of tool calls that would repeat the previous call where the true call is a different one."""
+    tool_errors: int = 0
+    """Number of tool calls that would be invalid."""
+    judged: int = 0
+    """Number of tool calls of which it can be told whether they are valid."""
+
+
+class TaskPair(BaseModel):
+    """Results of the candidate and of what it is compared with on the same windows of one task.
+
+    It does not name the task: only the number of pairs and their counts decide.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate: TaskCounts
+    """Results of the candidate."""
+    reference: TaskCounts
+    """Results of what it is compared with."""
+
+
+class Evidence(BaseModel):
+    """What a paired test by task has found: by how much, and how likely that is by chance.
+
+    Both probabilities are of an exact sign-flip test over the differences of the tasks. Under its null hypothesis, the
+    difference of a task is as likely to have the other sign.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    tasks: int
+    """Number of tasks that were compared."""
+    better: int
+    """Number of tasks on which the candidate is better."""
+    worse: int
+    """Number of tasks on which it is worse."""
+    net: int
+    """Sum of the differences: the number of right actions that the candidate has more."""
+    p_better: float
+    """Probability that a candidate that is no better would have at least this sum."""
+    p_worse: float
+    """Probability that a candidate that is no worse would have at most this sum."""
+    needed: int | None = None
+    """About how many tasks would suffice as evidence if this is the true effect. None: there is no such number."""
+
+
 class Margins(BaseModel):
     """Effect of the preference loss, measured on the pairs that were trained on.
 
@@ -66,7 +126,8 @@ class CandidateScores(BaseModel):
     current: Scores
     """Scores of the parent version, or of the base model, on the same tasks."""
     earlier: Comparison | None = None
-    """Candidate against the parent version, on the held-out tasks of earlier consolidations."""
+    """On the held-out tasks of earlier consolidations: candidate against the version of its lineage that was best on
+    each. Trainers of earlier releases compared it with the parent version."""
     control: Comparison | None = None
     """Candidate against the base model, on held-out tasks of the tenant's other instances."""
     canary: float | None = None
@@ -84,12 +145,31 @@ class CandidateScores(BaseModel):
     """Number of held-out examples that could not be encoded, by reason. None if there are none."""
     skipped_steps: int = 0
     """Number of steps that were not taken, because the loss or a gradient was not a finite number."""
+    new_tasks: tuple[TaskPair, ...] | None = None
+    """Results on each held-out task of this consolidation. None in a verdict, and from trainers of earlier releases."""
+    earlier_tasks: tuple[TaskPair, ...] | None = None
+    """Results on each held-out task of earlier consolidations. None as ``new_tasks``."""
 
 
 class GateVerdict(CandidateScores):
-    """Decision of the gate, and the numbers that it is based on."""
+    """Decision of the gate, and the numbers that it is based on.
+
+    There are three decisions: passed, undecided, and refused, which is neither. Releases that know only ``passed`` read
+    a verdict that is undecided as one that did not pass.
+    """
 
     passed: bool
-    """Whether the candidate may be published."""
+    """Whether the candidate may be served by the instance's plain name."""
+    undecided: bool = False
+    """Whether there is too little evidence to pass or refuse it. Its version is published, for the canary channel."""
     reason: str
     """Why the gate decided so, in one line."""
+    evidence: Evidence | None = None
+    """Whether it is better than the current version on the held-out tasks of this consolidation."""
+    earlier_evidence: Evidence | None = None
+    """Whether it is worse than the best versions of its lineage on the held-out tasks of earlier consolidations."""
+
+    @property
+    def decision(self) -> str:
+        """The decision in one word: ``passed``, ``undecided`` or ``refused``."""
+        return "passed" if self.passed else "undecided" if self.undecided else "refused"

@@ -28,7 +28,7 @@ class Version(BaseModel):
     consolidation: str
     """Id of the consolidation that made the version."""
     verdict: GateVerdict
-    """Why the gate let the version pass."""
+    """Why the gate let the version pass, or left it undecided."""
     created_at: datetime
     """When the version was published."""
     revoked_at: datetime | None = None

@@ -57,6 +57,11 @@ def strategy_state(instance: InstanceName, version: str) -> str:
     return f"memory/{instance}/{version}.safetensors"
 
 
+def high_water_marks(instance: InstanceName, version: str) -> str:
+    """Return the key of the best results of the lineage of the version with the digest ``version`` of ``instance``."""
+    return f"memory/{instance}/{version}.marks.json"
+
+
 def checkpoints(consolidation: str) -> str:
     """Return the folder of the checkpoints of the consolidation with the id ``consolidation``."""
     return f"{CHECKPOINTS}/{consolidation}"

@@ -10,11 +10,44 @@ from looper.platform.settings.storage import SettingsSection
 class GateSettings(SettingsSection):
     """What a candidate must reach to be published."""
 
-    min_gain: float = Field(0.005, ge=0, description="At equal accuracy, the held-out loss must fall by this fraction.")
+    false_pass_rate: float = Field(
+        0.035,
+        gt=0,
+        le=1,
+        description="A candidate that is no better than the version before passes with at most this probability. "
+        "1 passes each one that is not evidently worse.",
+    )
+    false_refusal_rate: float = Field(
+        0.01,
+        ge=0,
+        le=0.5,
+        description="Each comparison refuses a candidate that is no worse with at most this probability. With 0 none "
+        "is refused by a comparison: it goes to the canary.",
+    )
+    canary_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the requests for the plain name that goes to a candidate with too little evidence to "
+        "pass or refuse it, in the channel canary.",
+    )
+    min_right_actions: int = Field(
+        1, ge=0, description="A candidate with fewer right held-out actions does not pass, if there are any actions."
+    )
+    max_loss_ratio: float = Field(
+        3.0,
+        gt=1,
+        description="Maximum held-out loss, as a multiple of the loss of the version before, or of 0.25 nats per token "
+        "if that is more.",
+    )
+    min_gain: float = Field(
+        0.005, ge=0, description="Where no held-out task has tool calls, the loss must fall by this fraction."
+    )
     max_forgetting: float = Field(
         0.02,
         ge=0,
-        description="Maximum fall of accuracy on earlier sessions, or rise of their loss if they have no tool calls.",
+        description="Maximum fall of accuracy on earlier sessions below the best of the lineage, or rise of their loss "
+        "if they have no tool calls.",
     )
     max_loops: float = Field(
         0.02, ge=0, description="Maximum rise of the fraction of tool calls that repeat the call before."

@@ -20,6 +20,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from tests.chaos.clock import MovableClock
 from tests.chaos.services import Postgres, S3Server, free_port
+from tests.gate import LENIENT_GATE
 from tests.serve.marks import single_token_base
 
 ROLES = {
@@ -94,7 +95,7 @@ def chaos_cluster(folder: Path) -> Iterator[ChaosCluster]:
         "catalog": {"url": postgres.url},
         "store": {"url": f"s3://{s3.BUCKET}/chaos", "endpoint_url": s3.url, "timeout_s": 5},
         "serve": engine | {"port": free_port(), "replicas": 2, "gateways": 2, "max_cpu_loras": 8, "max_disk_loras": 12},
-        "consolidation": {"lease_s": 20, "checkpoint_interval_s": 2},
+        "consolidation": {"lease_s": 20, "checkpoint_interval_s": 2, "gate": LENIENT_GATE},
     }
     config = folder / "looper.yaml"
     config.write_text(yaml.safe_dump(tree))

@@ -1,6 +1,7 @@
 """`looper skills` and `looper tenant limit`: what they print and change."""
 
 import json
+import re
 from contextlib import closing
 
 from looper.platform.catalog import Catalog
@@ -51,6 +52,7 @@ def test_show_prints_the_measurements_of_the_gate(home: Home) -> None:
     assert cells[0] == "2" * 12
     assert cells[3:] == [
         "1" * 12,
+        "passed",
         "0.25 -> 0.90",
         "0.85 -> 0.80",
         "loss 2.10 -> 3.20",
@@ -60,10 +62,28 @@ def test_show_prints_the_measurements_of_the_gate(home: Home) -> None:
         "0.013",
     ]
     cells = [cell.strip() for cell in first.split("  ") if cell.strip()]
-    assert cells[3:] == ["-", "loss 2.50 -> 1.00", "-", "-", "-", "-", "-", "-"]
+    assert cells[3:] == ["-", "passed", "loss 2.50 -> 1.00", "-", "-", "-", "-", "-", "-"]
 
     shown = json.loads(home.ok("skills", "show", "acme/desk", "--json"))
     assert GateVerdict.model_validate(shown["versions"][0]["verdict"]) == SECOND
+
+
+def test_an_undecided_version_is_shown_in_its_channel_with_its_verdict(home: Home) -> None:
+    publish_two_versions(home)
+    undecided = SECOND.model_copy(update={"passed": False, "undecided": True, "reason": "too little evidence"})
+    with closing(Catalog.open(load_settings(home=home.folder / "home"))) as catalog:
+        catalog.add_batch(DESK, "third", source="x", trajectories=1)
+        job = catalog.submit(DESK, base="b", recipe=Recipe())
+        catalog.claim("me", QueueStage.SYNTHESIS, limit=1, lease_s=60)
+        catalog.publish(job.id, "me", digest="3" * 64, verdict=undecided, base_revision="r")
+    lines = home.ok("skills", "show", "acme/desk").splitlines()
+    assert lines[:2] == [f"canary -> {'3' * 64} for 10%", f"prod -> {'2' * 64}"]
+    assert "undecided" in lines[3]
+    listed, shown = home.ok("jobs", "list"), home.ok("jobs", "show", job.id)
+    assert "published (undecided)" in listed
+    assert f"looper skills promote acme/desk {'3' * 12}" in listed
+    assert re.search(r"state +published \(undecided\)", shown)
+    assert re.search(r"verdict +undecided", shown)
 
 
 def test_a_revoked_version_is_removed_from_its_channels(home: Home) -> None:

@@ -20,6 +20,7 @@ from looper.gym.workplaces import WORKPLACES
 from looper.platform.settings import Settings, load_settings
 from tests.cluster.pretended_gpu import allocation
 from tests.cluster.pretended_gpu.environment import pretend_gpu
+from tests.gate import LENIENT_GATE
 from tests.tiny import tiny_base
 
 SKILL = "orchard/helpdesk"
@@ -27,7 +28,9 @@ SKILL = "orchard/helpdesk"
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Iterator[Settings]:
-    settings = load_settings(home=tmp_path / "home", base=str(tiny_base(tmp_path / "base")))
+    settings = load_settings(
+        home=tmp_path / "home", base=str(tiny_base(tmp_path / "base")), consolidation={"gate": LENIENT_GATE}
+    )
     yield settings
     stop_cluster(settings)
 

@@ -19,6 +19,7 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from tests.architectures import architecture_base
+from tests.gate import LENIENT_GATE
 from tests.jobs.episodes import RECIPE, episode, ingest
 from tests.tiny import tiny_base
 
@@ -35,7 +36,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
         base=str(llama),
         serve={"port": 0, "kv_cache_gib": 0.25},
         bases=[{"base": str(qwen), "serve": {"kv_cache_gib": 0.25, "max_model_len": 1024}}],
-        consolidation={"recipe": RECIPE.model_dump(mode="json")},
+        consolidation={"recipe": RECIPE.model_dump(mode="json"), "gate": LENIENT_GATE},
     )
     yield settings
     stop_cluster(settings)

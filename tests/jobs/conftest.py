@@ -9,6 +9,7 @@ from looper.jobs.consolidation.model.device import Device
 from looper.platform.catalog import Catalog
 from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
+from tests.gate import LENIENT_GATE
 from tests.tiny import FLOAT32, tiny_base
 
 
@@ -19,7 +20,7 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(tmp_path: Path, base_dir: Path) -> Settings:
-    return load_settings(home=tmp_path, base=str(base_dir))
+    return load_settings(home=tmp_path, base=str(base_dir), consolidation={"gate": LENIENT_GATE})
 
 
 @pytest.fixture

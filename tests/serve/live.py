@@ -19,6 +19,7 @@ from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.serve.deployment.ray_app import build_app, deploy, plan_cluster
+from tests.gate import LENIENT_GATE
 from tests.planted_secrets import FOLDERS, PLANTED, plant
 from tests.serve.marks import distinct_tokens, single_token_adapter, single_token_base
 from tests.serve.published import publish_version
@@ -99,6 +100,7 @@ def run_server(
     settings = load_settings(
         home=home / "home",
         base="tiny",
+        consolidation={"gate": LENIENT_GATE},
         synthesis={"model": {"api_key": PLANTED["model key"]}},  # nothing uses it: it travels with the settings
         serve={
             "port": 0,

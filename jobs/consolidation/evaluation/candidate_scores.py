@@ -1,59 +1,131 @@
 """Evaluate a candidate: all the numbers on which the gate decides. It needs forward passes only.
 
-The trainer calls it when a member has taken its last step. ``jobs/gate.py`` turns the numbers into a verdict.
+The trainer calls it when a member has taken its last step. ``jobs/gate/`` turns the numbers into a verdict.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from looper.jobs.consolidation.adapters.lora import Lora
 from looper.jobs.consolidation.adapters.peft_layers import ActiveAdapter
 from looper.jobs.consolidation.data.window_table import ExampleWindow
 from looper.jobs.consolidation.evaluation.call_prefix import CallPrefix, is_invalid_call, is_repeated_call
 from looper.jobs.consolidation.evaluation.heldout import HeldOutQuestions
+from looper.jobs.consolidation.evaluation.high_water_marks import HighWaterMarks
 from looper.jobs.consolidation.evaluation.teacher_forcing import WindowEvaluation, evaluate_windows
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.domain.scores import CandidateScores, Comparison, Scores
+from looper.platform.domain.scores import CandidateScores, Comparison, Scores, TaskCounts, TaskPair
+
+
+class CandidateEvaluation(NamedTuple):
+    """Result of ``evaluate_candidate``."""
+
+    scores: CandidateScores
+    """All scores for the gate."""
+    marks: HighWaterMarks
+    """The best results of the lineage, the candidate included."""
 
 
 def evaluate_candidate(
     base: SharedBase, candidate: Lora, start: Lora | None, asked: HeldOutQuestions, conversion_error: float
-) -> CandidateScores:
+) -> CandidateEvaluation:
     """Evaluate a candidate on its held-out tasks.
 
     Args:
         base: The shared base model.
         candidate: The trained adapter, as it would be served.
         start: The version that training started from; None for the bare base.
-        asked: The held-out tasks.
+        asked: The held-out tasks, and the best results of the lineage.
         conversion_error: Relative error of the conversion to plain LoRA of the served rank.
 
     Returns:
-        All scores for the gate.
+        All scores for the gate, and the best results with the candidate's.
 
     Raises:
         InvalidInput: If a loss is not finite.
     """
-
-    def compare(heldout: list[ExampleWindow], reference: Lora | None) -> Comparison | None:
-        if not heldout:
-            return None
-        return Comparison(
-            candidate=score_adapter(base, candidate, heldout), reference=score_adapter(base, reference, heldout)
-        )
-
     assert asked.new, "nothing is held out"
-    answers, before = _evaluate(base, candidate, asked.new), _evaluate(base, start, asked.new)
-    bare = before if start is None else _evaluate(base, None, asked.new[:1])
-    return CandidateScores(
-        candidate=_to_scores(base, answers, asked.new),
-        current=_to_scores(base, before, asked.new),
-        earlier=compare(asked.earlier, start),
+    answers, answers_before = _evaluate(base, candidate, asked.new), _evaluate(base, start, asked.new)
+    bare = answers_before if start is None else _evaluate(base, None, asked.new[:1])
+    now, before = _count_calls(base, answers, asked.new), _count_calls(base, answers_before, asked.new)
+    earlier = earlier_tasks = None
+    marks = asked.marks
+    if asked.earlier:
+        marks = _fill_marks(base, start, asked)
+        best = [marks.sessions[key.session][key.number] for key in asked.earlier_keys]
+        earlier_now = _count_calls(base, _evaluate(base, candidate, asked.earlier), asked.earlier)
+        earlier = Comparison(
+            candidate=_to_scores(earlier_now, asked.earlier), reference=_to_scores(best, asked.earlier)
+        )
+        sessions = [key.session for key in asked.earlier_keys]
+        earlier_tasks = _pair_by_task(asked.earlier, earlier_now, best, sessions)
+        marks = marks.raise_to(dict(zip(asked.earlier_keys, earlier_now, strict=True)))
+    scores = CandidateScores(
+        candidate=_to_scores(now, asked.new),
+        current=_to_scores(before, asked.new),
+        earlier=earlier,
         # Compared with the bare base: against the previous version, many small losses could add up to a collapse.
-        control=compare(asked.control, None),
+        control=_compare_with_bare(base, candidate, asked.control),
         canary=_canary(answers[0], bare[0]),
         conversion_error=conversion_error,
+        new_tasks=_pair_by_task(asked.new, now, before),
+        earlier_tasks=earlier_tasks,
+    )
+    return CandidateEvaluation(scores, marks.raise_to(dict(zip(asked.new_keys, now, strict=True))))
+
+
+def _fill_marks(base: SharedBase, start: Lora | None, asked: HeldOutQuestions) -> HighWaterMarks:
+    """Ask the version before what no version was asked, because its lineage began in a release that kept no marks."""
+    unknown = [
+        (key, heldout)
+        for key, heldout in zip(asked.earlier_keys, asked.earlier, strict=True)
+        if asked.marks.get(key) is None
+    ]
+    if not unknown:
+        return asked.marks
+    heldout = [each for _, each in unknown]
+    results = _count_calls(base, _evaluate(base, start, heldout), heldout)
+    return asked.marks.raise_to(dict(zip((key for key, _ in unknown), results, strict=True)))
+
+
+def _compare_with_bare(base: SharedBase, candidate: Lora, heldout: list[ExampleWindow]) -> Comparison | None:
+    if not heldout:
+        return None
+    return Comparison(candidate=score_adapter(base, candidate, heldout), reference=score_adapter(base, None, heldout))
+
+
+def _pair_by_task(
+    heldout: Sequence[ExampleWindow],
+    now: Sequence[TaskCounts],
+    before: Sequence[TaskCounts],
+    sessions: Sequence[str] = (),
+) -> tuple[TaskPair, ...]:
+    """Add up the results on the windows of each task. In two sessions, a task of one name is two tasks."""
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, each in enumerate(heldout):
+        places[sessions[i] if sessions else "", each.task_id].append(i)
+    return tuple(
+        TaskPair(
+            candidate=_sum_counts(now[i] for i in of_task),
+            reference=_sum_counts(before[i] for i in of_task),
+        )
+        for of_task in places.values()
+    )
+
+
+def _sum_counts(counts: Iterable[TaskCounts]) -> TaskCounts:
+    parts = list(counts)
+    return TaskCounts(
+        actions=sum(each.actions for each in parts),
+        right=sum(each.right for each in parts),
+        loss=sum(each.loss for each in parts),
+        weight=sum(each.weight for each in parts),
+        loops=sum(each.loops for each in parts),
+        tool_errors=sum(each.tool_errors for each in parts),
+        judged=sum(each.judged for each in parts),
     )
 
 
@@ -71,32 +143,47 @@ def score_adapter(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequenc
     Raises:
         InvalidInput: If the loss is not finite, because training diverged.
     """
-    return _to_scores(base, _evaluate(base, lora, heldout), heldout)
+    return _to_scores(_count_calls(base, _evaluate(base, lora, heldout), heldout), heldout)
 
 
 def _evaluate(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequence[ExampleWindow]) -> list[WindowEvaluation]:
     return evaluate_windows(base, lora, [each.window for each in heldout])
 
 
-def _to_scores(base: SharedBase, judged: Sequence[WindowEvaluation], heldout: Sequence[ExampleWindow]) -> Scores:
-    windows = [each.window for each in heldout]
-    loss = sum(each.loss for each in judged) / sum(window.total_weight for window in windows)
-    if not math.isfinite(loss):
-        raise InvalidInput(f"the held-out loss of the candidate is {loss}: lower the recipe's learning_rate")
-    right = [call for each in judged for call in each.right]
-    calls = [call for each, asked in zip(judged, heldout, strict=True) for call in _calls(base, each, asked)]
-    return Scores(
-        accuracy=_share(right),
-        loss=loss,
-        actions=len(right),
-        tokens=sum(window.targets for window in windows),
-        loops=_share([is_repeated_call(call) for call in calls]),
-        tool_errors=_share([broken for call in calls if (broken := is_invalid_call(call)) is not None]),
+def _count_calls(
+    base: SharedBase, judged: Sequence[WindowEvaluation], heldout: Sequence[ExampleWindow]
+) -> list[TaskCounts]:
+    """Count for each window what the adapter did."""
+    return [_count_window(base, each, asked) for each, asked in zip(judged, heldout, strict=True)]
+
+
+def _count_window(base: SharedBase, judged: WindowEvaluation, heldout: ExampleWindow) -> TaskCounts:
+    calls = list(_calls(base, judged, heldout))
+    errors = [broken for call in calls if (broken := is_invalid_call(call)) is not None]
+    return TaskCounts(
+        actions=len(judged.right),
+        right=sum(judged.right),
+        loss=judged.loss,
+        weight=heldout.window.total_weight,
+        loops=sum(map(is_repeated_call, calls)),
+        tool_errors=sum(errors),
+        judged=len(errors),
     )
 
 
-def _share(found: Sequence[bool]) -> float | None:
-    return sum(found) / len(found) if found else None
+def _to_scores(counts: Sequence[TaskCounts], heldout: Sequence[ExampleWindow]) -> Scores:
+    whole = _sum_counts(counts)
+    loss = whole.loss / whole.weight
+    if not math.isfinite(loss):
+        raise InvalidInput(f"the held-out loss of the candidate is {loss}: lower the recipe's learning_rate")
+    return Scores(
+        accuracy=whole.right / whole.actions if whole.actions else None,
+        loss=loss,
+        actions=whole.actions,
+        tokens=sum(each.window.targets for each in heldout),
+        loops=whole.loops / whole.actions if whole.actions else None,
+        tool_errors=whole.tool_errors / whole.judged if whole.judged else None,
+    )
 
 
 def _calls(base: SharedBase, judged: WindowEvaluation, heldout: ExampleWindow) -> Iterator[CallPrefix]:

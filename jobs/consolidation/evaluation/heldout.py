@@ -4,28 +4,38 @@ Held-out tasks of other tenants are never used: nothing of a tenant, not even a 
 agents. Gathering again, in any worker, gives the same tasks. The trainer calls ``gather_heldout``.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from random import Random
+from typing import TypeVar
 
 from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable, read_task_ids, read_windows
+from looper.jobs.consolidation.evaluation.high_water_marks import HighWaterMarks, WindowKey, load_marks
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import InvalidInput, NotFound
 from looper.platform.objectstore import ObjectStore, keys
 
+T = TypeVar("T")
+
+_NumberedWindow = tuple[WindowKey, ExampleWindow]
+
 MAX_NEW_TOKENS = 6_144
 """Maximum tokens of the candidate's own session: several dozen actions, and a quarter of a minute on two cores."""
 
-MAX_EARLIER_TOKENS = 6_144
-"""Maximum tokens of all earlier sessions together."""
+MAX_EARLIER_TOKENS = 12_288
+"""Maximum tokens of all earlier sessions together. Only the candidate is asked them: the best results are stored."""
 
 MAX_CONTROL_TOKENS = 768
 """Maximum tokens of sibling instances. They only have to show a collapse."""
 
-MAX_SESSIONS = 64
-"""Maximum earlier sessions: with more, ``MAX_EARLIER_TOKENS`` would not suffice for one call of each."""
+MAX_LINEAGE = 64
+"""Maximum earlier sessions whose tasks are read."""
+
+MAX_SESSIONS = 8
+"""Maximum earlier sessions of which windows are asked: of more, each would have too few of ``MAX_EARLIER_TOKENS``."""
 
 MAX_SIBLINGS = 8
 """Maximum versions of sibling instances whose held-out tasks are used."""
@@ -36,11 +46,22 @@ class HeldOutQuestions:
     """All held-out windows for one candidate."""
 
     new: list[ExampleWindow]
-    """Of its own session."""
+    """Of its own session, in the fixed order of the session."""
     earlier: list[ExampleWindow]
     """Of the sessions before."""
     control: list[ExampleWindow]
     """Of the tenant's other instances."""
+    session: str = ""
+    """Id of its consolidation."""
+    earlier_keys: Sequence[WindowKey] = ()
+    """Which windows of which sessions ``earlier`` are, in the same order."""
+    marks: HighWaterMarks = field(default_factory=HighWaterMarks)
+    """The best results of the lineage."""
+
+    @property
+    def new_keys(self) -> list[WindowKey]:
+        """Which windows ``new`` are, in the same order."""
+        return [WindowKey(self.session, number) for number in range(len(self.new))]
 
 
 def gather_heldout(
@@ -67,68 +88,85 @@ def gather_heldout(
     """
     table = _read_heldout(store, job.id, base_revision)
     table.require("held-out examples")
-    new = table.by_example()
     known = {row.task_id for row in table.rows} | _read_training_task_ids(store, job.id)
-    earlier = []
+    earlier: list[list[_NumberedWindow]] = []
     for id in _list_earlier_sessions(job, catalog):
         with suppress(NotFound, InvalidInput):
             session = _read_heldout(store, id, base_revision)
-            earlier.append(_examples_of_other_tasks(session, known))
+            # Numbered before any is left out, so that a window has the same number whichever version is asked.
+            # No more than its own candidate was asked, since of the others there are no results to compare with.
+            asked = take_turns([_order_windows(session)], MAX_NEW_TOKENS, _size)
+            numbered = [(WindowKey(id, i), row) for i, row in enumerate(asked)]
+            earlier.append([(key, row) for key, row in numbered if row.task_id not in known])
             known |= {row.task_id for row in session.rows}
     control = []
     for version in _list_sibling_sessions(job, catalog):
         with suppress(NotFound, InvalidInput):
-            control.append(_examples_of_other_tasks(_read_heldout(store, version, base_revision), known))
+            control.append(_windows_of_other_tasks(_read_heldout(store, version, base_revision), known))
+    chosen = take_turns(_choose_sessions(job, earlier), MAX_EARLIER_TOKENS, lambda each: len(each[1].window))
     questions = HeldOutQuestions(
-        new=sample_windows([new], MAX_NEW_TOKENS),
-        earlier=sample_windows(earlier, MAX_EARLIER_TOKENS),
-        control=sample_windows(control, MAX_CONTROL_TOKENS),
+        new=take_turns([_order_windows(table)], MAX_NEW_TOKENS, _size),
+        earlier=[row for _, row in chosen],
+        control=take_turns(control, MAX_CONTROL_TOKENS, _size),
+        session=job.id,
+        earlier_keys=tuple(key for key, _ in chosen),
+        marks=load_marks(store, job.instance, job.start),
     )
     return questions, table.left_out
 
 
-def _examples_of_other_tasks(session: WindowTable, known: Collection[str]) -> list[list[ExampleWindow]]:
-    return [rows for rows in session.by_example() if rows[0].task_id not in known]
+def _windows_of_other_tasks(session: WindowTable, known: Collection[str]) -> list[ExampleWindow]:
+    return [row for row in _order_windows(session) if row.task_id not in known]
 
 
-def sample_windows(sets: Sequence[Sequence[Sequence[ExampleWindow]]], tokens: int) -> list[ExampleWindow]:
-    """Sample windows with a fixed seed.
+def _size(row: ExampleWindow) -> int:
+    return len(row.window)
 
-    The sets take turns, and so do the examples of each set, so neither a large set nor a long example takes everything.
+
+def take_turns(queues: Sequence[Sequence[T]], tokens: int, size: Callable[[T], int]) -> list[T]:
+    """Take the first of each queue, then the second of each and so on, so that a long queue does not take everything.
 
     Args:
-        sets: Sets of examples, each given by its windows.
-        tokens: Maximum tokens in all. At least one window is returned.
+        queues: The queues.
+        tokens: Maximum tokens in all. At least one is taken.
+        size: Tells the tokens of one.
 
     Returns:
-        The sampled windows.
+        What was taken.
+    """
+    taken: list[T] = []
+    total = 0
+    for each in chain.from_iterable(zip_longest(*queues)):
+        if each is None:
+            continue
+        total += size(each)
+        if taken and total > tokens:
+            break
+        taken.append(each)
+    return taken
+
+
+def _order_windows(session: WindowTable) -> list[ExampleWindow]:
+    """Return the windows of a session in a random order that depends on the session alone.
+
+    One window of each example comes first, then the rest, so a long example does not take everything.
     """
     rng = Random(0)
-    turns = [_iterate_windows(examples, rng) for examples in sets]
-    picked: list[ExampleWindow] = []
-    size = 0
-    while turns:
-        for turn in list(turns):
-            heldout = next(turn, None)
-            if heldout is None:
-                turns.remove(turn)
-                continue
-            size += len(heldout.window)
-            if picked and size > tokens:
-                return picked
-            picked.append(heldout)
-    return picked
-
-
-def _iterate_windows(examples: Sequence[Sequence[ExampleWindow]], rng: Random) -> Iterator[ExampleWindow]:
-    """Yield one window of each example, then the rest."""
+    first: list[ExampleWindow] = []
     rest: list[ExampleWindow] = []
+    examples = session.by_example()
     for example in rng.sample(examples, len(examples)):
         windows = list(example)
-        yield windows.pop(rng.randrange(len(windows)))
+        first.append(windows.pop(rng.randrange(len(windows))))
         rest += windows
     rng.shuffle(rest)
-    yield from rest
+    return first + rest
+
+
+def _choose_sessions(job: Consolidation, sessions: Sequence[list[_NumberedWindow]]) -> list[list[_NumberedWindow]]:
+    """Choose other sessions for each consolidation, so that none is left out for long."""
+    open_sessions = [session for session in sessions if session]
+    return Random(job.id).sample(open_sessions, min(len(open_sessions), MAX_SESSIONS))
 
 
 def _list_earlier_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
@@ -136,9 +174,9 @@ def _list_earlier_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
     if job.start is None:
         return []
     ids = [version.consolidation for version in catalog.get_lineage(job.start)]
-    if len(ids) <= MAX_SESSIONS:
+    if len(ids) <= MAX_LINEAGE:
         return ids
-    chosen = set(Random(job.id).sample(ids, MAX_SESSIONS))  # a different sample for each consolidation
+    chosen = set(Random(job.id).sample(ids, MAX_LINEAGE))  # a different sample for each consolidation
     return [id for id in ids if id in chosen]
 
 

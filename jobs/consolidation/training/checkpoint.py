@@ -2,7 +2,7 @@
 
     checkpoints/<consolidation>/step-<n>/state.safetensors, complete.json
     checkpoints/<consolidation>/candidate/adapter_model.safetensors, adapter_config.json, memory.safetensors,
-                                          scores.json
+                                          marks.json, scores.json
 
 A marker (``complete.json``, ``scores.json``) is written last, so a folder without its marker does not count. Nothing is
 pickled. The trainer writes both; the queue worker reads candidates and deletes what is no longer needed. How often a
@@ -51,6 +51,8 @@ class Candidate:
     """What the strategy keeps for the next session, as safetensors."""
     scores: CandidateScores
     """What the gate judges."""
+    marks: bytes | None
+    """The best results of the lineage, as JSON. None from a trainer of a release that kept none."""
 
 
 def save_checkpoint(store: ObjectStore, id: str, checkpoint: Checkpoint, state: bytes) -> bool:
@@ -127,6 +129,8 @@ def save_candidate(store: ObjectStore, id: str, candidate: Candidate) -> None:
     store.put(f"{folder}/adapter_model.safetensors", candidate.weights)
     store.put(f"{folder}/adapter_config.json", candidate.config)
     store.put(f"{folder}/memory.safetensors", candidate.strategy_state)
+    if candidate.marks is not None:
+        store.put(f"{folder}/marks.json", candidate.marks)
     store.put(f"{folder}/scores.json", candidate.scores.model_dump_json().encode())
 
 
@@ -149,11 +153,13 @@ def load_candidate(store: ObjectStore, id: str) -> Candidate:
         NotFound: If training has not ended.
     """
     folder = _candidate_folder(id)
+    marks = f"{folder}/marks.json"
     return Candidate(
         scores=CandidateScores.model_validate_json(store.get(f"{folder}/scores.json")),
         weights=store.get(f"{folder}/adapter_model.safetensors"),
         config=store.get(f"{folder}/adapter_config.json"),
         strategy_state=store.get(f"{folder}/memory.safetensors"),
+        marks=store.get(marks) if store.exists(marks) else None,
     )
 
 

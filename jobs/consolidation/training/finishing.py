@@ -60,7 +60,8 @@ def _make_candidate(
     """Score the exported adapter ``lora``, and collect the strategy's state for the next session."""
     session = member.session
     serving_base, quantization_error = base.serving_base
-    scores = evaluate_candidate(serving_base, lora, member.start, heldout, max(conversion_error, quantization_error))
+    error = max(conversion_error, quantization_error)
+    scores, marks = evaluate_candidate(serving_base, lora, member.start, heldout, error)
     scores = scores.model_copy(update={"left_out": left_out or None, "skipped_steps": session.skipped_steps})
     if scores.conversion_error:
         scores = scores.model_copy(update={"trained": score_adapter(base, session.active_adapter, heldout.new)})
@@ -71,6 +72,7 @@ def _make_candidate(
         config=adapter_file.serialize_config(lora, member.job.base),
         strategy_state=strategy_state.serialize_strategy_state(session.strategy.remember(lora)),
         scores=scores,
+        marks=marks.model_dump_json().encode(),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tests.cluster.lab.lab import Lab
 from tests.cluster.lab.machine import Machine
 from tests.cluster.lab.node import Node
+from tests.gate import LENIENT_GATE_ENVIRONMENT
 from tests.serve.marks import single_token_base
 
 PORT = 8000
@@ -48,6 +49,7 @@ class DeployedLooper:
             "LOOPER_STORE__URL": "s3://lab/looper",
             "LOOPER_SERVE__HOST": "0.0.0.0",
             "LOOPER_SERVE__PORT": str(PORT),
+            **LENIENT_GATE_ENVIRONMENT,
             **settings,
         }
         self.environment["LOOPER_STORE__ENDPOINT_URL"] = self.environment["AWS_ENDPOINT_URL"]

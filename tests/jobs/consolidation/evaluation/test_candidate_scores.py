@@ -10,7 +10,8 @@ from looper.jobs.consolidation.adapters.lora import Factors, Lora
 from looper.jobs.consolidation.data.encode import ExampleEncoder
 from looper.jobs.consolidation.data.window_table import ExampleWindow
 from looper.jobs.consolidation.evaluation.candidate_scores import evaluate_candidate, score_adapter
-from looper.jobs.consolidation.evaluation.heldout import HeldOutQuestions, sample_windows
+from looper.jobs.consolidation.evaluation.heldout import HeldOutQuestions
+from looper.jobs.consolidation.evaluation.high_water_marks import HighWaterMarks, WindowKey
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.synthesis.draft import Draft
@@ -31,7 +32,18 @@ def base(base_dir: Path, device: Device) -> SharedBase:
 
 
 def windows(base: SharedBase, *examples: Example) -> list[ExampleWindow]:
-    return sample_windows([windows_of(ExampleEncoder.open(base.folder, 256), *examples)], 10_000)
+    return [row for rows in windows_of(ExampleEncoder.open(base.folder, 256), *examples) for row in rows]
+
+
+def questions(
+    new: list[ExampleWindow],
+    earlier: list[ExampleWindow] | None = None,
+    control: list[ExampleWindow] | None = None,
+    marks: HighWaterMarks | None = None,
+) -> HeldOutQuestions:
+    """Ask ``earlier`` as the windows of one earlier session."""
+    earlier_keys = [WindowKey("earlier", number) for number in range(len(earlier or []))]
+    return HeldOutQuestions(new, earlier or [], control or [], "now", earlier_keys, marks or HighWaterMarks())
 
 
 def asked(base: SharedBase, *tasks: int) -> list[ExampleWindow]:
@@ -70,8 +82,8 @@ def moved(lora: Lora, by: float) -> Lora:
 
 def test_all_numbers_are_taken_where_there_is_something_to_take_them_on(base: SharedBase) -> None:
     candidate = moved(base.init_adapter(RECIPE), 0.1)
-    scores = evaluate_candidate(
-        base, candidate, None, HeldOutQuestions(asked(base, 1, 2), asked(base, 3), asked(base, 4)), 0.25
+    scores, _ = evaluate_candidate(
+        base, candidate, None, questions(asked(base, 1, 2), asked(base, 3), asked(base, 4)), 0.25
     )
     assert scores.earlier is not None
     assert scores.control is not None
@@ -85,30 +97,56 @@ def test_all_numbers_are_taken_where_there_is_something_to_take_them_on(base: Sh
     assert scores.canary > 0.01
     assert scores.conversion_error == 0.25
 
-    first = evaluate_candidate(base, candidate, None, HeldOutQuestions(asked(base, 1, 2), [], []), 0.0)
+    first, _ = evaluate_candidate(base, candidate, None, questions(asked(base, 1, 2)), 0.0)
     assert (first.earlier, first.control) == (None, None)
 
 
 def test_the_control_is_held_against_the_bare_base_and_all_else_against_the_version_before(base: SharedBase) -> None:
     start, candidate = moved(base.init_adapter(RECIPE), 0.05), moved(base.init_adapter(RECIPE), 0.1)
     same = asked(base, 1, 2)
-    scores = evaluate_candidate(base, candidate, start, HeldOutQuestions(same, same, same), 0.0)
-    bare = evaluate_candidate(base, start, None, HeldOutQuestions(same, [], []), 0.0)
+    scores, _ = evaluate_candidate(base, candidate, start, questions(same, same, same), 0.0)
+    bare, _ = evaluate_candidate(base, start, None, questions(same), 0.0)
     assert scores.earlier is not None
     assert scores.control is not None
     assert scores.current == scores.earlier.reference == bare.candidate
     assert scores.control.reference == bare.current
 
 
+def test_results_are_paired_by_task_and_the_best_of_the_lineage_is_carried_forward(base: SharedBase) -> None:
+    knowing, start = taught(base, lived("book", "find")), moved(base.init_adapter(RECIPE), 0.05)
+    forgetful = moved(base.init_adapter(RECIPE), 0.1)
+    old, new = windows(base, lived("book", "find")), asked(base, 1, 2)
+    first = evaluate_candidate(base, knowing, None, HeldOutQuestions(old, [], [], "earlier"), 0.0)
+    assert first.scores.new_tasks is not None
+    (alone,) = first.scores.new_tasks
+    assert (alone.candidate.actions, alone.candidate.right, alone.reference.right) == (2, 2, 0)
+
+    # Two versions later: the one before has forgotten the session too, and is no excuse.
+    later = evaluate_candidate(base, forgetful, start, questions(new, old, marks=first.marks), 0.0)
+    assert later.scores.new_tasks is not None
+    assert later.scores.earlier_tasks is not None
+    assert len(later.scores.new_tasks) == 2
+    (kept,) = later.scores.earlier_tasks
+    assert (kept.candidate.right, kept.reference.right) == (0, 2)
+    assert later.scores.earlier is not None
+    assert later.scores.earlier.reference.accuracy == 1
+    assert later.marks.sessions["earlier"] == first.marks.sessions["earlier"]
+    assert set(later.marks.sessions) == {"earlier", "now"}
+
+    unknown = evaluate_candidate(base, forgetful, knowing, questions(new, old), 0.0)
+    assert unknown.scores.earlier_tasks is not None
+    assert unknown.scores.earlier_tasks[0].reference == kept.reference, "without marks, the version before is the best"
+
+
 def test_an_adapter_that_does_nothing_leaves_the_canary_as_it_is(base: SharedBase) -> None:
     dead = {layer: each.copy() for layer, each in base.init_adapter(RECIPE).items()}
-    assert evaluate_candidate(base, dead, None, HeldOutQuestions(asked(base, 1), [], []), 0.0).canary == 0
+    assert evaluate_candidate(base, dead, None, questions(asked(base, 1)), 0.0).scores.canary == 0
 
 
 def test_an_adapter_that_was_trained_to_pieces_has_no_numbers(base: SharedBase) -> None:
     broken = moved(base.init_adapter(RECIPE), float("nan"))
     with pytest.raises(InvalidInput, match="the held-out loss of the candidate is nan"):
-        evaluate_candidate(base, broken, None, HeldOutQuestions(asked(base, 1), [], []), 0.0)
+        evaluate_candidate(base, broken, None, questions(asked(base, 1)), 0.0)
 
 
 def test_an_agent_that_says_its_last_call_again_loops(base: SharedBase) -> None:

@@ -8,14 +8,17 @@ from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.data.window_table import ExampleWindow, WindowTable, write_windows
 from looper.jobs.consolidation.evaluation.heldout import (
     MAX_EARLIER_TOKENS,
+    MAX_NEW_TOKENS,
+    MAX_SESSIONS,
     HeldOutQuestions,
     gather_heldout,
-    sample_windows,
+    take_turns,
 )
+from looper.jobs.consolidation.evaluation.high_water_marks import HighWaterMarks
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.names import InstanceName
-from looper.platform.domain.scores import GateVerdict, Scores
+from looper.platform.domain.scores import GateVerdict, Scores, TaskCounts
 from looper.platform.domain.states import QueueStage
 from looper.platform.objectstore import ObjectStore, keys
 from tests.jobs.episodes import RECIPE, episode, ingest
@@ -124,9 +127,51 @@ def test_all_earlier_sessions_share_one_budget(queue: Queue) -> None:
     assert gather(job, queue) == asked
 
 
-def test_a_draw_asks_one_window_of_each_example_before_a_second() -> None:
-    long = example("long", tokens=5, windows=9)
-    assert tasks(sample_windows([[long, example("short", tokens=5)]], 10)) == ["long", "short"]
-    assert len(sample_windows([[long]], 1000)) == 9
-    assert len(sample_windows([[long]], 2)) == 1, "one at least"
-    assert sample_windows([], 10) == []
+def test_one_window_of_each_example_is_asked_before_a_second(queue: Queue) -> None:
+    long = example("long", tokens=MAX_NEW_TOKENS // 4, windows=9)
+    asked = gather(queue.claimed("acme/desk", [long, example("short", tokens=9), example("mid", tokens=9)]), queue)
+    assert tasks(asked.new[:3]) == ["long", "mid", "short"]
+    assert [each.task_id for each in asked.new[3:]] == ["long"] * 2
+
+
+def test_queues_take_turns_in_a_budget_but_one_is_taken_at_least() -> None:
+    assert take_turns([[5, 5, 5], [4]], 15, lambda size: size) == [5, 4, 5]
+    assert take_turns([[5, 5]], 1000, lambda size: size) == [5, 5]
+    assert take_turns([[5, 5]], 2, lambda size: size) == [5], "one at least"
+    assert take_turns([], 10, len) == []
+
+
+def test_every_version_is_asked_the_same_windows_of_a_session_in_the_same_order(queue: Queue) -> None:
+    first = queue.claimed("acme/desk", [example(f"t{i}", windows=2) for i in range(8)])
+    own = gather(first, queue)
+    queue.publish(first)
+    second = gather(queue.claimed("acme/desk", [example("t3"), example("u")]), queue)
+    assert own.new_keys == [(first.id, i) for i in range(16)]
+    by_number = dict(zip(own.new_keys, own.new, strict=True))
+    again = dict(zip(second.earlier_keys, second.earlier, strict=True))
+    assert len(again) == 14, "a task that came again does not count"
+    assert {key: row.task_id for key, row in again.items()} == {
+        key: row.task_id for key, row in by_number.items() if row.task_id != "t3"
+    }
+
+
+def test_of_many_sessions_each_consolidation_asks_others(queue: Queue) -> None:
+    for session in range(MAX_SESSIONS + 4):
+        queue.published("acme/desk", f"s{session}")
+    chosen = []
+    for number in range(6):
+        job = queue.claimed("acme/desk", [example(f"new-{number}")])
+        chosen.append({key.session for key in gather(job, queue).earlier_keys})
+        queue.catalog.reject(job.id, "me", VERDICT)
+    assert {len(each) for each in chosen} == {MAX_SESSIONS}
+    assert len(set.union(*chosen)) == MAX_SESSIONS + 4
+
+
+def test_the_marks_of_the_version_before_are_read(queue: Queue) -> None:
+    first = queue.published("acme/desk", "one")
+    marks = HighWaterMarks(sessions={first.id: {0: TaskCounts(actions=2, right=1, loss=1, weight=2)}})
+    digest = queue.catalog.get_channel(first.instance, "prod")
+    queue.store.put(keys.high_water_marks(first.instance, str(digest)), marks.model_dump_json().encode())
+    asked = gather(queue.claimed("acme/desk", [example("two")]), queue)
+    assert asked.marks == marks
+    assert gather(queue.claimed("acme/other", [example("two")]), queue).marks == HighWaterMarks()

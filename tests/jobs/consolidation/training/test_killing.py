@@ -18,6 +18,7 @@ from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.states import ConsolidationState
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import GateSettings, Settings
+from tests.gate import LENIENT_GATE
 from tests.jobs.episodes import RECIPE, episode, submit
 
 WORKER, DRIVER, RAYLET, GCS, ANY = "ray::RayTrain", "driver", "raylet", "gcs_server", "any"
@@ -84,7 +85,9 @@ def _name(process: psutil.Process) -> str:
 @pytest.fixture
 def drivers(settings: Settings) -> Iterator[DriverProcesses]:
     # A few seconds of training may not be enough for the gate, which must let the candidates pass here.
-    lenient = GateSettings(max_forgetting=1, max_loops=1, max_tool_errors=1, max_control_loss=1e6)
+    lenient = GateSettings(
+        **LENIENT_GATE, max_forgetting=1, max_loops=1, max_tool_errors=1, max_loss_ratio=1e6, max_control_loss=1e6
+    )
     limits = settings.consolidation.model_copy(update={"lease_s": 3.0, "checkpoint_interval_s": 0.5, "gate": lenient})
     drivers = DriverProcesses(settings.model_copy(update={"consolidation": limits}))
     yield drivers

@@ -18,7 +18,7 @@ from looper.jobs.consolidation.training import checkpoint
 from looper.jobs.consolidation.training.checkpoint_writer import CheckpointWriter
 from looper.jobs.consolidation.training.trainer import run_trainer
 from looper.jobs.consolidation.training.trainer_context import TrainerContext
-from looper.jobs.gate import judge_candidate
+from looper.jobs.gate.judge import judge_candidate
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
@@ -29,6 +29,7 @@ from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import GateSettings, Settings
 from looper.platform.trajectories.table import from_parquet
+from tests.gate import LENIENT_GATE
 from tests.jobs.episodes import RECIPE, episode, submit
 from tests.jobs.windows import put_examples
 from tests.tiny import FLOAT32
@@ -291,7 +292,7 @@ def publish(trainer: TrainerContext, revision: str) -> None:
     """Publish the trained candidates as the queue worker does, for the base ``revision``."""
     for job in trainer.catalog.claim(trainer.owner, QueueStage.CONCLUSION, limit=99, lease_s=600):
         candidate = checkpoint.load_candidate(trainer.store, job.id)
-        verdict = judge_candidate(candidate.scores, GateSettings(min_gain=0))
+        verdict = judge_candidate(candidate.scores, GateSettings(**LENIENT_GATE))
         manifest = Manifest(
             instance=str(job.instance),
             base=job.base,
@@ -306,6 +307,7 @@ def publish(trainer: TrainerContext, revision: str) -> None:
         files = AdapterFiles(candidate.weights, candidate.config, manifest.to_bytes())
         digest = adapters.publish(trainer.store, job.instance.tenant, files)
         trainer.store.put(keys.strategy_state(job.instance, digest), candidate.strategy_state)
+        trainer.store.put(keys.high_water_marks(job.instance, digest), candidate.marks or b"")
         trainer.catalog.publish(job.id, trainer.owner, digest=digest, verdict=verdict, base_revision=revision)
 
 
