@@ -1,6 +1,6 @@
 """A trainer of two workers on two nodes, one of which dies: it goes on with one worker.
 
-Each node has room for one worker, and only the first may carry what must not die.
+The nodes that train have room for one worker each, and all else is on the head.
 """
 
 from pathlib import Path
@@ -21,20 +21,19 @@ ELASTIC = {
     **{f"LOOPER_ROLES__{role}": "steady" for role in ("GATEWAYS", "CONTROL", "ENGINES", "DATA")},
     "LOOPER_ROLES__TRAINERS": "worker",
 }
-ROOM_FOR_ONE = {"worker": 0.001}
 
 
 @pytest.mark.timeout(1800)
 def test_a_trainer_goes_on_without_a_node(tmp_path: Path) -> None:
     with deployed_looper(tmp_path / "lab", 3, ELASTIC, start_ray=False) as looper:
-        head, steady, other = looper.lab.nodes
-        head.start_ray(cpus=0)
-        steady.start_ray(head, resources={"steady": 1000, **ROOM_FOR_ONE})
-        other.start_ray(head, resources=ROOM_FOR_ONE)
+        head, *trainers = looper.lab.nodes
+        head.start_ray(cpus=4, resources={"steady": 1000})
+        for node in trainers:
+            node.start_ray(head, cpus=1, resources={"worker": 1000})
         looper.up()
         ids = looper.drive("submit", str(looper.base), "2", "200", "first")["ids"]
         assert looper.drive("await-steps", "300", *ids)["steps"] > 0
-        other.kill()
+        trainers[-1].kill()
         ended = looper.drive("wait", "600", *ids, timeout=700)
         assert ended["took_s"], "they have ended, and there was room for one worker only"
         assert ended["states"].get("failed", 0) == 0
