@@ -11,7 +11,7 @@ from typing import Any
 
 import openai
 
-from looper.gym.episode import Message, run_episode
+from looper.gym.episode import EpisodeResult, Message, run_episode
 from looper.gym.workplace import WorkplaceTask
 
 MAX_ANSWER_TOKENS = 64
@@ -28,11 +28,13 @@ class EpisodeRequest:
     """Name of the base model or of a skill."""
     task: WorkplaceTask
     """The task."""
+    knowledge: str = ""
+    """What the agent's knowledge layer puts at the end of the system message."""
 
 
 def run_episodes(
     requests: Sequence[EpisodeRequest], *, max_concurrency: int, on_progress: Callable[[int], None]
-) -> list[bool]:
+) -> list[EpisodeResult]:
     """Run one episode per request, turn by turn over HTTP.
 
     Args:
@@ -41,23 +43,24 @@ def run_episodes(
         on_progress: Called after each episode with the number of episodes that have ended.
 
     Returns:
-        Whether each episode ended in the state that its task asks for, in the order of ``requests``.
+        The result of each episode, in the order of ``requests``.
     """
     ended = 0
 
-    def run(request: EpisodeRequest) -> bool:
+    def run(request: EpisodeRequest) -> EpisodeResult:
         nonlocal ended
-        success = run_episode(request.task, partial(_next_message, request), end_loops=True).success
+        result = run_episode(request.task, partial(_next_message, request), end_loops=True)
         ended += 1
         on_progress(ended)
-        return success
+        return result
 
     with ThreadPoolExecutor(max_concurrency) as pool:
         return list(pool.map(run, requests))
 
 
 def _next_message(request: EpisodeRequest, messages: list[Message], tools: list[Message]) -> Message:
-    history: Any = messages
+    system, *others = messages
+    history: Any = [{**system, "content": f"{system['content']}\n{request.knowledge}".rstrip()}, *others]
     schemas: Any = tools
     answer = request.client.chat.completions.create(
         model=request.model, messages=history, tools=schemas, temperature=0.0, max_tokens=MAX_ANSWER_TOKENS

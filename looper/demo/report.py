@@ -8,6 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.table import Table
 
+_WITH = {"none": "", "notes": "\n+ notes", "episodes": "\n+ episodes"}
+"""How what stands in the prompt is called."""
+
 
 class SkillResult(BaseModel):
     """Results of one skill."""
@@ -22,6 +25,11 @@ class SkillResult(BaseModel):
     """Share of held-out tasks that the base model solved, from 0 to 1."""
     skill_accuracy: float
     """Share of held-out tasks that the skill solved, from 0 to 1."""
+    base_strict: dict[str, float]
+    """Share of held-out tasks that the base model solved with each turn as the workplace asks for it, from 0 to 1, by
+    what it had in its prompt: ``none``, ``notes`` or ``episodes``."""
+    skill_strict: dict[str, float]
+    """The same of the skill."""
     digest: str
     """Digest of the skill's version."""
     held_out_tasks: int
@@ -48,18 +56,21 @@ def to_table(report: DemoReport) -> Table:
     Returns:
         A table with one row per skill.
     """
-    table = Table(title="held-out tasks solved, asked over HTTP", box=None, header_style="bold", pad_edge=False)
+    table = Table(
+        title="held-out tasks solved with each step as the workplace wants it, asked over HTTP",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
     table.add_column("skill", no_wrap=True)
-    for column in ("trajectories", "examples", "base", "skill"):
+    for column in ("examples", *(f"{model}{_WITH[with_]}" for model in ("base", "skill") for with_ in _WITH)):
         table.add_column(column, justify="right")
     table.add_column("adapter", no_wrap=True)
     for skill in report.skills:
         table.add_row(
             skill.model,
-            str(skill.trajectories),
             str(skill.examples),
-            f"{skill.base_accuracy:.0%}",
-            f"{skill.skill_accuracy:.0%}",
+            *(f"{strict[with_]:.0%}" for strict in (skill.base_strict, skill.skill_strict) for with_ in _WITH),
             skill.digest[:12],
         )
     return table
@@ -79,7 +90,7 @@ def summarize_resources(report: DemoReport) -> str:
 
 
 def draw_chart(report: DemoReport, file: Path) -> None:
-    """Draw two panels: the accuracy of the base model and each skill, and the seconds of each stage.
+    """Draw two panels: what the base model and each skill do right, by their prompts, and the seconds of each stage.
 
     Args:
         report: The report.
@@ -93,21 +104,24 @@ def draw_chart(report: DemoReport, file: Path) -> None:
     skills = report.skills
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), width_ratios=[3, 2], layout="constrained")
     places = range(len(skills))
-    series = (
-        ("base model", "#b8bfc6", -0.2, [skill.base_accuracy for skill in skills]),
-        ("its own skill", "#1f6f8b", 0.2, [skill.skill_accuracy for skill in skills]),
-    )
-    for label, color, shift, values in series:
+    colors = ("#d9dde1", "#b8bfc6", "#8d969e", "#6fb3c8", "#1f6f8b", "#124352")
+    arms = [(model, with_) for model in ("base model", "its own skill") for with_ in _WITH]
+    for number, (color, (model, with_)) in enumerate(zip(colors, arms, strict=True)):
+        stricts = [skill.base_strict if model == "base model" else skill.skill_strict for skill in skills]
         bars = left.bar(
-            [place + shift for place in places], [100 * value for value in values], 0.38, label=label, color=color
+            [place + 0.14 * (number - 2.5) for place in places],
+            [100 * strict[with_] for strict in stricts],
+            0.13,
+            label=f"{model}{_WITH[with_]}".replace("\n", " "),
+            color=color,
         )
-        left.bar_label(bars, fmt="%.0f", padding=2)
+        left.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
     names = [f"{s.model}\n{s.trajectories} trajectories\n{s.digest[:12]}" for s in skills]
     left.set_xticks(list(places), names, fontsize=8)
-    left.set_ylim(0, 112)
-    left.set_ylabel("held-out tasks solved, %")
-    left.set_title("One base model, one adapter per agent")
-    left.legend(loc="upper center", ncols=2, frameon=False, fontsize=9)
+    left.set_ylim(0, 130)
+    left.set_ylabel("held-out tasks with each step right, %")
+    left.set_title("One base model, one adapter per agent, on top of what the agent knows")
+    left.legend(loc="upper center", ncols=2, frameon=False, fontsize=8)
     stages = list(report.seconds.items())[::-1]
     bars = right.barh([name for name, _ in stages], [seconds for _, seconds in stages], color="#1f6f8b")
     right.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)

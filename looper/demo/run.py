@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 
 import openai
 from rich.console import Console
@@ -19,17 +20,20 @@ from looper.basemodel.node_copies import BaseModelSource
 from looper.basemodel.prepare import prepare_base
 from looper.cluster.local_ray import local_ray
 from looper.cluster.run_until_complete import run_until_complete
+from looper.demo.arms import Knowledge, KnowledgeLayer
 from looper.demo.evaluate import EpisodeRequest, run_episodes
 from looper.demo.peak_memory import PeakMemory
 from looper.demo.plan import DemoStage, find_instances
 from looper.demo.report import DemoReport, SkillResult, draw_chart, summarize_resources, to_table
 from looper.demo.stage_display import StageDisplay
+from looper.gym.episode import EpisodeResult
 from looper.gym.workplaces import WORKPLACES
 from looper.jobs.synthesis.output.example_table import read_examples
 from looper.jobs.synthesis.output.report import SynthesisReport
 from looper.platform.api.submission import submit_consolidations
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.context_shares import ContextShares
 from looper.platform.domain.errors import Conflict, LooperError
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import Recipe
@@ -41,7 +45,15 @@ from looper.platform.trajectories.ingest import ingest_paths
 from looper.serve.deployment.gpu_defaults import fit_to_gpus
 from looper.serve.deployment.ray_app import build_app, deploy, plan_cluster
 
-RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_seq_length=512)
+RECIPE = Recipe(
+    rank=16,
+    alpha=32,
+    learning_rate=2e-3,
+    epochs=3,
+    batch_size=4,
+    max_seq_length=512,
+    contexts=ContextShares(with_notes=0.2, with_episodes=0.2),
+)
 GYM_SEED = 0
 """Seed that ``examples/`` was generated with. The gym draws the same tasks from it again to judge the answers."""
 STAGE_OF_STATE: dict[ConsolidationState, DemoStage] = {
@@ -188,31 +200,40 @@ def _evaluate_skills(
     stages: StageDisplay,
 ) -> list[SkillResult]:
     requests: list[EpisodeRequest] = []
+    arms: list[tuple[str, str, Knowledge]] = []
     for job in jobs:
         key = issue_key(catalog, job.instance.tenant, lifetime=timedelta(hours=1))
         client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, timeout=300)
         workplace = WORKPLACES[str(job.instance)]
         tasks = [workplace.task(task_id, GYM_SEED) for task_id in _held_out_task_ids(store, job)]
-        requests += [
-            EpisodeRequest(client, model, task) for model in (settings.base, str(job.instance)) for task in tasks
-        ]
+        layer = KnowledgeLayer(read_examples(store.get(keys.examples(job.id, "train.parquet"))))
+        for model in (settings.base, str(job.instance)):
+            for knowledge in Knowledge:
+                requests += [EpisodeRequest(client, model, task, layer.write(knowledge, task)) for task in tasks]
+                arms += [(str(job.instance), model, knowledge)] * len(tasks)
     # The base model's episodes run first: with LoRA in a batch, vLLM is slower for the whole batch.
-    requests.sort(key=lambda request: request.model != settings.base)
+    order = sorted(range(len(requests)), key=lambda number: requests[number].model != settings.base)
+    requests, arms = [requests[number] for number in order], [arms[number] for number in order]
     began = time.monotonic()
-    successes = run_episodes(
+    results = run_episodes(
         requests,
         max_concurrency=settings.serve.seats,
         on_progress=lambda ended: stages.note(f"{ended} of {len(requests)} episodes on held-out tasks"),
     )
     stages.note(f"{len(requests)} episodes on held-out tasks in {time.monotonic() - began:.0f} s")
 
+    def results_of(job: Consolidation, model: str, knowledge: Knowledge) -> list[EpisodeResult]:
+        arm = (str(job.instance), model, knowledge)
+        return [result for result, each in zip(results, arms, strict=True) if each == arm]
+
     def accuracy(job: Consolidation, model: str) -> float:
-        outcomes = [
-            success
-            for request, success in zip(requests, successes, strict=True)
-            if request.model == model and request.task.workplace.instance == str(job.instance)
-        ]
-        return sum(outcomes) / len(outcomes)
+        return fmean(result.success for result in results_of(job, model, Knowledge.NONE))
+
+    def strict(job: Consolidation, model: str) -> dict[str, float]:
+        return {
+            knowledge: fmean(result.is_strict_success for result in results_of(job, model, knowledge))
+            for knowledge in Knowledge
+        }
 
     return [
         SkillResult(
@@ -221,6 +242,8 @@ def _evaluate_skills(
             examples=_read_synthesis_report(store, job).train,
             base_accuracy=accuracy(job, settings.base),
             skill_accuracy=accuracy(job, str(job.instance)),
+            base_strict=strict(job, settings.base),
+            skill_strict=strict(job, str(job.instance)),
             digest=job.digest or "",
             held_out_tasks=len(_held_out_task_ids(store, job)),
         )

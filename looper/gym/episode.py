@@ -43,6 +43,11 @@ class EpisodeResult:
     """Whether the agent ended the episode itself, within the turn limit, in the state that the task asks for."""
 
     @property
+    def is_strict_success(self) -> bool:
+        """Whether the episode succeeded and each of its turns did what the conventions asked for."""
+        return self.success and all(turn.correct for turn in self.turns)
+
+    @property
     def accuracy(self) -> float:
         """Share of turns that did what the conventions asked for at that point, from 0 to 1."""
         return sum(turn.correct for turn in self.turns) / len(self.turns)

@@ -11,6 +11,7 @@ from random import Random
 import orjson
 
 from looper.gym.episode import EpisodeResult
+from looper.gym.notes import with_notes, write_notes
 from looper.gym.policies import Noise, possible_noise, run_expert, run_noisy
 from looper.gym.workplace import Workplace, WorkplaceTask
 from looper.gym.workplaces import WORKPLACES
@@ -19,6 +20,8 @@ TASK_COUNT = 40
 """Tasks of each workplace in ``examples/``."""
 NOISE_SHARE = 0.2
 """Share of the episodes that contain noise."""
+NOTES_EVERY = 4
+"""In every fourth episode the agent has its workplace's rules as notes in its prompt."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,16 @@ class RecordedEpisode:
     """What went wrong on purpose; None for the expert."""
     result: EpisodeResult
     """The messages and the outcome."""
+    notes: str = ""
+    """Notes that the agent has in its prompt."""
 
     def to_jsonl(self) -> bytes:
         """Return the trajectory as one line of OpenAI chat JSONL, with its newline."""
+        messages = self.result.messages
         return orjson.dumps(
             {
                 "task_id": self.task.id,
-                "messages": self.result.messages,
+                "messages": with_notes(messages, self.notes) if self.notes else messages,
                 "tools": self.task.tools(),
                 "success": self.result.success,
                 "reward": float(self.result.success),
@@ -59,14 +65,15 @@ def record_episodes(workplace: Workplace, seed: int, tasks: int = TASK_COUNT) ->
     Yields:
         One episode per task, in the order of the task ids.
     """
-    for task_id in workplace.task_ids(tasks):
+    for number, task_id in enumerate(workplace.task_ids(tasks)):
         task = workplace.task(task_id, seed)
+        notes = write_notes(workplace) if number % NOTES_EVERY == 0 else ""
         rng = Random(f"{seed} {workplace.instance} {task_id} policy")
         if rng.random() < NOISE_SHARE:
             noise = rng.choice(possible_noise(task))
-            yield RecordedEpisode(task, noise, run_noisy(task, noise, rng))
+            yield RecordedEpisode(task, noise, run_noisy(task, noise, rng), notes)
         else:
-            yield RecordedEpisode(task, None, run_expert(task))
+            yield RecordedEpisode(task, None, run_expert(task), notes)
 
 
 def write_examples(out: Path, seed: int) -> list[Path]:

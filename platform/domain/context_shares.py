@@ -14,7 +14,7 @@ class ContextShares(BaseModel):
 
     without_notes: float = Field(0.0, ge=0, le=1, description="Without the notes that its prompt had.")
     with_notes: float = Field(0.0, ge=0, le=1, description="With the notes that other prompts of the instance have.")
-    with_episodes: float = Field(0.0, ge=0, le=1, description="With one to four similar episodes of other tasks.")
+    with_episodes: float = Field(0.0, ge=0, le=1, description="With one or two similar episodes of other tasks.")
     with_newer_note: float = Field(
         0.0, ge=0, le=1, description="With a note that changes a habit, which the example then follows."
     )

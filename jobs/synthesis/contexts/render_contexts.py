@@ -25,8 +25,8 @@ from looper.jobs.synthesis.contexts.notes import (
 from looper.platform.domain.context_shares import ContextShares
 from looper.platform.domain.example import Example, Turn
 
-MAX_EPISODES = 4
-"""Maximum earlier episodes in a prompt."""
+MAX_EPISODES = 2
+"""Maximum earlier episodes in a prompt. A skill that was taught beside one or two stands beside more."""
 
 CHARACTERS_PER_TOKEN = 4
 """How many characters a token has, about. What is added may take half of a window."""

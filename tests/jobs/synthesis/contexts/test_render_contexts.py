@@ -106,7 +106,7 @@ def test_what_is_added_takes_half_of_a_window_at_most() -> None:
     assert render("with_notes", examples, max_seq_length=len(NOTES) // 2 - 1) == []
     assert render("with_episodes", examples, max_seq_length=32) == []
     short, long = (render("with_episodes", examples, max_seq_length=length) for length in (128, 4096))
-    assert sum("Episode 4" in turn.content for each in long for turn in each.turns) > 0
+    assert sum("Episode 2" in turn.content for each in long for turn in each.turns) > 0
     assert 0 < max(len(turn.content) for each in short for turn in each.turns) < 300
 
 

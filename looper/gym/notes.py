@@ -1,0 +1,52 @@
+"""Notes of a workplace: its true rules as text, as an agent's knowledge layer would put them into its prompt.
+
+``generate`` puts them into some recorded episodes, and the demo and the benchmarks into the prompts of live agents.
+"""
+
+from looper.gym.episode import Message
+from looper.gym.workplace import Convention, Workplace, WorkplaceStep
+from looper.jobs.synthesis.contexts.notes import NOTES_END, NOTES_START
+
+
+def write_notes(workplace: Workplace) -> str:
+    """Write down the rules of a workplace.
+
+    Args:
+        workplace: The workplace.
+
+    Returns:
+        The rules, one on each line. What differs from task to task stands in angle brackets.
+    """
+    names = {name: f"<{name}>" for name in (*workplace.values, *workplace.conventions)}
+    names |= {convention.fact: f"<{convention.fact}>" for convention in workplace.conventions.values()}
+    steps = [f"- {_write_step(step, names)}." for step in workplace.procedure]
+    codes = [f"- {_write_convention(name, convention)}" for name, convention in workplace.conventions.items()]
+    remedies = [
+        f"- On {obstacle.code}: {_write_step(obstacle.remedy, names)}, then the same call again."
+        for obstacle in workplace.obstacles
+    ]
+    return "\n".join([*steps, *codes, *remedies])
+
+
+def with_notes(messages: list[Message], notes: str) -> list[Message]:
+    """Put notes into the system message of an episode.
+
+    Args:
+        messages: Messages of an episode. The first one is the system's.
+        notes: The notes.
+
+    Returns:
+        The messages.
+    """
+    first, *others = messages
+    return [{**first, "content": f"{first['content']}\n{NOTES_START}\n{notes}\n{NOTES_END}"}, *others]
+
+
+def _write_step(step: WorkplaceStep, names: dict[str, str]) -> str:
+    arguments = ", ".join(f"{name}={template.format_map(names)}" for name, template in step.arguments.items())
+    return f"{step.tool.format_map(names)} {arguments}"
+
+
+def _write_convention(name: str, convention: Convention) -> str:
+    codes = ", ".join(f"{word} -> {code}" for word, code in convention.codes.items())
+    return f"{name} by {convention.fact}: {codes}."
