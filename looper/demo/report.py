@@ -63,13 +63,12 @@ def to_table(report: DemoReport) -> Table:
         pad_edge=False,
     )
     table.add_column("skill", no_wrap=True)
-    for column in ("examples", *(f"{model}{_WITH[with_]}" for model in ("base", "skill") for with_ in _WITH)):
+    for column in (f"{model}{_WITH[with_]}" for model in ("base", "skill") for with_ in _WITH):
         table.add_column(column, justify="right")
     table.add_column("adapter", no_wrap=True)
     for skill in report.skills:
         table.add_row(
             skill.model,
-            str(skill.examples),
             *(f"{strict[with_]:.0%}" for strict in (skill.base_strict, skill.skill_strict) for with_ in _WITH),
             skill.digest[:12],
         )
