@@ -59,6 +59,7 @@ def to_table(report: DemoReport) -> Table:
     table = Table(
         title="held-out tasks solved with each step as the workplace wants it, asked over HTTP",
         box=None,
+        padding=(0, 1, 0, 0),
         header_style="bold",
         pad_edge=False,
     )
