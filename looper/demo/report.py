@@ -57,7 +57,7 @@ def to_table(report: DemoReport) -> Table:
         A table with one row per skill.
     """
     table = Table(
-        title="held-out tasks solved with each step as the workplace wants it, asked over HTTP",
+        title="held-out tasks solved, each step as the workplace wants it",
         box=None,
         padding=(0, 1, 0, 0),
         header_style="bold",
