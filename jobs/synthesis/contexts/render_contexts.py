@@ -8,7 +8,7 @@ did otherwise is not. What is added to a prompt is never a target.
 ``output/output_files.py`` calls ``render_contexts`` for each partition of an instance.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -101,9 +101,9 @@ def find_context(example_id: str) -> str:
 
 def _render(example: Example, instance: _Instance, shares: ContextShares) -> Iterator[Example]:
     yield example
-    for context, render in _CONTEXTS.items():
+    for context, share, render in _list_contexts(shares):
         rng = Random(f"{example.id} {context}")
-        if rng.random() < getattr(shares, context):
+        if rng.random() < share:
             turns = render(example, instance, rng)
             if turns is not None and turns != example.turns:
                 yield example.model_copy(update={"id": f"{example.id}.{context}", "turns": turns})
@@ -150,14 +150,19 @@ def _render_with_wrong_episodes(example: Example, instance: _Instance, rng: Rand
     return _add_episodes(bare, wrong, instance, rng)
 
 
-_CONTEXTS = {
-    "without_notes": _render_without_notes,
-    "with_notes": _render_with_notes,
-    "with_episodes": _render_with_episodes,
-    "with_newer_note": _render_with_newer_note,
-    "with_wrong_episodes": _render_with_wrong_episodes,
-}
-"""Renders an example in each context, by the name of its share. None: the example cannot have this context."""
+_Render = Callable[[Example, _Instance, Random], tuple[Turn, ...] | None]
+"""Renders an example in a context. None: the example cannot have it."""
+
+
+def _list_contexts(shares: ContextShares) -> list[tuple[str, float, _Render]]:
+    """Return the name, the share and the function of each context."""
+    return [
+        ("without_notes", shares.without_notes, _render_without_notes),
+        ("with_notes", shares.with_notes, _render_with_notes),
+        ("with_episodes", shares.with_episodes, _render_with_episodes),
+        ("with_newer_note", shares.with_newer_note, _render_with_newer_note),
+        ("with_wrong_episodes", shares.with_wrong_episodes, _render_with_wrong_episodes),
+    ]
 
 
 def _add_episodes(
