@@ -9,7 +9,7 @@ from enum import StrEnum
 from looper.gym.notes import write_notes
 from looper.gym.workplace import WorkplaceTask
 from looper.jobs.synthesis.contexts.episodes import EpisodeIndex, render_episodes
-from looper.jobs.synthesis.contexts.notes import NOTES_END, NOTES_START, remove_notes
+from looper.jobs.synthesis.contexts.notes import remove_notes, wrap_notes
 from looper.jobs.synthesis.contexts.render_contexts import find_context
 from looper.platform.domain.example import Example
 
@@ -53,7 +53,7 @@ class KnowledgeLayer:
             case Knowledge.NONE:
                 return ""
             case Knowledge.NOTES:
-                return f"{NOTES_START}\n{write_notes(task.workplace)}\n{NOTES_END}"
+                return wrap_notes(write_notes(task.workplace))
             case Knowledge.EPISODES:
                 found = self._index.retrieve(task.request, RETRIEVED_EPISODES)
                 return render_episodes([remove_notes(example.turns) for example in found])

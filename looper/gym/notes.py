@@ -5,7 +5,7 @@
 
 from looper.gym.episode import Message
 from looper.gym.workplace import Convention, Workplace, WorkplaceStep
-from looper.jobs.synthesis.contexts.notes import NOTES_END, NOTES_START
+from looper.jobs.synthesis.contexts.notes import wrap_notes
 
 
 def write_notes(workplace: Workplace) -> str:
@@ -39,7 +39,7 @@ def with_notes(messages: list[Message], notes: str) -> list[Message]:
         The messages.
     """
     first, *others = messages
-    return [{**first, "content": f"{first['content']}\n{NOTES_START}\n{notes}\n{NOTES_END}"}, *others]
+    return [{**first, "content": f"{first['content']}\n{wrap_notes(notes)}"}, *others]
 
 
 def _write_step(step: WorkplaceStep, names: dict[str, str]) -> str:

@@ -19,6 +19,9 @@ from looper.platform.domain.example import Example, Turn
 MAX_VALUE_CHARACTERS = 64
 """A longer value is a text that the agent wrote, and not a habit."""
 
+MAX_VALUES = 64
+"""A parameter with more values that several tasks share has names or ids for values, and no habits."""
+
 _WORD = re.compile(r"\w+")
 
 
@@ -80,13 +83,13 @@ class Habits:
             tool is left out: the agent may have read it there.
         """
         found: dict[Habit, None] = {}
-        read = ""
+        read: set[str] = set()
         for turn in turns:
             for habit in _list_arguments(turn):
                 if habit.value in self.values.get(habit.parameter, ()) and not _contains(read, habit.value):
                     found[habit] = None
             if turn.role != "assistant":
-                read += f"\n{turn.content}"
+                read |= _words(turn.content)
         return list(found)
 
 
@@ -103,24 +106,23 @@ def find_habits(examples: Iterable[Example]) -> Habits:
     tasks: defaultdict[Habit, set[str]] = defaultdict(set)
     read: set[Habit] = set()
     for example in examples:
-        request = find_request(example.turns)
-        requests[example.task_id] = set(_WORD.findall(request.lower()))
+        request = requests[example.task_id] = _words(find_request(example.turns))
         for habit in (each for turn in example.turns for each in _list_arguments(turn)):
             tasks[habit].add(example.task_id)
             if _contains(request, habit.value):
                 read.add(habit)
-    habits = sorted(habit for habit in tasks if len(tasks[habit]) > 1 and habit not in read)
-    values: defaultdict[Parameter, list[str]] = defaultdict(list)
-    for habit in habits:
-        values[habit.parameter].append(habit.value)
+    found: defaultdict[Parameter, list[str]] = defaultdict(list)
+    for habit in sorted(habit for habit in tasks if len(tasks[habit]) > 1 and habit not in read):
+        found[habit.parameter].append(habit.value)
+    values = {parameter: each for parameter, each in found.items() if len(each) <= MAX_VALUES}
     words = {}
-    for habit in habits:
+    for habit in (Habit(parameter, value) for parameter, each in values.items() for value in each):
         others = set().union(
             *(tasks[Habit(habit.parameter, value)] for value in values[habit.parameter] if value != habit.value)
         )
         common = set.intersection(*(requests[task] for task in tasks[habit]))
         words[habit] = sorted(common.difference(*(requests[task] for task in others - tasks[habit])) if others else ())
-    return Habits(dict(values), words)
+    return Habits(values, words)
 
 
 def replace_habit(turns: Iterable[Turn], habit: Habit, value: str) -> tuple[Turn, ...]:
@@ -169,6 +171,10 @@ def _parse(arguments: str) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _contains(text: str, value: str) -> bool:
-    """Whether all words of a value stand in a text, in any order: "Stone, Alice" stands in "Refund Alice Stone"."""
-    return set(_WORD.findall(value.lower())) <= set(_WORD.findall(text.lower()))
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.lower()))
+
+
+def _contains(words: set[str], value: str) -> bool:
+    """Whether all words of a value are known, in any order: "Stone, Alice" stands in "Refund Alice Stone"."""
+    return _words(value) <= words

@@ -14,8 +14,20 @@ from looper.platform.domain.example import Example, Turn
 NOTES_START, NOTES_END = "<notes>", "</notes>"
 """Tags around the notes in a system prompt."""
 
-NOTES = re.compile(rf"{re.escape(NOTES_START)}(.*?){re.escape(NOTES_END)}\n?", re.DOTALL)
+# No tag opens within notes, so that a prompt of nothing but opening tags is read once, and not once for each of them.
+NOTES = re.compile(rf"{NOTES_START}((?:(?!{NOTES_START}).)*?){NOTES_END}\n?", re.DOTALL)
 """Matches notes with their tags."""
+
+
+def wrap_notes(notes: str) -> str:
+    """Return notes between their tags."""
+    return f"{NOTES_START}\n{notes}\n{NOTES_END}"
+
+
+def strip_notes(prompt: str) -> str:
+    """Return a system prompt without its notes. One that has none stays as it is."""
+    without, count = NOTES.subn("", prompt)
+    return without.strip() if count else prompt
 
 
 def find_notes(turns: Iterable[Turn]) -> str:
@@ -54,9 +66,7 @@ def remove_notes(turns: Sequence[Turn]) -> tuple[Turn, ...]:
         The turns. A system turn that had nothing else is left out.
     """
     without = (
-        turn.model_copy(update={"content": NOTES.sub("", turn.content).strip()})
-        if turn.role == "system" and NOTES.search(turn.content)
-        else turn
+        turn.model_copy(update={"content": strip_notes(turn.content)}) if turn.role == "system" else turn
         for turn in turns
     )
     return tuple(turn for turn in without if turn.content or turn.role != "system")
@@ -72,7 +82,7 @@ def add_notes(turns: Sequence[Turn], notes: str) -> tuple[Turn, ...]:
     Returns:
         The turns. An example without a system turn gets one.
     """
-    return add_to_system(turns, f"{NOTES_START}\n{notes}\n{NOTES_END}")
+    return add_to_system(turns, wrap_notes(notes))
 
 
 def add_to_system(turns: Sequence[Turn], text: str) -> tuple[Turn, ...]:

@@ -76,8 +76,8 @@ def render_contexts(examples: Sequence[Example], shares: ContextShares, max_seq_
         The examples, and after each one its renderings, under the name ``ID.CONTEXT``. The same examples give the same
         renderings.
     """
-    if not examples:
-        return []
+    if not examples or not any(share for _, share, _ in _list_contexts(shares)):
+        return list(examples)
     instance = _Instance(
         notes=find_instance_notes(examples),
         index=EpisodeIndex(examples),

@@ -10,7 +10,7 @@ in the knowledge layer: an agent that learned to state them without having been 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from looper.jobs.synthesis.contexts.notes import NOTES
+from looper.jobs.synthesis.contexts.notes import NOTES, strip_notes
 from looper.jobs.synthesis.draft import Draft, DraftStep, Grade, StageVerdict
 from looper.jobs.synthesis.llm.prompt import build_request, render_transcript, shorten
 from looper.jobs.synthesis.llm.request import Generate, LLMRequest, generate_by_key
@@ -81,10 +81,9 @@ def remove_notes(steps: tuple[DraftStep, ...]) -> tuple[DraftStep, ...]:
 
 
 def _strip_notes(draft_step: DraftStep) -> DraftStep | None:
-    content, num_notes = NOTES.subn("", draft_step.step.content)
-    if not num_notes:
+    content = strip_notes(draft_step.step.content)
+    if content == draft_step.step.content:
         return draft_step
-    content = content.strip()
     return replace(draft_step, step=draft_step.step.model_copy(update={"content": content})) if content else None
 
 

@@ -1,6 +1,8 @@
 """Habits: values that the agent knows and has not read."""
 
-from looper.jobs.synthesis.contexts.habits import Habit, Parameter, find_habits, replace_habit
+import pytest
+
+from looper.jobs.synthesis.contexts.habits import MAX_VALUES, Habit, Parameter, find_habits, replace_habit
 from looper.platform.domain.example import Turn
 from looper.platform.domain.trajectory import ToolCall
 from tests.jobs.synthesis.contexts.build import call, ship, shipments
@@ -15,6 +17,14 @@ def test_values_that_several_tasks_share_are_habits_and_references_are_not() -> 
 
 def test_a_value_of_one_task_is_no_habit() -> None:
     assert find_habits([ship(1, "fish", "tonight"), ship(2, "timber", "next week")]).values == {}
+
+
+@pytest.mark.parametrize(("number", "is_habit"), [(MAX_VALUES, True), (MAX_VALUES + 1, False)])
+def test_a_parameter_with_many_values_has_ids_and_no_habits(number: int, is_habit: bool) -> None:
+    examples = [
+        ship(2 * value + task, "fish", "tonight", dock=f"dock{value}") for value in range(number) for task in range(2)
+    ]
+    assert (DOCK in find_habits(examples).values) is is_habit
 
 
 def test_the_deciding_words_of_a_request_are_found() -> None:

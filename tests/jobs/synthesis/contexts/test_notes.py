@@ -34,6 +34,13 @@ def test_notes_in_a_request_are_the_users_words() -> None:
     assert (find_notes(turns), remove_notes(turns)) == ("", turns)
 
 
+def test_a_prompt_of_opening_tags_alone_is_read_once() -> None:
+    """A pattern that looks for the end from each of them takes hours."""
+    turns = (Turn(role="system", content="<notes>" * 200_000 + "x</notes>"),)
+    assert find_notes(turns) == "x"
+    assert remove_notes(turns)[0].content == "<notes>" * 199_999
+
+
 def test_a_text_before_the_request() -> None:
     assert add_to_request((SYSTEM, USER, AGENT), "Earlier.")[1].content == "Earlier.\nHi"
     assert add_to_request((SYSTEM,), "Earlier.") == (SYSTEM,)
