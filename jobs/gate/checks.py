@@ -130,8 +130,8 @@ def check_forgetting(scores: CandidateScores, earlier: Comparison, limits: GateS
     pairs = scores.earlier_tasks
     if pairs is None:
         return _lacks_results_by_task(f"{_share_or_loss(earlier.candidate)} on earlier tasks")
-    best = _sum_counts([pair.reference for pair in pairs])
-    now = _sum_counts([pair.candidate for pair in pairs])
+    best = TaskCounts.total([pair.reference for pair in pairs])
+    now = TaskCounts.total([pair.candidate for pair in pairs])
     evidence = compare_paired(_differences(pairs), limits.false_pass_rate).model_copy(update={"needed": None})
     if now.actions:
         numbers = (
@@ -214,15 +214,6 @@ def _differences(pairs: Sequence[TaskPair]) -> list[int]:
     if any(pair.candidate.actions for pair in pairs):
         return [pair.candidate.right - pair.reference.right for pair in pairs]
     return to_steps([pair.reference.loss - pair.candidate.loss for pair in pairs])
-
-
-def _sum_counts(counts: Sequence[TaskCounts]) -> TaskCounts:
-    return TaskCounts(
-        actions=sum(each.actions for each in counts),
-        right=sum(each.right for each in counts),
-        loss=sum(each.loss for each in counts),
-        weight=sum(each.weight for each in counts),
-    )
 
 
 def _is_within(change: float, max_change: float, calls: int) -> bool:

@@ -4,6 +4,9 @@ Evaluation fills these models, the gate (``looper.jobs.gate``) decides on them, 
 them. Field names are part of the stored format.
 """
 
+from collections.abc import Iterable
+from typing import Self
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -56,6 +59,19 @@ class TaskCounts(BaseModel):
     """Number of tool calls that would be invalid."""
     judged: int = 0
     """Number of tool calls of which it can be told whether they are valid."""
+
+    @classmethod
+    def total(cls, counts: Iterable[Self]) -> Self:
+        """Add up counts.
+
+        Args:
+            counts: Counts of several windows or tasks.
+
+        Returns:
+            The sum of each number.
+        """
+        parts = list(counts)
+        return cls(**{name: sum(getattr(each, name) for each in parts) for name in cls.model_fields})
 
 
 class TaskPair(BaseModel):

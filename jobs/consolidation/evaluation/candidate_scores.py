@@ -5,7 +5,7 @@ The trainer calls it when a member has taken its last step. ``jobs/gate/`` turns
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from looper.jobs.consolidation.adapters.lora import Lora
@@ -109,23 +109,10 @@ def _pair_by_task(
         places[sessions[i] if sessions else "", each.task_id].append(i)
     return tuple(
         TaskPair(
-            candidate=_sum_counts(now[i] for i in of_task),
-            reference=_sum_counts(before[i] for i in of_task),
+            candidate=TaskCounts.total(now[i] for i in of_task),
+            reference=TaskCounts.total(before[i] for i in of_task),
         )
         for of_task in places.values()
-    )
-
-
-def _sum_counts(counts: Iterable[TaskCounts]) -> TaskCounts:
-    parts = list(counts)
-    return TaskCounts(
-        actions=sum(each.actions for each in parts),
-        right=sum(each.right for each in parts),
-        loss=sum(each.loss for each in parts),
-        weight=sum(each.weight for each in parts),
-        loops=sum(each.loops for each in parts),
-        tool_errors=sum(each.tool_errors for each in parts),
-        judged=sum(each.judged for each in parts),
     )
 
 
@@ -172,7 +159,7 @@ def _count_window(base: SharedBase, judged: WindowEvaluation, heldout: ExampleWi
 
 
 def _to_scores(counts: Sequence[TaskCounts], heldout: Sequence[ExampleWindow]) -> Scores:
-    whole = _sum_counts(counts)
+    whole = TaskCounts.total(counts)
     loss = whole.loss / whole.weight
     if not math.isfinite(loss):
         raise InvalidInput(f"the held-out loss of the candidate is {loss}: lower the recipe's learning_rate")
