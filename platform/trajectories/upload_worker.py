@@ -87,10 +87,14 @@ def main() -> None:
     sys.meta_path.insert(0, _WithoutPandas())
     answer: dict[str, object]
     try:
-        report = read_upload(name, format, source_fd, target_fd, companions_fd, is_named=is_named == "named")
-        answer = {"report": report.model_dump()}
-    except InvalidInput as error:
-        answer = {"refusal": str(error)}
+        try:
+            report = read_upload(name, format, source_fd, target_fd, companions_fd, is_named=is_named == "named")
+            answer = {"report": report.model_dump()}
+        except InvalidInput as error:
+            answer = {"refusal": str(error)}
+        # The gateway's file for it is on the same disk. Unflushed, a full disk would be found only when Python ends.
+        sys.stdout.buffer.write(orjson.dumps(answer))
+        sys.stdout.buffer.flush()
     except MemoryError:  # pyarrow's is one, too
         os._exit(OUT_OF_MEMORY_STATUS)
     except OSError as error:
@@ -99,7 +103,6 @@ def main() -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             os._exit(DISK_FULL_STATUS)
         raise
-    sys.stdout.buffer.write(orjson.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -138,13 +138,13 @@ def _read_in_process(
     is_named: bool,
     folder: Path,
 ) -> FileReport:
-    content.flush()
-    content.seek(0)
     limits = (MAX_MEMORY_BYTES, MAX_BATCH_BYTES, MAX_CPU_S, TIMEOUT_S)
     command = [sys.executable, "-P", "-m", "looper.platform.trajectories.upload_worker", name, format]
     command.append("named" if is_named else "found")
     with temporary_file(folder) as beside, temporary_file(folder) as output, temporary_file(folder) as errors:
         try:
+            content.flush()
+            content.seek(0)
             beside.write(orjson.dumps(companions))
             beside.flush()
             beside.seek(0)

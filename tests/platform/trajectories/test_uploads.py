@@ -113,19 +113,25 @@ def test_a_disk_without_space_is_said_so(upload: Uploads, tmp_path: Path) -> Non
         pass
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "content"), [(0, EPISODE), (1, EPISODE), (2, EPISODE), (3, EPISODE), (3, "no trajectory")]
+)
 def test_a_disk_that_fills_up_meanwhile_is_said_so(
-    number: int, upload: Uploads, monkeypatch: pytest.MonkeyPatch
+    number: int, content: object, upload: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There may be no space for the batch, or for what lies beside the file, though there was for the file."""
+    """It may take the first files and not the next: the upload, the batch, what lies beside it, and the answer."""
     opened, make = itertools.count(), tempfile.TemporaryFile
 
     def open_file(**options: Any) -> Any:
-        return Path("/dev/full").open("r+b", buffering=0) if next(opened) == number else make(**options)
+        return (
+            Path("/dev/full").open("r+b", buffering=-1 if number == 0 else 0)
+            if next(opened) == number
+            else make(**options)
+        )
 
     monkeypatch.setattr(tempfile, "TemporaryFile", open_file)
     with pytest.raises(StoreFull, match="no disk space for the upload"):
-        upload.ingest("post.jsonl", orjson.dumps(EPISODE))
+        upload.ingest("post.jsonl", orjson.dumps(content))
 
 
 def test_a_temporary_file_is_only_its_users(tmp_path: Path) -> None:
