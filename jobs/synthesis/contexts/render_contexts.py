@@ -48,13 +48,25 @@ _NEWER_NOTES = (
     "Since yesterday: {what} -> {new} (was {old}).",
     "Changed: use {new} as {what} from now on, not {old}.",
     "{what}: {new}. This replaces {old}.",
+    "New: {what} is {new}.",
+    "From today on, {what} is {new} instead of {old}.",
+    "{old} is out of use. {what} -> {new}.",
+    "Update: {what} = {new}",
+    "We no longer use {old}: {what} is {new}.",
+    "Correction: {what} should be {new}, not {old}.",
+    "{new} has replaced {old} as {what}.",
+    "Please use {new} for {what} now.",
 )
+
+MAX_OTHER_CHANGES = 2
+"""Maximum changes in a newer note that do not concern the task at hand. An agent has to find the one that does."""
 
 
 @dataclass(frozen=True)
 class _Instance:
     """What the contexts of an instance's examples are made from."""
 
+    examples: Sequence[Example]
     notes: str
     index: EpisodeIndex
     habits: Habits
@@ -79,6 +91,7 @@ def render_contexts(examples: Sequence[Example], shares: ContextShares, max_seq_
     if not examples or not any(share for _, share, _ in _list_contexts(shares)):
         return list(examples)
     instance = _Instance(
+        examples=examples,
         notes=find_instance_notes(examples),
         index=EpisodeIndex(examples),
         habits=find_habits(examples),
@@ -127,15 +140,25 @@ def _render_with_episodes(example: Example, instance: _Instance, rng: Random) ->
 
 
 def _render_with_newer_note(example: Example, instance: _Instance, rng: Random) -> tuple[Turn, ...] | None:
-    bare = remove_notes(example.turns)
-    habits = instance.habits.of(bare)
-    if not habits:
+    turns = bare = remove_notes(example.turns)
+    own = instance.habits.of(bare)
+    if not own:
         return None
-    habit = rng.choice(habits)
-    new = _choose_value(habit, instance.habits, rng)
-    notes = (find_notes(example.turns) or instance.notes) if rng.random() < 0.5 else ""
-    notes = "\n".join(filter(None, (notes, _write_note(habit, new, find_request(bare), instance.habits, rng))))
-    return add_notes(replace_habit(bare, habit, new), notes) if instance.fits(notes) else None
+    request, lines = find_request(bare), []
+    for habit in rng.sample(own, rng.randint(1, len(own))):
+        new = _choose_value(habit, instance.habits, rng)
+        turns = replace_habit(turns, habit, new)
+        lines.append(_write_note(habit, new, request, instance.habits, rng))
+    for other in rng.sample(instance.examples, min(len(instance.examples), rng.randint(0, MAX_OTHER_CHANGES))):
+        elsewhere = remove_notes(other.turns)
+        if foreign := [habit for habit in instance.habits.of(elsewhere) if habit not in own]:
+            habit = rng.choice(foreign)
+            new = _choose_value(habit, instance.habits, rng)
+            lines.append(_write_note(habit, new, find_request(elsewhere), instance.habits, rng))
+    rng.shuffle(lines)
+    before = (find_notes(example.turns) or instance.notes) if rng.random() < 0.5 else ""
+    notes = "\n".join(filter(None, (before, *lines)))
+    return add_notes(turns, notes) if instance.fits(notes) else None
 
 
 def _render_with_wrong_episodes(example: Example, instance: _Instance, rng: Random) -> tuple[Turn, ...] | None:
