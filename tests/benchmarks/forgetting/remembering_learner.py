@@ -42,7 +42,13 @@ class RememberingLearner(Learner):
         is_multi_task = self._run.kind is RunKind.MULTI_TASK
         count = len(new) if is_multi_task else REMEMBERED_SESSIONS.get(self._run.recipe.strategy, 2)
         self._remembered = [*self._remembered, *new][-count:]
+        self._tokens = 100 * len(examples) * (1 if self._run.recipe.strategy == "none" else 2)
         return len(examples) * self._run.recipe.epochs
+
+    @property
+    @override
+    def trained_tokens(self) -> int:
+        return self._tokens
 
     @override
     def evaluate(self, examples: Sequence[Example]) -> HeldOutScore:
