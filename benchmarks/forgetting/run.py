@@ -4,10 +4,10 @@
 the last finished round.
 
 Files below the output folder: ``runs/<key>/run.json`` holds the settings of a run, ``<n>.json`` the evaluation after
-round n, and ``<n>.saved`` the state of the learner after it, of which a stream keeps only the last. The evaluation is written last and atomically, so an
-existing one means that the round is complete. A process holds the file ``lock`` of the run that it executes, so several
-processes can share one folder. If a recipe cannot learn (the loss is not finite), ``failed.txt`` gets the reason and
-the other runs continue. The run is tried again after that file is deleted.
+round n, and ``<n>.saved`` the state of the learner after it, of which a stream keeps only the last. The evaluation is
+written last and atomically, so an existing one means that the round is complete. A process holds the file ``lock`` of
+the run that it executes, so several processes can share one folder. If a recipe cannot learn (the loss is not finite),
+``failed.txt`` gets the reason and the other runs continue. The run is tried again after that file is deleted.
 """
 
 import time

@@ -88,7 +88,8 @@ def build_stream_report(
     """
     bounds = [result for result in results if result.run.kind is RunKind.MULTI_TASK and result.rows]
     bound = fmean(success_matrix(bounds[0])[0]) if bounds else None
-    trained = [result for result in results if result.run.kind is RunKind.SEQUENCE and len(result.rows) > 1]
+    trained = [_up_to_evaluation(result) for result in results if result.run.kind is RunKind.SEQUENCE]
+    trained = [result for result in trained if len(result.rows) > 1]
     plain = next((result.rows for result in trained if result.run.recipe.strategy == NO_STRATEGY), ())
     return StreamReport(
         machine=machine,
@@ -97,6 +98,14 @@ def build_stream_report(
         bound_rounds=len(bounds[0].rows) if bounds else 0,
         rows=[_summarize(result, bound, plain) for result in trained],
     )
+
+
+def _up_to_evaluation(result: RunResult) -> RunResult:
+    """Leave out the rounds after the last one in which all sessions so far were evaluated."""
+    rows = list(result.rows)
+    while rows and len(rows[-1].scores) != len(rows):
+        rows.pop()
+    return result.model_copy(update={"rows": tuple(rows)})
 
 
 def _summarize(result: RunResult, bound: float | None, plain: Sequence[RoundEvaluation]) -> StreamSummary:
@@ -108,7 +117,7 @@ def _summarize(result: RunResult, bound: float | None, plain: Sequence[RoundEval
     fifth = max(1, len(cells) // 5)
     tokens = [row.tokens for row in result.rows]
     common = min(len(plain), len(result.rows))
-    early = tokens[max(0, COST_SESSIONS // 2) :][:COST_SESSIONS]  # the third to the seventh: around the fifth
+    early = tokens[COST_SESSIONS // 2 :][:COST_SESSIONS]  # the third to the seventh: around the fifth
     return StreamSummary(
         strategy=result.run.recipe.strategy,
         sessions=len(cells),

@@ -105,7 +105,7 @@ def build_stream(place: Workplace, count: int, seed: int) -> list[Workplace]:
     kinds: list[_Kind] = []
     months = []
     for number in range(count):
-        if not kinds or (verbs and rng.random() < _NEW_KIND_PROBABILITY):
+        if not kinds or (verbs and tools and rng.random() < _NEW_KIND_PROBABILITY):
             words = rng.sample(_WORDS, _WORDS_PER_KIND)
             kinds.append(_Kind(verbs.pop(), (tools.pop(),), rng.choice(_PARAMETERS), dict.fromkeys(words, "")))
             kinds[-1] = _with_other_codes(kinds[-1], rng)
