@@ -149,7 +149,7 @@ def bench_stream(
         "source": source,
         "base": base,
         "sessions": sessions,
-        **recipe.model_dump(include={"rank", "learning_rate", "epochs", "batch_size", "seed"}),
+        **recipe.model_dump(include={"rank", "learning_rate", "batch_size", "seed"}),
     }
     report = build_stream_report(results, machine, settings)
     (out / f"forgetting-{sessions}.json").write_text(report.model_dump_json(indent=1) + "\n")

@@ -26,6 +26,8 @@ class StreamSummary(BaseModel):
 
     strategy: str
     """Name of the strategy."""
+    epochs: int
+    """Epochs of the recipe."""
     sessions: int
     """Number of sessions that were trained."""
     accuracy: float
@@ -120,6 +122,7 @@ def _summarize(result: RunResult, bound: float | None, plain: Sequence[RoundEval
     early = tokens[COST_SESSIONS // 2 :][:COST_SESSIONS]  # the third to the seventh: around the fifth
     return StreamSummary(
         strategy=result.run.recipe.strategy,
+        epochs=result.run.recipe.epochs,
         sessions=len(cells),
         accuracy=accuracy,
         accuracy_over_bound=accuracy / bound if bound else None,
@@ -159,7 +162,12 @@ _HEADINGS = {
 
 def _cells(row: StreamSummary) -> list[str]:
     values = [getattr(row, name) for name in _HEADINGS]
-    return [row.strategy, str(row.sessions), *("" if value is None else f"{value:.3f}" for value in values)]
+    return [
+        row.strategy,
+        str(row.epochs),
+        str(row.sessions),
+        *("" if value is None else f"{value:.3f}" for value in values),
+    ]
 
 
 def stream_table(report: StreamReport) -> Table:
@@ -172,7 +180,7 @@ def stream_table(report: StreamReport) -> Table:
         One row per strategy.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, heading in enumerate(("strategy", "sessions", *_HEADINGS.values())):
+    for number, heading in enumerate(("strategy", "epochs", "sessions", *_HEADINGS.values())):
         table.add_column(heading, justify="right" if number else "left")
     for row in report.rows:
         table.add_row(*_cells(row))
@@ -189,7 +197,7 @@ def stream_markdown(report: StreamReport) -> str:
         Markdown with the machine, the settings, the table, the bound and the success over time.
     """
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
-    headings = ["strategy", "sessions", *_HEADINGS.values()]
+    headings = ["strategy", "epochs", "sessions", *_HEADINGS.values()]
     head = [f"| {' | '.join(headings)} |", f"| --- |{' ---: |' * (len(headings) - 1)}"]
     body = [f"| {' | '.join(_cells(row))} |" for row in report.rows]
     bound = (

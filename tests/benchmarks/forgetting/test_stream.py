@@ -73,10 +73,10 @@ def run(out: Path, learner: RememberingLearner, quick: bool = False) -> StreamRe
 
 def test_the_report_tells_success_dips_and_costs(tmp_path: Path) -> None:
     report = run(tmp_path, RememberingLearner())
-    replay, none = report.rows
-    assert (replay.strategy, none.strategy) == (STREAM_RECIPE.strategy, "none")
+    cheap, none, replay = report.rows
+    assert [(row.strategy, row.epochs) for row in report.rows] == [("replay(share=3.5)", 1), ("none", 3), ("replay", 3)]
     # The learner without a strategy knows the last system message only, and no session before.
-    assert none.forgetting > replay.forgetting > 0
+    assert none.forgetting > cheap.forgetting > replay.forgetting > 0
     assert none.worst_dip == 1.0
     assert none.early_plasticity == none.late_plasticity == 1.0
     assert (replay.tokens_over_none, none.tokens_over_none) == (2.0, 1.0)
@@ -84,7 +84,7 @@ def test_the_report_tells_success_dips_and_costs(tmp_path: Path) -> None:
     assert replay.accuracy_over_bound == replay.accuracy
     assert [number for number, _ in replay.mean_success] == [1, 5, 10, 12]
     assert StreamReport.model_validate_json((tmp_path / "forgetting-12.json").read_text()) == report
-    assert "| replay(share=0.5) | 12 |" in (tmp_path / "forgetting-12.md").read_text()
+    assert "| replay(share=3.5) | 1 | 12 |" in (tmp_path / "forgetting-12.md").read_text()
 
 
 def test_an_interrupted_stream_goes_on_with_the_last_saved_state(tmp_path: Path) -> None:
