@@ -16,17 +16,26 @@ from looper.benchmarks.forgetting.plan import (
     NO_STRATEGY,
     SESSION_COUNT,
     STRATEGIES,
+    STREAM_RECIPE,
     TENANT_RECIPE,
+    TINY_STREAM_RECIPE,
     ForgettingRun,
     plan_all_strategies,
     plan_learning_rates,
     plan_seeds,
     plan_steps_and_ranks,
+    plan_stream,
 )
 from looper.benchmarks.forgetting.power_law import fit_power_law
 from looper.benchmarks.forgetting.report import ForgettingReport, build_report, to_markdown
 from looper.benchmarks.forgetting.run import Notify, RunResult, execute_runs
-from looper.benchmarks.forgetting.sources import LearningSession, build_gym_sessions, load_tenant_sessions
+from looper.benchmarks.forgetting.sources import (
+    LearningSession,
+    build_gym_sessions,
+    build_stream_sessions,
+    load_tenant_sessions,
+)
+from looper.benchmarks.forgetting.stream_report import StreamReport, build_stream_report, stream_markdown
 from looper.benchmarks.forgetting.summary import find_leaders, power_law_points, runs_at_best_rate
 from looper.gym.workplaces import WORKPLACES
 from looper.platform.domain.errors import InvalidInput
@@ -107,6 +116,44 @@ def bench(
     stem = "steps-and-rank" if phase == 3 else "forgetting"
     (out / f"{stem}.json").write_text(report.model_dump_json(indent=1) + "\n")
     (out / f"{stem}.md").write_text(to_markdown(report))
+    return report
+
+
+def bench_stream(
+    source: str, base: str, learner: Learner, out: Path, *, machine: str, sessions: int, quick: bool, notify: Notify
+) -> StreamReport:
+    """Execute the runs of a stream whose results are missing, and write ``forgetting-<sessions>.{json,md}``.
+
+    Args:
+        source: Name of a workplace of the gym.
+        base: Name of the base model.
+        learner: What is trained and evaluated.
+        out: Folder of the results and of the report.
+        machine: Description of the machine, for the report.
+        sessions: Number of sessions.
+        quick: Train each session for one epoch, and leave the upper bound out, as a check.
+        notify: Called with the progress.
+
+    Returns:
+        The report.
+
+    Raises:
+        InvalidInput: ``source`` does not exist, or has no stream of so many sessions.
+    """
+    recipe = TINY_STREAM_RECIPE if quick else STREAM_RECIPE
+    stream = build_stream_sessions(source, sessions, recipe.seed)
+    common = ForgettingRun(source=source, sessions=sessions, base=base, recipe=recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    results = execute_runs(plan_stream(common, quick=quick), lambda run: stream, learner, out, notify)
+    settings = {
+        "source": source,
+        "base": base,
+        "sessions": sessions,
+        **recipe.model_dump(include={"rank", "learning_rate", "batch_size", "seed"}),
+    }
+    report = build_stream_report(results, machine, settings)
+    (out / f"forgetting-{sessions}.json").write_text(report.model_dump_json(indent=1) + "\n")
+    (out / f"forgetting-{sessions}.md").write_text(stream_markdown(report))
     return report
 
 

@@ -57,6 +57,10 @@ class Learner(Protocol):
             InvalidInput: The recipe cannot learn the examples, for instance because the loss is not finite.
         """
 
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that the last training computed, old ones included, with shared prefixes counted once a step."""
+
     def evaluate(self, examples: Sequence[Example]) -> HeldOutScore:
         """Evaluate the current adapter, or the base model before the first session.
 

@@ -18,7 +18,7 @@ from looper.jobs.consolidation.evaluation.teacher_forcing import evaluate_window
 from looper.jobs.consolidation.model.device import pick_device
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.strategies.strategy import StrategyState
-from looper.jobs.consolidation.training.fused_step import compute_losses_and_gradients
+from looper.jobs.consolidation.training.fused_step import compute_losses_and_gradients, tokens_of_step
 from looper.jobs.consolidation.training.session_setup import start_session
 from looper.platform.domain.example import Example
 from looper.platform.domain.recipe import Recipe
@@ -40,6 +40,12 @@ class LooperLearner(Learner):
         self._recipe = Recipe()
         self._adapter: Lora | None = None
         self._strategy_state: StrategyState = {}
+        self._trained_tokens = 0
+
+    @property
+    @override
+    def trained_tokens(self) -> int:
+        return self._trained_tokens
 
     @override
     def reset(self, run: ForgettingRun) -> None:
@@ -50,7 +56,9 @@ class LooperLearner(Learner):
     def train(self, examples: Sequence[Example]) -> int:
         windows = self._encoder.encode_all(examples)
         session = start_session(self._base, self._recipe, windows, self._adapter, self._strategy_state)
+        self._trained_tokens = 0
         while not session.is_done:
+            self._trained_tokens += tokens_of_step(session)
             ((loss, gradients),) = compute_losses_and_gradients(self._base, [session])
             session.take_step(loss, gradients)
         self._adapter, _ = session.export_adapter(self._max_rank)

@@ -23,7 +23,10 @@ from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.strategy import STRATEGY_NAMES
 
 SESSION_COUNT = 5
-"""Sessions of a full run."""
+"""Sessions of a full run of the sessions that were written by hand. More sessions are a generated stream."""
+STREAM_EVALUATED_EVERY = 5
+"""In a stream, all earlier sessions are evaluated after every fifth session and after the last. After the others, only
+the session that was just trained is."""
 
 NO_STRATEGY = "none"
 """Sequential fine-tuning without a strategy against forgetting."""
@@ -31,6 +34,13 @@ STRATEGIES = (*STRATEGY_NAMES, "replay(share=0.5)", "replay(share=1)", "replay+e
 
 GYM_RECIPE = Recipe(rank=16, alpha=32, learning_rate=2e-3, epochs=3, batch_size=4, max_seq_length=512)
 """For about 29 episodes of 105 tokens: 21 steps and 9,000 tokens per session, which take a minute on two cores."""
+STREAM_RECIPE = GYM_RECIPE.model_copy(update={"batch_size": 2})
+"""For about 13 episodes of 90 tokens: 21 steps and 3,500 tokens per session without replay. Batches of 4 leave a first
+session at half of its tasks."""
+CHEAP_STREAM_RECIPE = STREAM_RECIPE.model_copy(update={"epochs": 1, "strategy": "replay(share=3.5)"})
+"""4.5 passes over as many windows as are new, which is 1.5 times what three epochs without replay take."""
+TINY_STREAM_RECIPE = STREAM_RECIPE.model_copy(update={"epochs": 1})
+"""Too short to learn much: it shows what many sessions cost."""
 TENANT_RECIPE = Recipe(rank=16, alpha=32, learning_rate=1e-3, epochs=1, max_steps=14, batch_size=4, max_seq_length=256)
 """For at most 14,000 tokens of a tenant in windows of 256: a minute and a half on two cores."""
 
@@ -145,6 +155,41 @@ def plan_steps_and_ranks(common: ForgettingRun) -> list[ForgettingRun]:
     ]
 
 
+def plan_stream(common: ForgettingRun, *, quick: bool) -> list[ForgettingRun]:
+    """Plan a stream: replay at 1.5 times the cost of none, none, the default strategy, and the upper bound.
+
+    Args:
+        common: The settings that all runs share, with the default strategy.
+        quick: Only the default strategy and none.
+
+    Returns:
+        The runs.
+    """
+    none = _with_recipe(common, strategy=NO_STRATEGY)
+    if quick:
+        return [common, none]
+    cheap = common.model_copy(update={"recipe": CHEAP_STREAM_RECIPE.model_copy(update={"seed": common.recipe.seed})})
+    return [cheap, none, common, _multi_task_run(common)]
+
+
+def evaluated_sessions(run: ForgettingRun, number: int) -> tuple[int, ...]:
+    """Return which sessions are evaluated after a training round.
+
+    Args:
+        run: The run.
+        number: Number of the round, from 0.
+
+    Returns:
+        Numbers of sessions, from 0. In a stream these are sessions that were trained, because there are too many to ask
+        all of them every time.
+    """
+    if run.kind is not RunKind.SEQUENCE or run.sessions <= SESSION_COUNT:
+        return tuple(range(run.sessions))
+    done = number + 1
+    is_full = done % STREAM_EVALUATED_EVERY == 0 or done == run.sessions
+    return tuple(range(done)) if is_full else (number,)
+
+
 def base_model_run(run: ForgettingRun) -> ForgettingRun:
     """Return the run that evaluates the base model of ``run`` before any training.
 
@@ -159,7 +204,7 @@ def base_model_run(run: ForgettingRun) -> ForgettingRun:
 
 
 def _multi_task_run(common: ForgettingRun) -> ForgettingRun:
-    """Return the upper bound, with as many steps as all sessions of a sequence have together."""
+    """Return the upper bound. One of its rounds has as many steps as all sessions of a sequence have together."""
     steps = common.recipe.max_steps
     run = _with_recipe(common, strategy=NO_STRATEGY, max_steps=None if steps is None else steps * common.sessions)
     return run.model_copy(update={"kind": RunKind.MULTI_TASK})

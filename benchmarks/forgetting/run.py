@@ -4,37 +4,49 @@
 the last finished round.
 
 Files below the output folder: ``runs/<key>/run.json`` holds the settings of a run, ``<n>.json`` the evaluation after
-round n, and ``<n>.saved`` the state of the learner after it. The evaluation is written last and atomically, so an
-existing one means that the round is complete. A process holds the file ``lock`` of the run that it executes, so several
-processes can share one folder. If a recipe cannot learn (the loss is not finite), ``failed.txt`` gets the reason and
-the other runs continue. The run is tried again after that file is deleted.
+round n, and ``<n>.saved`` the state of the learner after it, of which a stream keeps only the last. The evaluation is
+written last and atomically, so an existing one means that the round is complete. A process holds the file ``lock`` of
+the run that it executes, so several processes can share one folder. If a recipe cannot learn (the loss is not finite),
+``failed.txt`` gets the reason and the other runs continue. The run is tried again after that file is deleted.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from looper.benchmarks.forgetting.learner import HeldOutScore, Learner
-from looper.benchmarks.forgetting.plan import ForgettingRun, RunKind
+from looper.benchmarks.forgetting.plan import SESSION_COUNT, ForgettingRun, RunKind, evaluated_sessions
 from looper.benchmarks.forgetting.sources import LearningSession
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.example import Example
+
+MAX_BOUND_ROUNDS = 8
+"""Most training rounds of the multi-task bound."""
+BOUND_REACHED = 0.99
+"""Success on held-out tasks at which the multi-task bound is not trained further."""
+BOUND_PATIENCE = 2
+"""Rounds without a better result after which the multi-task bound is not trained further."""
 
 LoadSessions = Callable[[ForgettingRun], Sequence[LearningSession]]
 """Returns the sessions of a run's source for the run's seed: ``run.sessions`` of them."""
 
 
 class RoundEvaluation(BaseModel):
-    """Evaluation of an instance on the held-out tasks of every session, after one training round."""
+    """Evaluation of an instance on the held-out tasks of the sessions, after one training round."""
 
     model_config = ConfigDict(frozen=True)
 
     scores: tuple[HeldOutScore, ...]
-    """One score per session."""
+    """One score per evaluated session."""
+    sessions: tuple[int, ...] | None = None
+    """Numbers of the evaluated sessions, from 0. None in results from before there were streams: all of them."""
+    tokens: int = 0
+    """Tokens of the training round, old ones included. 0 in results from before they were counted."""
     steps: int
     """Optimizer steps of the training round."""
     learning_s: float
@@ -95,7 +107,7 @@ def execute_runs(
 
     def execute(number: int, run: ForgettingRun) -> RunResult:
         sessions = load_sessions(run)
-        round_count = len(training_rounds(run, sessions))
+        round_count = 1 if run.kind is not RunKind.SEQUENCE else len(sessions)
 
         def report_rounds(finished: int) -> None:
             notify(BenchmarkProgress(run, number, len(runs), finished, round_count))
@@ -120,6 +132,8 @@ def execute_runs(
 
 def training_rounds(run: ForgettingRun, sessions: Sequence[LearningSession]) -> list[tuple[Example, ...]]:
     """Return the examples of each training round of a run. The instance is evaluated after each round.
+
+    The multi-task bound repeats its round until it gets no better.
 
     Args:
         run: The run.
@@ -149,10 +163,12 @@ def _execute_rounds(
     learner.reset(run)
     if evaluations:
         learner.load_state((folder / f"{len(evaluations) - 1}.saved").read_bytes())
-    for number, examples in enumerate(rounds[len(evaluations) :], start=len(evaluations)):
+    while not _is_complete(run, evaluations):
+        number = len(evaluations)
+        examples = rounds[min(number, len(rounds) - 1)]
         report_rounds(number)
         try:
-            evaluation = _train_and_evaluate(examples, sessions, learner)
+            evaluation = _train_and_evaluate(examples, sessions, evaluated_sessions(run, number), learner)
         except InvalidInput as error:
             _write_atomically(folder / "failed.txt", str(error).encode())
             return RunResult(run=run, rows=tuple(evaluations), failure=str(error))
@@ -160,19 +176,49 @@ def _execute_rounds(
             _write_atomically(folder / f"{number}.saved", learner.save_state())
         _write_atomically(folder / f"{number}.json", evaluation.model_dump_json(indent=1).encode())
         evaluations.append(evaluation)
-    report_rounds(len(rounds))
+        if run.sessions > SESSION_COUNT:  # the states of a long stream would fill the disk
+            (folder / f"{number - 1}.saved").unlink(missing_ok=True)
+    report_rounds(len(evaluations))
     return RunResult(run=run, rows=tuple(evaluations))
 
 
+def _is_complete(run: ForgettingRun, evaluations: Sequence[RoundEvaluation]) -> bool:
+    """Return whether a run needs no further round. The multi-task bound is trained until it gets no better."""
+    if run.kind is RunKind.SEQUENCE:
+        return len(evaluations) == run.sessions
+    if run.kind is RunKind.BASE or not evaluations:
+        return bool(evaluations)
+    success = [mean_success(evaluation) for evaluation in evaluations]
+    since_best = len(success) - 1 - success.index(max(success))
+    return max(success) >= BOUND_REACHED or since_best >= BOUND_PATIENCE or len(success) == MAX_BOUND_ROUNDS
+
+
+def mean_success(evaluation: RoundEvaluation) -> float:
+    """Return the mean share of right tool calls over the evaluated sessions.
+
+    Args:
+        evaluation: An evaluation.
+
+    Returns:
+        From 0 to 1. It ranks the rounds of the multi-task bound in the gym and with real tenants alike.
+    """
+    return fmean(score.right / score.calls for score in evaluation.scores)
+
+
 def _train_and_evaluate(
-    examples: Sequence[Example], sessions: Sequence[LearningSession], learner: Learner
+    examples: Sequence[Example], sessions: Sequence[LearningSession], asked: tuple[int, ...], learner: Learner
 ) -> RoundEvaluation:
     started = time.monotonic()
     steps = learner.train(examples) if examples else 0
     trained = time.monotonic()
-    scores = tuple(learner.evaluate(session.holdout) for session in sessions)
+    scores = tuple(learner.evaluate(sessions[number].holdout) for number in asked)
     return RoundEvaluation(
-        scores=scores, steps=steps, learning_s=trained - started, judging_s=time.monotonic() - trained
+        scores=scores,
+        sessions=asked,
+        steps=steps,
+        tokens=learner.trained_tokens if examples else 0,
+        learning_s=trained - started,
+        judging_s=time.monotonic() - trained,
     )
 
 
@@ -183,8 +229,7 @@ def _load_result(run: ForgettingRun, out: Path) -> RunResult | None:
     failed = folder / "failed.txt"
     if failed.exists():
         return RunResult(run=run, rows=evaluations, failure=failed.read_text())
-    expected = run.sessions if run.kind is RunKind.SEQUENCE else 1
-    return RunResult(run=run, rows=evaluations) if len(evaluations) == expected else None
+    return RunResult(run=run, rows=evaluations) if _is_complete(run, evaluations) else None
 
 
 def _load_evaluations(folder: Path) -> list[RoundEvaluation]:

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import orjson
 
+from looper.gym import sessions as written
+from looper.gym import streams
 from looper.gym.generate import RecordedEpisode
 from looper.gym.policies import run_expert
-from looper.gym.sessions import HOLDOUT_SHARE, TASKS_PER_SESSION, build_sessions
-from looper.gym.workplace import Workplace
+from looper.gym.workplace import Workplace, WorkplaceTask
 from looper.gym.workplaces import WORKPLACES
 from looper.jobs.synthesis.output.example_table import read_examples
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
@@ -34,6 +35,8 @@ from looper.platform.trajectories.readers.openai_chat import READER
 
 TENANT_COUNT = 5
 """Tenants that are used, one session each."""
+STREAM_HOLDOUT = 8
+"""Most held-out tasks of a session of a stream."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,47 @@ def build_gym_sessions(instance: str, seed: int) -> list[LearningSession]:
     """
     if instance not in WORKPLACES:
         raise InvalidInput(f"There is no workplace {instance!r}. Choose one of {', '.join(WORKPLACES)}.")
-    months = build_sessions(WORKPLACES[instance])
-    return [_build_session(month.since, [_play_expert(month, seed)]) for month in months]
+    months = written.build_sessions(WORKPLACES[instance])
+    return [
+        _build_session(month.since, [_play_expert(_draw_tasks(month, seed, written.TASKS_PER_SESSION))])
+        for month in months
+    ]
+
+
+def build_stream_sessions(instance: str, count: int, seed: int) -> list[LearningSession]:
+    """Let the expert of a workplace do the tasks of each session of a generated stream.
+
+    Held-out tasks are left out if no training task has their word, because nobody could know its code, and beyond
+    ``STREAM_HOLDOUT`` in a session, because each of them is asked many times.
+
+    Args:
+        instance: Name of the workplace.
+        count: Number of sessions.
+        seed: Seed of the rules and of the tasks.
+
+    Returns:
+        The sessions in order of time.
+
+    Raises:
+        InvalidInput: There is no such workplace, or it has no stream of so many sessions.
+    """
+    if instance not in WORKPLACES:
+        raise InvalidInput(f"There is no workplace {instance!r}. Choose one of {', '.join(WORKPLACES)}.")
+    months = streams.build_stream(WORKPLACES[instance], count, seed)
+    return [_build_stream_session(month, seed) for month in months]
+
+
+def _build_stream_session(month: Workplace, seed: int) -> LearningSession:
+    tasks = {task.id: task for task in _draw_tasks(month, seed, streams.TASKS_PER_SESSION)}
+    session = _build_session(month.since, [_play_expert(list(tasks.values()))], streams.HOLDOUT_SHARE)
+    facts = [convention.fact for convention in month.conventions.values()]
+    trained = {(fact, tasks[example.task_id].facts[fact]) for example in session.train for fact in facts}
+    answerable = [
+        example
+        for example in session.holdout
+        if trained >= {(fact, tasks[example.task_id].facts[fact]) for fact in facts}
+    ]
+    return LearningSession(session.name, session.train, tuple(answerable[:STREAM_HOLDOUT]))
 
 
 def load_tenant_sessions(folder: Path) -> list[LearningSession]:
@@ -91,8 +133,11 @@ def load_tenant_sessions(folder: Path) -> list[LearningSession]:
     return sorted(usable, key=lambda session: session.name)
 
 
-def _play_expert(workplace: Workplace, seed: int) -> list[Trajectory]:
-    tasks = [workplace.task(task_id, seed) for task_id in workplace.task_ids(TASKS_PER_SESSION)]
+def _draw_tasks(workplace: Workplace, seed: int, count: int) -> list[WorkplaceTask]:
+    return [workplace.task(task_id, seed) for task_id in workplace.task_ids(count)]
+
+
+def _play_expert(tasks: Sequence[WorkplaceTask]) -> list[Trajectory]:
     return [
         READER.to_trajectory(orjson.loads(RecordedEpisode(task, None, run_expert(task)).to_jsonl())) for task in tasks
     ]
@@ -107,9 +152,11 @@ def _prefix_task_ids(tenant: str, batch: Iterable[Trajectory]) -> list[Trajector
     return [trajectory.model_copy(update={"task_id": f"{tenant}/{trajectory.task_id}"}) for trajectory in batch]
 
 
-def _build_session(name: str, batches: Sequence[Sequence[Trajectory]]) -> LearningSession:
+def _build_session(
+    name: str, batches: Sequence[Sequence[Trajectory]], holdout_share: float = written.HOLDOUT_SHARE
+) -> LearningSession:
     """Synthesize all successes without the optional stages, because this benchmark measures training only."""
-    _, files = synthesize_in_memory(batches, HOLDOUT_SHARE, disabled_stages=OPTIONAL_STAGES)
+    _, files = synthesize_in_memory(batches, holdout_share, disabled_stages=OPTIONAL_STAGES)
     train, holdout = (tuple(read_examples(files[name])) for name in ("train.parquet", "holdout.parquet"))
     return LearningSession(name, train, holdout)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from looper.benchmarks.forgetting import metrics
 from looper.benchmarks.forgetting.plan import NO_STRATEGY, ForgettingRun, RunKind, base_model_run
 from looper.benchmarks.forgetting.power_law import Point
-from looper.benchmarks.forgetting.run import RoundEvaluation, RunResult
+from looper.benchmarks.forgetting.run import RoundEvaluation, RunResult, mean_success
 from looper.gym.workplaces import WORKPLACES
 
 METRIC_LABELS = {
@@ -190,11 +190,13 @@ def success_matrix(result: RunResult) -> list[list[float]]:
 
     Returns:
         ``[rounds, sessions]``: the share of solved tasks in the gym, the share of correct tool calls with real tenants.
+        Of the multi-task bound, only its best round.
     """
     in_gym = result.run.source in WORKPLACES
+    is_bound = result.run.kind is RunKind.MULTI_TASK
+    rows = [max(result.rows, key=mean_success)] if is_bound and result.rows else result.rows
     return [
-        [score.solved / score.episodes if in_gym else score.right / score.calls for score in row.scores]
-        for row in result.rows
+        [score.solved / score.episodes if in_gym else score.right / score.calls for score in row.scores] for row in rows
     ]
 
 

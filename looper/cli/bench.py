@@ -36,6 +36,14 @@ def forgetting(
             help="1: every strategy once. 2: the best ones with several learning rates and seeds. 3: steps and rank."
         ),
     ] = 1,
+    sessions: Annotated[
+        int,
+        typer.Option(
+            min=2,
+            max=200,
+            help="5: the sessions of the workplace. Another number: a generated stream of so many, without phases.",
+        ),
+    ] = 5,
     sharing: Annotated[
         int,
         typer.Option(
@@ -43,7 +51,10 @@ def forgetting(
         ),
     ] = 1,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Run two strategies and two sessions only, as a check.")
+        bool,
+        typer.Option(
+            "--quick", help="Run two strategies and two sessions only, or a stream with one epoch, as a check."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:
@@ -54,15 +65,20 @@ def forgetting(
 
     Example: `looper bench forgetting --source harbor/dispatch --out forgetting --sharing 2 & looper bench forgetting
     --source harbor/dispatch --out forgetting --sharing 2`
+
+    With --sessions 50, the default strategy and none learn fifty sessions of a generated stream, and the upper bound
+    all of them at once. The report tells what is known at the end, the worst dip on the way, and what a session costs.
     """
     requirements.check_machine("looper bench forgetting", "bench")
 
     from rich.console import Console
 
     from looper.basemodel.prepare import prepare_base
-    from looper.benchmarks.forgetting.bench import bench
+    from looper.benchmarks.forgetting.bench import bench, bench_stream
     from looper.benchmarks.forgetting.looper_learner import LooperLearner
-    from looper.benchmarks.forgetting.report import to_table
+    from looper.benchmarks.forgetting.plan import SESSION_COUNT
+    from looper.benchmarks.forgetting.report import ForgettingReport, to_table
+    from looper.benchmarks.forgetting.stream_report import StreamReport, stream_table
     from looper.benchmarks.machine import describe_machine
     from looper.jobs.consolidation.model.device import set_thread_count
     from looper.jobs.consolidation.training.single_process_group import single_process_group
@@ -79,13 +95,19 @@ def forgetting(
             note = f"{at.finished_rounds} of {at.round_count} sessions"
             display.update(line, description=name, completed=at.finished_rounds, total=at.round_count, note=note)
 
-        found = bench(
-            source, settings.base, learner, out, machine=describe_machine(), phase=phase, quick=quick, notify=notify
-        )
+        machine = describe_machine()
+        found: StreamReport | ForgettingReport
+        if sessions == SESSION_COUNT:
+            found = bench(source, settings.base, learner, out, machine=machine, phase=phase, quick=quick, notify=notify)
+        else:
+            found = bench_stream(
+                source, settings.base, learner, out, machine=machine, sessions=sessions, quick=quick, notify=notify
+            )
     if json:
         emit_json(found)
     else:
-        Console(width=None if sys.stdout.isatty() else 200).print(to_table(found))
+        table = stream_table(found) if isinstance(found, StreamReport) else to_table(found)
+        Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 Everything that an agent must know to work in a workplace is in one frozen value. A new workplace is a new value; new or
 changed conventions are a ``dataclasses.replace`` of an old one. Templates (``"HD-{order}"``) are filled from a task's
-facts. ``workplaces`` defines the four workplaces, and ``sessions`` derives changed ones from them.
+facts. ``workplaces`` defines the four workplaces; ``sessions`` and ``streams`` derive changed ones from them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -97,7 +97,7 @@ class Workplace:
     instance: str
     """The instance that works here, as ``tenant/instance``."""
     system: str
-    """System message of every episode."""
+    """Template of the system message."""
     tools: tuple[Tool, ...]
     """The tools that the agent is offered."""
     request: str
@@ -173,7 +173,8 @@ class WorkplaceTask:
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the messages with which an episode starts."""
-        return [{"role": "system", "content": self.workplace.system}, {"role": "user", "content": self.request}]
+        system = self.workplace.system.format_map(self.facts)
+        return [{"role": "system", "content": system}, {"role": "user", "content": self.request}]
 
     def tools(self) -> list[dict[str, Any]]:
         """Return the tools of the workplace in the format of OpenAI's API."""

@@ -28,6 +28,7 @@ class StrategyName(StrEnum):
     ELLA = "ella"
     DISTILL = "distill"
     MERGE = "merge"
+    SLAO = "slao"
 
 
 STRATEGY_NAMES = tuple(name.value for name in StrategyName)

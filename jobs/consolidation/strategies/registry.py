@@ -19,6 +19,7 @@ from looper.jobs.consolidation.strategies.o_lora import OLora
 from looper.jobs.consolidation.strategies.online_lora import OnlineLora
 from looper.jobs.consolidation.strategies.progressive import Progressive
 from looper.jobs.consolidation.strategies.replay import LossReplay, Replay
+from looper.jobs.consolidation.strategies.slao import Slao
 from looper.jobs.consolidation.strategies.strategy import Strategy
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.strategy import StrategyName, StrategyTerm, parse_strategy
@@ -38,6 +39,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     StrategyName.ELLA: Ella,
     StrategyName.DISTILL: Distill,
     StrategyName.MERGE: Merge,
+    StrategyName.SLAO: Slao,
 }
 
 ANY_METHOD = (StrategyName.NONE, StrategyName.REPLAY, StrategyName.REPLAY_LOSS, StrategyName.MERGE)

@@ -64,6 +64,8 @@ class StrategyContext:
     """Return the mean loss of each window under the given adapter, in nats per target token."""
     logits: Callable[[Lora, Sequence[Window]], Tensor]
     """Return the logits under the given adapter, float32 ``[targets of all windows, vocabulary]``, with gradients."""
+    epochs: int = 1
+    """Passes over the new windows that the session takes."""
     old: Sequence[Window] = ()
     """Old windows that earlier strategies of a combination replay."""
 
@@ -99,7 +101,10 @@ class Strategy:
         """
 
     def windows(self) -> list[Window]:
-        """Return old windows to train on beside the new ones. Called once, after ``begin``."""
+        """Return old windows to train on beside the new ones. Called once, after ``begin``.
+
+        They are spread evenly over the session's epochs, so that each is trained on once.
+        """
         return []
 
     def frozen_lora(self) -> Lora | None:

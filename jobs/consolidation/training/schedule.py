@@ -24,6 +24,19 @@ def total_steps(examples: int, recipe: Recipe) -> int:
     return steps if recipe.max_steps is None else min(steps, recipe.max_steps)
 
 
+def epoch_count(examples: int, recipe: Recipe) -> int:
+    """Return how many passes over the examples a session takes, a last incomplete one included.
+
+    Args:
+        examples: Number of training examples, at least one.
+        recipe: Gives epochs, batch size and the maximum number of steps.
+
+    Returns:
+        The number of passes.
+    """
+    return math.ceil(total_steps(examples, recipe) / math.ceil(examples / recipe.batch_size))
+
+
 def batch_at(step: int, examples: int, recipe: Recipe) -> list[int]:
     """Return the examples of one optimizer step.
 
@@ -41,6 +54,43 @@ def batch_at(step: int, examples: int, recipe: Recipe) -> list[int]:
     epoch, step_in_epoch = divmod(step, math.ceil(examples / recipe.batch_size))
     order = random.Random(f"{recipe.seed}:{epoch}").sample(range(examples), examples)
     return order[step_in_epoch * recipe.batch_size :][: recipe.batch_size]
+
+
+def batch_with_old_at(step: int, new: int, old: int, epochs: int, recipe: Recipe) -> list[int]:
+    """Return the examples of one optimizer step where old examples are trained on beside the new ones.
+
+    Each epoch takes every new example once, and its own part of the old ones. So the old examples can be as many as all
+    epochs have room for, and each is trained on once. If their number is not a multiple of the epochs, the first few
+    come again in the last epoch.
+
+    Args:
+        step: Number of the step, from 0.
+        new: Number of new examples.
+        old: Number of old examples.
+        epochs: Number of passes over the new examples.
+        recipe: Gives batch size and seed.
+
+    Returns:
+        Indices of at most ``batch_size`` examples. Old examples count from ``new``.
+    """
+    per_epoch = old_per_epoch(old, epochs)
+    epoch = step // math.ceil((new + per_epoch) / recipe.batch_size)
+    return [
+        i if i < new else new + (epoch * per_epoch + i - new) % old for i in batch_at(step, new + per_epoch, recipe)
+    ]
+
+
+def old_per_epoch(old: int, epochs: int) -> int:
+    """Return how many of ``old`` examples each of ``epochs`` passes over the new examples takes.
+
+    Args:
+        old: Number of old examples.
+        epochs: Number of passes.
+
+    Returns:
+        The number.
+    """
+    return math.ceil(old / epochs)
 
 
 def pairs_at(step: int, examples: int, pairs: int, recipe: Recipe) -> list[int]:

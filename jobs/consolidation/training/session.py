@@ -20,7 +20,13 @@ from looper.jobs.consolidation.model.deepspeed_engine import initialize_engine
 from looper.jobs.consolidation.strategies.strategy import Strategy, StrategyContext, StrategyState
 from looper.jobs.consolidation.strategies.tensors import add_prefix, select_prefix
 from looper.jobs.consolidation.training.collective import broadcast_from_rank0
-from looper.jobs.consolidation.training.schedule import batch_at, learning_rate, pairs_at, total_steps
+from looper.jobs.consolidation.training.schedule import (
+    batch_with_old_at,
+    learning_rate,
+    old_per_epoch,
+    pairs_at,
+    total_steps,
+)
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
 
@@ -70,8 +76,11 @@ class TrainingSession:
         self._pairs = pairs
         strategy.begin(context, past)
         # What a strategy replays may depend on losses, which two ranks may round differently.
-        self._windows = [*context.windows, *broadcast_from_rank0(strategy.windows())]
-        self.steps = total_steps(len(self._windows), recipe)
+        old = broadcast_from_rank0(strategy.windows())
+        self._windows = [*context.windows, *old]
+        self._old_count = len(old)
+        self._windows_per_epoch = len(context.windows) + old_per_epoch(len(old), context.epochs)
+        self.steps = total_steps(self._windows_per_epoch, recipe)
         self._parametrization = parametrize(self.steps)
         self._groups = [*self._parametrization.groups, (strategy.parameters(), 1.0)]
         self.trainable = [parameter for parameters, _ in self._groups for parameter in parameters]
@@ -103,8 +112,10 @@ class TrainingSession:
     @property
     def total_tokens(self) -> int:
         """Tokens of all steps of the session, without those of preference pairs."""
-        steps_per_epoch = math.ceil(len(self._windows) / self.recipe.batch_size)
-        return math.ceil(sum(map(len, self._windows)) * self.steps / steps_per_epoch)
+        steps_per_epoch = math.ceil(self._windows_per_epoch / self.recipe.batch_size)
+        new = sum(map(len, self._context.windows))
+        old = sum(map(len, self._windows)) - new
+        return math.ceil((new + old / self._context.epochs) * self.steps / steps_per_epoch)
 
     @property
     def active_adapter(self) -> ActiveAdapter:
@@ -116,11 +127,13 @@ class TrainingSession:
 
     def next_batch(self) -> list[Window]:
         """Return the windows of the next step."""
-        return [self._windows[i] for i in batch_at(self.step, len(self._windows), self.recipe)]
+        new, old = len(self._context.windows), self._old_count
+        indices = batch_with_old_at(self.step, new, old, self._context.epochs, self.recipe)
+        return [self._windows[i] for i in indices]
 
     def next_pairs(self) -> list[PairWindows]:
         """Return the preference pairs of the next step, which may be none."""
-        indices = pairs_at(self.step, len(self._windows), len(self._pairs), self.recipe)
+        indices = pairs_at(self.step, self._windows_per_epoch, len(self._pairs), self.recipe)
         return [self._pairs[i] for i in indices]
 
     def take_step(self, loss: float, gradients: Sequence[Tensor]) -> None:

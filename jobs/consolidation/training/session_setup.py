@@ -20,7 +20,7 @@ from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.strategies import fisher
 from looper.jobs.consolidation.strategies.registry import build_strategy, check_method
 from looper.jobs.consolidation.strategies.strategy import StrategyContext, StrategyState
-from looper.jobs.consolidation.training.schedule import total_steps
+from looper.jobs.consolidation.training.schedule import epoch_count, total_steps
 from looper.jobs.consolidation.training.session import TrainingSession
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
@@ -128,6 +128,7 @@ def _make_context(
         start=start,
         windows=windows,
         steps=total_steps(len(windows), recipe),
+        epochs=epoch_count(len(windows), recipe),
         seed=recipe.seed,
         importance=partial(fisher.estimate_update_importance, base),
         factor_importance=partial(fisher.estimate_factor_importance, base),

@@ -37,16 +37,21 @@ class RememberingLearner(Learner):
         if self.train_count == self._max_train_count:
             raise KeyboardInterrupt
         self.train_count += 1
-        # The sessions of the gym differ in the system prompt, which names the month.
-        new = sorted({_system_prompt(example) for example in examples} - set(self._remembered))
+        new = sorted({_session(example) for example in examples} - set(self._remembered))
         is_multi_task = self._run.kind is RunKind.MULTI_TASK
         count = len(new) if is_multi_task else REMEMBERED_SESSIONS.get(self._run.recipe.strategy, 2)
         self._remembered = [*self._remembered, *new][-count:]
+        self._tokens = 100 * len(examples) * (1 if self._run.recipe.strategy == "none" else 2)
         return len(examples) * self._run.recipe.epochs
+
+    @property
+    @override
+    def trained_tokens(self) -> int:
+        return self._tokens
 
     @override
     def evaluate(self, examples: Sequence[Example]) -> HeldOutScore:
-        solved = sum(_system_prompt(example) in self._remembered for example in examples)
+        solved = sum(_session(example) in self._remembered for example in examples)
         calls = sum(len(turn.tool_calls) for example in examples for turn in example.turns)
         loss = 0.1 if solved else 0.5 * self._run.recipe.epochs**0.5
         return HeldOutScore(episodes=len(examples), solved=solved, calls=calls, right=calls if solved else 0, loss=loss)
@@ -60,5 +65,6 @@ class RememberingLearner(Learner):
         self._remembered = json.loads(saved)
 
 
-def _system_prompt(example: Example) -> str:
-    return example.turns[0].content
+def _session(example: Example) -> str:
+    """The session of a task of the gym, which its id names, or the tenant's system prompt."""
+    return example.task_id.rpartition("-")[0] or example.turns[0].content

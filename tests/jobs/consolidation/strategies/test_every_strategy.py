@@ -27,6 +27,8 @@ COMBINATIONS = [
     f"{QUICK}+replay-loss",
     "ewc+o-lora",
     "ella+progressive",
+    "replay+slao",
+    "progressive+slao",
 ]
 FIRST = [window(0, 1), window(1, 2), window(2, 3)]
 SECOND = [window(3, 0), window(1, 3)]

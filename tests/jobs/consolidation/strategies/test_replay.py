@@ -1,11 +1,10 @@
-from collections import Counter
 from collections.abc import Sequence
-
-import torch
+from dataclasses import replace
 
 from looper.jobs.consolidation.adapters.lora import Lora
 from looper.jobs.consolidation.data.window import Window
 from looper.jobs.consolidation.strategies.replay import LossReplay, Replay
+from looper.jobs.consolidation.strategies.replay_memory import ReplayMemory
 from looper.jobs.consolidation.strategies.strategy import StrategyState
 from looper.jobs.consolidation.strategies.tensors import pack_windows, unpack_windows
 from tests.jobs.consolidation.strategies.life import random_lora, session, stored, window, zero_lora
@@ -24,7 +23,7 @@ def test_windows_survive_the_store() -> None:
 
 
 def kept(state: StrategyState) -> list[Window]:
-    return unpack_windows({key: tensor for key, tensor in state.items() if key != "seen"})
+    return ReplayMemory(state).windows
 
 
 def learn(strategy: Replay, windows: Sequence[Window], past: StrategyState, seed: int = 0) -> StrategyState:
@@ -35,25 +34,11 @@ def learn(strategy: Replay, windows: Sequence[Window], past: StrategyState, seed
 def test_everything_is_kept_while_there_is_room() -> None:
     past = learn(Replay(capacity=5), [window(0, 1), window(0, 2)], {})
     past = learn(Replay(capacity=5), [window(1, 1)], past)
-    assert kept(past) == [window(0, 1), window(0, 2), window(1, 1)]
+    assert set(kept(past)) == {window(0, 1), window(0, 2), window(1, 1)}
     assert past["seen"] == 3
 
 
-def test_the_reservoir_is_a_uniform_sample_of_all_sessions() -> None:
-    # Algorithm R keeps each of 12 windows, in three sessions of 4, with a chance of 3/12: 500 of 2000 times, with a
-    # standard deviation of sqrt(2000 * 1/4 * 3/4) = 19.4.
-    sessions = [[window(k, i) for i in range(4)] for k in range(3)]
-    counts: Counter[Window] = Counter()
-    for seed in range(2000):
-        past: StrategyState = {}
-        for windows in sessions:
-            past = learn(Replay(capacity=3), windows, past, seed)
-        assert len(kept(past)) == 3
-        counts.update(kept(past))
-    assert all(abs(counts[window(k, i)] - 500) < 5 * 19.4 for k in range(3) for i in range(4))
-
-
-def test_a_smaller_capacity_shrinks_the_reservoir() -> None:
+def test_a_smaller_capacity_shrinks_the_memory() -> None:
     past = learn(Replay(capacity=9), [window(0, i) for i in range(9)], {})
     past = learn(Replay(capacity=4), [window(1, 0)], past)
     assert len(kept(past)) == 4
@@ -63,22 +48,31 @@ def test_a_smaller_capacity_shrinks_the_reservoir() -> None:
 def test_the_share_is_of_the_new_windows() -> None:
     past = learn(Replay(), [window(0, i) for i in range(9)], {})
     new = [window(1, i) for i in range(6)]
-    for share, count in ((0.5, 3), (0.01, 1), (1.0, 6), (4.0, 9)):
+    for share, epochs, count in ((0.5, 1, 3), (0.01, 1, 1), (1.0, 1, 6), (4.0, 1, 9), (0.5, 2, 6), (0.5, 3, 9)):
         strategy = Replay(share=share)
-        strategy.begin(session(LORA, windows=new), past)
+        strategy.begin(replace(session(LORA, windows=new), epochs=epochs), past)
         old = strategy.windows()
         assert len(old) == len(set(old)) == count
         assert set(old) <= set(kept(past))
 
 
+def test_the_share_is_of_the_new_tokens_too() -> None:
+    past = learn(Replay(), [window(*range(12)) for _ in range(9)], {})
+    strategy = Replay(share=1)
+    strategy.begin(session(LORA, windows=[window(1, i) for i in range(18)]), past)
+    assert len(strategy.windows()) == 18 * 2 // 12
+
+
 def test_later_sessions_draw_other_windows() -> None:
-    past = learn(Replay(capacity=20), [window(0, i) for i in range(20)], {})
+    past = learn(Replay(), [window(0, i) for i in range(20)], {})
     drawn = []
-    for seen in (20, 30):
-        strategy = Replay(capacity=20)
-        strategy.begin(session(LORA, windows=[window(1, i) for i in range(8)]), past | {"seen": torch.tensor(seen)})
-        drawn.append(strategy.windows())
-    assert drawn[0] != drawn[1]
+    for _ in range(2):
+        strategy = Replay(share=1)
+        strategy.begin(session(LORA, windows=[window(1, i) for i in range(8)]), past)
+        drawn.append({each for each in strategy.windows() if each.tokens[0] == 0})
+        past = stored(strategy.remember(LORA))
+    assert len(drawn[0]) == 8
+    assert not drawn[0] & drawn[1]
 
 
 def by_last_token(lora: Lora, windows: Sequence[Window]) -> list[float]:
@@ -110,4 +104,4 @@ def test_only_the_pool_is_measured() -> None:
     strategy = LossReplay(share=0.5, pool=3)
     strategy.begin(session(LORA, random_lora(1), [window(1, i) for i in range(8)], losses=losses), past)
     assert len(strategy.windows()) == 4
-    assert measured == [12]
+    assert measured == [12]  # of 30

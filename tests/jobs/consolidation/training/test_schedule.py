@@ -1,9 +1,19 @@
 """The schedule: batches, pairs and learning rates of each step."""
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.jobs.consolidation.training.schedule import batch_at, learning_rate, pairs_at, total_steps
+from looper.jobs.consolidation.training.schedule import (
+    batch_at,
+    batch_with_old_at,
+    epoch_count,
+    learning_rate,
+    old_per_epoch,
+    pairs_at,
+    total_steps,
+)
 from looper.platform.domain.recipe import Recipe
 
 
@@ -48,3 +58,24 @@ def test_every_epoch_takes_each_pair_once_and_spreads_them(pairs: int) -> None:
     for steps in epochs:
         assert sorted(i for indices in steps for i in indices) == list(range(pairs))
         assert max(map(len, steps)) - min(map(len, steps)) <= 1
+
+
+@given(st.integers(1, 40), st.integers(0, 60), st.integers(1, 9), st.integers(1, 4))
+def test_every_epoch_takes_each_new_example_and_its_part_of_the_old_ones(
+    new: int, old: int, size: int, epochs: int
+) -> None:
+    recipe = Recipe(batch_size=size, epochs=epochs)
+    assert epoch_count(new, recipe) == epochs
+    per_epoch = new + old_per_epoch(old, epochs)
+    steps = range(total_steps(per_epoch, recipe))
+    taken = [i for step in steps for i in batch_with_old_at(step, new, old, epochs, recipe)]
+    assert len(taken) == epochs * per_epoch
+    assert Counter(i for i in taken if i < new) == dict.fromkeys(range(new), epochs)
+    replayed = Counter(i - new for i in taken if i >= new)
+    assert replayed.keys() == set(range(old))
+    if old:
+        assert replayed.total() - old < epochs
+
+
+def test_a_maximum_of_steps_counts_as_that_many_epochs() -> None:
+    assert [epoch_count(17, Recipe(batch_size=8, epochs=9, max_steps=most)) for most in (1, 3, 4, 7)] == [1, 1, 2, 3]
