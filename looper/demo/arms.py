@@ -10,8 +10,7 @@ from looper.gym.notes import write_notes
 from looper.gym.workplace import WorkplaceTask
 from looper.jobs.synthesis.contexts.episodes import EpisodeIndex, render_episodes
 from looper.jobs.synthesis.contexts.notes import remove_notes, wrap_notes
-from looper.jobs.synthesis.contexts.render_contexts import find_context
-from looper.platform.domain.example import Example
+from looper.platform.domain.example import Example, find_context
 
 RETRIEVED_EPISODES = 4
 """How many earlier episodes an arm with retrieval has in its prompt."""

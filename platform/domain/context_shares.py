@@ -2,22 +2,30 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_SHARE = 16
+"""Maximum renderings of an example in one context."""
+
 
 class ContextShares(BaseModel):
     """What stands beside the task in the prompts of training examples.
 
-    Each example is rendered once as it was recorded. A share of 0.5 renders about every second example once more in
-    that context, if it can have it.
+    Each example is trained on as it was recorded in every epoch. A share of 0.5 renders about every second example
+    once more in that context, if it can have it, and a share of 2 each example twice, with other notes and episodes
+    each time. What is rendered is trained on in one epoch: repeated, a model learns it by heart and does not read it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    without_notes: float = Field(0.0, ge=0, le=1, description="Without the notes that its prompt had.")
-    with_notes: float = Field(0.0, ge=0, le=1, description="With the notes that other prompts of the instance have.")
-    with_episodes: float = Field(0.0, ge=0, le=1, description="With one or two similar episodes of other tasks.")
+    without_notes: float = Field(0.0, ge=0, le=MAX_SHARE, description="Without the notes that its prompt had.")
+    with_notes: float = Field(
+        0.0, ge=0, le=MAX_SHARE, description="With the notes that other prompts of the instance have."
+    )
+    with_episodes: float = Field(
+        0.0, ge=0, le=MAX_SHARE, description="With one or two similar episodes of other tasks."
+    )
     with_newer_note: float = Field(
-        0.0, ge=0, le=1, description="With a note that changes a habit, which the example then follows."
+        0.0, ge=0, le=MAX_SHARE, description="With a note that changes a habit, which the example then follows."
     )
     with_wrong_episodes: float = Field(
-        0.0, ge=0, le=1, description="With episodes that did otherwise, which the example does not follow."
+        0.0, ge=0, le=MAX_SHARE, description="With episodes that did otherwise, which the example does not follow."
     )

@@ -45,3 +45,29 @@ class Example(BaseModel):
     """The conversation."""
     tools: str | None = None
     """JSON text of the OpenAI tool list, or None."""
+
+
+def name_rendering(example_id: str, context: str, number: int) -> str:
+    """Return the id of an example that is rendered again in another context.
+
+    Args:
+        example_id: Id of the example as it was recorded.
+        context: Name of the context.
+        number: Number of the rendering in this context, from 0.
+
+    Returns:
+        The id.
+    """
+    return f"{example_id}.{context}.{number}"
+
+
+def find_context(example_id: str) -> str:
+    """Return the context that an example was rendered in, by its id.
+
+    Args:
+        example_id: Id of an example.
+
+    Returns:
+        The name of the context, or an empty text for an example as it was recorded.
+    """
+    return example_id.partition(".")[2].rpartition(".")[0]

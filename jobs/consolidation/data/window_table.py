@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from looper.jobs.consolidation.data.window import Window
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.example import find_context
 
 _SCHEMA = pa.schema(
     [
@@ -60,6 +61,16 @@ class WindowTable:
     def windows(self) -> list[Window]:
         """The windows alone."""
         return [row.window for row in self.rows]
+
+    @property
+    def recorded(self) -> list[Window]:
+        """Windows of the examples as they were recorded."""
+        return [row.window for row in self.rows if not find_context(row.example_id)]
+
+    @property
+    def rendered(self) -> list[Window]:
+        """Windows of the examples that are rendered again in other contexts."""
+        return [row.window for row in self.rows if find_context(row.example_id)]
 
     @property
     def left_out(self) -> dict[str, int]:

@@ -16,6 +16,7 @@ from looper.jobs.consolidation.evaluation.high_water_marks import HighWaterMarks
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import InvalidInput, NotFound
+from looper.platform.domain.example import find_context
 from looper.platform.objectstore import ObjectStore, keys
 
 T = TypeVar("T")
@@ -149,18 +150,22 @@ def take_turns(queues: Sequence[Sequence[T]], tokens: int, size: Callable[[T], i
 def _order_windows(session: WindowTable) -> list[ExampleWindow]:
     """Return the windows of a session in a random order that depends on the session alone.
 
-    One window of each example comes first, then the rest, so a long example does not take everything.
+    One window of each example comes first, then the rest, so a long example does not take everything. Of the first
+    ones, every second is of an example in another context, as long as there are any of both.
     """
     rng = Random(0)
-    first: list[ExampleWindow] = []
+    recorded: list[ExampleWindow] = []
+    rendered: list[ExampleWindow] = []
     rest: list[ExampleWindow] = []
     examples = session.by_example()
     for example in rng.sample(examples, len(examples)):
         windows = list(example)
-        first.append(windows.pop(rng.randrange(len(windows))))
+        first = windows.pop(rng.randrange(len(windows)))
+        (rendered if find_context(first.example_id) else recorded).append(first)
         rest += windows
     rng.shuffle(rest)
-    return first + rest
+    turns = chain.from_iterable(zip_longest(recorded, rendered))
+    return [*filter(None, turns), *rest]
 
 
 def _choose_sessions(job: Consolidation, sessions: Sequence[list[_NumberedWindow]]) -> list[list[_NumberedWindow]]:

@@ -38,9 +38,9 @@ class Replay(Strategy):
 
     @override
     def windows(self) -> list[Window]:
-        kept, new = self._memory.windows, self._session.windows
-        count = self._session.epochs * min(len(kept), max(1, round(self.share * len(new))))
-        self._replayed = self._choose(count, round(self.share * self._session.epochs * sum(map(len, new))))
+        kept, session = self._memory.windows, self._session
+        count = min(session.epochs * len(kept), max(1, round(self.share * session.total_windows)))
+        self._replayed = self._choose(count, round(self.share * session.total_tokens))
         return [kept[i] for i in self._replayed]
 
     def _choose(self, count: int, max_tokens: int) -> list[int]:

@@ -48,7 +48,7 @@ class StrategyContext:
     ``lora`` starts with these values. If the strategy ``grows``, ``lora`` starts as a zero update beside them.
     """
     windows: Sequence[Window]
-    """The training windows of this session."""
+    """The new windows of this session."""
     steps: int
     """Optimizer steps that the new windows alone would take."""
     seed: int
@@ -65,9 +65,31 @@ class StrategyContext:
     logits: Callable[[Lora, Sequence[Window]], Tensor]
     """Return the logits under the given adapter, float32 ``[targets of all windows, vocabulary]``, with gradients."""
     epochs: int = 1
-    """Passes over the new windows that the session takes."""
+    """Number of epochs of the session."""
+    once: int = 0
+    """How many of ``windows``, the last ones, are trained on in one epoch only."""
     old: Sequence[Window] = ()
     """Old windows that earlier strategies of a combination replay."""
+
+    @property
+    def repeated_windows(self) -> Sequence[Window]:
+        """The new windows that each epoch takes."""
+        return self.windows[: len(self.windows) - self.once]
+
+    @property
+    def windows_once(self) -> Sequence[Window]:
+        """The new windows that one epoch takes."""
+        return self.windows[len(self.windows) - self.once :]
+
+    @property
+    def total_windows(self) -> int:
+        """Number of new windows that all epochs take together."""
+        return self.epochs * len(self.repeated_windows) + self.once
+
+    @property
+    def total_tokens(self) -> int:
+        """Number of tokens in these."""
+        return self.epochs * sum(map(len, self.repeated_windows)) + sum(map(len, self.windows_once))
 
     def rng(self, purpose: str) -> Random:
         """Return a random generator that is the same after a restart.

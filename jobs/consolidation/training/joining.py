@@ -54,7 +54,9 @@ def join(job: Consolidation, trainer: TrainerContext) -> Member | None:
         return None
     inputs = run_on_all_ranks(lambda: _read_inputs(job, trainer))
     pairs = inputs.pairs.usable if inputs.pairs else ()
-    start = partial(start_session, trainer.base, job.recipe, inputs.windows, inputs.start, inputs.past, pairs)
+    start = partial(
+        start_session, trainer.base, job.recipe, inputs.windows, inputs.start, inputs.past, pairs, once=inputs.once
+    )
     session = _start_or_resume(job, trainer, start)
     member = Member(job, session, inputs.start, inputs.pairs, left_out=sum(inputs.left_out.values()))
     try:
@@ -90,6 +92,9 @@ class _Inputs:
     start: Lora | None
     past: strategy.StrategyState
     windows: list[Window]
+    """Windows of the examples as they were recorded. Each epoch takes them."""
+    once: list[Window]
+    """Windows of the examples in other contexts. One epoch takes each."""
     left_out: Mapping[str, int]
     """Number of turns that the base model cannot be taught, by reason."""
     pairs: EncodedPairs | None
@@ -101,7 +106,8 @@ def _read_inputs(job: Consolidation, trainer: TrainerContext) -> _Inputs:
     return _Inputs(
         start=None if job.start is None else _read_version(job, job.start, trainer),
         past=strategy_state.load_strategy_state(trainer.store, job.instance, job.start),
-        windows=training.windows,
+        windows=training.recorded,
+        once=training.rendered,
         left_out=training.left_out,
         pairs=pairs_of(_read_windows(job, "pairs.windows.parquet", trainer)) if job.recipe.preference_weight else None,
     )

@@ -56,41 +56,42 @@ def batch_at(step: int, examples: int, recipe: Recipe) -> list[int]:
     return order[step_in_epoch * recipe.batch_size :][: recipe.batch_size]
 
 
-def batch_with_old_at(step: int, new: int, old: int, epochs: int, recipe: Recipe) -> list[int]:
-    """Return the examples of one optimizer step where old examples are trained on beside the new ones.
+def batch_with_once_at(step: int, repeated: int, once: int, epochs: int, recipe: Recipe) -> list[int]:
+    """Return the examples of one optimizer step where only some of the examples are repeated in each epoch.
 
-    Each epoch takes every new example once, and its own part of the old ones. So the old examples can be as many as all
-    epochs have room for, and each is trained on once. If their number is not a multiple of the epochs, the first few
-    come again in the last epoch.
+    Each epoch takes every repeated example, and its own part of the others. So those can be as many as all epochs have
+    room for, and each is trained on once: replayed examples, and examples that are rendered in another context. If
+    their number is not a multiple of the epochs, the first few come again in the last epoch.
 
     Args:
         step: Number of the step, from 0.
-        new: Number of new examples.
-        old: Number of old examples.
-        epochs: Number of passes over the new examples.
+        repeated: Number of examples that each epoch takes.
+        once: Number of the other examples.
+        epochs: Number of passes over the repeated examples.
         recipe: Gives batch size and seed.
 
     Returns:
-        Indices of at most ``batch_size`` examples. Old examples count from ``new``.
+        Indices of at most ``batch_size`` examples. The examples that are trained on once count from ``repeated``.
     """
-    per_epoch = old_per_epoch(old, epochs)
-    epoch = step // math.ceil((new + per_epoch) / recipe.batch_size)
+    per_epoch = once_per_epoch(once, epochs)
+    epoch = step // math.ceil((repeated + per_epoch) / recipe.batch_size)
     return [
-        i if i < new else new + (epoch * per_epoch + i - new) % old for i in batch_at(step, new + per_epoch, recipe)
+        i if i < repeated else repeated + (epoch * per_epoch + i - repeated) % once
+        for i in batch_at(step, repeated + per_epoch, recipe)
     ]
 
 
-def old_per_epoch(old: int, epochs: int) -> int:
-    """Return how many of ``old`` examples each of ``epochs`` passes over the new examples takes.
+def once_per_epoch(once: int, epochs: int) -> int:
+    """Return how many of the examples that are trained on once each epoch takes.
 
     Args:
-        old: Number of old examples.
-        epochs: Number of passes.
+        once: Number of those examples.
+        epochs: Number of epochs.
 
     Returns:
         The number.
     """
-    return math.ceil(old / epochs)
+    return math.ceil(once / epochs)
 
 
 def pairs_at(step: int, examples: int, pairs: int, recipe: Recipe) -> list[int]:

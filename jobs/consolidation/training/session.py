@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from random import Random
 
 import torch
 import torch.distributed as dist
@@ -21,9 +22,9 @@ from looper.jobs.consolidation.strategies.strategy import Strategy, StrategyCont
 from looper.jobs.consolidation.strategies.tensors import add_prefix, select_prefix
 from looper.jobs.consolidation.training.collective import broadcast_from_rank0
 from looper.jobs.consolidation.training.schedule import (
-    batch_with_old_at,
+    batch_with_once_at,
     learning_rate,
-    old_per_epoch,
+    once_per_epoch,
     pairs_at,
     total_steps,
 )
@@ -76,10 +77,11 @@ class TrainingSession:
         self._pairs = pairs
         strategy.begin(context, past)
         # What a strategy replays may depend on losses, which two ranks may round differently.
-        old = broadcast_from_rank0(strategy.windows())
-        self._windows = [*context.windows, *old]
-        self._old_count = len(old)
-        self._windows_per_epoch = len(context.windows) + old_per_epoch(len(old), context.epochs)
+        once = [*context.windows_once, *broadcast_from_rank0(strategy.windows())]
+        Random(f"{recipe.seed}:once").shuffle(once)  # so that each epoch takes some of each kind
+        self._windows = [*context.repeated_windows, *once]
+        self._once_count = len(once)
+        self._windows_per_epoch = len(context.repeated_windows) + once_per_epoch(len(once), context.epochs)
         self.steps = total_steps(self._windows_per_epoch, recipe)
         self._parametrization = parametrize(self.steps)
         self._groups = [*self._parametrization.groups, (strategy.parameters(), 1.0)]
@@ -113,9 +115,9 @@ class TrainingSession:
     def total_tokens(self) -> int:
         """Tokens of all steps of the session, without those of preference pairs."""
         steps_per_epoch = math.ceil(self._windows_per_epoch / self.recipe.batch_size)
-        new = sum(map(len, self._context.windows))
-        old = sum(map(len, self._windows)) - new
-        return math.ceil((new + old / self._context.epochs) * self.steps / steps_per_epoch)
+        repeated = sum(map(len, self._context.repeated_windows))
+        once = sum(map(len, self._windows)) - repeated
+        return math.ceil((repeated + once / self._context.epochs) * self.steps / steps_per_epoch)
 
     @property
     def active_adapter(self) -> ActiveAdapter:
@@ -127,8 +129,8 @@ class TrainingSession:
 
     def next_batch(self) -> list[Window]:
         """Return the windows of the next step."""
-        new, old = len(self._context.windows), self._old_count
-        indices = batch_with_old_at(self.step, new, old, self._context.epochs, self.recipe)
+        repeated = len(self._windows) - self._once_count
+        indices = batch_with_once_at(self.step, repeated, self._once_count, self._context.epochs, self.recipe)
         return [self._windows[i] for i in indices]
 
     def next_pairs(self) -> list[PairWindows]:

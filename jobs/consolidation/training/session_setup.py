@@ -20,7 +20,7 @@ from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.strategies import fisher
 from looper.jobs.consolidation.strategies.registry import build_strategy, check_method
 from looper.jobs.consolidation.strategies.strategy import StrategyContext, StrategyState
-from looper.jobs.consolidation.training.schedule import epoch_count, total_steps
+from looper.jobs.consolidation.training.schedule import epoch_count, once_per_epoch, total_steps
 from looper.jobs.consolidation.training.session import TrainingSession
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
@@ -36,16 +36,19 @@ def start_session(
     start: Lora | None,
     past: StrategyState,
     pairs: Sequence[PairWindows] = (),
+    *,
+    once: Sequence[Window] = (),
 ) -> TrainingSession:
     """Set up a training session at its first step.
 
     Args:
         base: The base model.
         recipe: The recipe.
-        windows: New windows to train on.
+        windows: New windows to train on in each epoch.
         start: The version to start from; None in an instance's first session.
         past: Strategy state that belongs to ``start``.
         pairs: Preference pairs, which the recipe's preference loss weighs.
+        once: New windows to train on in one epoch only.
 
     Returns:
         The session.
@@ -64,7 +67,7 @@ def start_session(
     lora = new_adapter if strategy.grows else initialize_from(new_adapter, start)
     parametrize = partial(_parametrize, recipe, lora, base.linear_layers)
     return TrainingSession(
-        recipe, _make_context(base, recipe, lora, start, windows), strategy, past, parametrize, pairs
+        recipe, _make_context(base, recipe, lora, start, windows, once), strategy, past, parametrize, pairs
     )
 
 
@@ -114,8 +117,15 @@ def initialize_from(new_adapter: dict[str, Factors], start: Lora | None) -> dict
 
 
 def _make_context(
-    base: SharedBase, recipe: Recipe, lora: Lora, start: Lora | None, windows: Sequence[Window]
+    base: SharedBase,
+    recipe: Recipe,
+    lora: Lora,
+    start: Lora | None,
+    windows: Sequence[Window],
+    once: Sequence[Window],
 ) -> StrategyContext:
+    per_epoch = len(windows) + once_per_epoch(len(once), recipe.epochs)
+
     def losses(adapter: Lora, of: Sequence[Window]) -> list[float]:
         judged = evaluate_windows(base, adapter, of)
         return [result.loss / window.total_weight for result, window in zip(judged, of, strict=True)]
@@ -126,9 +136,10 @@ def _make_context(
     return StrategyContext(
         lora=lora,
         start=start,
-        windows=windows,
-        steps=total_steps(len(windows), recipe),
-        epochs=epoch_count(len(windows), recipe),
+        windows=[*windows, *once],
+        once=len(once),
+        steps=total_steps(per_epoch, recipe),
+        epochs=epoch_count(per_epoch, recipe),
         seed=recipe.seed,
         importance=partial(fisher.estimate_update_importance, base),
         factor_importance=partial(fisher.estimate_factor_importance, base),

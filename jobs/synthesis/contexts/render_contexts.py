@@ -8,6 +8,7 @@ did otherwise is not. What is added to a prompt is never a target.
 ``output/output_files.py`` calls ``render_contexts`` for each partition of an instance.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -23,7 +24,7 @@ from looper.jobs.synthesis.contexts.notes import (
     remove_notes,
 )
 from looper.platform.domain.context_shares import ContextShares
-from looper.platform.domain.example import Example, Turn
+from looper.platform.domain.example import Example, Turn, name_rendering
 
 MAX_EPISODES = 2
 """Maximum earlier episodes in a prompt. A skill that was taught beside one or two stands beside more."""
@@ -81,11 +82,11 @@ def render_contexts(examples: Sequence[Example], shares: ContextShares, max_seq_
 
     Args:
         examples: Examples of one instance, as they were recorded.
-        shares: Share of the examples that is rendered in each context.
+        shares: How often each example is rendered in each context.
         max_seq_length: Maximum tokens of a window. Longer notes and episodes are not added.
 
     Returns:
-        The examples, and after each one its renderings, under the name ``ID.CONTEXT``. The same examples give the same
+        The examples, and after each one its renderings, named by ``name_rendering``. The same examples give the same
         renderings.
     """
     if not examples or not any(share for _, share, _ in _list_contexts(shares)):
@@ -100,26 +101,16 @@ def render_contexts(examples: Sequence[Example], shares: ContextShares, max_seq_
     return [rendered for example in examples for rendered in _render(example, instance, shares)]
 
 
-def find_context(example_id: str) -> str:
-    """Return the context that an example was rendered in, by its id.
-
-    Args:
-        example_id: Id of an example.
-
-    Returns:
-        The name of the context, or an empty text for an example as it was recorded.
-    """
-    return example_id.partition(".")[2]
-
-
 def _render(example: Example, instance: _Instance, shares: ContextShares) -> Iterator[Example]:
     yield example
     for context, share, render in _list_contexts(shares):
-        rng = Random(f"{example.id} {context}")
-        if rng.random() < share:
-            turns = render(example, instance, rng)
-            if turns is not None and turns != example.turns:
-                yield example.model_copy(update={"id": f"{example.id}.{context}", "turns": turns})
+        for number in range(math.ceil(share)):
+            id = name_rendering(example.id, context, number)
+            rng = Random(id)
+            if rng.random() < share - number:
+                turns = render(example, instance, rng)
+                if turns is not None and turns != example.turns:
+                    yield example.model_copy(update={"id": id, "turns": turns})
 
 
 def _render_without_notes(example: Example, instance: _Instance, rng: Random) -> tuple[Turn, ...] | None:
@@ -144,17 +135,17 @@ def _render_with_newer_note(example: Example, instance: _Instance, rng: Random) 
     own = instance.habits.of(bare)
     if not own:
         return None
-    request, lines = find_request(bare), []
-    for habit in rng.sample(own, rng.randint(1, len(own))):
-        new = _choose_value(habit, instance.habits, rng)
-        turns = replace_habit(turns, habit, new)
-        lines.append(_write_note(habit, new, request, instance.habits, rng))
+    asked_in = dict.fromkeys(rng.sample(own, rng.randint(1, len(own))), find_request(bare))
     for other in rng.sample(instance.examples, min(len(instance.examples), rng.randint(0, MAX_OTHER_CHANGES))):
         elsewhere = remove_notes(other.turns)
         if foreign := [habit for habit in instance.habits.of(elsewhere) if habit not in own]:
-            habit = rng.choice(foreign)
-            new = _choose_value(habit, instance.habits, rng)
-            lines.append(_write_note(habit, new, find_request(elsewhere), instance.habits, rng))
+            asked_in[rng.choice(foreign)] = find_request(elsewhere)
+    lines = []
+    for habit, request in asked_in.items():
+        new = _choose_value(habit, instance.habits, rng)
+        lines.append(_write_note(habit, new, request, instance.habits, rng))
+        if habit in own:
+            turns = replace_habit(turns, habit, new)
     rng.shuffle(lines)
     before = (find_notes(example.turns) or instance.notes) if rng.random() < 0.5 else ""
     notes = "\n".join(filter(None, (before, *lines)))

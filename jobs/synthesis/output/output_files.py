@@ -12,7 +12,7 @@ from io import BytesIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from looper.jobs.synthesis.contexts.render_contexts import find_context, render_contexts
+from looper.jobs.synthesis.contexts.render_contexts import render_contexts
 from looper.jobs.synthesis.output.encode_files import FileEncoder
 from looper.jobs.synthesis.output.example_table import (
     EXAMPLE_SCHEMA,
@@ -26,6 +26,7 @@ from looper.jobs.synthesis.output.render import render_example
 from looper.jobs.synthesis.output.report import SynthesisReport, VerdictCounts, count_verdicts
 from looper.jobs.synthesis.pipeline.stages import TaskDrafts, run_all_stages
 from looper.jobs.synthesis.stages.holdout_split import holdout_tasks
+from looper.platform.domain.example import find_context
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.trajectory import Trajectory
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from looper.jobs.consolidation.training.schedule import (
     batch_at,
-    batch_with_old_at,
+    batch_with_once_at,
     epoch_count,
     learning_rate,
-    old_per_epoch,
+    once_per_epoch,
     pairs_at,
     total_steps,
 )
@@ -66,9 +66,9 @@ def test_every_epoch_takes_each_new_example_and_its_part_of_the_old_ones(
 ) -> None:
     recipe = Recipe(batch_size=size, epochs=epochs)
     assert epoch_count(new, recipe) == epochs
-    per_epoch = new + old_per_epoch(old, epochs)
+    per_epoch = new + once_per_epoch(old, epochs)
     steps = range(total_steps(per_epoch, recipe))
-    taken = [i for step in steps for i in batch_with_old_at(step, new, old, epochs, recipe)]
+    taken = [i for step in steps for i in batch_with_once_at(step, new, old, epochs, recipe)]
     assert len(taken) == epochs * per_epoch
     assert Counter(i for i in taken if i < new) == dict.fromkeys(range(new), epochs)
     replayed = Counter(i - new for i in taken if i >= new)

@@ -4,11 +4,11 @@ import orjson
 
 from looper.gym.generate import record_episodes
 from looper.gym.workplaces import DISPATCH
-from looper.jobs.synthesis.contexts.render_contexts import find_context
 from looper.jobs.synthesis.output.example_table import read_examples
 from looper.jobs.synthesis.output.output_files import synthesize_in_memory
 from looper.jobs.synthesis.output.report_page import render_report_page
 from looper.platform.domain.context_shares import ContextShares
+from looper.platform.domain.example import find_context
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.trajectory import Trajectory
 from looper.platform.trajectories.readers.openai_chat import READER

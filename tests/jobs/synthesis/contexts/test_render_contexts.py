@@ -5,9 +5,9 @@ import re
 import pytest
 
 from looper.jobs.synthesis.contexts.notes import find_notes, remove_notes
-from looper.jobs.synthesis.contexts.render_contexts import find_context, render_contexts
+from looper.jobs.synthesis.contexts.render_contexts import render_contexts
 from looper.platform.domain.context_shares import ContextShares
-from looper.platform.domain.example import Example, Turn
+from looper.platform.domain.example import Example, Turn, find_context
 from tests.jobs.synthesis.contexts.build import DOCKS, LANES, ship, shipments
 
 NOTES = "- Dispatch: fish goes to ice, timber to yard"
@@ -28,7 +28,7 @@ def targets(example: Example) -> list[Turn]:
 def test_without_notes() -> None:
     examples = shipments([NOTES, NOTES])
     rendered = render("without_notes", examples)
-    assert [example.id for example in rendered] == ["4711.without_notes", "4712.without_notes"]
+    assert [example.id for example in rendered] == ["4711.without_notes.0", "4712.without_notes.0"]
     assert [example.turns for example in rendered] == [example.turns for example in shipments()[:2]]
 
 
@@ -66,19 +66,31 @@ def test_the_most_similar_episode_comes_last() -> None:
     assert "order 5000" in text.rpartition("Episode")[2]
 
 
-def test_a_newer_note_changes_a_habit_and_is_followed() -> None:
+def test_a_newer_note_changes_habits_and_is_followed() -> None:
     rendered = render("with_newer_note", shipments([NOTES]))
     assert len(rendered) == 8
     for example in rendered:
-        note = find_notes(example.turns).splitlines()[-1]
+        notes = find_notes(example.turns)
         arguments = " ".join(call.arguments for turn in targets(example) for call in turn.tool_calls)
         original = next(each for each in shipments() if each.id == example.trajectory_id)
         before = " ".join(call.arguments for turn in original.turns for call in turn.tool_calls)
-        (new,) = {word.strip('",}') for word in arguments.split()} - {word.strip('",}') for word in before.split()}
-        assert new in note
+        new = {word.strip('",}') for word in arguments.split()} - {word.strip('",}') for word in before.split()}
+        assert 1 <= len(new) <= 2, "dock, lane or both"
+        assert all(word in notes for word in new)
         assert original.turns[1] == example.turns[1], "the request is the same"
     assert any(NOTES in find_notes(example.turns) for example in rendered)
     assert any(NOTES not in find_notes(example.turns) for example in rendered)
+    assert len({len(find_notes(example.turns).splitlines()) for example in rendered}) > 2, "other changes beside it"
+
+
+def test_a_share_above_one_renders_an_example_in_several_ways() -> None:
+    rendered = render_contexts(shipments(), ContextShares(with_newer_note=3.0), 4096)
+    of_one = [example for example in rendered if example.id.startswith("4711.")]
+    assert [example.id for example in of_one] == [f"4711.with_newer_note.{number}" for number in range(3)]
+    assert len({find_notes(example.turns) for example in of_one}) == 3
+    counts = [len(render_contexts(shipments(), ContextShares(with_newer_note=1.5), 4096)) for _ in range(2)]
+    assert counts[0] == counts[1]
+    assert 2 * 8 < counts[0] < 3 * 8
 
 
 def test_a_newer_note_names_what_decides() -> None:
