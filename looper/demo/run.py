@@ -52,7 +52,7 @@ RECIPE = Recipe(
     epochs=3,
     batch_size=4,
     max_seq_length=512,
-    contexts=ContextShares(with_notes=0.2, with_episodes=0.2),
+    contexts=ContextShares(with_notes=0.5, with_episodes=0.3, with_wrong_episodes=0.7),
 )
 GYM_SEED = 0
 """Seed that ``examples/`` was generated with. The gym draws the same tasks from it again to judge the answers."""
