@@ -1,8 +1,8 @@
 """Four hard workplaces: no episode of theirs can be solved by copying another one.
 
-Each has five conventions of eight codes, and a task needs six to ten calls. Two facts are told by reads, and one only by
-the user, who has to be asked. Special cases break the rules, and two of the tools are never right. The system message
-says how a tool is called, so that the result of a base model says something about the base model.
+Each has five conventions of eight codes, and a task needs six to ten calls. Two facts are told by reads, and one only
+by the user, who has to be asked. Special cases break the rules, and two of the tools are never right. The system
+message says how a tool is called, so that the result of a base model says something about the base model.
 
 The benchmarks use them through ``HARD_WORKPLACES``.
 """
@@ -15,8 +15,8 @@ CALL_FORMAT = (
 )
 """How a tool is called, in the Hermes form that Looper's own chat templates write and vLLM reads."""
 
-# The words of the requests and the codes have one token each in most tokenizers, and go together: an agent should learn
-# the conventions, not spelling.
+# Words have few tokens, and a code goes with its word: an agent should learn the conventions, not spelling.
+# fmt: off
 FREIGHT = Workplace(
     instance="harbor/freight",
     system=f"Harbor freight. {CALL_FORMAT}",
@@ -35,74 +35,26 @@ FREIGHT = Workplace(
     request="Ship order {order}, {goods}, to {country}.",
     values={"order": range(1000, 10000), "pallet": range(10, 100)},
     conventions={
-        "dock": Convention(
-            "goods",
-            {
-                "fish": "ice",
-                "timber": "yard",
-                "oil": "tank",
-                "grain": "mill",
-                "wine": "glass",
-                "sheep": "farm",
-                "coal": "fire",
-                "paper": "print",
-            },
-            (SpecialCase("client", "army", "base"),),
-        ),
-        "lane": Convention(
-            "client",
-            {
-                "hospital": "health",
-                "school": "bus",
-                "bank": "gold",
-                "hotel": "guest",
-                "museum": "art",
-                "army": "march",
-                "church": "bell",
-                "prison": "lock",
-            },
-            (SpecialCase("goods", "oil", "pipe"),),
-        ),
-        "gear": Convention(
-            "weather",
-            {
-                "storm": "rope",
-                "fog": "lamp",
-                "rain": "coat",
-                "snow": "chain",
-                "wind": "sail",
-                "heat": "water",
-                "frost": "salt",
-                "smoke": "mask",
-            },
-        ),
-        "label": Convention(
-            "color",
-            {
-                "red": "blood",
-                "blue": "sky",
-                "green": "grass",
-                "white": "milk",
-                "black": "night",
-                "yellow": "sun",
-                "brown": "earth",
-                "pink": "rose",
-            },
-        ),
-        "route": Convention(
-            "country",
-            {
-                "Egypt": "desert",
-                "Norway": "north",
-                "Japan": "island",
-                "Brazil": "forest",
-                "Greece": "temple",
-                "Canada": "lake",
-                "India": "river",
-                "Chile": "mountain",
-            },
-            (SpecialCase("weather", "storm", "rail"),),
-        ),
+        "dock": Convention("goods", {
+            "fish": "ice", "timber": "yard", "oil": "tank", "grain": "mill",
+            "wine": "glass", "sheep": "farm", "coal": "fire", "paper": "print",
+        }, (SpecialCase("client", "army", "base"),)),
+        "lane": Convention("client", {
+            "hospital": "health", "school": "bus", "bank": "gold", "hotel": "guest",
+            "museum": "art", "army": "march", "church": "bell", "prison": "lock",
+        }, (SpecialCase("goods", "oil", "pipe"),)),
+        "gear": Convention("weather", {
+            "storm": "rope", "fog": "lamp", "rain": "coat", "snow": "chain",
+            "wind": "sail", "heat": "water", "frost": "salt", "smoke": "mask",
+        }),
+        "label": Convention("color", {
+            "red": "blood", "blue": "sky", "green": "grass", "white": "milk",
+            "black": "night", "yellow": "sun", "brown": "earth", "pink": "rose",
+        }),
+        "route": Convention("country", {
+            "Egypt": "desert", "Norway": "north", "Japan": "island", "Brazil": "forest",
+            "Greece": "temple", "Canada": "lake", "India": "river", "Chile": "mountain",
+        }, (SpecialCase("weather", "storm", "rail"),)),
     },
     procedure=(
         WorkplaceStep("open", {"ref": "HD-{order}"}, answer="client {client}", reads=True),
@@ -138,74 +90,26 @@ CLAIMS = Workplace(
     request="{first} {last} reports {damage} in the {room}.",
     values={"first": FIRST_NAMES, "last": LAST_NAMES, "account": range(100, 1000), "loss": range(20, 100)},
     conventions={
-        "desk": Convention(
-            "damage",
-            {
-                "fire": "smoke",
-                "floods": "pump",
-                "theft": "lock",
-                "mold": "air",
-                "rats": "trap",
-                "hail": "roof",
-                "noise": "ear",
-                "rust": "paint",
-            },
-            (SpecialCase("plan", "sailor", "ship"),),
-        ),
-        "team": Convention(
-            "room",
-            {
-                "kitchen": "cook",
-                "garden": "plant",
-                "garage": "car",
-                "office": "chair",
-                "cellar": "wine",
-                "bedroom": "sleep",
-                "library": "book",
-                "bathroom": "soap",
-            },
-        ),
-        "rate": Convention(
-            "plan",
-            {
-                "gold": "crown",
-                "silver": "coin",
-                "student": "school",
-                "family": "child",
-                "senior": "age",
-                "farmer": "corn",
-                "sailor": "boat",
-                "soldier": "war",
-            },
-            (SpecialCase("damage", "floods", "river"),),
-        ),
-        "trade": Convention(
-            "material",
-            {
-                "glass": "window",
-                "wood": "saw",
-                "brick": "wall",
-                "metal": "iron",
-                "cloth": "thread",
-                "leather": "shoe",
-                "paper": "pen",
-                "stone": "hammer",
-            },
-            (SpecialCase("room", "library", "museum"),),
-        ),
-        "channel": Convention(
-            "contact",
-            {
-                "phone": "voice",
-                "letter": "stamp",
-                "email": "screen",
-                "visit": "door",
-                "radio": "wave",
-                "text": "thumb",
-                "video": "camera",
-                "fax": "print",
-            },
-        ),
+        "desk": Convention("damage", {
+            "fire": "smoke", "floods": "pump", "theft": "lock", "mold": "air",
+            "rats": "trap", "hail": "roof", "noise": "ear", "rust": "paint",
+        }, (SpecialCase("plan", "sailor", "ship"),)),
+        "team": Convention("room", {
+            "kitchen": "cook", "garden": "plant", "garage": "car", "office": "chair",
+            "cellar": "wine", "bedroom": "sleep", "library": "book", "bathroom": "soap",
+        }),
+        "rate": Convention("plan", {
+            "gold": "crown", "silver": "coin", "student": "school", "family": "child",
+            "senior": "age", "farmer": "corn", "sailor": "boat", "soldier": "war",
+        }, (SpecialCase("damage", "floods", "river"),)),
+        "trade": Convention("material", {
+            "glass": "window", "wood": "saw", "brick": "wall", "metal": "iron",
+            "cloth": "thread", "leather": "shoe", "paper": "pen", "stone": "hammer",
+        }, (SpecialCase("room", "library", "museum"),)),
+        "channel": Convention("contact", {
+            "phone": "voice", "letter": "stamp", "email": "screen", "visit": "door",
+            "radio": "wave", "text": "thumb", "video": "camera", "fax": "print",
+        }),
     },
     procedure=(
         WorkplaceStep("find", {"name": "{last}, {first}"}, answer="account {account}, plan {plan}", reads=True),
@@ -241,74 +145,26 @@ CLINIC = Workplace(
     request="Admit {first} {last}, {symptom} after {event}.",
     values={"first": FIRST_NAMES, "last": LAST_NAMES, "patient": range(100, 1000), "bed": range(10, 100)},
     conventions={
-        "ward": Convention(
-            "symptom",
-            {
-                "cough": "lung",
-                "fever": "heat",
-                "burns": "skin",
-                "headache": "brain",
-                "bleeding": "blood",
-                "pain": "nerve",
-                "swelling": "ice",
-                "fatigue": "sleep",
-            },
-            (SpecialCase("event", "war", "tent"),),
-        ),
-        "test": Convention(
-            "event",
-            {
-                "travel": "map",
-                "sport": "muscle",
-                "surgery": "knife",
-                "birth": "baby",
-                "dinner": "food",
-                "work": "stress",
-                "swimming": "water",
-                "war": "bullet",
-            },
-        ),
-        "floor": Convention(
-            "job",
-            {
-                "pilot": "sky",
-                "farmer": "ground",
-                "teacher": "class",
-                "lawyer": "court",
-                "actor": "stage",
-                "driver": "road",
-                "sailor": "sea",
-                "miner": "cave",
-            },
-            (SpecialCase("symptom", "fever", "roof"),),
-        ),
-        "sign": Convention(
-            "allergy",
-            {
-                "milk": "cow",
-                "nuts": "tree",
-                "dust": "air",
-                "eggs": "bird",
-                "wool": "sheep",
-                "fur": "cat",
-                "honey": "bee",
-                "pollen": "flower",
-            },
-        ),
-        "meal": Convention(
-            "diet",
-            {
-                "soft": "soup",
-                "sweet": "cake",
-                "hot": "pepper",
-                "dry": "bread",
-                "light": "salad",
-                "rich": "meat",
-                "raw": "fruit",
-                "cold": "cream",
-            },
-            (SpecialCase("allergy", "milk", "tea"),),
-        ),
+        "ward": Convention("symptom", {
+            "cough": "lung", "fever": "heat", "burns": "skin", "headache": "brain",
+            "bleeding": "blood", "pain": "nerve", "swelling": "ice", "fatigue": "sleep",
+        }, (SpecialCase("event", "war", "tent"),)),
+        "test": Convention("event", {
+            "travel": "map", "sport": "muscle", "surgery": "knife", "birth": "baby",
+            "dinner": "food", "work": "stress", "swimming": "water", "war": "bullet",
+        }),
+        "floor": Convention("job", {
+            "pilot": "sky", "farmer": "ground", "teacher": "class", "lawyer": "court",
+            "actor": "stage", "driver": "road", "sailor": "sea", "miner": "cave",
+        }, (SpecialCase("symptom", "fever", "roof"),)),
+        "sign": Convention("allergy", {
+            "milk": "cow", "nuts": "tree", "dust": "air", "eggs": "bird",
+            "wool": "sheep", "fur": "cat", "honey": "bee", "pollen": "flower",
+        }),
+        "meal": Convention("diet", {
+            "soft": "soup", "sweet": "cake", "hot": "pepper", "dry": "bread",
+            "light": "salad", "rich": "meat", "raw": "fruit", "cold": "cream",
+        }, (SpecialCase("allergy", "milk", "tea"),)),
     },
     procedure=(
         WorkplaceStep("find", {"name": "{last}, {first}"}, answer="patient {patient}, job {job}", reads=True),
@@ -344,74 +200,26 @@ NETWORK = Workplace(
     request="Move {service}-{number} to {city}.",
     values={"number": range(100, 1000), "port": range(10, 100)},
     conventions={
-        "keep": Convention(
-            "service",
-            {
-                "mail": "letters",
-                "search": "queries",
-                "chat": "words",
-                "video": "frames",
-                "shop": "orders",
-                "games": "scores",
-                "music": "songs",
-                "maps": "roads",
-            },
-        ),
-        "zone": Convention(
-            "city",
-            {
-                "Paris": "tower",
-                "London": "fog",
-                "Berlin": "wall",
-                "Rome": "church",
-                "Tokyo": "fish",
-                "Cairo": "sand",
-                "Moscow": "snow",
-                "Boston": "tea",
-            },
-            (SpecialCase("owner", "security", "vault"),),
-        ),
-        "key": Convention(
-            "owner",
-            {
-                "finance": "money",
-                "sales": "price",
-                "legal": "law",
-                "design": "color",
-                "support": "help",
-                "research": "lab",
-                "security": "guard",
-                "training": "class",
-            },
-            (SpecialCase("service", "mail", "post"),),
-        ),
-        "part": Convention(
-            "alert",
-            {
-                "heat": "fan",
-                "leak": "pipe",
-                "virus": "shield",
-                "fire": "water",
-                "theft": "lock",
-                "dust": "brush",
-                "dark": "lamp",
-                "noise": "rubber",
-            },
-        ),
-        "slot": Convention(
-            "hour",
-            {
-                "dawn": "early",
-                "morning": "coffee",
-                "noon": "lunch",
-                "afternoon": "sun",
-                "dusk": "late",
-                "evening": "dinner",
-                "night": "star",
-                "midnight": "moon",
-            },
-            (SpecialCase("alert", "virus", "now"),),
-        ),
+        "keep": Convention("service", {
+            "mail": "letters", "search": "queries", "chat": "words", "video": "frames",
+            "shop": "orders", "games": "scores", "music": "songs", "maps": "roads",
+        }),
+        "zone": Convention("city", {
+            "Paris": "tower", "London": "fog", "Berlin": "wall", "Rome": "church",
+            "Tokyo": "fish", "Cairo": "sand", "Moscow": "snow", "Boston": "tea",
+        }, (SpecialCase("owner", "security", "vault"),)),
+        "key": Convention("owner", {
+            "finance": "money", "sales": "price", "legal": "law", "design": "color",
+            "support": "help", "research": "lab", "security": "guard", "training": "class",
+        }, (SpecialCase("service", "mail", "post"),)),
+        "part": Convention("alert", {
+            "heat": "fan", "leak": "pipe", "virus": "shield", "fire": "water",
+            "theft": "lock", "dust": "brush", "dark": "lamp", "noise": "rubber",
+        }),
+        "slot": Convention("hour", {
+            "dawn": "early", "morning": "coffee", "noon": "lunch", "afternoon": "sun",
+            "dusk": "late", "evening": "dinner", "night": "star", "midnight": "moon",
+        }, (SpecialCase("alert", "virus", "now"),)),
     },
     procedure=(
         WorkplaceStep("show", {"host": "{service}-{number}"}, answer="owner {owner}", reads=True),
@@ -430,6 +238,7 @@ NETWORK = Workplace(
     distractors=("restart", "erase"),
     questions=(Question("hour", 2),),
 )
+# fmt: on
 
 HARD_WORKPLACES = {workplace.instance: workplace for workplace in (FREIGHT, CLAIMS, CLINIC, NETWORK)}
 """All hard workplaces, by the name of the instance that works there."""

@@ -210,6 +210,7 @@ _NOISY_AGENTS: dict[Noise, Callable[[WorkplaceTask, bool, Random], Agent]] = {
     Noise.GAVE_UP: _give_up,
 }
 
+
 def _deviate(task: WorkplaceTask, choose: Callable[[list[WorkplaceCall], _Next], _Next]) -> Agent:
     """Return an agent that does ``choose(calls so far, what is right)``."""
 

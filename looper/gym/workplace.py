@@ -2,8 +2,7 @@
 
 Everything that an agent must know to work in a workplace is in one frozen value. A new workplace is a new value; new or
 changed conventions are a ``dataclasses.replace`` of an old one. Templates (``"HD-{order}"``) are filled from a task's
-facts. ``workplaces`` and ``hard_workplaces`` define four workplaces each, and ``sessions`` derives changed ones from the
-former.
+facts. ``workplaces`` and ``hard_workplaces`` define four workplaces each. ``sessions`` derives changed ones.
 """
 
 import re
