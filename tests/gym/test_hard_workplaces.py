@@ -9,6 +9,7 @@ from looper.gym.episode import Agent, EpisodeResult, Message, assistant_message,
 from looper.gym.generate import record_episodes
 from looper.gym.hard_workplaces import CALL_FORMAT, FREIGHT, HARD_WORKPLACES
 from looper.gym.policies import Noise, expert_agent, possible_failures, run_expert
+from looper.gym.simulator import WorkplaceSimulator
 from looper.gym.workplace import Question, Workplace, WorkplaceCall, WorkplaceTask
 from looper.gym.workplaces import WORKPLACES
 from looper.jobs.synthesis.contexts.episodes import EpisodeIndex
@@ -166,14 +167,29 @@ def test_strict_success_needs_the_question_in_its_place(workplace: Workplace) ->
     assert not lucky.is_strict_success
 
 
-def test_a_question_before_a_remedy_is_too_early() -> None:
-    book = FREIGHT.procedure[2]
+def test_a_question_is_due_before_its_step_but_not_before_a_remedy() -> None:
     place = replace(FREIGHT, questions=(Question("color", 2),))
     task = replace(place.task("t", 0), obstacles=FREIGHT.obstacles[:1])
     result = run_expert(task)
-    assert result.is_strict_success
-    expected = ["open", "check", "ask", book.tool, "unlock", book.tool, "mark", "load", "send", "ask"]
+    expected = ["open", "check", "ask", "book", "unlock", "book", "mark", "load", "send", "ask"]
     assert [turn.calls[0].tool if turn.calls and turn.calls[0] else "ask" for turn in result.turns] == expected
+    simulation = WorkplaceSimulator(task)
+    for step in place.procedure[:3]:
+        call = step.to_call(task.facts)
+        answer = simulation.call_tool(call.tool, call.arguments)
+    assert answer == "E_LOCKED"
+    assert simulation.expected_question() is None
+    remedy = simulation.expected_call()
+    assert remedy
+    simulation.call_tool(remedy.tool, remedy.arguments)
+    assert (simulation.expected_question(), simulation.expected_call()) == (place.questions[0], None)
+
+
+@every_hard_workplace
+def test_an_agent_that_ends_where_it_has_to_ask_is_wrong(workplace: Workplace) -> None:
+    task = replace(workplace.task("t", 0), obstacles=())
+    result = run_episode(task, interrupt(task, workplace.questions[0].before, say("done")))
+    assert [turn.correct for turn in result.turns] == [True] * workplace.questions[0].before + [False]
 
 
 @every_hard_workplace
