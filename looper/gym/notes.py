@@ -15,7 +15,8 @@ def write_notes(workplace: Workplace) -> str:
         workplace: The workplace.
 
     Returns:
-        The rules, one on each line. What differs from task to task stands in angle brackets.
+        The rules, one on each line. What differs from task to task stands in angle brackets. After the arrow of a step
+        stands what its answer tells.
     """
     names = {name: f"<{name}>" for name in (*workplace.values, *workplace.conventions)}
     names |= {convention.fact: f"<{convention.fact}>" for convention in workplace.conventions.values()}
