@@ -66,7 +66,7 @@ FREIGHT = Workplace(
     ),
     obstacles=(
         Obstacle("E_LOCKED", 2, WorkplaceStep("unlock", {"ref": "HD-{order}", "reason": "R7"}, answer="unlocked")),
-        Obstacle("E_WET", 4, WorkplaceStep("dry", {"pallet": "P{pallet}", "hours": "H3"}, answer="dried")),
+        Obstacle("E_WET", 4, WorkplaceStep("dry", {"pallet": "P{pallet}", "hours": "T2"}, answer="dried")),
     ),
     distractors=("cancel", "divide"),
     questions=(Question("color", 3),),

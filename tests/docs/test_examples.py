@@ -118,7 +118,7 @@ def test_the_gyms_examples() -> None:
     assert changed.conventions["lane"] != DISPATCH.conventions["lane"]
     assert run(months, build_sessions=build_sessions, DISPATCH=DISPATCH)["september"].instance == DISPATCH.instance
     recorded = run(recording, record_episodes=record_episodes, HARD_WORKPLACES=HARD_WORKPLACES)["episodes"]
-    assert 12 <= sum(not episode.result.success for episode in recorded) <= 30
+    assert 40 <= sum(not episode.result.success for episode in recorded) <= 72
 
 
 def test_the_page_on_serving_has_every_metric_and_no_other() -> None:
