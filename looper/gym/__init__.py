@@ -6,11 +6,23 @@ The demo, the benchmarks and the tests use the gym. The guide is docs/gym.md.
 
 from looper.gym.episode import Agent, EpisodeResult, Message, run_episode
 from looper.gym.generate import RecordedEpisode, record_episodes, write_examples
+from looper.gym.hard_workplaces import HARD_WORKPLACES
 from looper.gym.policies import Noise, expert_agent
-from looper.gym.workplace import Convention, Obstacle, Tool, Workplace, WorkplaceCall, WorkplaceStep, WorkplaceTask
+from looper.gym.workplace import (
+    Convention,
+    Obstacle,
+    Question,
+    SpecialCase,
+    Tool,
+    Workplace,
+    WorkplaceCall,
+    WorkplaceStep,
+    WorkplaceTask,
+)
 from looper.gym.workplaces import WORKPLACES
 
 __all__ = [
+    "HARD_WORKPLACES",
     "WORKPLACES",
     "Agent",
     "Convention",
@@ -18,7 +30,9 @@ __all__ = [
     "Message",
     "Noise",
     "Obstacle",
+    "Question",
     "RecordedEpisode",
+    "SpecialCase",
     "Tool",
     "Workplace",
     "WorkplaceCall",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from looper.gym.simulator import WorkplaceSimulator
-from looper.gym.workplace import WorkplaceCall, WorkplaceTask
+from looper.gym.workplace import Question, WorkplaceCall, WorkplaceTask
 
 Message = dict[str, Any]
 """A chat message in the format of OpenAI's API; the ``arguments`` of a tool call are JSON text."""
@@ -17,18 +17,16 @@ Message = dict[str, Any]
 Agent = Callable[[list[Message], list[Message]], Message]
 """Takes the messages so far and the tools, and returns the agent's next ``assistant`` message."""
 
-MAX_TURNS = 8
-"""Turns of an episode. The longest episode of an expert (two steps, an obstacle, an outage, the last message) has 6."""
-
 
 @dataclass(frozen=True)
 class EpisodeTurn:
     """One turn of the agent."""
 
     calls: tuple[WorkplaceCall | None, ...]
-    """The calls of this turn; the last turn has none. A call whose arguments are not a JSON object is None."""
+    """The calls of this turn; a question and the last turn have none. A call whose arguments are not a JSON object is
+    None."""
     correct: bool
-    """Whether the conventions asked for exactly these calls."""
+    """Whether the conventions asked for exactly these calls, or for this question."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,14 @@ class EpisodeResult:
 
 
 def run_episode(
-    task: WorkplaceTask, agent: Agent, max_turns: int = MAX_TURNS, *, end_loops: bool = False
+    task: WorkplaceTask, agent: Agent, max_turns: int | None = None, *, end_loops: bool = False
 ) -> EpisodeResult:
-    """Let an agent work on a task until it answers without a tool call.
+    """Let an agent work on a task until it answers without a tool call or a question that the user answers.
 
     Args:
         task: The task.
         agent: The agent.
-        max_turns: Number of turns after which the episode has failed.
+        max_turns: Number of turns after which the episode has failed. None: the ``turn_limit`` of the task.
         end_loops: End the episode as failed when the agent makes the same calls twice in a row and gets the same
             answers. Asking a model for the rest of its loop costs time and shows nothing new.
 
@@ -79,13 +77,13 @@ def run_episode(
 
 
 def episode_steps(
-    task: WorkplaceTask, max_turns: int = MAX_TURNS, *, end_loops: bool = False
+    task: WorkplaceTask, max_turns: int | None = None, *, end_loops: bool = False
 ) -> Generator[list[Message], Message, EpisodeResult]:
     """Run an episode as a generator, so that a caller can batch the model requests of many episodes.
 
     Args:
         task: The task.
-        max_turns: Number of turns after which the episode has failed.
+        max_turns: Number of turns after which the episode has failed. None: the ``turn_limit`` of the task.
         end_loops: As in ``run_episode``.
 
     Yields:
@@ -96,13 +94,19 @@ def episode_steps(
     """
     simulation, messages, turns = WorkplaceSimulator(task), task.messages(), []
     previous: tuple[tuple[WorkplaceCall | None, ...], list[str]] | None = None
-    for _ in range(max_turns):
-        expected = simulation.expected_call()
+    for _ in range(max_turns or task.turn_limit):
+        expected, question = simulation.expected_call(), simulation.expected_question()
         answer = yield messages
         raw_calls = answer.get("tool_calls") or []
         messages = [*messages, {"role": "assistant", "content": answer.get("content") or ""}]
         calls = tuple(parse_tool_call(raw) for raw in raw_calls)
-        turns.append(EpisodeTurn(calls, calls == (() if expected is None else (expected,))))
+        asked = None if calls else simulation.ask_user(messages[-1]["content"])
+        is_expected = calls == (() if expected is None else (expected,)) and asked == question
+        turns.append(EpisodeTurn(calls, is_expected))
+        if asked is not None:
+            messages.append({"role": "user", "content": task.facts[asked.fact]})
+            previous = None
+            continue
         if not calls:
             return EpisodeResult(messages, tuple(turns), simulation.is_solved)
         messages[-1]["tool_calls"] = raw_calls
@@ -134,11 +138,11 @@ def parse_tool_call(raw: Message) -> WorkplaceCall | None:
     return WorkplaceCall(function["name"], arguments) if isinstance(arguments, dict) else None
 
 
-def assistant_message(call: WorkplaceCall | None, number: int) -> Message:
-    """Return the assistant message that makes a call or ends the episode.
+def assistant_message(call: WorkplaceCall | Question | None, number: int) -> Message:
+    """Return the assistant message that makes a call, asks the user, or ends the episode.
 
     Args:
-        call: The call, or None to end the episode.
+        call: The call or the question; None to end the episode.
         number: Number of the call in its episode, from 0; it becomes part of the call's id.
 
     Returns:
@@ -146,6 +150,8 @@ def assistant_message(call: WorkplaceCall | None, number: int) -> Message:
     """
     if call is None:
         return {"role": "assistant", "content": "done"}
+    if isinstance(call, Question):
+        return {"role": "assistant", "content": call.text}
     function = {"name": call.tool, "arguments": json.dumps(dict(call.arguments))}
     return {
         "role": "assistant",

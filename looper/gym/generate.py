@@ -12,7 +12,7 @@ import orjson
 
 from looper.gym.episode import EpisodeResult
 from looper.gym.notes import with_notes, write_notes
-from looper.gym.policies import Noise, possible_noise, run_expert, run_noisy
+from looper.gym.policies import Noise, possible_failures, possible_noise, run_expert, run_noisy
 from looper.gym.workplace import Workplace, WorkplaceTask
 from looper.gym.workplaces import WORKPLACES
 
@@ -52,7 +52,9 @@ class RecordedEpisode:
         )
 
 
-def record_episodes(workplace: Workplace, seed: int, tasks: int = TASK_COUNT) -> Iterator[RecordedEpisode]:
+def record_episodes(
+    workplace: Workplace, seed: int, tasks: int = TASK_COUNT, *, failure_share: float = 0.0
+) -> Iterator[RecordedEpisode]:
     """Run an agent on the first tasks of a workplace; one episode in five contains noise.
 
     The same arguments always give the same episodes.
@@ -61,6 +63,8 @@ def record_episodes(workplace: Workplace, seed: int, tasks: int = TASK_COUNT) ->
         workplace: The workplace.
         seed: Seed of the tasks and of the noise.
         tasks: Number of tasks.
+        failure_share: Share of the episodes, from 0 to 1, that fail in one of several ways. The others then succeed.
+            With 0, only noise makes episodes fail, as in ``examples/``.
 
     Yields:
         One episode per task, in the order of the task ids.
@@ -69,9 +73,13 @@ def record_episodes(workplace: Workplace, seed: int, tasks: int = TASK_COUNT) ->
         task = workplace.task(task_id, seed)
         notes = write_notes(workplace) if number % NOTES_EVERY == 0 else ""
         rng = Random(f"{seed} {workplace.instance} {task_id} policy")
-        if rng.random() < NOISE_SHARE:
+        if failure_share and rng.random() < failure_share:
+            noise = rng.choice(possible_failures(task))
+            yield RecordedEpisode(task, noise, run_noisy(task, noise, rng, recovers=False), notes)
+        elif rng.random() < NOISE_SHARE:
             noise = rng.choice(possible_noise(task))
-            yield RecordedEpisode(task, noise, run_noisy(task, noise, rng), notes)
+            recovers = True if failure_share else None
+            yield RecordedEpisode(task, noise, run_noisy(task, noise, rng, recovers=recovers), notes)
         else:
             yield RecordedEpisode(task, None, run_expert(task), notes)
 

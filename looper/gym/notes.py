@@ -15,17 +15,31 @@ def write_notes(workplace: Workplace) -> str:
         workplace: The workplace.
 
     Returns:
-        The rules, one on each line. What differs from task to task stands in angle brackets.
+        The rules, one on each line. What differs from task to task stands in angle brackets. After the arrow of a step
+        stands what its answer tells.
     """
     names = {name: f"<{name}>" for name in (*workplace.values, *workplace.conventions)}
     names |= {convention.fact: f"<{convention.fact}>" for convention in workplace.conventions.values()}
-    steps = [f"- {_write_step(step, names)}." for step in workplace.procedure]
+    told = {convention.fact for convention in workplace.conventions.values()}
+    steps = []
+    for number, step in enumerate(workplace.procedure):
+        asked = [question for question in workplace.questions if question.before == number]
+        steps += [f"- Ask the user: {question.text} -> <{question.fact}>." for question in asked]
+        answer = step.answer.format_map(names)
+        tells_word = step.reads and any(f"<{fact}>" in answer for fact in told)
+        steps.append(f"- {_write_step(step, names)}{f' -> {answer}' if tells_word else ''}.")
     codes = [f"- {_write_convention(name, convention)}" for name, convention in workplace.conventions.items()]
+    special_cases = [
+        f"- But {name}={case.code} if {case.fact} is {case.word}."
+        for name, convention in workplace.conventions.items()
+        for case in convention.special_cases
+    ]
     remedies = [
         f"- On {obstacle.code}: {_write_step(obstacle.remedy, names)}, then the same call again."
         for obstacle in workplace.obstacles
     ]
-    return "\n".join([*steps, *codes, *remedies])
+    never = [f"- Never call {' or '.join(workplace.distractors)}."] if workplace.distractors else []
+    return "\n".join([*steps, *codes, *special_cases, *remedies, *never])
 
 
 def with_notes(messages: list[Message], notes: str) -> list[Message]:

@@ -5,10 +5,13 @@
 
 from collections.abc import Mapping
 
-from looper.gym.workplace import Obstacle, WorkplaceCall, WorkplaceTask, WorldState
+from looper.gym.workplace import Obstacle, Question, WorkplaceCall, WorkplaceTask, WorldState
 
 TIMEOUT_ERROR = "E_TIMEOUT"
 """Answer of a call that times out once; the same call works the next time."""
+
+DISTRACTOR_ANSWER = "ok"
+"""Answer of a tool that no task needs."""
 
 
 class WorkplaceSimulator:
@@ -36,6 +39,7 @@ class WorkplaceSimulator:
         self._read: set[int] = set()
         self._hidden_obstacles = list(task.obstacles)
         self._active_obstacles: list[Obstacle] = []
+        self._asked: set[Question] = set()
         self._calls = 0
 
     @property
@@ -44,18 +48,33 @@ class WorkplaceSimulator:
         return self.world == self._task.goal
 
     def expected_call(self) -> WorkplaceCall | None:
-        """Return the call that the house conventions ask for now, or None if the task is done."""
+        """Return the call that the house conventions ask for now, or None if a question is due or the task is done."""
         if self._active_obstacles:
             return self._active_obstacles[0].remedy.to_call(self._task.facts)
-        last_write = max((i for i, (_, call) in enumerate(self._steps) if call.tool in self.world), default=-1)
-        for i, (step, call) in enumerate(self._steps):
-            is_too_late = i < last_write  # a read has no use after a later write
-            missing = (
-                i not in self._read and not is_too_late if step.reads else self.world.get(call.tool) != call.arguments
-            )
-            if missing:
-                return call
-        return None
+        number = self._find_next_step()
+        return None if number is None or self.expected_question() else self._steps[number][1]
+
+    def expected_question(self) -> Question | None:
+        """Return the question that the house conventions ask for now, or None if none is due."""
+        number = None if self._active_obstacles else self._find_next_step()
+        due = (question for question in self._task.workplace.questions if question.before == number)
+        return next((question for question in due if question not in self._asked), None)
+
+    def ask_user(self, text: str) -> Question | None:
+        """Let the user hear a text of the agent.
+
+        Args:
+            text: The text.
+
+        Returns:
+            The question that the user answers: the first one in the text that was not answered before. None if there
+            is none, so that the text ends the episode.
+        """
+        heard = (question for question in self._task.workplace.questions if question.is_asked_in(text))
+        question = next((question for question in heard if question not in self._asked), None)
+        if question is not None:
+            self._asked.add(question)
+        return question
 
     def call_tool(self, tool: str, arguments: Mapping[str, object]) -> str:
         """Execute a tool call of the agent.
@@ -82,7 +101,22 @@ class WorkplaceSimulator:
             return self._apply_remedy(WorkplaceCall(tool, texts))
         if (parameters[0], texts[parameters[0]]) not in self._records:
             return "E_UNKNOWN"
+        if tool in self._task.workplace.distractors:
+            self.world[tool] = texts
+            return DISTRACTOR_ANSWER
         return self._execute_step(WorkplaceCall(tool, texts))
+
+    def _find_next_step(self) -> int | None:
+        """Return the number of the first step that is missing, or None if all is done."""
+        last_write = max((i for i, (_, call) in enumerate(self._steps) if call.tool in self.world), default=-1)
+        for i, (step, call) in enumerate(self._steps):
+            is_too_late = i < last_write  # a read has no use after a later write
+            missing = (
+                i not in self._read and not is_too_late if step.reads else self.world.get(call.tool) != call.arguments
+            )
+            if missing:
+                return i
+        return None
 
     def _apply_remedy(self, call: WorkplaceCall) -> str:
         for obstacle in self._active_obstacles:

@@ -2,9 +2,11 @@
 
 Everything that an agent must know to work in a workplace is in one frozen value. A new workplace is a new value; new or
 changed conventions are a ``dataclasses.replace`` of an old one. Templates (``"HD-{order}"``) are filled from a task's
-facts. ``workplaces`` defines the four workplaces; ``sessions`` and ``streams`` derive changed ones from them.
+facts. ``workplaces`` and ``hard_workplaces`` define four workplaces each; ``sessions`` and ``streams`` derive changed
+ones.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -12,6 +14,9 @@ from typing import Any
 
 WorldState = dict[str, dict[str, str]]
 """What the agent's calls wrote: each tool's name with the arguments of its last accepted call."""
+
+MIN_TURN_LIMIT = 8
+"""Turns that an episode has in any case."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,68 @@ class WorkplaceCall:
 
 
 @dataclass(frozen=True)
+class SpecialCase:
+    """An exception to a convention: another fact decides the code."""
+
+    fact: str
+    """Name of the deciding fact: that of another convention."""
+    word: str
+    """The word of this fact to which the special case applies."""
+    code: str
+    """The code, whatever the convention says."""
+
+
+@dataclass(frozen=True)
 class Convention:
-    """A house rule: the word that a request uses for a fact decides which code to use."""
+    """A house rule: the word that a fact has in a task decides which code to use.
+
+    The agent finds the word in the request, in the answer of a read, or asks the user for it.
+    """
 
     fact: str
     """Name of the fact, for example ``goods``."""
     codes: Mapping[str, str]
     """The code for each word of the fact."""
+    special_cases: tuple[SpecialCase, ...] = ()
+    """Exceptions. The first one that applies decides."""
+
+    def code(self, facts: Mapping[str, str]) -> str:
+        """Return the code that the convention asks for.
+
+        Args:
+            facts: Value of each fact of a task.
+
+        Returns:
+            The code.
+        """
+        applying = (case.code for case in self.special_cases if facts[case.fact] == case.word)
+        return next(applying, self.codes[facts[self.fact]])
+
+
+@dataclass(frozen=True)
+class Question:
+    """A fact that requests leave out, so that the agent has to ask the user for it."""
+
+    fact: str
+    """Name of the fact."""
+    before: int
+    """Number of the step in the procedure, from 0, before which the agent asks."""
+
+    @property
+    def text(self) -> str:
+        """The question, as the expert asks it."""
+        return f"Which {self.fact}?"
+
+    def is_asked_in(self, text: str) -> bool:
+        """Tell whether a text asks for the fact.
+
+        Args:
+            text: Text of the agent, in any words.
+
+        Returns:
+            Whether it has a question mark and names the fact.
+        """
+        return "?" in text and self.fact in re.findall(r"\w+", text.lower())
 
 
 @dataclass(frozen=True)
@@ -114,6 +174,11 @@ class Workplace:
     """Month in which these rules began, if a workplace changes its rules. It is part of the task ids, so that two
     sessions of one workplace never share an id."""
 
+    distractors: tuple[str, ...] = ()
+    """Names of the tools that no task needs. A call is accepted at any time, and nothing undoes it."""
+    questions: tuple[Question, ...] = ()
+    """What the agent has to ask the user, in the order of the procedure."""
+
     def task_ids(self, count: int) -> list[str]:
         """Return the ids of the first tasks.
 
@@ -141,6 +206,7 @@ class Workplace:
         for name, convention in self.conventions.items():
             word = rng.choice(list(convention.codes))
             facts |= {convention.fact: word, name: convention.codes[word]}
+        facts |= {name: convention.code(facts) for name, convention in self.conventions.items()}
         obstacles = tuple(obstacle for obstacle in self.obstacles if rng.random() < obstacle.probability)
         return WorkplaceTask(task_id, self, facts, obstacles)
 
@@ -170,6 +236,17 @@ class WorkplaceTask:
         """The state in which a correct episode ends."""
         calls = [step.to_call(self.facts) for step in self.workplace.procedure if not step.reads]
         return {call.tool: dict(call.arguments) for call in calls}
+
+    @property
+    def turn_limit(self) -> int:
+        """Number of turns after which an episode has failed.
+
+        The longest episode of an expert has each step and each question once, two turns for each obstacle, one for an
+        outage, and the last message. The limit leaves two turns more, and is never below ``MIN_TURN_LIMIT``.
+        """
+        place = self.workplace
+        longest = len(place.procedure) + len(place.questions) + 2 * len(place.obstacles) + 2
+        return max(MIN_TURN_LIMIT, longest + 2)
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the messages with which an episode starts."""

@@ -7,12 +7,12 @@ from looper.gym.workplace import Convention, Obstacle, Tool, Workplace, Workplac
 
 # Most tokenizers have one token for each of these names: an agent should learn the conventions, not spelling.
 # fmt: off
-_FIRST = (
+FIRST_NAMES = (
     "Adam", "Alice", "Andrew", "Anna", "Ben", "Bob", "Carl", "Chris", "Daniel", "David", "Emily", "Frank", "George",
     "Henry", "Jack", "Jane", "Jean", "John", "Kim", "Louis", "Maria", "Mark", "Mary", "Paul", "Peter", "Rose", "Sam",
     "Sarah", "Tom", "Victor",
 )
-_LAST = (
+LAST_NAMES = (
     "Adams", "Anderson", "Bell", "Brown", "Clark", "Cook", "Davis", "Green", "Hall", "Hill", "Jackson", "Johnson",
     "Jones", "King", "Lewis", "Long", "Miller", "Park", "Price", "Smith", "Snow", "Stone", "Taylor", "White", "Wood",
 )
@@ -47,7 +47,7 @@ BILLING = Workplace(
         Tool("thaw", ("account", "form")),
     ),
     request="{demand} {first} {last} {amount} for {service}.",
-    values={"first": _FIRST, "last": _LAST, "amount": range(10, 100), "account": range(100, 1000)},
+    values={"first": FIRST_NAMES, "last": LAST_NAMES, "amount": range(10, 100), "account": range(100, 1000)},
     conventions={
         "action": Convention("demand", {"Refund": "refund", "Charge": "charge"}),
         "code": Convention("service", {"storage": "warehouse", "towing": "boat", "repairs": "workshop"}),
@@ -71,7 +71,7 @@ HELPDESK = Workplace(
         Tool("renew", ("user", "policy")),
     ),
     request="{first} {last}, {status}, {trouble} {tool}.",
-    values={"first": _FIRST, "last": _LAST},
+    values={"first": FIRST_NAMES, "last": LAST_NAMES},
     conventions={
         "kind": Convention("status", {"employee": "staff", "guest": "visitor"}),
         "action": Convention("trouble", {"forgot the password for": "reset", "needs access to": "grant"}),

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from pydantic import BaseModel, Field
 
+from looper.gym import HARD_WORKPLACES, record_episodes
 from looper.gym.sessions import build_sessions
 from looper.gym.workplace import Convention
 from looper.gym.workplaces import DISPATCH
@@ -112,10 +113,12 @@ def test_the_guides_metric() -> None:
 
 
 def test_the_gyms_examples() -> None:
-    change, months = examples("docs/gym.md")
+    change, months, recording = examples("docs/gym.md")
     changed = run(change, Convention=Convention, replace=replace, DISPATCH=DISPATCH)["changed"]
     assert changed.conventions["lane"] != DISPATCH.conventions["lane"]
     assert run(months, build_sessions=build_sessions, DISPATCH=DISPATCH)["september"].instance == DISPATCH.instance
+    recorded = run(recording, record_episodes=record_episodes, HARD_WORKPLACES=HARD_WORKPLACES)["episodes"]
+    assert 40 <= sum(not episode.result.success for episode in recorded) <= 72
 
 
 def test_the_page_on_serving_has_every_metric_and_no_other() -> None:

@@ -1,6 +1,7 @@
 """An episode ends early when the agent repeats itself, if the caller wants that."""
 
-from looper.gym.episode import MAX_TURNS, run_episode
+from looper.gym.episode import run_episode
+from looper.gym.workplace import MIN_TURN_LIMIT
 from looper.gym.workplaces import WORKPLACES
 
 
@@ -10,6 +11,6 @@ def test_end_loops_stops_an_agent_that_repeats_its_calls() -> None:
         "role": "assistant",
         "tool_calls": [{"id": "1", "type": "function", "function": {"name": "nothing", "arguments": "{}"}}],
     }
-    assert len(run_episode(task, lambda messages, tools: stuck).turns) == MAX_TURNS
+    assert len(run_episode(task, lambda messages, tools: stuck).turns) == MIN_TURN_LIMIT
     ended = run_episode(task, lambda messages, tools: stuck, end_loops=True)
     assert (len(ended.turns), ended.success) == (2, False)

@@ -9,13 +9,16 @@ import pytest
 
 from looper.gym import WORKPLACES, Convention, Message, Noise, Workplace, expert_agent, record_episodes, run_episode
 from looper.gym.generate import TASK_COUNT, write_examples
+from looper.gym.hard_workplaces import HARD_WORKPLACES
 from looper.gym.policies import possible_noise, run_noisy
 from looper.gym.simulator import WorkplaceSimulator
 from looper.gym.workplaces import DISPATCH, OPS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-every_workplace = pytest.mark.parametrize("workplace", WORKPLACES.values(), ids=WORKPLACES)
+ALL_WORKPLACES = WORKPLACES | HARD_WORKPLACES
+
+every_workplace = pytest.mark.parametrize("workplace", ALL_WORKPLACES.values(), ids=ALL_WORKPLACES)
 
 
 def call(name: str, arguments: str, id: str = "call_0") -> Message:

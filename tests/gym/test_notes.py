@@ -5,10 +5,13 @@ import json
 import pytest
 
 from looper.gym.generate import record_episodes
+from looper.gym.hard_workplaces import HARD_WORKPLACES
 from looper.gym.notes import write_notes
 from looper.gym.workplace import Workplace
 from looper.gym.workplaces import DISPATCH, WORKPLACES
 from looper.jobs.synthesis.contexts.notes import NOTES
+
+ALL_WORKPLACES = WORKPLACES | HARD_WORKPLACES
 
 
 def test_the_notes_of_a_workplace() -> None:
@@ -21,11 +24,14 @@ def test_the_notes_of_a_workplace() -> None:
     )
 
 
-@pytest.mark.parametrize("workplace", WORKPLACES.values(), ids=WORKPLACES)
+@pytest.mark.parametrize("workplace", ALL_WORKPLACES.values(), ids=ALL_WORKPLACES)
 def test_no_rule_is_left_out(workplace: Workplace) -> None:
     notes = write_notes(workplace)
-    for convention in workplace.conventions.values():
+    for name, convention in workplace.conventions.items():
         assert all(f"{word} -> {code}" in notes for word, code in convention.codes.items())
+        assert all(f"{name}={case.code} if {case.fact} is {case.word}" in notes for case in convention.special_cases)
+    assert all(question.text in notes for question in workplace.questions)
+    assert all(name in notes for name in workplace.distractors)
     assert "{" not in notes
 
 
