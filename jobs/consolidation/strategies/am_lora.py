@@ -25,6 +25,8 @@ class AmLora(Progressive):
     which is too little to close a gate within a session.
 
     Memory: the rank of each block. A step costs one pass over the old b's more.
+
+    In the gym's five sessions it protected nothing alone (docs/strategies.md).
     """
 
     weight: float = Field(

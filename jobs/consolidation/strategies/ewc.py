@@ -31,6 +31,8 @@ class Ewc(Strategy):
     windows, and each layer's is kept as its row and column means.
 
     Memory: an adapter, and two vectors a layer, for every past session. A step costs small products for each of them.
+
+    In the gym's five sessions it protected nothing alone (docs/strategies.md).
     """
 
     weight: float = Field(default=1e4, ge=0, le=1e12, description="lambda")
@@ -67,6 +69,8 @@ class OnlineEwc(Strategy):
     the version that the session goes on from.
 
     Memory: two vectors a layer, whatever the number of sessions.
+
+    In the gym's five sessions it protected nothing alone (docs/strategies.md).
     """
 
     weight: float = Field(default=1e4, ge=0, le=1e12, description="lambda")
@@ -99,6 +103,8 @@ class OnlineEwcFactors(Strategy):
     the session begins with; importance of another rank is dropped, so that beside a growing strategy it holds nothing.
 
     Memory: as large as the adapter.
+
+    In the gym's five sessions it protected nothing alone (docs/strategies.md).
     """
 
     weight: float = Field(default=1e4, ge=0, le=1e12, description="lambda")

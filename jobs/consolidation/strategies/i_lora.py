@@ -20,6 +20,8 @@ class ILora(Strategy):
     session should have several times as many.
 
     Memory: nothing. A step costs one pass over the adapter.
+
+    In the gym's five sessions it protected nothing alone (docs/strategies.md).
     """
 
     beta: float = Field(default=0.9, ge=0, lt=1, description="share of the slow weights that stays, per step")

@@ -17,6 +17,8 @@ class Progressive(Strategy):
 
     Memory: nothing but the adapter, whose rank grows by the recipe's every session until the trainer truncates it; a
     step's cost grows with it.
+
+    In the gym's five sessions it protected nothing alone (docs/strategies.md).
     """
 
     grows = True

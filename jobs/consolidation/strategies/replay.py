@@ -33,6 +33,7 @@ class Replay(Strategy):
     @override
     def begin(self, session: StrategyContext, past: StrategyState) -> None:
         self._session = session
+        self._past = past
         self._memory = ReplayMemory(past)
         self._replayed: list[int] = []
 
@@ -53,9 +54,10 @@ class Replay(Strategy):
 
     @override
     def remember(self, published: Lora) -> StrategyState:
-        self._memory.mark(self._replayed)
-        self._memory.add_session(self._session.windows, self.capacity, self._rng("keep"))
-        return self._memory.pack()
+        memory = ReplayMemory(self._past)  # anew: a second call returns the same
+        memory.mark(self._replayed)
+        memory.add_session(self._session.windows, self.capacity, self._rng("keep"))
+        return memory.pack()
 
 
 @dataclass(config=STRATEGY_CONFIG)

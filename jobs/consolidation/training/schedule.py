@@ -28,12 +28,14 @@ def epoch_count(examples: int, recipe: Recipe) -> int:
     """Return how many passes over the examples a session takes, a last incomplete one included.
 
     Args:
-        examples: Number of training examples, at least one.
+        examples: Number of training examples.
         recipe: Gives epochs, batch size and the maximum number of steps.
 
     Returns:
-        The number of passes.
+        The number of passes, at least 1.
     """
+    if not examples:
+        return 1
     return math.ceil(total_steps(examples, recipe) / math.ceil(examples / recipe.batch_size))
 
 

@@ -73,6 +73,14 @@ def test_the_coverage_does_not_thin_and_the_cost_does_not_grow(sessions: int, ca
     assert max(turns) - min(turns) <= 2
 
 
+def test_a_session_of_three_epochs_replays_every_session_of_fifty() -> None:
+    share, epochs = 2, 3
+    memory, _, _ = live(49, 1024, share * SIZE)
+    drawn = memory.draw(epochs * share * SIZE, max_tokens=10**9)
+    assert len({session_of(memory.windows[i]) for i in drawn}) == 49
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_rules_are_what_a_call_says_and_its_prompt_does_not() -> None:
     assert find_rules(window(0, 1, 100)) == {(2, 100, 1001), (2,), (1001,)}
     without_calls = Window.of((1, 5, 5, 7), (0.0, 0.0, 1.0, 1.0))

@@ -79,3 +79,4 @@ def test_every_epoch_takes_each_new_example_and_its_part_of_the_old_ones(
 
 def test_a_maximum_of_steps_counts_as_that_many_epochs() -> None:
     assert [epoch_count(17, Recipe(batch_size=8, epochs=9, max_steps=most)) for most in (1, 3, 4, 7)] == [1, 1, 2, 3]
+    assert epoch_count(0, Recipe()) == 1
