@@ -62,7 +62,9 @@ class TenantSplit:
     tenant: Tenant
     """The tenant."""
     train: tuple[Example, ...]
-    """Examples to train on, and to retrieve episodes from."""
+    """Examples to train on."""
+    memory: tuple[Example, ...]
+    """The same episodes as they were said: what is retrieved."""
     holdout: tuple[Example, ...]
     """Examples of the held-out tasks, with at least one action in each."""
 
@@ -102,6 +104,7 @@ def split_tasks(tenant: Tenant, seed: int) -> TenantSplit:
     return TenantSplit(
         tenant,
         tuple(each for each in tenant.learned if each.task_id not in held_out),
+        tuple(each for each in tenant.recorded if each.task_id not in held_out),
         tuple(each for each in tenant.recorded if each.task_id in held_out and count_actions(each)),
     )
 
@@ -149,7 +152,7 @@ def list_tools(trajectories: Iterable[Trajectory], recorded_tools: str | None = 
     for trajectory in trajectories:
         for step in trajectory.steps:
             for call in step.tool_calls if step.source == "agent" else ():
-                arguments.setdefault(call.name, {}).update(dict.fromkeys(_read_arguments(call.arguments), {}))
+                arguments.setdefault(call.name, {}).update({name: {} for name in _read_arguments(call.arguments)})
     functions = [
         {"name": name, "parameters": {"type": "object", "properties": arguments[name]}} for name in sorted(arguments)
     ]
