@@ -2,7 +2,8 @@
 
 ``run.py`` makes the prompts of every arm here. All arms have the same system line, which tells the form of a call, the
 same tool list, and the same conversation up to the action. So an arm that gets nothing right does not fail because it
-was never told how tools are called, or which there are.
+was never told how tools are called, or which there are. The form is told by a call of a training episode, of the tool
+that is used most: small models copy a placeholder such as ``TOOL`` into their calls, and with an example they do not.
 
 **Policy.** The tenant's own policy, whole, in the system turn, where its recorded agent had it.
 
@@ -13,6 +14,8 @@ prompt, so that the arm with both has room for its conversation; the arm with re
 **Skill.** Trained with the recipe on prompts without policy and episodes, unless its contexts add some.
 """
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
@@ -25,6 +28,7 @@ from looper.jobs.synthesis.contexts.notes import add_notes, add_to_system
 from looper.jobs.synthesis.contexts.render_contexts import render_contexts
 from looper.platform.domain.example import Example, Turn
 from looper.platform.domain.recipe import Recipe
+from looper.platform.domain.trajectory import ToolCall
 
 MAX_EPISODES = 4
 """Maximum episodes that are retrieved for a task."""
@@ -69,16 +73,20 @@ class Arm(StrEnum):
 class ArmPrompts:
     """Makes the prompts of one tenant with one seed."""
 
-    def __init__(self, split: TenantSplit, call_form: str, count_tokens: Callable[[str], int]) -> None:
+    def __init__(
+        self, split: TenantSplit, write: Callable[[ToolCall], str], count_tokens: Callable[[str], int]
+    ) -> None:
         """Prepare.
 
         Args:
             split: The tenant's examples.
-            call_form: What ``describe_call`` returned for the base model.
+            write: Writes a call in the form of the base model, as ``write_call`` does.
             count_tokens: Counts the tokens of a text.
         """
         self._split = split
-        self._line = f"You are the agent of {split.tenant.name}. A tool is called in this form:\n{call_form}"
+        usual = find_usual_call(split.memory)
+        form = f" A tool is called in this form:\n{write(usual)}" if usual else ""
+        self._line = f"You are the agent of {split.tenant.name}.{form}"
         self._count_tokens = count_tokens
         self._index = EpisodeIndex(split.memory) if split.memory else None
 
@@ -116,27 +124,41 @@ class ArmPrompts:
         return example.model_copy(update={"turns": (Turn(role="system", content=self._line), *example.turns)})
 
 
-def describe_call(renderer: ChatRenderer) -> str:
-    """Return a tool call as the base model's chat template writes it, with placeholders.
+def write_call(renderer: ChatRenderer, call: ToolCall) -> str:
+    """Return a tool call as the base model's chat template writes it.
 
     Args:
         renderer: Renderer of the base model.
+        call: The call.
 
     Returns:
         The text of the call.
     """
-    function = {"name": "TOOL", "arguments": '{"ARGUMENT": "VALUE"}'}
+    function = {"name": call.name, "arguments": call.arguments}
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": "-"},
         {"role": "assistant", "content": "", "tool_calls": [{"id": "0", "type": "function", "function": function}]},
     ]
-    tools = '[{"type": "function", "function": {"name": "TOOL", "parameters": {"type": "object", "properties": {}}}}]'
-    conversation = renderer.parse(messages, tools)
+    conversation = renderer.parse(messages, json.dumps([{"type": "function", "function": {"name": call.name}}]))
     *history, message = conversation.messages
     rendered = TurnRenderer(renderer).render(conversation, history, message)
     ((start, end),) = rendered.calls
     text: str = renderer.tokenizer.decode(rendered.answer[start:end])
     return text.strip()
+
+
+def find_usual_call(examples: Sequence[Example]) -> ToolCall | None:
+    """Return the first call of the tool that is called most often.
+
+    Args:
+        examples: Examples of one tenant.
+
+    Returns:
+        The call, or None if there are none.
+    """
+    calls = [call for example in examples for turn in example.turns if turn.weight > 0 for call in turn.tool_calls]
+    counts = Counter(call.name for call in calls)
+    return max(calls, key=lambda call: (counts[call.name], call.name), default=None)
 
 
 def _render(episodes: Any) -> str:

@@ -107,8 +107,12 @@ def bench(
             draw_arms(report, out / "tenants.png")
         return report
 
-    missing = _list_missing(planned, load_results(out))
-    costs = [measure_cost(*each, model) for each in missing]
+    # The cheapest first, so that an interrupted command knows most. One seed of all tenants comes before the next.
+    by_cost = sorted(
+        ((*each, measure_cost(*each, model)) for each in _list_missing(planned, load_results(out))),
+        key=lambda each: (each[0].recipe.seed, _weigh(each[2])),
+    )
+    missing, costs = [each[:2] for each in by_cost], [each[2] for each in by_cost]
     work = sum(map(_weigh, costs))
     if missing:
         notify(_describe_cost(costs, model.measure_rate(model.make_prompts(missing[0][1]), recipe)))

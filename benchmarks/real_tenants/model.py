@@ -5,13 +5,14 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from looper.basemodel.chat_renderer import ChatRenderer
 from looper.benchmarks.real_tenants.actions import ActionResult, EncodedActions
-from looper.benchmarks.real_tenants.arms import MAX_PROMPT_TOKENS, Arm, ArmPrompts, describe_call
+from looper.benchmarks.real_tenants.arms import MAX_PROMPT_TOKENS, Arm, ArmPrompts, write_call
 from looper.benchmarks.real_tenants.tenants import TenantSplit
 from looper.jobs.consolidation.adapters.lora import Lora
 from looper.jobs.consolidation.data.encode import ExampleEncoder
@@ -60,11 +61,10 @@ class TenantModel:
         self._base = base
         self._max_rank = max_rank
         self._renderer = ChatRenderer(folder)
-        self._call_form = describe_call(self._renderer)
 
     def make_prompts(self, split: TenantSplit) -> ArmPrompts:
         """Return the prompts of all arms for a ``split``."""
-        return ArmPrompts(split, self._call_form, self._count_tokens)
+        return ArmPrompts(split, partial(write_call, self._renderer), self._count_tokens)
 
     def encode_training(self, prompts: ArmPrompts, recipe: Recipe) -> list[Window]:
         """Return the windows that a skill is trained on.

@@ -227,7 +227,7 @@ def to_markdown(report: TenantsReport) -> str:
         "",
         "What a skill adds on real trajectories of small businesses (tau2 simulations): shares of right next actions",
         "on held-out tasks, with 95 % intervals (paired bootstrap over tasks). All arms are told the tools and the",
-        "form of a call. [Results](README.md) says how it was measured; all figures are in [tenants.json](tenants.json).",
+        "form of a call. [Results](README.md) says how it was measured; [tenants.json](tenants.json) has all figures.",
         "",
         f"Machine: {report.machine}. {settings}.",
     ]
