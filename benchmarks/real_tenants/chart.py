@@ -43,14 +43,14 @@ def draw_arms(report: TenantsReport, file: Path) -> None:
             for place, mean in zip(places, means, strict=True):
                 axes.text(place, 0.01, f"{mean:.2f}", ha="center", va="bottom", size=7, rotation=90)
         axes.set_xticks(range(len(MEASURES)), list(MEASURES.values()), fontsize=8)
-        axes.set_ylim(0, 1)
+        axes.set_ylim(0, 1.1)
         axes.set_ylabel("share of right next actions")
         axes.set_title(
             f"{summary.base}: {summary.actions} actions of {summary.tasks} held-out tasks of "
             f"{len(summary.tenants)} tenants, 95 % intervals",
             fontsize=10,
         )
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(loc="upper right", ncols=len(Arm), frameon=False, fontsize=6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
     plt.close(figure)
