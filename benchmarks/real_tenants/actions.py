@@ -10,7 +10,8 @@ apart, because they fail for different reasons:
 - ``named_tool`` and ``named_call``: the same given the opening of the call, as an engine gives it that is told that a
   call is required. A model that does not know the form, or would rather talk, is not blamed for it here.
 
-A name counts with the character after it, so that ``get`` is not right where ``get_order`` was called.
+A name counts with the character after it, so that ``get`` is not right where ``get_order`` was called. Space between
+the text of a turn and its call counts neither way, since the engine reads a call after any.
 """
 
 from collections.abc import Callable, Sequence
@@ -136,11 +137,13 @@ _PARTS = 4
 
 def _split_call(window: Window, span: Span, name: str, decode: Decode) -> tuple[Span, Span, Span, Span]:
     """Return the spans of ``tool``, ``call``, ``named_tool`` and ``named_call``, in tokens of the window."""
-    start, end = span
-    tokens = window.tokens[start:end].tolist()
+    begin, end = span
+    tokens = window.tokens[begin:end].tolist()
+    text = decode(tokens)
     ends = [len(decode(tokens[: count + 1])) for count in range(len(tokens))]
-    at = decode(tokens).find(name)
+    start = begin + next(i for i, text_end in enumerate(ends) if text_end > len(text) - len(text.lstrip()))
+    at = text.find(name)
     # A template that writes the name in another way leaves the whole call as the name.
     first = 0 if at < 0 else next(i for i, text_end in enumerate(ends) if text_end > at)
     last = len(tokens) if at < 0 else next((i for i, e in enumerate(ends) if e > at + len(name)), len(tokens) - 1) + 1
-    return (start, start + last), span, (start + first, start + last), (start + first, end)
+    return (start, begin + last), (start, end), (begin + first, begin + last), (begin + first, end)

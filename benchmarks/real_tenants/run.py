@@ -27,7 +27,7 @@ from looper.jobs.consolidation.adapters.lora import Lora
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
 
-_PROMPTS = 1
+_PROMPTS = 2
 """Changes with what ``arms.py`` puts into prompts and with what ``actions.py`` counts."""
 
 

@@ -174,11 +174,12 @@ def test_names_and_arguments_are_told_apart(folder: Path, model: CountingModel) 
     decode = model._renderer.tokenizer.decode
     texts = [decode(window.tokens[start:end].tolist()) for window in encoded.windows for start, end in window.calls]
     assert len(texts) == 4 * len(encoded) == 4 * 4
-    tool, call, named_tool, named_call = texts[:4]
-    assert tool.lstrip().startswith('<tool_call>\n{"name": "find_order"')
-    assert call.startswith(tool)
-    assert call.rstrip().endswith("</tool_call>")
-    assert named_tool.lstrip(' "').startswith("find_order")
-    assert named_call.startswith(named_tool)
-    assert call.endswith(named_call)
-    assert "arguments" not in tool
+    for number, name in ((0, "find_order"), (1, "close_order")):  # the second one follows a text and a new line
+        tool, call, named_tool, named_call = texts[4 * number : 4 * number + 4]
+        assert tool.startswith(f'<tool_call>\n{{"name": "{name}"')
+        assert call.startswith(tool)
+        assert call.endswith("</tool_call>")
+        assert named_tool.lstrip(' "').startswith(name)
+        assert named_call.startswith(named_tool)
+        assert call.endswith(named_call)
+        assert "arguments" not in tool

@@ -34,7 +34,7 @@ def _episode(tenant: str, number: int) -> dict[str, Any]:
             {"role": "user", "content": f"I need the {word} order {number * 37 + 11} of {tenant} please"},
             _call("a", "find_order", {"number": number * 37 + 11}),
             {"role": "tool", "id": "a", "content": json.dumps({"word": word, "state": "open"})},
-            _call("b", "close_order", {"number": number * 37 + 11, "word": word}),
+            _call("b", "close_order", {"number": number * 37 + 11, "word": word}, "Let me close it."),
             {"role": "tool", "id": "b", "content": "closed"},
             {"role": "assistant", "content": f"The {word} order is closed."},
             {"role": "user", "content": "Thanks!"},
@@ -64,9 +64,9 @@ def _simulation(task: str, reward: float, messages: list[dict[str, Any]]) -> dic
     }
 
 
-def _call(id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _call(id: str, name: str, arguments: dict[str, Any], text: str | None = None) -> dict[str, Any]:
     return {
         "role": "assistant",
-        "content": None,
+        "content": text,
         "tool_calls": [{"id": id, "name": name, "arguments": arguments, "requestor": "assistant"}],
     }
