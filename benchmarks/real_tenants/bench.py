@@ -128,7 +128,7 @@ def bench(
     if learner is not None:
         first = recipe.model_copy(update={"seed": seeds[0]})
         splits = [split_tasks(tenant, first.seed) for tenant in tenants]
-        prompts = [(each.tenant.name, model.make_prompts(each)) for each in splits if each.holdout]
+        prompts = [(each.tenant.name, model.make_prompts(each)) for each in splits if each.train and each.holdout]
         source = str(settings["tenants"])
         sessions = run_sessions(prompts, source, base, first, learner(), out, machine, notify)
     return write()
@@ -143,7 +143,7 @@ def _plan(tenants: Sequence[Tenant], seeds: Sequence[int], base: str, revision: 
     planned = []
     for seed, tenant in product(seeds, tenants):
         split = split_tasks(tenant, seed)
-        if split.holdout:
+        if split.train and split.holdout:
             planned.append((TenantRun.of(split, base, revision, recipe.model_copy(update={"seed": seed})), split))
     return planned
 

@@ -36,12 +36,13 @@ def main() -> None:
     tenants = sorted(path.name for path in arguments.folder.iterdir() if path.is_dir())
     ingested = {tenant: commands.ingest(tenant, arguments.folder / tenant) for tenant in tenants}
     started = time.monotonic()
-    consolidations = commands.consolidate(tenants, shlex.split(arguments.flags))
+    flags, names = shlex.split(arguments.flags), [f"{tenant}/{INSTANCE}" for tenant in tenants]
+    consolidations = commands.consolidate(names, flags)
     seconds = time.monotonic() - started
     answers = commands.ask([_model_name(job) for job in consolidations if job["state"] == "published"])
     result = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
-        "command": f"looper consolidate {' '.join(f'{t}/{INSTANCE}' for t in tenants)} --wait {arguments.flags}".strip(),
+        "command": shlex.join(["looper", "consolidate", *names, "--wait", *flags]),
         "seconds": round(seconds),
         "tenants": [
             {
@@ -74,8 +75,7 @@ class _CommandLine:
         report = json.loads(self._run("ingest", str(folder), "--instance", f"{tenant}/{INSTANCE}", "--json"))
         return sum(file["kept"] for file in report["files"])
 
-    def consolidate(self, tenants: list[str], flags: list[str]) -> list[dict[str, Any]]:
-        names = [f"{tenant}/{INSTANCE}" for tenant in tenants]
+    def consolidate(self, names: list[str], flags: list[str]) -> list[dict[str, Any]]:
         consolidations: list[dict[str, Any]] = json.loads(
             self._run("consolidate", *names, "--wait", *flags, "--json", check=False)
         )

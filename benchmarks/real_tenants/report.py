@@ -81,7 +81,7 @@ class BaseSummary(BaseModel):
     evaluating_s: float
     """Duration of all evaluations, in seconds."""
     left_out: int
-    """Actions that could not be encoded."""
+    """Actions that could not be encoded in every arm."""
 
 
 class TenantsReport(BaseModel):
@@ -129,7 +129,8 @@ def build_report(
     Returns:
         The report.
     """
-    complete = [result for result in results if result.is_complete and result.arms[Arm.BARE].actions]
+    complete = [keep_common_actions(result) for result in results if result.is_complete]
+    complete = [result for result in complete if result.arms[Arm.BARE].actions]
     bases = sorted({(each.run.base, each.run.revision) for each in complete})
     rows, summaries = [], []
     for base in bases:
@@ -149,6 +150,28 @@ def build_report(
         ratios=_ratios(mine, comparisons),
         forgetting=forgetting,
     )
+
+
+def keep_common_actions(result: TenantResult) -> TenantResult:
+    """Keep the actions that all arms were asked: one whose longer prompt could not be encoded counts in no arm.
+
+    Args:
+        result: A complete result.
+
+    Returns:
+        The result with the same actions in all arms.
+    """
+    common = set.intersection(*({each.number for each in arm.actions} for arm in result.arms.values()))
+    arms = {
+        name: arm.model_copy(
+            update={
+                "actions": tuple(each for each in arm.actions if each.number in common),
+                "left_out": arm.left_out + len(arm.actions) - len(common),
+            }
+        )
+        for name, arm in result.arms.items()
+    }
+    return result.model_copy(update={"arms": arms})
 
 
 def _summarize(base: str, revision: str, results: Sequence[TenantResult]) -> tuple[list[ArmRow], BaseSummary]:
@@ -254,7 +277,7 @@ def _base_section(summary: BaseSummary, rows: Sequence[ArmRow]) -> list[str]:
         f"{summary.evaluated_tokens:,} tokens evaluated in {summary.evaluating_s:,.0f} s.",
     ]
     if summary.left_out:
-        lines += ["", f"{summary.left_out} further actions cannot be written in the form of this base model."]
+        lines += ["", f"{summary.left_out} further actions could not be encoded for this base model in every arm."]
     lines += _table(
         ["arm", *MEASURES.values(), "prompt tokens"],
         [[row.arm, *(str(row.figures[m]) for m in MEASURES), f"{row.prompt_tokens:.0f}"] for row in rows],
