@@ -13,9 +13,7 @@ from tests.benchmarks.real_tenants.written_tenants import write_tenants
 
 def test_tenants_are_learned_one_after_the_other(tmp_path: Path) -> None:
     splits = [split_tasks(tenant, 0) for tenant in load_tenants(write_tenants(tmp_path / "tenants"))]
-    prompts = [
-        (split.tenant.name, ArmPrompts(split, lambda call: call.name, len)) for split in splits if split.holdout
-    ]
+    prompts = [(split.tenant.name, ArmPrompts(split, lambda call: call.name, len)) for split in splits if split.holdout]
     lines: list[str] = []
     learner, out = RememberingLearner(), tmp_path / "out"
     out.mkdir()
