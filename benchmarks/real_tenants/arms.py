@@ -40,7 +40,7 @@ KNOWLEDGE_SHARE = 0.625
 """Share of ``MAX_PROMPT_TOKENS`` that policy and episodes take together at most."""
 
 
-class Arm(StrEnum):
+class TenantArm(StrEnum):
     """What answers, and with which knowledge."""
 
     BARE = "bare"
@@ -57,17 +57,17 @@ class Arm(StrEnum):
     @property
     def has_skill(self) -> bool:
         """Whether the trained adapter answers."""
-        return self in (Arm.SKILL, Arm.BOTH)
+        return self in (TenantArm.SKILL, TenantArm.BOTH)
 
     @property
     def has_policy(self) -> bool:
         """Whether the prompt has the policy."""
-        return self in (Arm.POLICY, Arm.BOTH)
+        return self in (TenantArm.POLICY, TenantArm.BOTH)
 
     @property
     def has_episodes(self) -> bool:
         """Whether the prompt has episodes."""
-        return self in (Arm.RETRIEVAL, Arm.BOTH)
+        return self in (TenantArm.RETRIEVAL, TenantArm.BOTH)
 
 
 class ArmPrompts:
@@ -95,7 +95,7 @@ class ArmPrompts:
         bare = [self._with_line(example) for example in self._split.train]
         return render_contexts(bare, recipe.contexts, recipe.max_seq_length)
 
-    def asked_examples(self, arm: Arm) -> list[Example]:
+    def asked_examples(self, arm: TenantArm) -> list[Example]:
         """Return the held-out examples as ``arm`` is asked them. Only turns with tool calls keep their weight."""
         return [self._ask(example, arm) for example in self._split.holdout]
 
@@ -112,7 +112,7 @@ class ArmPrompts:
                 taken.append(episode)
         return taken[::-1]
 
-    def _ask(self, example: Example, arm: Arm) -> Example:
+    def _ask(self, example: Example, arm: TenantArm) -> Example:
         turns = self._with_line(example).turns
         if arm.has_policy and self._split.tenant.policy:
             turns = add_notes(turns, self._split.tenant.policy)

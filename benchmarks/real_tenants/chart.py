@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from looper.benchmarks.real_tenants.arms import Arm
+from looper.benchmarks.real_tenants.arms import TenantArm
 from looper.benchmarks.real_tenants.report import MEASURES, TenantsReport
 
 _COLORS = {
-    Arm.BARE: "#bdbdbd",
-    Arm.POLICY: "#9ecae1",
-    Arm.RETRIEVAL: "#4292c6",
-    Arm.SKILL: "#e6550d",
-    Arm.BOTH: "#fdae6b",
+    TenantArm.BARE: "#bdbdbd",
+    TenantArm.POLICY: "#9ecae1",
+    TenantArm.RETRIEVAL: "#4292c6",
+    TenantArm.SKILL: "#e6550d",
+    TenantArm.BOTH: "#fdae6b",
 }
 
 
@@ -28,11 +28,11 @@ def draw_arms(report: TenantsReport, file: Path) -> None:
 
     count = len(report.bases)
     figure, grid = plt.subplots(count, 1, figsize=(9, 3.6 * count), squeeze=False, layout="constrained")
-    width = 0.8 / len(Arm)
+    width = 0.8 / len(TenantArm)
     for axes, summary in zip(grid.flat, report.bases, strict=True):
         for number, row in enumerate(row for row in report.rows if row.base == summary.base):
             figures = [row.figures[name] for name in MEASURES]
-            places = [group + (number - (len(Arm) - 1) / 2) * width for group in range(len(figures))]
+            places = [group + (number - (len(TenantArm) - 1) / 2) * width for group in range(len(figures))]
             means = [each.mean for each in figures]
             errors = [
                 [max(each.mean - each.low, 0.0) for each in figures],
@@ -50,7 +50,7 @@ def draw_arms(report: TenantsReport, file: Path) -> None:
             f"{len(summary.tenants)} tenants, 95 % intervals",
             fontsize=10,
         )
-        axes.legend(loc="upper right", ncols=len(Arm), frameon=False, fontsize=6)
+        axes.legend(loc="upper right", ncols=len(TenantArm), frameon=False, fontsize=6)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
     plt.close(figure)

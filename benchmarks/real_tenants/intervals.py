@@ -18,7 +18,7 @@ CONFIDENCE = 0.95
 """Share of the drawn figures between the ends of an interval."""
 
 
-class Interval(BaseModel):
+class ShareInterval(BaseModel):
     """A figure with its interval."""
 
     model_config = ConfigDict(frozen=True)
@@ -56,7 +56,7 @@ class TaskBootstrap:
         self._drawn = rng.multinomial(self.tasks, share, size=RESAMPLES).astype(np.float64)
         self._actions = np.bincount(self._task_of_action, minlength=self.tasks).astype(np.float64)
 
-    def interval(self, values: Sequence[float] | NDArray[np.float64]) -> Interval:
+    def interval(self, values: Sequence[float] | NDArray[np.float64]) -> ShareInterval:
         """Return the mean of a value over the actions, with its interval.
 
         Args:
@@ -69,4 +69,4 @@ class TaskBootstrap:
         sums = np.bincount(self._task_of_action, weights=np.asarray(values, np.float64), minlength=self.tasks)
         drawn = (self._drawn @ sums) / (self._drawn @ self._actions)
         low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return Interval(mean=float(sums.sum() / self._actions.sum()), low=float(low), high=float(high))
+        return ShareInterval(mean=float(sums.sum() / self._actions.sum()), low=float(low), high=float(high))

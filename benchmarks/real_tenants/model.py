@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from looper.basemodel.chat_renderer import ChatRenderer
 from looper.benchmarks.real_tenants.actions import ActionResult, EncodedActions
-from looper.benchmarks.real_tenants.arms import MAX_PROMPT_TOKENS, Arm, ArmPrompts, write_call
+from looper.benchmarks.real_tenants.arms import MAX_PROMPT_TOKENS, ArmPrompts, TenantArm, write_call
 from looper.benchmarks.real_tenants.tenants import TenantSplit
 from looper.jobs.consolidation.adapters.lora import Lora
 from looper.jobs.consolidation.data.encode import ExampleEncoder
@@ -76,7 +76,7 @@ class TenantModel:
         encoder = ExampleEncoder(self._renderer, self._parsers, recipe.max_seq_length)
         return encoder.encode_all(prompts.training_examples(recipe))
 
-    def encode_actions(self, prompts: ArmPrompts, arm: Arm) -> EncodedActions:
+    def encode_actions(self, prompts: ArmPrompts, arm: TenantArm) -> EncodedActions:
         """Return the held-out actions as an arm is asked them.
 
         Args:

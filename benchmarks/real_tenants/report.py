@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 from looper.benchmarks.forgetting.report import ForgettingReport
 from looper.benchmarks.forgetting.report import to_markdown as forgetting_to_markdown
 from looper.benchmarks.real_tenants.actions import ActionResult
-from looper.benchmarks.real_tenants.arms import Arm
-from looper.benchmarks.real_tenants.intervals import Interval, TaskBootstrap
+from looper.benchmarks.real_tenants.arms import TenantArm
+from looper.benchmarks.real_tenants.intervals import ShareInterval, TaskBootstrap
 from looper.benchmarks.real_tenants.run import TenantResult
 
 MEASURES = {
@@ -27,12 +27,12 @@ MEASURES = {
 """What is measured of each action, by the fields of ``ActionResult``, with headings."""
 
 _COMPARISONS = {
-    "skill - 2 x bare": (Arm.SKILL, 2.0, Arm.BARE),
-    "skill - bare": (Arm.SKILL, 1.0, Arm.BARE),
-    "skill - policy": (Arm.SKILL, 1.0, Arm.POLICY),
-    "skill - retrieval": (Arm.SKILL, 1.0, Arm.RETRIEVAL),
-    "both - skill": (Arm.BOTH, 1.0, Arm.SKILL),
-    "both - retrieval": (Arm.BOTH, 1.0, Arm.RETRIEVAL),
+    "skill - 2 x bare": (TenantArm.SKILL, 2.0, TenantArm.BARE),
+    "skill - bare": (TenantArm.SKILL, 1.0, TenantArm.BARE),
+    "skill - policy": (TenantArm.SKILL, 1.0, TenantArm.POLICY),
+    "skill - retrieval": (TenantArm.SKILL, 1.0, TenantArm.RETRIEVAL),
+    "both - skill": (TenantArm.BOTH, 1.0, TenantArm.SKILL),
+    "both - retrieval": (TenantArm.BOTH, 1.0, TenantArm.RETRIEVAL),
 }
 
 
@@ -43,9 +43,9 @@ class ArmRow(BaseModel):
 
     base: str
     """Name of the base model."""
-    arm: Arm
+    arm: TenantArm
     """The arm."""
-    figures: dict[str, Interval]
+    figures: dict[str, ShareInterval]
     """Share of right actions, by the names in ``MEASURES``."""
     prompt_tokens: float
     """Mean tokens before a call."""
@@ -66,9 +66,9 @@ class BaseSummary(BaseModel):
     """Actions of those runs."""
     tasks: int
     """Their tasks."""
-    comparisons: dict[str, dict[str, Interval]]
+    comparisons: dict[str, dict[str, ShareInterval]]
     """Paired differences between arms, by their name and the names in ``MEASURES``."""
-    tenants: dict[str, dict[Arm, dict[str, float]]]
+    tenants: dict[str, dict[TenantArm, dict[str, float]]]
     """Share of right actions by tenant, arm and measure."""
     tenant_actions: dict[str, int]
     """Number of actions by tenant."""
@@ -130,7 +130,7 @@ def build_report(
         The report.
     """
     complete = [keep_common_actions(result) for result in results if result.is_complete]
-    complete = [result for result in complete if result.arms[Arm.BARE].actions]
+    complete = [result for result in complete if result.arms[TenantArm.BARE].actions]
     bases = sorted({(each.run.base, each.run.revision) for each in complete})
     rows, summaries = [], []
     for base in bases:
@@ -175,8 +175,8 @@ def keep_common_actions(result: TenantResult) -> TenantResult:
 
 
 def _summarize(base: str, revision: str, results: Sequence[TenantResult]) -> tuple[list[ArmRow], BaseSummary]:
-    actions = {arm: [action for each in results for action in each.arms[arm].actions] for arm in Arm}
-    bootstrap = TaskBootstrap([action.task for action in actions[Arm.BARE]])
+    actions = {arm: [action for each in results for action in each.arms[arm].actions] for arm in TenantArm}
+    bootstrap = TaskBootstrap([action.task for action in actions[TenantArm.BARE]])
     right = {arm: {name: _right(of_arm, name) for name in MEASURES} for arm, of_arm in actions.items()}
     rows = [
         ArmRow(
@@ -185,7 +185,7 @@ def _summarize(base: str, revision: str, results: Sequence[TenantResult]) -> tup
             figures={name: bootstrap.interval(values) for name, values in right[arm].items()},
             prompt_tokens=fmean(action.prompt_tokens for action in actions[arm]),
         )
-        for arm in Arm
+        for arm in TenantArm
     ]
     comparisons = {
         label: {name: bootstrap.interval(right[a][name] - factor * right[b][name]) for name in MEASURES}
@@ -199,16 +199,18 @@ def _summarize(base: str, revision: str, results: Sequence[TenantResult]) -> tup
         base=base,
         revision=revision,
         runs=len(results),
-        actions=len(actions[Arm.BARE]),
+        actions=len(actions[TenantArm.BARE]),
         tasks=bootstrap.tasks,
         comparisons=comparisons,
-        tenants={name: {arm: _shares(each, arm) for arm in Arm} for name, each in of_tenant.items()},
-        tenant_actions={name: sum(len(r.arms[Arm.BARE].actions) for r in each) for name, each in of_tenant.items()},
+        tenants={name: {arm: _shares(each, arm) for arm in TenantArm} for name, each in of_tenant.items()},
+        tenant_actions={
+            name: sum(len(r.arms[TenantArm.BARE].actions) for r in each) for name, each in of_tenant.items()
+        },
         trained_tokens=sum(each.tokens for each in trainings),
         training_s=sum(each.seconds for each in trainings),
         evaluated_tokens=sum(arm.tokens for arm in arms),
         evaluating_s=sum(arm.seconds for arm in arms),
-        left_out=sum(each.arms[Arm.BARE].left_out for each in results),
+        left_out=sum(each.arms[TenantArm.BARE].left_out for each in results),
     )
 
 
@@ -216,20 +218,20 @@ def _right(actions: Sequence[ActionResult], measure: str) -> NDArray[np.float64]
     return np.asarray([getattr(action, measure) for action in actions], np.float64)
 
 
-def _shares(results: Sequence[TenantResult], arm: Arm) -> dict[str, float]:
+def _shares(results: Sequence[TenantResult], arm: TenantArm) -> dict[str, float]:
     actions = [action for each in results for action in each.arms[arm].actions]
     return {name: float(_right(actions, name).mean()) for name in MEASURES}
 
 
-def _ratios(rows: Sequence[ArmRow], comparisons: dict[str, dict[str, Interval]]) -> dict[str, float]:
+def _ratios(rows: Sequence[ArmRow], comparisons: dict[str, dict[str, ShareInterval]]) -> dict[str, float]:
     by_arm = {row.arm: row.figures for row in rows}
     if not by_arm:
         return {}
     found: dict[str, float] = {}
     for name in MEASURES:
-        for other in (Arm.BARE, Arm.POLICY):
+        for other in (TenantArm.BARE, TenantArm.POLICY):
             beside = by_arm[other][name].mean
-            found[f"skill_over_{other}_{name}"] = by_arm[Arm.SKILL][name].mean / beside if beside else 0.0
+            found[f"skill_over_{other}_{name}"] = by_arm[TenantArm.SKILL][name].mean / beside if beside else 0.0
         found[f"skill_minus_twice_bare_{name}_low"] = comparisons["skill - 2 x bare"][name].low
         found[f"skill_minus_policy_{name}_low"] = comparisons["skill - policy"][name].low
     return found
@@ -288,12 +290,12 @@ def _base_section(summary: BaseSummary, rows: Sequence[ArmRow]) -> list[str]:
     )
     lines += ["", "By tenant, tool / tool and arguments:"]
     return lines + _table(
-        ["tenant", "actions", *Arm],
+        ["tenant", "actions", *TenantArm],
         [
             [
                 name,
                 str(summary.tenant_actions[name]),
-                *(f"{of[arm]['tool']:.2f} / {of[arm]['call']:.2f}" for arm in Arm),
+                *(f"{of[arm]['tool']:.2f} / {of[arm]['call']:.2f}" for arm in TenantArm),
             ]
             for name, of in summary.tenants.items()
         ],

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict
 
 from looper.benchmarks.real_tenants.actions import ActionResult
-from looper.benchmarks.real_tenants.arms import Arm, ArmPrompts
+from looper.benchmarks.real_tenants.arms import ArmPrompts, TenantArm
 from looper.benchmarks.real_tenants.model import SkillTraining, TenantModel, count_trained_tokens
 from looper.benchmarks.real_tenants.tenants import TenantSplit
 from looper.jobs.consolidation.adapters.adapter_file import read_adapter_files, serialize_config, serialize_weights
@@ -106,7 +106,7 @@ class TenantResult(BaseModel):
 
     run: TenantRun
     """The settings."""
-    arms: dict[Arm, ArmResult]
+    arms: dict[TenantArm, ArmResult]
     """The finished arms."""
     training: SkillTraining | None
     """How the skill was trained; None before that."""
@@ -116,7 +116,7 @@ class TenantResult(BaseModel):
     @property
     def is_complete(self) -> bool:
         """Whether all arms are finished."""
-        return len(self.arms) == len(Arm)
+        return len(self.arms) == len(TenantArm)
 
 
 class RunCost(BaseModel):
@@ -144,7 +144,7 @@ def measure_cost(run: TenantRun, split: TenantSplit, model: TenantModel) -> RunC
         The cost, as if nothing were done yet.
     """
     prompts = model.make_prompts(split)
-    encoded = [model.encode_actions(prompts, arm) for arm in Arm]
+    encoded = [model.encode_actions(prompts, arm) for arm in TenantArm]
     return RunCost(
         trained_tokens=count_trained_tokens(model.encode_training(prompts, run.recipe), run.recipe),
         evaluated_tokens=sum(each.tokens for each in encoded),
@@ -206,7 +206,7 @@ def _execute(
     if not split.holdout or (folder / "failed.txt").exists():
         return
     prompts = model.make_prompts(split)
-    for arm in Arm:
+    for arm in TenantArm:
         file = _arm_file(folder, arm)
         if file.exists():
             continue
@@ -248,7 +248,7 @@ def _load_or_train(
 
 
 def _load_result(folder: Path) -> TenantResult:
-    arms = {arm: _arm_file(folder, arm) for arm in Arm}
+    arms = {arm: _arm_file(folder, arm) for arm in TenantArm}
     training, failed = folder / "skill" / "training.json", folder / "failed.txt"
     return TenantResult(
         run=TenantRun.model_validate_json((folder / "run.json").read_bytes()),
@@ -258,7 +258,7 @@ def _load_result(folder: Path) -> TenantResult:
     )
 
 
-def _arm_file(folder: Path, arm: Arm) -> Path:
+def _arm_file(folder: Path, arm: TenantArm) -> Path:
     return folder / f"{arm.name.lower()}.json"
 
 

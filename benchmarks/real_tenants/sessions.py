@@ -15,7 +15,7 @@ from looper.benchmarks.forgetting.plan import ForgettingRun, plan_all_strategies
 from looper.benchmarks.forgetting.report import ForgettingReport, build_report
 from looper.benchmarks.forgetting.run import BenchmarkProgress, execute_runs
 from looper.benchmarks.forgetting.sources import LearningSession
-from looper.benchmarks.real_tenants.arms import Arm, ArmPrompts
+from looper.benchmarks.real_tenants.arms import ArmPrompts, TenantArm
 from looper.platform.domain.recipe import Recipe
 
 STRATEGIES = QUICK_STRATEGIES
@@ -48,7 +48,7 @@ def run_sessions(
         The report.
     """
     sessions = [
-        LearningSession(name, tuple(each.training_examples(recipe)), tuple(each.asked_examples(Arm.BARE)))
+        LearningSession(name, tuple(each.training_examples(recipe)), tuple(each.asked_examples(TenantArm.BARE)))
         for name, each in prompts
     ]
     common = ForgettingRun(source=source, sessions=len(sessions), base=base, recipe=recipe)

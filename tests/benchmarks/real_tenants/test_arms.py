@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from looper.benchmarks.real_tenants.arms import MAX_EPISODES, Arm, ArmPrompts
+from looper.benchmarks.real_tenants.arms import MAX_EPISODES, ArmPrompts, TenantArm
 from looper.benchmarks.real_tenants.tenants import FOLDS, Tenant, count_actions, load_tenants, split_tasks
 from looper.jobs.synthesis.contexts.episodes import EPISODES_START
 from looper.platform.domain.context_shares import ContextShares
@@ -56,26 +56,26 @@ def test_the_tool_list_is_made_of_all_calls(tenants: dict[str, Tenant]) -> None:
     assert not any(map(count_actions, tenants["silent"].recorded))
 
 
-@pytest.mark.parametrize("arm", Arm)
-def test_only_arms_with_the_policy_have_it(tenants: dict[str, Tenant], arm: Arm) -> None:
+@pytest.mark.parametrize("arm", TenantArm)
+def test_only_arms_with_the_policy_have_it(tenants: dict[str, Tenant], arm: TenantArm) -> None:
     for tenant in POLICIES:
         asked = make_prompts(tenants[tenant]).asked_examples(arm)
         assert asked
         for example in asked:
-            assert (POLICIES[tenant] in text_of(example)) == (arm in (Arm.POLICY, Arm.BOTH))
+            assert (POLICIES[tenant] in text_of(example)) == (arm in (TenantArm.POLICY, TenantArm.BOTH))
             assert [turn.role for turn in example.turns].count("system") == 1
 
 
-@pytest.mark.parametrize("arm", Arm)
+@pytest.mark.parametrize("arm", TenantArm)
 def test_only_arms_with_retrieval_have_episodes_and_none_is_of_a_held_out_task(
-    tenants: dict[str, Tenant], arm: Arm
+    tenants: dict[str, Tenant], arm: TenantArm
 ) -> None:
     for seed in range(FOLDS):
         split = split_tasks(tenants["bakery"], seed)
         held_out = {WORDS[int(example.task_id.rpartition("-")[2])] for example in split.holdout}
         for example in make_prompts(tenants["bakery"], seed).asked_examples(arm):
             system = example.turns[0].content
-            assert (EPISODES_START in system) == (arm in (Arm.RETRIEVAL, Arm.BOTH))
+            assert (EPISODES_START in system) == (arm in (TenantArm.RETRIEVAL, TenantArm.BOTH))
             shown = {word for word in WORDS if f"the {word} order" in system}
             assert len(shown) == (MAX_EPISODES if EPISODES_START in system else 0)
             assert not shown & held_out
@@ -83,7 +83,7 @@ def test_only_arms_with_retrieval_have_episodes_and_none_is_of_a_held_out_task(
 
 def test_all_arms_differ_only_in_the_system_turn(tenants: dict[str, Tenant]) -> None:
     prompts = make_prompts(tenants["garage"])
-    asked = [prompts.asked_examples(arm) for arm in Arm]
+    asked = [prompts.asked_examples(arm) for arm in TenantArm]
     for same in zip(*asked, strict=True):
         assert len({example.turns[1:] for example in same}) == 1
         assert len({example.tools for example in same}) == 1
@@ -92,7 +92,7 @@ def test_all_arms_differ_only_in_the_system_turn(tenants: dict[str, Tenant]) -> 
 
 
 def test_only_actions_are_evaluated(tenants: dict[str, Tenant]) -> None:
-    for example in make_prompts(tenants["garage"]).asked_examples(Arm.BARE):
+    for example in make_prompts(tenants["garage"]).asked_examples(TenantArm.BARE):
         assert [bool(turn.tool_calls) for turn in example.turns if turn.weight > 0] == [True, True]
 
 
@@ -104,7 +104,7 @@ def test_the_skill_is_trained_on_bare_prompts_of_training_tasks(tenants: dict[st
         assert POLICIES["bakery"] not in text_of(example)
         assert EPISODES_START not in text_of(example)
         assert any(turn.weight > 0 and not turn.tool_calls for turn in example.turns)  # answers are learned too
-    line = prompts.asked_examples(Arm.SKILL)[0].turns[0]
+    line = prompts.asked_examples(TenantArm.SKILL)[0].turns[0]
     assert {example.turns[0].content for example in trained} == {line.content}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from looper.benchmarks.real_tenants.actions import EncodedActions
-from looper.benchmarks.real_tenants.arms import Arm
+from looper.benchmarks.real_tenants.arms import TenantArm
 from looper.benchmarks.real_tenants.bench import bench
 from looper.benchmarks.real_tenants.model import SkillTraining, TenantModel
 from looper.benchmarks.real_tenants.report import MEASURES, TenantsReport, to_markdown
@@ -78,15 +78,19 @@ def finished(
 def test_a_skill_gets_right_what_its_tenants_do(finished: tuple[TenantsReport, Path]) -> None:
     report, _ = finished
     by_arm = {row.arm: row for row in report.rows}
-    assert list(by_arm) == list(Arm)
-    assert by_arm[Arm.BARE].figures["tool"].mean == 0
-    assert by_arm[Arm.SKILL].figures["tool"].mean > 0.5
+    assert list(by_arm) == list(TenantArm)
+    assert by_arm[TenantArm.BARE].figures["tool"].mean == 0
+    assert by_arm[TenantArm.SKILL].figures["tool"].mean > 0.5
     assert report.bases[0].comparisons["skill - 2 x bare"]["tool"].is_above_zero
     assert report.bases[0].comparisons["skill - policy"]["tool"].is_above_zero
     for row in report.rows:  # each is a part of the other
         assert row.figures["call"].mean <= row.figures["tool"].mean <= row.figures["named_tool"].mean
         assert row.figures["call"].mean <= row.figures["named_call"].mean <= row.figures["named_tool"].mean
-    assert by_arm[Arm.BARE].prompt_tokens == by_arm[Arm.SKILL].prompt_tokens < by_arm[Arm.POLICY].prompt_tokens
+    assert (
+        by_arm[TenantArm.BARE].prompt_tokens
+        == by_arm[TenantArm.SKILL].prompt_tokens
+        < by_arm[TenantArm.POLICY].prompt_tokens
+    )
 
 
 def test_the_report_says_what_is_missing_and_what_cannot_be_measured(finished: tuple[TenantsReport, Path]) -> None:
@@ -134,7 +138,7 @@ def test_another_base_adds_its_rows_to_the_report(
     _, out = finished
     report, _ = run(folder, model, out, name="other")
     assert [each.base for each in report.bases] == ["other", "tiny"]
-    assert len(report.rows) == 2 * len(Arm)
+    assert len(report.rows) == 2 * len(TenantArm)
     assert "## other" in to_markdown(report)
     assert "## tiny" in to_markdown(report)
 
@@ -170,7 +174,7 @@ def test_other_data_is_another_run(folder: Path) -> None:
 def test_names_and_arguments_are_told_apart(folder: Path, model: CountingModel) -> None:
     """The spans of each action, as text."""
     prompts = model.make_prompts(split_tasks(load_tenants(folder)[0], 0))
-    encoded: EncodedActions = model.encode_actions(prompts, Arm.BARE)
+    encoded: EncodedActions = model.encode_actions(prompts, TenantArm.BARE)
     decode = model._renderer.tokenizer.decode
     texts = [decode(window.tokens[start:end].tolist()) for window in encoded.windows for start, end in window.calls]
     assert len(texts) == 4 * len(encoded) == 4 * 4

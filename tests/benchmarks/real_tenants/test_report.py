@@ -3,12 +3,12 @@
 import pytest
 
 from looper.benchmarks.real_tenants.actions import ActionResult
-from looper.benchmarks.real_tenants.arms import Arm
+from looper.benchmarks.real_tenants.arms import TenantArm
 from looper.benchmarks.real_tenants.report import build_report, to_markdown
 from looper.benchmarks.real_tenants.run import ArmResult, TenantResult, TenantRun
 from looper.platform.domain.recipe import Recipe
 
-RIGHT = {Arm.BARE: 2, Arm.POLICY: 3, Arm.RETRIEVAL: 5, Arm.SKILL: 8, Arm.BOTH: 6}
+RIGHT = {TenantArm.BARE: 2, TenantArm.POLICY: 3, TenantArm.RETRIEVAL: 5, TenantArm.SKILL: 8, TenantArm.BOTH: 6}
 """How many of the 10 actions of each tenant an arm gets right."""
 
 
@@ -25,7 +25,7 @@ def write_action(tenant: str, number: int, is_right: bool) -> ActionResult:
     )
 
 
-def write_result(tenant: str, missing: dict[Arm, set[int]] | None = None) -> TenantResult:
+def write_result(tenant: str, missing: dict[TenantArm, set[int]] | None = None) -> TenantResult:
     run = TenantRun(tenant=tenant, base="tiny", revision="1", recipe=Recipe(), data="0")
     arms = {
         arm: ArmResult(
@@ -59,7 +59,7 @@ def test_arms_are_compared_over_all_tenants() -> None:
 
 
 def test_an_action_that_one_arm_was_not_asked_counts_in_none() -> None:
-    report = build_report([write_result("a", {Arm.BOTH: {0, 1}})], "a test", {"base": "tiny"}, [], [])
+    report = build_report([write_result("a", {TenantArm.BOTH: {0, 1}})], "a test", {"base": "tiny"}, [], [])
     found = {row.arm: row.figures["tool"].mean for row in report.rows}
     assert found == {arm: pytest.approx((count - 2) / 8) for arm, count in RIGHT.items()}
     assert (report.bases[0].actions, report.bases[0].left_out) == (8, 2)
@@ -67,7 +67,7 @@ def test_an_action_that_one_arm_was_not_asked_counts_in_none() -> None:
 
 def test_unfinished_results_are_in_no_figure() -> None:
     whole, part = write_result("a"), write_result("b")
-    del part.arms[Arm.SKILL]
+    del part.arms[TenantArm.SKILL]
     report = build_report([whole, part], "a test", {"base": "tiny"}, ["b, seed 0"], ["c"])
     assert list(report.bases[0].tenants) == ["a"]
     assert "in no figure: b, seed 0." in to_markdown(report)
