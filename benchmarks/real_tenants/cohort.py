@@ -1,7 +1,8 @@
 """Run real tenants through the command line: ingest, consolidate all at once, and ask each published skill by name.
 
-``python -m looper.benchmarks.real_tenants FOLDER --home HOME --out docs/results`` runs the same commands as a user, on
-a folder with one folder of tau2 simulations per tenant, and writes the results as Markdown and JSON.
+``python -m looper.benchmarks.real_tenants.cohort FOLDER --home HOME --out OUT`` runs the same commands as a user, on a
+folder with one folder of trajectories per tenant, and writes ``tenants-cohort.{json,md}``. It shows that the whole way
+works, from files to answers over HTTP; how good the skills are is measured by ``__main__.py``.
 """
 
 import argparse
@@ -24,23 +25,24 @@ QUESTION = "Hello, what can you do for me today?"
 
 
 def main() -> None:
-    """Run all commands and write ``tenants.json`` and ``tenants.md``."""
-    parser = argparse.ArgumentParser(prog="python -m looper.benchmarks.real_tenants", description=__doc__)
+    """Run all commands and write ``tenants-cohort.json`` and ``tenants-cohort.md``."""
+    parser = argparse.ArgumentParser(prog="python -m looper.benchmarks.real_tenants.cohort", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--flags", default="--max-seq-length 256 --max-steps 6 --batch-size 4")
+    parser.add_argument("--out", type=Path, default=Path("tenants"))
+    parser.add_argument("--flags", default="", help="flags of looper consolidate; default: the default recipe")
     arguments = parser.parse_args()
     commands = _CommandLine(arguments.home)
     tenants = sorted(path.name for path in arguments.folder.iterdir() if path.is_dir())
     ingested = {tenant: commands.ingest(tenant, arguments.folder / tenant) for tenant in tenants}
     started = time.monotonic()
-    consolidations = commands.consolidate(tenants, shlex.split(arguments.flags))
+    flags, names = shlex.split(arguments.flags), [f"{tenant}/{INSTANCE}" for tenant in tenants]
+    consolidations = commands.consolidate(names, flags)
     seconds = time.monotonic() - started
     answers = commands.ask([_model_name(job) for job in consolidations if job["state"] == "published"])
     result = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
-        "command": f"looper consolidate {' '.join(f'{t}/{INSTANCE}' for t in tenants)} --wait {arguments.flags}",
+        "command": shlex.join(["looper", "consolidate", *names, "--wait", *flags]),
         "seconds": round(seconds),
         "tenants": [
             {
@@ -56,8 +58,8 @@ def main() -> None:
         ],
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "tenants.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
-    (arguments.out / "tenants.md").write_text(to_markdown(result))
+    (arguments.out / "tenants-cohort.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    (arguments.out / "tenants-cohort.md").write_text(to_markdown(result))
     print(to_markdown(result))
 
 
@@ -73,8 +75,7 @@ class _CommandLine:
         report = json.loads(self._run("ingest", str(folder), "--instance", f"{tenant}/{INSTANCE}", "--json"))
         return sum(file["kept"] for file in report["files"])
 
-    def consolidate(self, tenants: list[str], flags: list[str]) -> list[dict[str, Any]]:
-        names = [f"{tenant}/{INSTANCE}" for tenant in tenants]
+    def consolidate(self, names: list[str], flags: list[str]) -> list[dict[str, Any]]:
         consolidations: list[dict[str, Any]] = json.loads(
             self._run("consolidate", *names, "--wait", *flags, "--json", check=False)
         )
@@ -112,7 +113,7 @@ def to_markdown(result: dict[str, Any]) -> str:
     """Format the results as Markdown.
 
     Args:
-        result: The content of ``tenants.json``.
+        result: The content of ``tenants-cohort.json``.
 
     Returns:
         The page.
@@ -121,8 +122,8 @@ def to_markdown(result: dict[str, Any]) -> str:
         "# Ten tenants, one cohort",
         "",
         "Real trajectories of ten small businesses (tau2 simulations), consolidated as one cohort on SmolLM2-135M and",
-        "asked by name over HTTP. Made by `python -m looper.benchmarks.real_tenants FOLDER --home HOME`; the numbers",
-        "are in [tenants.json](tenants.json).",
+        "asked by name over HTTP. Made by `python -m looper.benchmarks.real_tenants.cohort FOLDER --home HOME`; the",
+        "numbers are in [tenants-cohort.json](tenants-cohort.json).",
         "",
         f"Machine: {result['machine']}. From submission to the last verdict: {result['seconds']} s.",
         "",
