@@ -40,7 +40,7 @@ def change_one_code(task: WorkplaceTask, seed: int) -> tuple[WorkplaceTask, Chan
     """
     world = task.workplace
     rng = Random(f"{seed} {world.instance} {task.id} newer")
-    name = rng.choice(_argument_conventions(world))
+    name = rng.choice([name for name in _argument_conventions(world) if _follows_rule(task, name)])
     convention = world.conventions[name]
     word = task.facts[convention.fact]
     old = convention.codes[word]
@@ -74,7 +74,9 @@ def move_task(task: WorkplaceTask, world: Workplace) -> WorkplaceTask:
     Returns:
         The task with the same request, whose right calls follow the other codes.
     """
-    codes = {name: each.codes[task.facts[each.fact]] for name, each in world.conventions.items()}
+    codes = {
+        name: each.codes[task.facts[each.fact]] for name, each in world.conventions.items() if _follows_rule(task, name)
+    }
     return replace(task, workplace=world, facts={**task.facts, **codes})
 
 
@@ -83,6 +85,12 @@ def _argument_conventions(world: Workplace) -> list[str]:
     in_tools = {name for step in world.procedure for name in _fields(step.tool)}
     in_arguments = {name for step in world.procedure for text in step.arguments.values() for name in _fields(text)}
     return [name for name in world.conventions if name in in_arguments - in_tools]
+
+
+def _follows_rule(task: WorkplaceTask, name: str) -> bool:
+    """Return whether a code of a task is the one that its word stands for, and not that of an exception."""
+    convention = task.workplace.conventions[name]
+    return task.facts[name] == convention.codes[task.facts[convention.fact]]
 
 
 def _fields(template: str) -> set[str]:

@@ -90,7 +90,7 @@ def write_other_text(words: int) -> list[str]:
         The lines of the text, which is always the same.
     """
     rng = Random(0)
-    lines = []
+    lines: list[str] = []
     while sum(len(line.split()) for line in lines) < words:
         lines.append(
             f"- {rng.choice(_SUBJECTS)} {rng.choice(_VERBS)} {rng.choice(_OBJECTS)} {rng.choice(_TIMES)} "

@@ -3,9 +3,14 @@
 from collections.abc import Iterable
 
 from looper.benchmarks.skill.arms.arm import Adapter, Arm
+from looper.benchmarks.skill.arms.expel import Expel
+from looper.benchmarks.skill.arms.file_memory import FileMemory
 from looper.benchmarks.skill.arms.memory_system import MemorySystem
 from looper.benchmarks.skill.arms.notes import OTHER_TEXT_TOKENS, NewerNote, Notes, NotesAmongText, ShuffledNotes
 from looper.benchmarks.skill.arms.nothing import CallFormat, NoKnowledge
+from looper.benchmarks.skill.arms.paging_memory import PagingMemory
+from looper.benchmarks.skill.arms.playbook import Playbook
+from looper.benchmarks.skill.arms.reflexion import Reflexion
 from looper.benchmarks.skill.arms.retrieval import (
     RESERVED_TOKENS,
     ManyShot,
@@ -13,6 +18,7 @@ from looper.benchmarks.skill.arms.retrieval import (
     Retrieval,
     WrongDemonstrations,
 )
+from looper.benchmarks.skill.arms.workflows import WorkflowMemory
 
 
 def list_quick_arms() -> list[Arm]:
@@ -67,6 +73,12 @@ def _list_systems(context_tokens: int) -> list[MemorySystem]:
         *(Retrieval(count, as_text=True) for count in (1, 4, 8)),
         ManyShot(context_tokens),
         OracleDemonstrations(),
+        Reflexion(),
+        Expel(),
+        WorkflowMemory(),
+        PagingMemory(),
+        FileMemory(),
+        Playbook(),
         ShuffledNotes(),
         NewerNote(),
         WrongDemonstrations(),

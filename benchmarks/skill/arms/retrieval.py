@@ -78,11 +78,12 @@ class OracleDemonstrations(MemorySystem):
     @override
     def recall(self, task: WorkplaceTask, memory: Memory) -> PromptKnowledge:
         world = task.workplace
-        words = {each.fact: task.facts[each.fact] for each in world.conventions.values()}
+        rules = {name: task.facts[name] for name in world.conventions}
+        rules |= {each.fact: task.facts[each.fact] for each in world.conventions.values()}
         shown = []
         for number in range(self.count):
             other = world.task(f"{task.id}-like-{number}", memory.experience.seed)
-            shown.append(run_expert(move_task(replace(other, facts={**other.facts, **words}), world)).messages)
+            shown.append(run_expert(replace(other, facts={**other.facts, **rules})).messages)
         return show_conversations(shown)
 
 
