@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 _BATCH = 1_000
 
 
-class Interval(NamedTuple):
+class BootstrapInterval(NamedTuple):
     """A mean and its interval."""
 
     mean: float
@@ -28,7 +28,7 @@ class Interval(NamedTuple):
     """Upper end."""
 
 
-def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> BootstrapInterval:
     """Return the mean of a value of each task, with its interval.
 
     Pass the differences of two arms on the same tasks for a paired comparison.
@@ -48,4 +48,4 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> Interval:
     ]
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(batches), [tail, 1 - tail])
-    return Interval(float(known.mean()), float(low), float(high))
+    return BootstrapInterval(float(known.mean()), float(low), float(high))

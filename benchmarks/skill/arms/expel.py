@@ -21,7 +21,7 @@ from looper.gym.notes import write_notes
 from looper.gym.workplace import WorkplaceTask
 
 SHOWN_EPISODES = 2
-"""Successes in a prompt beside the rules, as in the paper's household tasks."""
+"""Successes in a prompt beside the rules."""
 GROUP_SIZE = 8
 """Successes that the model looks at together."""
 EDIT_TOKENS = 256
@@ -66,11 +66,8 @@ def _list_looks(experience: Experience) -> Iterator[tuple[str, str]]:
     for episode in experience.episodes:
         if not episode.result.success:
             (success,) = find_episodes(experience, episode.task.request, 1, hybrid=False)
-            texts = (to_text(episode.result.messages), to_text(success.result.messages))
-            yield (
-                "The first episode failed, and the second one succeeded.",
-                "Failed:\n{}\n\nSucceeded:\n{}".format(*texts),
-            )
+            failed, succeeded = to_text(episode.result.messages), to_text(success.result.messages)
+            yield "One episode failed, and one succeeded.", f"Failed:\n{failed}\n\nSucceeded:\n{succeeded}"
     successes = experience.successes
     for start in range(0, len(successes), GROUP_SIZE):
         texts = tuple(to_text(episode.result.messages) for episode in successes[start : start + GROUP_SIZE])

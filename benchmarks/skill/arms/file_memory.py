@@ -2,8 +2,8 @@
 
 Each recorded episode becomes an entry of the log, and MEMORY.md has what matters always. A task gets MEMORY.md and the
 entries that a hybrid search finds for its request; OpenClaw's agents ask for the search themselves, and here it is done
-for them, which favors small models. The model writes both; the oracle's MEMORY.md is the true rules, and its entries are
-the recorded episodes as they were.
+for them, which favors small models. The model writes both; the oracle's MEMORY.md is the true rules, and its entries
+are the recorded successes as they were.
 """
 
 from functools import lru_cache

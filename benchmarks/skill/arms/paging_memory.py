@@ -25,7 +25,7 @@ SEARCH = "archival_memory_search"
 FOUND_EPISODES = 2
 """Episodes in an answer of the search."""
 CORE_CHARACTERS = 2_000
-"""Maximum characters of the core memory, as in MemGPT."""
+"""Maximum characters of the core memory."""
 PAGE_SIZE = 8
 """Episodes that the model reads at once."""
 PAGE_TOKENS = 256

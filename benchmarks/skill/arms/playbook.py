@@ -1,9 +1,9 @@
 """ACE (Zhang et al. 2025, arXiv 2510.04618): a playbook of bullets that grows by small edits.
 
-A reflector looks at each recorded episode and says what it teaches, and a curator turns that into edits of the playbook:
-bullets are added, counted as helpful or removed, and the playbook is never written anew as a whole. Here the generator's
-episodes are the recorded ones, reflector and curator are asked once for each episode, and a bullet's votes stand for the
-paper's counters of helpful and harmful. The oracle's bullets are the true rules.
+A reflector looks at each recorded episode and says what it teaches, and a curator turns that into edits of the
+playbook: bullets are added, counted as helpful or removed, and the playbook is never written anew as a whole. Here the
+generator's episodes are the recorded ones, reflector and curator are asked once for each episode, and a bullet's votes
+stand for the paper's counters of helpful and harmful. The oracle's bullets are the true rules.
 """
 
 from typing_extensions import override

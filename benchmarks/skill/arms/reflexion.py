@@ -1,4 +1,4 @@
-"""Reflexion (Shinn et al. 2023, arXiv 2303.11366): try, hear whether it worked, reflect in words, try the same task again.
+"""Reflexion (Shinn et al. 2023, arXiv 2303.11366): try, hear whether it worked, reflect in words, try the task again.
 
 It is told after each trial whether the task was solved, which no other arm is. At most three reflections stand in the
 prompt, as in the paper. The reflection of an oracle is the world's true rules.

@@ -1,7 +1,7 @@
 """Lists of rules that a model edits line by line: what ExpeL and ACE have in common.
 
-The model answers with lines such as ``ADD: text``, ``EDIT 2: text``, ``AGREE 3`` and ``REMOVE 4``. A rule starts with two
-votes; one more vote keeps it, and a rule without votes is dropped (ExpeL, arXiv 2308.10144, section 4.2).
+The model answers with lines such as ``ADD: text``, ``EDIT 2: text``, ``AGREE 3`` and ``REMOVE 4``. A rule starts with
+two votes, each line about it adds or takes one, and a rule without votes is dropped (ExpeL, arXiv 2308.10144).
 """
 
 import re
@@ -21,7 +21,7 @@ EDIT 2: a better text of rule 2
 AGREE 2
 REMOVE 2"""
 
-_EDIT = re.compile(r"^\W*(ADD|EDIT|AGREE|REMOVE)\b\s*(\d*)\s*:?\s*(.*)$", re.MULTILINE)
+_EDIT = re.compile(r"^\W*(ADD|EDIT|AGREE|REMOVE)\b[ \t]*(\d*)[ \t]*:?[ \t]*(.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

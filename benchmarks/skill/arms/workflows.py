@@ -1,9 +1,9 @@
 """Agent workflow memory (Wang et al. 2024, AWM, arXiv 2409.07429): workflows that are induced from successes.
 
-The model sees recorded successes and writes workflows: a goal and the calls that reach it, with a name in angle brackets
-for what differs from task to task. Each workflow is verified by running, as in the paper's online setting: the model
-works on a recorded task with this workflow alone, and a workflow that does not solve it is dropped. A task gets all
-workflows that stand. The oracle's workflows are the world's true procedure, once for each code.
+The model sees recorded successes and writes workflows: a goal and the calls that reach it, with a name in angle
+brackets for what differs from task to task. Each workflow is verified by running: the model works on a recorded task
+with this workflow alone, and a workflow that does not solve it is dropped. A task gets all workflows that stand. The
+oracle's workflow is the world's true procedure with its codes.
 """
 
 import re
