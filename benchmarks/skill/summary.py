@@ -139,7 +139,7 @@ def _summarize(
         arm=arm.name,
         adapter=str(arm.adapter),
         knowledge=arm.knowledge,
-        is_bound=arm.writer is Writer.ORACLE and arm.system.name != "notes",
+        is_bound=arm.writer is Writer.ORACLE,
         is_robustness=arm.system.is_robustness,
         tasks=len(episodes),
         strict=strict.mean,

@@ -18,7 +18,7 @@ class Writer(StrEnum):
     """Who writes a memory. The values are in the results."""
 
     RECORDED = "recorded"
-    """Nobody: the recorded episodes, or the given notes, are used as they are."""
+    """Nobody: the recorded episodes, or the notes of their prompts, are used as they are."""
     MODEL = "model"
     """The base model itself, by the system's own procedure."""
     ORACLE = "oracle"

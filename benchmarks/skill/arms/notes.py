@@ -5,7 +5,7 @@ from random import Random
 from typing_extensions import override
 
 from looper.benchmarks.skill.arms.changed_rules import change_one_code, shuffle_codes
-from looper.benchmarks.skill.arms.memory_system import Memory, MemorySystem, Writer
+from looper.benchmarks.skill.arms.memory_system import Memory, MemorySystem
 from looper.benchmarks.skill.player import PromptKnowledge, TaskPlayer
 from looper.gym.episode import EpisodeResult
 from looper.gym.notes import write_notes
@@ -22,7 +22,6 @@ class Notes(MemorySystem):
     """The true rules of the world, as in the prompts of some recorded episodes."""
 
     name = "notes"
-    writers = (Writer.ORACLE,)
 
     @override
     def recall(self, task: WorkplaceTask, memory: Memory) -> PromptKnowledge:
@@ -60,8 +59,6 @@ class NewerNote(MemorySystem):
 
 class NotesAmongText(MemorySystem):
     """The true rules first, in the middle or last of 8,000 tokens of text that has nothing to do with the task."""
-
-    writers = (Writer.ORACLE,)
 
     def __init__(self, place: str) -> None:
         """Choose the place.
