@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from looper.cli import requirements
+from looper.cli.bench_skill import skill
 from looper.cli.output import Json, emit_json, progress
 
 if TYPE_CHECKING:
@@ -327,3 +328,6 @@ def scale(
         for table in to_tables(found):
             console.print(table, "")
         console.print("\n".join(f"{name}: {value}" for name, value in found.ratios.items()))
+
+
+app.command()(skill)

@@ -5,9 +5,7 @@
 
 import contextlib
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from statistics import fmean
@@ -16,34 +14,29 @@ import openai
 from rich.console import Console
 from rich.text import Text
 
-from looper.basemodel.node_copies import BaseModelSource
 from looper.basemodel.prepare import prepare_base
 from looper.cluster.local_ray import local_ray
-from looper.cluster.run_until_complete import run_until_complete
 from looper.demo.arms import Knowledge, KnowledgeLayer
 from looper.demo.evaluate import EpisodeRequest, run_episodes
+from looper.demo.local_looper import consolidate, has_passed, serve
 from looper.demo.peak_memory import PeakMemory
-from looper.demo.plan import DemoStage, find_instances
+from looper.demo.plan import find_instances
 from looper.demo.report import DemoReport, SkillResult, draw_chart, summarize_resources, to_table
 from looper.demo.stage_display import StageDisplay
 from looper.gym.episode import EpisodeResult
 from looper.gym.workplaces import WORKPLACES
 from looper.jobs.synthesis.output.example_table import read_examples
 from looper.jobs.synthesis.output.report import SynthesisReport
-from looper.platform.api.submission import submit_consolidations
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.context_shares import ContextShares
 from looper.platform.domain.errors import Conflict, LooperError
 from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import Recipe
-from looper.platform.domain.states import ConsolidationState
 from looper.platform.objectstore import ObjectStore, keys
 from looper.platform.settings import Settings, load_settings
 from looper.platform.tenancy import issue_key
 from looper.platform.trajectories.ingest import ingest_paths
-from looper.serve.deployment.gpu_defaults import fit_to_gpus
-from looper.serve.deployment.ray_app import build_app, deploy, plan_cluster
 
 RECIPE = Recipe(
     rank=16,
@@ -56,13 +49,6 @@ RECIPE = Recipe(
 )
 GYM_SEED = 0
 """Seed that ``examples/`` was generated with. The gym draws the same tasks from it again to judge the answers."""
-STAGE_OF_STATE: dict[ConsolidationState, DemoStage] = {
-    ConsolidationState.QUEUED: "synthesize",
-    ConsolidationState.SYNTHESISING: "synthesize",
-    ConsolidationState.TRAINING: "train",
-    ConsolidationState.EVALUATING: "gate",
-}
-"""The stage that is shown for each state of a consolidation."""
 
 
 def run_demo(examples: Path, out: Path) -> None:
@@ -91,11 +77,7 @@ def run_demo(examples: Path, out: Path) -> None:
         stages.begin("ray", "a local Ray on this machine")
         with local_ray():
             jobs = _consolidate(instances, catalog, store, settings, model_dir, stages)
-            stages.begin("serve", "Ray Serve in front of vLLM")
-            gpus = plan_cluster(settings)
-            settings = fit_to_gpus(settings, {settings.base: model_dir}, gpus)
-            url = deploy(settings, build_app(settings, {settings.base: BaseModelSource(model_dir)}, gpus))
-            stages.note(f"OpenAI's API at {url}/v1")
+            url, settings = serve(settings, model_dir, stages)
             stages.begin("ask")
             skills = _evaluate_skills(url, jobs, catalog, store, settings, stages)
             stages.begin("stop", "Ray and everything that it started")
@@ -129,66 +111,12 @@ def _consolidate(
     model_dir: Path,
     stages: StageDisplay,
 ) -> list[Consolidation]:
-    jobs = [_find_or_submit(instance, catalog, settings) for instance in instances]
-    ids = [job.id for job in jobs]
-    if all(job.state.is_final for job in jobs):
-        stages.begin("train", "nothing to do: all skills are published from these trajectories already")
-        return jobs
-    with _show_progress(catalog, ids, stages):
-        run_until_complete(catalog, store, settings, {settings.base: model_dir}, ids)
-    jobs = [catalog.get_consolidation(id) for id in ids]
-    stages.begin("gate")
-    stages.note("; ".join(f"{job.instance.instance} {job.state}" for job in jobs))
-    unpublished = [f"{job.instance} was {job.state}: {job.reason}" for job in jobs if not _has_passed(job)]
+    recipes = dict.fromkeys(instances, RECIPE)
+    jobs = consolidate(recipes, catalog, store, settings, model_dir, stages, is_reusable=has_passed)
+    unpublished = [f"{job.instance} was {job.state}: {job.reason}" for job in jobs if not has_passed(job)]
     if unpublished:
         raise LooperError("; ".join(unpublished))
     return jobs
-
-
-def _find_or_submit(instance: InstanceName, catalog: Catalog, settings: Settings) -> Consolidation:
-    """Return the consolidation of all batches: one that an earlier run published or left unfinished, or a new one."""
-    batches = {batch.id for batch in catalog.list_batches(instance)}
-    for job in catalog.list_consolidations(instance=instance):
-        if _has_passed(job) and (job.base, job.recipe, set(job.batches)) == (
-            settings.base,
-            RECIPE,
-            batches,
-        ):
-            return job
-    (job,) = submit_consolidations(catalog, settings, [instance], RECIPE)
-    return job
-
-
-def _has_passed(job: Consolidation) -> bool:
-    return job.state == ConsolidationState.PUBLISHED and job.verdict is not None and job.verdict.passed
-
-
-@contextlib.contextmanager
-def _show_progress(catalog: Catalog, ids: list[str], stages: StageDisplay) -> Iterator[None]:
-    """Show the stage of the slowest consolidation until the context ends."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        while not stop.wait(0.5):
-            jobs = [catalog.get_consolidation(id) for id in ids]
-            running = [job for job in jobs if not job.state.is_final]
-            if not running:
-                continue
-            slowest = min(running, key=lambda job: list(ConsolidationState).index(job.state))
-            stages.begin(STAGE_OF_STATE[slowest.state], f"{len(ids)} instances as one cohort")
-            if slowest.state == ConsolidationState.TRAINING and slowest.progress:
-                loss = f", loss {slowest.progress.loss:.3f}" if slowest.progress.loss is not None else ""
-                known = [job.progress for job in jobs if job.progress]
-                done, steps = sum(each.step for each in known), sum(each.steps for each in known)
-                stages.note(f"{len(ids)} instances as one cohort, step {done} of {steps}{loss}")
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _evaluate_skills(

@@ -12,7 +12,9 @@ import pytest
 from looper.cli.requirements import describe_missing_module
 
 
-@pytest.mark.parametrize("command", ["up", "demo", "bench capacity", "consolidate acme/helpdesk --wait"])
+@pytest.mark.parametrize(
+    "command", ["up", "demo", "bench capacity", "bench skill --quick", "consolidate acme/helpdesk --wait"]
+)
 def test_commands_that_need_linux_say_so_on_other_systems(command: str, tmp_path: Path) -> None:
     program = (
         "import os, sys, looper.cli, looper.cluster.state; sys.platform = 'darwin'; del os.sched_getaffinity;"

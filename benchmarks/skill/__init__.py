@@ -1,0 +1,1 @@
+"""``looper bench skill``: a skill against what an agent could have in its prompt instead of it, and beside it."""
