@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,26 @@ def judge_at_once(
         batches = catalog.list_batches(instance)
         assert sum(batch.trajectories for batch in batches) > 0
         refused = "-bare" in instance.instance
-        job = Consolidation.model_construct(
+        now = datetime.now(UTC)
+        job = Consolidation(
             id=f"{number:032x}",
             instance=instance,
             state=ConsolidationState.REJECTED if refused else ConsolidationState.PUBLISHED,
             base="smollm2-135m",
             recipe=recipe,
+            batches=tuple(batch.id for batch in batches),
+            parent=None,
+            priority=0,
+            attempts=1,
+            owner=None,
+            reason=None,
+            verdict=None,
             digest=None if refused else f"{number:064x}",
             progress=TrainingProgress(step=STEPS, steps=STEPS),
+            created_at=now,
+            started_at=now,
+            ended_at=now,
+            updated_at=now,
         )
         report = SynthesisReport(
             trajectories=12, train=12, holdout=0, rejected={}, failure=None, tally=VerdictCounts(), packing=PACKING
