@@ -146,28 +146,38 @@ def _ratio(costs: Sequence[float], plain: Sequence[float]) -> float | None:
     return sum(costs) / sum(plain) if sum(plain) else None
 
 
-_HEADINGS = {
-    "accuracy": "ACC",
-    "accuracy_over_bound": "of bound",
-    "forgetting": "F",
-    "worst_dip": "worst dip",
-    "worst_mean_dip": "worst mean dip",
-    "early_plasticity": "learned early",
-    "late_plasticity": "learned late",
-    "tokens_over_none": "tokens of none",
-    "seconds_over_none": "seconds of none",
-    "late_over_early_tokens": "late of early",
-}
+_HEADINGS = (
+    "strategy",
+    "epochs",
+    "sessions",
+    "ACC",
+    "of bound",
+    "F",
+    "worst dip",
+    "worst mean dip",
+    "learned early",
+    "learned late",
+    "tokens of none",
+    "seconds of none",
+    "late of early",
+)
 
 
 def _cells(row: StreamSummary) -> list[str]:
-    values = [getattr(row, name) for name in _HEADINGS]
-    return [
-        row.strategy,
-        str(row.epochs),
-        str(row.sessions),
-        *("" if value is None else f"{value:.3f}" for value in values),
-    ]
+    values = (
+        row.accuracy,
+        row.accuracy_over_bound,
+        row.forgetting,
+        row.worst_dip,
+        row.worst_mean_dip,
+        row.early_plasticity,
+        row.late_plasticity,
+        row.tokens_over_none,
+        row.seconds_over_none,
+        row.late_over_early_tokens,
+    )
+    texts = ["" if value is None else f"{value:.3f}" for value in values]
+    return [row.strategy, str(row.epochs), str(row.sessions), *texts]
 
 
 def stream_table(report: StreamReport) -> Table:
@@ -180,7 +190,7 @@ def stream_table(report: StreamReport) -> Table:
         One row per strategy.
     """
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for number, heading in enumerate(("strategy", "epochs", "sessions", *_HEADINGS.values())):
+    for number, heading in enumerate(_HEADINGS):
         table.add_column(heading, justify="right" if number else "left")
     for row in report.rows:
         table.add_row(*_cells(row))
@@ -197,8 +207,7 @@ def stream_markdown(report: StreamReport) -> str:
         Markdown with the machine, the settings, the table, the bound and the success over time.
     """
     settings = ", ".join(f"{name} {value}" for name, value in report.settings.items())
-    headings = ["strategy", "epochs", "sessions", *_HEADINGS.values()]
-    head = [f"| {' | '.join(headings)} |", f"| --- |{' ---: |' * (len(headings) - 1)}"]
+    head = [f"| {' | '.join(_HEADINGS)} |", f"| --- |{' ---: |' * (len(_HEADINGS) - 1)}"]
     body = [f"| {' | '.join(_cells(row))} |" for row in report.rows]
     bound = (
         []
