@@ -6,8 +6,12 @@ batches and learning rates, and a member trains in a cohort as it would alone. `
 
 import math
 import random
+from collections.abc import Sequence
+from typing import TypeVar
 
 from looper.platform.domain.recipe import Recipe
+
+T = TypeVar("T")
 
 
 def total_steps(examples: int, recipe: Recipe) -> int:
@@ -94,6 +98,19 @@ def once_per_epoch(once: int, epochs: int) -> int:
         The number.
     """
     return math.ceil(once / epochs)
+
+
+def spread_evenly(*lists: Sequence[T]) -> list[T]:
+    """Return the elements of several lists in one, so that each part of it has some of each list.
+
+    Args:
+        lists: The lists, of any lengths.
+
+    Returns:
+        All elements. Those of one list stay in their order.
+    """
+    places = [((number + 0.5) / len(each), element) for each in lists for number, element in enumerate(each)]
+    return [element for _, element in sorted(places, key=lambda place: place[0])]
 
 
 def pairs_at(step: int, examples: int, pairs: int, recipe: Recipe) -> list[int]:

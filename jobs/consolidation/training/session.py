@@ -26,6 +26,7 @@ from looper.jobs.consolidation.training.schedule import (
     learning_rate,
     once_per_epoch,
     pairs_at,
+    spread_evenly,
     total_steps,
 )
 from looper.platform.domain.errors import InvalidInput
@@ -77,8 +78,9 @@ class TrainingSession:
         self._pairs = pairs
         strategy.begin(context, past)
         # What a strategy replays may depend on losses, which two ranks may round differently.
-        once = [*context.windows_once, *broadcast_from_rank0(strategy.windows())]
-        Random(f"{recipe.seed}:once").shuffle(once)  # so that each epoch takes some of each kind
+        old = broadcast_from_rank0(strategy.windows())
+        rendered = Random(f"{recipe.seed}:once").sample(context.windows_once, len(context.windows_once))
+        once = spread_evenly(rendered, old)
         self._windows = [*context.repeated_windows, *once]
         self._once_count = len(once)
         self._windows_per_epoch = len(context.repeated_windows) + once_per_epoch(len(once), context.epochs)

@@ -12,6 +12,7 @@ from looper.jobs.consolidation.training.schedule import (
     learning_rate,
     once_per_epoch,
     pairs_at,
+    spread_evenly,
     total_steps,
 )
 from looper.platform.domain.recipe import Recipe
@@ -80,3 +81,9 @@ def test_every_epoch_takes_each_new_example_and_its_part_of_the_old_ones(
 def test_a_maximum_of_steps_counts_as_that_many_epochs() -> None:
     assert [epoch_count(17, Recipe(batch_size=8, epochs=9, max_steps=most)) for most in (1, 3, 4, 7)] == [1, 1, 2, 3]
     assert epoch_count(0, Recipe()) == 1
+
+
+def test_lists_are_spread_evenly() -> None:
+    assert spread_evenly("abcdef", "12", "") == ["a", "b", "1", "c", "d", "e", "2", "f"]
+    assert spread_evenly("abc") == ["a", "b", "c"]
+    assert spread_evenly() == []
