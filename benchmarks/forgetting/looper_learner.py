@@ -20,7 +20,7 @@ from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.jobs.consolidation.strategies.strategy import StrategyState
 from looper.jobs.consolidation.training.fused_step import compute_losses_and_gradients, tokens_of_step
 from looper.jobs.consolidation.training.session_setup import start_session
-from looper.platform.domain.example import Example
+from looper.platform.domain.example import Example, find_context
 from looper.platform.domain.recipe import Recipe
 
 
@@ -54,8 +54,14 @@ class LooperLearner(Learner):
 
     @override
     def train(self, examples: Sequence[Example]) -> int:
-        windows = self._encoder.encode_all(examples)
-        session = start_session(self._base, self._recipe, windows, self._adapter, self._strategy_state)
+        session = start_session(
+            self._base,
+            self._recipe,
+            self._encoder.encode_all(example for example in examples if not find_context(example.id)),
+            self._adapter,
+            self._strategy_state,
+            once=self._encoder.encode_all(example for example in examples if find_context(example.id)),
+        )
         self._trained_tokens = 0
         while not session.is_done:
             self._trained_tokens += tokens_of_step(session)
