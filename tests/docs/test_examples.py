@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from looper.gym import HARD_WORKPLACES, record_episodes
 from looper.gym.sessions import build_sessions
+from looper.gym.streams import build_stream
 from looper.gym.workplace import Convention
 from looper.gym.workplaces import DISPATCH
 from looper.platform.api.error_handlers import install_error_handlers
@@ -113,10 +114,11 @@ def test_the_guides_metric() -> None:
 
 
 def test_the_gyms_examples() -> None:
-    change, months, recording = examples("docs/gym.md")
+    change, months, stream, recording = examples("docs/gym.md")
     changed = run(change, Convention=Convention, replace=replace, DISPATCH=DISPATCH)["changed"]
     assert changed.conventions["lane"] != DISPATCH.conventions["lane"]
     assert run(months, build_sessions=build_sessions, DISPATCH=DISPATCH)["september"].instance == DISPATCH.instance
+    assert len(run(stream, build_stream=build_stream, DISPATCH=DISPATCH)["months"]) == 50
     recorded = run(recording, record_episodes=record_episodes, HARD_WORKPLACES=HARD_WORKPLACES)["episodes"]
     assert 40 <= sum(not episode.result.success for episode in recorded) <= 72
 

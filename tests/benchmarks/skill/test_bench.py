@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from typer.testing import CliRunner
@@ -23,10 +24,20 @@ def run_quick(url: str, out: Path) -> SkillBenchReport:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SkillBenchReport, Path]]:
+def models() -> ReadingModels:
+    return ReadingModels(DISPATCH)
+
+
+@pytest.fixture(scope="module")
+def url(models: ReadingModels) -> Iterator[str]:
+    with serve_models(models, [*NAMES, "large"]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def quick(url: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[SkillBenchReport, Path]:
     out = tmp_path_factory.mktemp("quick")
-    with serve_models(ReadingModels(DISPATCH), NAMES) as url:
-        yield run_quick(url, out), out
+    return run_quick(url, out), out
 
 
 def find_row(report: SkillBenchReport, name: str) -> ArmSummary:
@@ -85,30 +96,29 @@ def test_the_report_is_written_as_json_markdown_and_picture(quick: tuple[SkillBe
     assert (out / "skill.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_second_run_plays_only_what_is_missing(tmp_path: Path) -> None:
-    models = ReadingModels(DISPATCH)
-    with serve_models(models, NAMES) as url:
-        first = run_quick(url, tmp_path)
-        lines = (tmp_path / "episodes.jsonl").read_bytes().splitlines(keepends=True)
-        cut = b"".join(lines[:-3]) + lines[-3][:40]  # two lines are gone, and one is cut off
-        (tmp_path / "episodes.jsonl").write_bytes(cut)
-        asked = len(models.prompts)
-        second = run_quick(url, tmp_path)
-        assert 0 < len(models.prompts) - asked <= 3 * 8
-        asked = len(models.prompts)
-        run_quick(url, tmp_path)
-        assert len(models.prompts) == asked
+def test_a_second_run_plays_only_what_is_missing(
+    quick: tuple[SkillBenchReport, Path], models: ReadingModels, url: str, tmp_path: Path
+) -> None:
+    first, out = quick
+    copytree(out, tmp_path, dirs_exist_ok=True)
+    lines = (tmp_path / "episodes.jsonl").read_bytes().splitlines(keepends=True)
+    cut = b"".join(lines[:-3]) + lines[-3][:40]  # two lines are gone, and one is cut off
+    (tmp_path / "episodes.jsonl").write_bytes(cut)
+    asked = len(models.prompts)
+    second = run_quick(url, tmp_path)
+    assert 0 < len(models.prompts) - asked <= 3 * 8
+    asked = len(models.prompts)
+    run_quick(url, tmp_path)
+    assert len(models.prompts) == asked
     assert [(row.arm, row.strict, row.tasks) for row in second.rows] == [
         (row.arm, row.strict, row.tasks) for row in first.rows
     ]
     assert len((tmp_path / "episodes.jsonl").read_bytes().splitlines()) == len(lines) + 1  # with the cut one
 
 
-def test_other_settings_need_another_folder(tmp_path: Path) -> None:
-    with serve_models(ReadingModels(DISPATCH), [*NAMES, "large"]) as url:
-        run_quick(url, tmp_path)
-        with pytest.raises(InvalidInput, match="base 'small', and not 'large': name another folder with --out"):
-            bench_endpoint(url, "none", "large", [], tmp_path, quick=True, notify=lambda text: None)
+def test_other_settings_need_another_folder(quick: tuple[SkillBenchReport, Path], url: str) -> None:
+    with pytest.raises(InvalidInput, match="base 'small', and not 'large': name another folder with --out"):
+        bench_endpoint(url, "none", "large", [], quick[1], quick=True, notify=lambda text: None)
 
 
 def test_arms_without_an_adapter_are_left_out_with_the_reason(tmp_path: Path) -> None:
@@ -130,11 +140,10 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
             bench_endpoint(url, "none", "small", ["harbor/office"], tmp_path, quick=True, notify=lambda text: None)
 
 
-def test_the_command_prints_json_and_a_table(tmp_path: Path) -> None:
-    with serve_models(ReadingModels(DISPATCH), NAMES) as url:
-        words = ["bench", "skill", "--quick", "--url", url, "--model", "small", "--out", str(tmp_path)]
-        table = CliRunner().invoke(app, words)
-        printed = CliRunner().invoke(app, [*words, "--json"])
+def test_the_command_prints_json_and_a_table(quick: tuple[SkillBenchReport, Path], url: str) -> None:
+    words = ["bench", "skill", "--quick", "--url", url, "--model", "small", "--out", str(quick[1])]
+    table = CliRunner().invoke(app, words)
+    printed = CliRunner().invoke(app, [*words, "--json"])
     assert table.exit_code == printed.exit_code == 0
     assert "skill + notes" in table.stdout
     assert "best_knowledge_strict: 1" in table.stdout
