@@ -37,8 +37,7 @@ def pick_device() -> Device:
     """Choose the device of this process.
 
     With a GPU, the base model is bfloat16 on the GPU. Without one, it is on the CPU: in bfloat16 if the CPU multiplies
-    bfloat16 matrices in hardware (AMX or AVX512-BF16), which saves a quarter to 40 % of a pass, else in float32,
-    because emulated bfloat16 would be several times slower.
+    bfloat16 matrices in hardware (AMX), which saves 40 % of a pass, else in float32.
 
     Returns:
         The device, its number format and its tokens per pass.
@@ -47,10 +46,8 @@ def pick_device() -> Device:
         return Device(
             torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, GPU_TOKENS_PER_PASS, torch.bfloat16
         )
-    capabilities = torch.cpu.get_capabilities()
-    multiplies_bfloat16 = capabilities.get("amx_bf16", False) or capabilities.get("avx512_bf16", False)
-    dtype = torch.bfloat16 if multiplies_bfloat16 else torch.float32
-    return Device(torch.device("cpu"), dtype, CPU_TOKENS_PER_PASS)
+    has_amx = torch.cpu.get_capabilities().get("amx_bf16", False)
+    return Device(torch.device("cpu"), torch.bfloat16 if has_amx else torch.float32, CPU_TOKENS_PER_PASS)
 
 
 def set_thread_count(workers_on_host: int) -> None:
