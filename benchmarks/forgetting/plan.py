@@ -64,6 +64,8 @@ class RunKind(StrEnum):
     """The examples of all sessions in one training: the upper bound."""
     SEQUENCE = "sequence"
     """One session after another. With the strategy ``none`` this is the lower bound."""
+    RULES = "rules"
+    """Random rules in one training, to find out how many an adapter holds (``ceiling.py``)."""
 
 
 class ForgettingRun(BaseModel):
@@ -97,7 +99,8 @@ class ForgettingRun(BaseModel):
     def name(self) -> str:
         """Short description for people, with the settings that differ between runs."""
         recipe = self.recipe
-        trained = recipe.strategy if self.kind is RunKind.SEQUENCE else str(self.kind)
+        names = {RunKind.SEQUENCE: recipe.strategy, RunKind.RULES: self.source}
+        trained = names.get(self.kind, str(self.kind))
         return f"{trained}, rate {self.learning_rate:g}, rank {recipe.rank}, {recipe.epochs} epochs, seed {recipe.seed}"
 
 
