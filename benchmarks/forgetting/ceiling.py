@@ -49,7 +49,6 @@ _WORDS = (
     *("silver", "orchid", "canyon", "marble", "ribbon", "falcon", "pepper", "willow"),
 )
 _NUMBERS = range(100, 1000)
-MAX_RULES = len(_WORDS) * len(_NUMBERS)
 _CODES = 10_000
 
 
@@ -57,7 +56,7 @@ def draw_rules(count: int, seed: int) -> tuple[Example, ...]:
     """Draw random rules, one example each.
 
     Args:
-        count: Number of rules, at most ``MAX_RULES``.
+        count: Number of rules, at most 14,400: one for each word and number.
         seed: Seed. Of one seed, fewer rules are the first of more.
 
     Returns:

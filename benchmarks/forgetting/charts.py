@@ -104,14 +104,20 @@ def draw_ceiling(report: CeilingReport, file: Path) -> None:
     recall.set(xscale="log", xlabel="random rules, trained together", ylabel="recalled exactly", ylim=(-0.02, 1.02))
     recall.legend(frameon=False)
     capacity.set(xscale="log", yscale="log", xlabel="rank", ylabel=f"rules of which {HELD:.0%} are recalled")
-    title = "triangles: the ceiling is beyond the rules that were tried"
+    ranks, counts = [each.rank for each in report.capacities], sorted({run.rules for run in report.runs})
+    notes = []
     if report.law is not None:
-        ranks = [each.rank for each in report.capacities]
         capacity.plot(ranks, [report.law.predict(rank) for rank in ranks], color="0.4", linewidth=1)
         law = report.law
-        title = f"{law.factor:.3g} rank^{law.exponent:.2f}, 95 %: {law.low:.2f} to {law.high:.2f}"
-    capacity.set_title(title, fontsize=10)
+        notes.append(f"{law.factor:.3g} rank^{law.exponent:.2f}, 95 %: {law.low:.2f} to {law.high:.2f}")
+    if any(each.kind != "measured" for each in report.capacities):
+        notes.append("triangles: the ceiling is beyond the rules that were tried")
+    capacity.set_title("\n".join(notes), fontsize=10)
+    recall.set_xticks(counts, map(str, counts))
+    capacity.set_xticks(ranks, map(str, ranks))
+    capacity.set_yticks(counts, map(str, counts))
     for axes in (recall, capacity):
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
     plt.close(figure)
