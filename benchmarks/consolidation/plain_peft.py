@@ -65,8 +65,8 @@ def consolidate(
 
 def _train(peft: PeftModel, windows: Sequence[Window], micro_batch_size: int) -> None:
     trained = [parameter for parameter in peft.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=RECIPE.learning_rate, weight_decay=RECIPE.weight_decay)
     steps = total_steps(len(windows), RECIPE)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate(0, steps, RECIPE), weight_decay=RECIPE.weight_decay)
     peft.train()
     for step in range(steps):
         batch = [windows[i] for i in batch_at(step, len(windows), RECIPE)]

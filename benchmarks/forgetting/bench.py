@@ -25,6 +25,7 @@ from looper.benchmarks.forgetting.plan import (
     plan_seeds,
     plan_steps_and_ranks,
     plan_stream,
+    scale_learning_rate,
 )
 from looper.benchmarks.forgetting.power_law import fit_power_law
 from looper.benchmarks.forgetting.report import ForgettingReport, build_report, to_markdown
@@ -79,7 +80,7 @@ def bench(
         source=source if in_gym else Path(source).resolve().name,
         sessions=QUICK_SESSION_COUNT if quick else SESSION_COUNT,
         base=base,
-        recipe=GYM_RECIPE if in_gym else TENANT_RECIPE,
+        recipe=scale_learning_rate(GYM_RECIPE if in_gym else TENANT_RECIPE, learner.parameters),
     )
 
     @cache
@@ -140,7 +141,7 @@ def bench_stream(
     Raises:
         InvalidInput: ``source`` does not exist, or has no stream of so many sessions.
     """
-    recipe = TINY_STREAM_RECIPE if quick else STREAM_RECIPE
+    recipe = scale_learning_rate(TINY_STREAM_RECIPE if quick else STREAM_RECIPE, learner.parameters)
     stream = build_stream_sessions(source, sessions, recipe.seed)
     common = ForgettingRun(source=source, sessions=sessions, base=base, recipe=recipe)
     out.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from looper.benchmarks.forgetting.ceiling_report import HELD, CeilingReport
 from looper.benchmarks.forgetting.plan import RunKind
 from looper.benchmarks.forgetting.power_law import Point, PowerLaw
 from looper.benchmarks.forgetting.report import ForgettingReport
@@ -73,5 +74,50 @@ def draw_power_law(points: Sequence[Point], law: PowerLaw, file: Path) -> None:
     axes.set_title(f"{law.c:.3g} ((1 + N r^{law.d:.2f} / {law.a:.3g})^{law.b:.2f} - 1), R² {law.r2:.2f}", fontsize=10)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def draw_ceiling(report: CeilingReport, file: Path) -> None:
+    """Draw recall against the number of rules for each rank, and the rules that each rank holds.
+
+    Args:
+        report: The report.
+        file: PNG file to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (recall, capacity) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for number, each in enumerate(report.capacities):
+        runs = [run for run in report.runs if run.rank == each.rank]
+        color = f"C{number}"
+        recall.plot(
+            [run.rules for run in runs], [run.recall for run in runs], "o-", color=color, label=f"rank {each.rank}"
+        )
+        marker = {"measured": "o", "at least": "^", "below": "v"}[each.kind]
+        errors = [[max(each.rules - each.low, 0.0)], [max(each.high - each.rules, 0.0)]]
+        capacity.errorbar([each.rank], [each.rules], errors, fmt=marker, color=color, capsize=3)
+    recall.axhline(HELD, color="0.6", linewidth=1, linestyle="--")
+    recall.set(xscale="log", xlabel="random rules, trained together", ylabel="recalled exactly", ylim=(-0.02, 1.02))
+    recall.legend(frameon=False)
+    capacity.set(xscale="log", yscale="log", xlabel="rank", ylabel=f"rules of which {HELD:.0%} are recalled")
+    ranks, counts = [each.rank for each in report.capacities], sorted({run.rules for run in report.runs})
+    notes = []
+    if report.law is not None:
+        capacity.plot(ranks, [report.law.predict(rank) for rank in ranks], color="0.4", linewidth=1)
+        law = report.law
+        notes.append(f"{law.factor:.3g} rank^{law.exponent:.2f}, 95 %: {law.low:.2f} to {law.high:.2f}")
+    if any(each.kind != "measured" for each in report.capacities):
+        notes.append("triangles: the ceiling is beyond the rules that were tried")
+    capacity.set_title("\n".join(notes), fontsize=10)
+    recall.set_xticks(counts, map(str, counts))
+    capacity.set_xticks(ranks, map(str, ranks))
+    capacity.set_yticks(counts, map(str, counts))
+    for axes in (recall, capacity):
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)
     plt.close(figure)

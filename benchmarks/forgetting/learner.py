@@ -44,6 +44,10 @@ class Learner(Protocol):
             run: The run whose recipe the next calls use.
         """
 
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the base model, for which recipes choose their learning rate."""
+
     def train(self, examples: Sequence[Example]) -> int:
         """Consolidate the new examples of one session.
 

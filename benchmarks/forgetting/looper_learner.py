@@ -44,6 +44,11 @@ class LooperLearner(Learner):
 
     @property
     @override
+    def parameters(self) -> int:
+        return self._base.parameters
+
+    @property
+    @override
     def trained_tokens(self) -> int:
         return self._trained_tokens
 

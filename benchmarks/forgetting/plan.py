@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from looper.platform.domain.learning_rate import SMALL_BASE_RATE, default_learning_rate
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.strategy import STRATEGY_NAMES
 
@@ -63,6 +64,8 @@ class RunKind(StrEnum):
     """The examples of all sessions in one training: the upper bound."""
     SEQUENCE = "sequence"
     """One session after another. With the strategy ``none`` this is the lower bound."""
+    RULES = "rules"
+    """Random rules in one training, to find out how many an adapter holds (``ceiling.py``)."""
 
 
 class ForgettingRun(BaseModel):
@@ -87,13 +90,33 @@ class ForgettingRun(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @property
+    def learning_rate(self) -> float:
+        """Peak learning rate. Benchmarks choose it for the base model before they plan."""
+        assert self.recipe.learning_rate is not None
+        return self.recipe.learning_rate
+
+    @property
     def name(self) -> str:
         """Short description for people, with the settings that differ between runs."""
         recipe = self.recipe
-        trained = recipe.strategy if self.kind is RunKind.SEQUENCE else str(self.kind)
-        return (
-            f"{trained}, rate {recipe.learning_rate:g}, rank {recipe.rank}, {recipe.epochs} epochs, seed {recipe.seed}"
-        )
+        names = {RunKind.SEQUENCE: recipe.strategy, RunKind.RULES: self.source}
+        trained = names.get(self.kind, str(self.kind))
+        return f"{trained}, rate {self.learning_rate:g}, rank {recipe.rank}, {recipe.epochs} epochs, seed {recipe.seed}"
+
+
+def scale_learning_rate(recipe: Recipe, parameters: int) -> Recipe:
+    """Return a recipe of this module for another base model: its learning rate is as many times the base's default.
+
+    Args:
+        recipe: The recipe for SmolLM2-135M.
+        parameters: Number of parameters of the base model.
+
+    Returns:
+        The recipe. It is the same for base models that are no larger.
+    """
+    assert recipe.learning_rate is not None
+    factor = default_learning_rate(parameters) / SMALL_BASE_RATE
+    return recipe.model_copy(update={"learning_rate": recipe.learning_rate * factor})
 
 
 def plan_all_strategies(common: ForgettingRun, strategies: Iterable[str] = STRATEGIES) -> list[ForgettingRun]:
@@ -120,9 +143,7 @@ def plan_learning_rates(common: ForgettingRun, leaders: Sequence[str]) -> list[F
     Returns:
         The runs without repetition. Some are runs of phase 1 too.
     """
-    by_rate = [
-        _with_recipe(common, learning_rate=common.recipe.learning_rate * factor) for factor in LEARNING_RATE_FACTORS
-    ]
+    by_rate = [_with_recipe(common, learning_rate=common.learning_rate * factor) for factor in LEARNING_RATE_FACTORS]
     return _without_duplicates(run for one in by_rate for run in plan_all_strategies(one, [NO_STRATEGY, *leaders]))
 
 
@@ -168,7 +189,8 @@ def plan_stream(common: ForgettingRun, *, quick: bool) -> list[ForgettingRun]:
     none = _with_recipe(common, strategy=NO_STRATEGY)
     if quick:
         return [common, none]
-    cheap = common.model_copy(update={"recipe": CHEAP_STREAM_RECIPE.model_copy(update={"seed": common.recipe.seed})})
+    same = {"seed": common.recipe.seed, "learning_rate": common.learning_rate}
+    cheap = common.model_copy(update={"recipe": CHEAP_STREAM_RECIPE.model_copy(update=same)})
     return [cheap, none, common, _multi_task_run(common)]
 
 
@@ -199,7 +221,12 @@ def base_model_run(run: ForgettingRun) -> ForgettingRun:
     Returns:
         A run that is the same for all recipes with one seed and one ``max_seq_length``.
     """
-    recipe = Recipe(strategy=NO_STRATEGY, seed=run.recipe.seed, max_seq_length=run.recipe.max_seq_length)
+    recipe = Recipe(
+        strategy=NO_STRATEGY,
+        learning_rate=GYM_RECIPE.learning_rate,
+        seed=run.recipe.seed,
+        max_seq_length=run.recipe.max_seq_length,
+    )
     return run.model_copy(update={"kind": RunKind.BASE, "recipe": recipe})
 
 

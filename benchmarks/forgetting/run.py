@@ -31,6 +31,8 @@ BOUND_REACHED = 0.99
 """Success on held-out tasks at which the multi-task bound is not trained further."""
 BOUND_PATIENCE = 2
 """Rounds without a better result after which the multi-task bound is not trained further."""
+MAX_RULE_ROUNDS = 6
+"""Most training rounds of random rules."""
 
 LoadSessions = Callable[[ForgettingRun], Sequence[LearningSession]]
 """Returns the sessions of a run's source for the run's seed: ``run.sessions`` of them."""
@@ -107,7 +109,7 @@ def execute_runs(
 
     def execute(number: int, run: ForgettingRun) -> RunResult:
         sessions = load_sessions(run)
-        round_count = 1 if run.kind is not RunKind.SEQUENCE else len(sessions)
+        round_count = {RunKind.SEQUENCE: len(sessions), RunKind.RULES: MAX_RULE_ROUNDS}.get(run.kind, 1)
 
         def report_rounds(finished: int) -> None:
             notify(BenchmarkProgress(run, number, len(runs), finished, round_count))
@@ -133,7 +135,7 @@ def execute_runs(
 def training_rounds(run: ForgettingRun, sessions: Sequence[LearningSession]) -> list[tuple[Example, ...]]:
     """Return the examples of each training round of a run. The instance is evaluated after each round.
 
-    The multi-task bound repeats its round until it gets no better.
+    The multi-task bound and random rules repeat their round until recall gets no better.
 
     Args:
         run: The run.
@@ -144,7 +146,7 @@ def training_rounds(run: ForgettingRun, sessions: Sequence[LearningSession]) -> 
     """
     if run.kind is RunKind.BASE:
         return [()]
-    if run.kind is RunKind.MULTI_TASK:
+    if run.kind in (RunKind.MULTI_TASK, RunKind.RULES):
         return [tuple(example for session in sessions for example in session.train)]
     return [session.train for session in sessions]
 
@@ -183,13 +185,19 @@ def _execute_rounds(
 
 
 def _is_complete(run: ForgettingRun, evaluations: Sequence[RoundEvaluation]) -> bool:
-    """Return whether a run needs no further round. The multi-task bound is trained until it gets no better."""
+    """Return whether a run needs no further round. The multi-task bound is trained until it gets no better.
+
+    So are random rules, from the first one on that is recalled: at first the loss falls, and nothing is right.
+    """
     if run.kind is RunKind.SEQUENCE:
         return len(evaluations) == run.sessions
     if run.kind is RunKind.BASE or not evaluations:
         return bool(evaluations)
     success = [mean_success(evaluation) for evaluation in evaluations]
     since_best = len(success) - 1 - success.index(max(success))
+    if run.kind is RunKind.RULES:
+        is_stalled = max(success) > 0 and since_best >= BOUND_PATIENCE
+        return max(success) >= BOUND_REACHED or is_stalled or len(success) == MAX_RULE_ROUNDS
     return max(success) >= BOUND_REACHED or since_best >= BOUND_PATIENCE or len(success) == MAX_BOUND_ROUNDS
 
 

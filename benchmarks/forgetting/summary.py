@@ -156,7 +156,7 @@ def runs_at_best_rate(results: Iterable[RunResult]) -> list[ForgettingRun]:
     results = list(results)
     best = {(row.kind, row.strategy, row.learning_rate) for row in best_rates(summarize_results(results))}
     runs = [result.run for result in results]
-    return [run for run in runs if (run.kind, run.recipe.strategy, run.recipe.learning_rate) in best]
+    return [run for run in runs if (run.kind, run.recipe.strategy, run.learning_rate) in best]
 
 
 def power_law_points(results: Iterable[RunResult]) -> list[Point]:
@@ -214,7 +214,7 @@ def _summarize_group(group: Sequence[RunResult], base_success: Mapping[str, list
     return StrategySummary(
         kind=run.kind,
         strategy=run.recipe.strategy,
-        learning_rate=run.recipe.learning_rate,
+        learning_rate=run.learning_rate,
         rank=run.recipe.rank,
         epochs=run.recipe.epochs,
         seeds=tuple(sorted(result.run.recipe.seed for result in complete)),

@@ -20,6 +20,7 @@ from typing import Any
 from looper.basemodel.prepare import prepare_base
 from looper.basemodel.vllm_logging import import_vllm_quietly
 from looper.benchmarks.machine import describe_machine
+from looper.platform.adapters.base_revision import read_base_manifest
 from looper.platform.settings import load_settings
 
 SEEDS = "0,1,2"
@@ -64,7 +65,7 @@ def main() -> None:
             settings.base,
             TenantModel(model_dir, SharedBase(model_dir, pick_device()), max_rank),
             arguments.out,
-            recipe=settings.consolidation.recipe,
+            recipe=settings.consolidation.recipe.resolve_learning_rate(read_base_manifest(model_dir).parameters),
             seeds=[int(seed) for seed in arguments.seeds.split(",")],
             machine=describe_machine(),
             learner=(lambda: LooperLearner(model_dir, max_rank)) if arguments.forgetting else None,

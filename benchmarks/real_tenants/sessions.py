@@ -47,6 +47,7 @@ def run_sessions(
     Returns:
         The report.
     """
+    recipe = recipe.resolve_learning_rate(learner.parameters)
     sessions = [
         LearningSession(name, tuple(each.training_examples(recipe)), tuple(each.asked_examples(TenantArm.BARE)))
         for name, each in prompts

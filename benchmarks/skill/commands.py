@@ -16,6 +16,7 @@ from looper.benchmarks.skill.report import SkillBenchReport
 from looper.benchmarks.skill.served_models import ServedModels, find_models
 from looper.benchmarks.skill.worlds import Experience
 from looper.demo.run import RECIPE
+from looper.platform.adapters.base_revision import read_base_manifest
 from looper.platform.domain.errors import InvalidInput
 
 
@@ -50,7 +51,7 @@ def bench_locally(worlds: Sequence[str], base: str | None, out: Path, *, quick: 
             endpoint="local",
             base=settings.base,
             worlds=worlds,
-            recipe=RECIPE,
+            recipe=RECIPE.resolve_learning_rate(read_base_manifest(model_dir).parameters),
             max_context_tokens=_read_context(model_dir),
             quick=quick,
         )

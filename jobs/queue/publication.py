@@ -85,7 +85,7 @@ class Publisher:
             parent=job.parent,
             consolidation=job.id,
             training_data=job.batches,
-            recipe=job.recipe,
+            recipe=job.trained_recipe,
             verdict=verdict,
             libraries=_library_versions(),
         )

@@ -2,16 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from looper.cli import requirements
+from looper.cli.bench_forgetting import forgetting
 from looper.cli.bench_skill import skill
 from looper.cli.output import Json, emit_json, progress
-
-if TYPE_CHECKING:
-    from looper.benchmarks.forgetting.run import BenchmarkProgress
 
 app = typer.Typer(
     help="Run benchmarks. Results that exist in the output folder are not measured again.", no_args_is_help=True
@@ -21,94 +19,6 @@ app = typer.Typer(
 @app.callback()
 def _group() -> None:
     pass
-
-
-@app.command()
-def forgetting(
-    source: Annotated[
-        str, typer.Option(help="A workplace of the gym with sessions, or a folder of tenants' trajectories.")
-    ] = "harbor/dispatch",
-    out: Annotated[
-        Path, typer.Option(help="Folder for the results and adapters of every run, and for the report.")
-    ] = Path("forgetting"),
-    phase: Annotated[
-        int,
-        typer.Option(
-            help="1: every strategy once. 2: the best ones with several learning rates and seeds. 3: steps and rank."
-        ),
-    ] = 1,
-    sessions: Annotated[
-        int,
-        typer.Option(
-            min=2,
-            max=200,
-            help="5: the sessions of the workplace. Another number: a generated stream of so many, without phases.",
-        ),
-    ] = 5,
-    sharing: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Number of these commands that run at the same time on this machine, with one output folder."
-        ),
-    ] = 1,
-    quick: Annotated[
-        bool,
-        typer.Option(
-            "--quick", help="Run two strategies and two sessions only, or a stream with one epoch, as a check."
-        ),
-    ] = False,
-    json: Json = False,
-) -> None:
-    """Consolidate instances over several sessions with every strategy, and measure what they forget.
-
-    Several of these commands may run on one folder at the same time; they divide the runs. On a CPU, one per core is
-    fastest.
-
-    Example: `looper bench forgetting --source harbor/dispatch --out forgetting --sharing 2 & looper bench forgetting
-    --source harbor/dispatch --out forgetting --sharing 2`
-
-    With --sessions 50, the default strategy and none learn fifty sessions of a generated stream, and the upper bound
-    all of them at once. The report tells what is known at the end, the worst dip on the way, and what a session costs.
-    """
-    requirements.check_machine("looper bench forgetting", "bench")
-
-    from rich.console import Console
-
-    from looper.basemodel.prepare import prepare_base
-    from looper.benchmarks.forgetting.bench import bench, bench_stream
-    from looper.benchmarks.forgetting.looper_learner import LooperLearner
-    from looper.benchmarks.forgetting.plan import SESSION_COUNT
-    from looper.benchmarks.forgetting.report import ForgettingReport, to_table
-    from looper.benchmarks.forgetting.stream_report import StreamReport, stream_table
-    from looper.benchmarks.machine import describe_machine
-    from looper.jobs.consolidation.model.device import set_thread_count
-    from looper.jobs.consolidation.training.single_process_group import single_process_group
-    from looper.platform.settings import load_settings
-
-    settings = load_settings()
-    with progress() as display, single_process_group():
-        line = display.add_task("base model", total=None, note="")
-        set_thread_count(sharing)
-        learner = LooperLearner(prepare_base(settings), settings.serve.max_rank)
-
-        def notify(at: "BenchmarkProgress") -> None:
-            name = f"{at.run_number} of {at.run_count}: {at.run.name}"
-            note = f"{at.finished_rounds} of {at.round_count} sessions"
-            display.update(line, description=name, completed=at.finished_rounds, total=at.round_count, note=note)
-
-        machine = describe_machine()
-        found: StreamReport | ForgettingReport
-        if sessions == SESSION_COUNT:
-            found = bench(source, settings.base, learner, out, machine=machine, phase=phase, quick=quick, notify=notify)
-        else:
-            found = bench_stream(
-                source, settings.base, learner, out, machine=machine, sessions=sessions, quick=quick, notify=notify
-            )
-    if json:
-        emit_json(found)
-    else:
-        table = stream_table(found) if isinstance(found, StreamReport) else to_table(found)
-        Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 @app.command()
@@ -330,4 +240,5 @@ def scale(
         console.print("\n".join(f"{name}: {value}" for name, value in found.ratios.items()))
 
 
+app.command()(forgetting)
 app.command()(skill)

@@ -26,7 +26,9 @@ def consolidate(
         str | None, typer.Option(help="Training method: lora, rslora, lora+, dora, adalora or qlora.")
     ] = None,
     rank: Annotated[int | None, typer.Option(help="LoRA rank.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate. Default: chosen for the size of the base model.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Number of passes over the examples.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Maximum number of optimizer steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Number of sequences per optimizer step.")] = None,

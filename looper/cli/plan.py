@@ -58,12 +58,14 @@ def plan(
         folder = prepare_base(settings)
         live.update(line, note=f"{settings.base}: counting a pass")
         found = plan_memory(folder, recipe, device)
+    parameters = read_base_manifest(folder).parameters
+    recipe = recipe.resolve_learning_rate(parameters)
     usable = memory_gb * 1e9 * USED_SHARE
     choice = choose_pass(found, usable, tenants, GPU_TOKENS_PER_PASS)
     # A frozen base: 2 operations for each weight and token forward, again where activations are computed again, and 2
     # backward for the gradients of activations.
     operations = 6 if choice.recomputes else 4
-    tokens_per_s = UTILIZATION * tera * 1e12 / (operations * read_base_manifest(folder).parameters)
+    tokens_per_s = UTILIZATION * tera * 1e12 / (operations * parameters)
     if choice.tokens <= 0:
         most = max(0, int((usable - found.base) / found.tenant))
         fail(f"{tenants} tenants on {settings.base} do not fit on {gpu}: {most} would fill it without any pass")
@@ -73,6 +75,7 @@ def plan(
         "gpu": gpu,
         "tenants": tenants,
         "rank": recipe.rank,
+        "learning_rate": recipe.learning_rate,
         "usable_bytes": int(usable),
         "base_bytes": found.base,
         "tenant_bytes": found.tenant,
@@ -88,6 +91,7 @@ def plan(
         ("usable memory", f"{usable / 2**30:.1f} GiB of {memory_gb} GB"),
         ("base model", f"{found.base / 2**30:.1f} GiB"),
         (f"{tenants} tenants of rank {recipe.rank}", f"{tenants * found.tenant / 2**30:.1f} GiB"),
+        ("learning rate", f"{recipe.learning_rate:.2g}"),
         ("a pass", f"{choice.tokens} tokens, {of_pass / 2**30:.1f} GiB"),
         ("activations", "computed again in the backward pass" if choice.recomputes else "kept for the backward pass"),
         ("speed", f"about {tokens_per_s:,.0f} tokens/s for all tenants together"),

@@ -41,7 +41,6 @@ from looper.platform.trajectories.ingest import ingest_paths
 RECIPE = Recipe(
     rank=16,
     alpha=32,
-    learning_rate=2e-3,
     epochs=3,
     batch_size=4,
     max_seq_length=512,

@@ -163,9 +163,9 @@ class ConsolidationInfo(ApiModel):
             job: The consolidation.
 
         Returns:
-            Everything but the owner of its lease.
+            Everything but the owner of its lease. The recipe has the learning rate that the trainer has chosen.
         """
-        fields = job.model_dump(exclude={"owner", "instance", "batches"})
+        fields = job.model_dump(exclude={"owner", "instance", "batches"}) | {"recipe": job.trained_recipe}
         waiting = job.owner is None and not job.state.is_final
         return cls(instance=str(job.instance), batches=len(job.batches), waiting=waiting, **fields)
 

@@ -8,8 +8,9 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.learning_rate import SMALL_BASE_RATE
 from looper.platform.domain.names import InstanceName
-from looper.platform.domain.recipe import StoredRecipe
+from looper.platform.domain.recipe import Recipe, StoredRecipe
 from looper.platform.domain.scores import GateVerdict
 from looper.platform.domain.states import ConsolidationState
 
@@ -41,6 +42,8 @@ class TrainingProgress(BaseModel):
     """Time that the consolidation has held a place in trainers, in seconds."""
     left_out: int = 0
     """Number of training examples that are left out, because they cannot be encoded."""
+    learning_rate: float | None = None
+    """Peak learning rate, which the recipe gives or the trainer has chosen. None from trainers of earlier releases."""
 
 
 class Consolidation(BaseModel):
@@ -86,6 +89,14 @@ class Consolidation(BaseModel):
     """When the job reached a final state."""
     updated_at: datetime
     """When the job last changed. Heartbeats do not count as changes."""
+
+    @property
+    def trained_recipe(self) -> Recipe:
+        """The recipe with the learning rate that the trainer has chosen, once there is one that trains."""
+        if self.recipe.learning_rate is not None or self.progress is None:
+            return self.recipe
+        chosen = self.progress.learning_rate
+        return self.recipe.model_copy(update={"learning_rate": SMALL_BASE_RATE if chosen is None else chosen})
 
     @property
     def start(self) -> str | None:

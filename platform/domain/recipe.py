@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from looper.platform.domain.context_shares import ContextShares
+from looper.platform.domain.learning_rate import default_learning_rate
 from looper.platform.domain.renamed import RENAMED_RECIPE_FIELDS, rename_old_fields
 from looper.platform.domain.strategy import check_strategy
 from looper.platform.domain.suggestions import did_you_mean
@@ -68,7 +69,14 @@ class Recipe(BaseModel):
         le=65_536,
         description="LoRA alpha, PEFT's lora_alpha. The update is scaled by alpha / rank.",
     )
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        exclude_if=lambda rate: rate is None,  # releases that do not know that read recipes too, and take 2e-3
+        description="Peak learning rate of AdamW. Default: chosen for the size of the base model, 2e-3 for the one "
+        "that comes with Looper.",
+    )
     epochs: int = Field(3, ge=1, le=1_000, description="Passes over the training examples.")
     max_steps: int | None = Field(
         None, ge=1, le=1_000_000, description="Training ends after this many optimizer steps, whatever the epochs."
@@ -121,6 +129,19 @@ class Recipe(BaseModel):
             message = f"{name} is not a recipe field: {hint}"
             raise PydanticCustomError("unknown_field", "{message}", {"message": message})
         return fields
+
+    def resolve_learning_rate(self, parameters: int) -> "Recipe":
+        """Choose the learning rate, if the recipe gives none.
+
+        Args:
+            parameters: Number of parameters of the base model.
+
+        Returns:
+            A recipe with a learning rate.
+        """
+        if self.learning_rate is not None:
+            return self
+        return self.model_copy(update={"learning_rate": default_learning_rate(parameters)})
 
     @property
     def trainer_shape(self) -> TrainerShape:

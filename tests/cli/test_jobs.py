@@ -74,7 +74,7 @@ def test_watch_prints_an_object_per_change_until_all_have_ended(home: Home, cata
         catalog.advance(good.id, "me", ConsolidationState.TRAINING)
         wait_for(id=good.id, state="training")
         catalog.report_progress(good.id, "me", TrainingProgress(step=3, steps=20, loss=1.5))
-        progress = {"step": 3, "steps": 20, "loss": 1.5, "training_s": 0.0, "left_out": 0}
+        progress = {"step": 3, "steps": 20, "loss": 1.5, "training_s": 0.0, "left_out": 0, "learning_rate": None}
         wait_for(id=good.id, progress=progress)
         catalog.publish(good.id, "me", digest="1" * 64, verdict=VERDICT, base_revision="r")
         wait_for(id=good.id, state="published", digest="1" * 64)

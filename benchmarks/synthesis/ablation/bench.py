@@ -36,7 +36,7 @@ HELD_OUT_TASKS = 40
 """Held-out tasks that each skill is evaluated on."""
 HOLDOUT_SHARE = 0.2
 """Share of held-out tasks, the default of a consolidation."""
-RECIPE = Recipe(strategy="none", epochs=1000, max_steps=48, max_seq_length=512)
+RECIPE = Recipe(strategy="none", learning_rate=2e-3, epochs=1000, max_steps=48, max_seq_length=512)
 """The default recipe, but training ends after the same number of steps for every variant."""
 
 

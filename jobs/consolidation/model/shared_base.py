@@ -36,7 +36,7 @@ from looper.jobs.consolidation.model.deepspeed_engine import initialize_engine
 from looper.jobs.consolidation.model.device import Device
 from looper.jobs.consolidation.model.grouped_lora import add_lora_updates
 from looper.jobs.consolidation.model.head import LanguageModelHead
-from looper.platform.adapters.base_revision import read_base_revision
+from looper.platform.adapters.base_revision import read_base_manifest, read_base_revision
 from looper.platform.domain.errors import InvalidInput
 from looper.platform.domain.recipe import Recipe
 
@@ -155,6 +155,11 @@ class SharedBase:
     def revision(self) -> str:
         """SHA-256 of the weights; the manifest of every adapter names it."""
         return read_base_revision(self.folder)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Number of its parameters. Those in memory may be a part of them, or two in a byte."""
+        return read_base_manifest(self.folder).parameters
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

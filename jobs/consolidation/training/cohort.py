@@ -131,5 +131,6 @@ def report_progress(member: Member, trainer: TrainerContext, *, saved: bool = Fa
         loss=session.loss,
         training_s=round(member.training_s, 1),
         left_out=member.left_out,
+        learning_rate=session.recipe.learning_rate,
     )
     trainer.catalog.report_progress(member.job.id, trainer.owner, progress, checkpointed=saved)

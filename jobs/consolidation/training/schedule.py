@@ -145,7 +145,8 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
     Returns:
         The learning rate.
     """
-    warmup = math.ceil(recipe.warmup_ratio * steps)
+    peak, warmup = recipe.learning_rate, math.ceil(recipe.warmup_ratio * steps)
+    assert peak is not None  # a session has chosen it for its base model
     if step < warmup:
-        return recipe.learning_rate * (step + 1) / warmup
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))

@@ -61,7 +61,7 @@ class TrainingSession:
         """Start the strategy and the DeepSpeed engine.
 
         Args:
-            recipe: The recipe.
+            recipe: The recipe, with a learning rate.
             context: What the strategy may ask of the base model; it also has the adapter and the new windows.
             strategy: The strategy against forgetting.
             past: Strategy state of the version that the session starts from.
@@ -90,7 +90,7 @@ class TrainingSession:
         self.trainable = [parameter for parameters, _ in self._groups for parameter in parameters]
         self._optimizer = torch.optim.AdamW(
             [{"params": parameters} for parameters, _ in self._groups if parameters],
-            lr=recipe.learning_rate,
+            lr=learning_rate(0, self.steps, recipe),
             weight_decay=recipe.weight_decay,
             fused=True,
         )

@@ -43,7 +43,7 @@ def start_session(
 
     Args:
         base: The base model.
-        recipe: The recipe.
+        recipe: The recipe. The learning rate that it does not give is chosen for the base model.
         windows: New windows to train on in each epoch.
         start: The version to start from; None in an instance's first session.
         past: Strategy state that belongs to ``start``.
@@ -56,6 +56,7 @@ def start_session(
     Raises:
         InvalidInput: If recipe, base and start do not fit together.
     """
+    recipe = recipe.resolve_learning_rate(base.parameters)
     new_adapter = base.init_adapter(recipe)
     check_method(recipe.strategy, recipe.method)
     if recipe.method == "dora" and base.is_sharded:

@@ -46,6 +46,11 @@ class RememberingLearner(Learner):
 
     @property
     @override
+    def parameters(self) -> int:
+        return 135_000_000
+
+    @property
+    @override
     def trained_tokens(self) -> int:
         return self._tokens
 

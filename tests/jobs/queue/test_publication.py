@@ -11,8 +11,9 @@ from looper.jobs.consolidation.training.checkpoint import Candidate
 from looper.jobs.queue.publication import Publisher
 from looper.platform import adapters
 from looper.platform.catalog import Catalog
-from looper.platform.domain.consolidation import Consolidation
+from looper.platform.domain.consolidation import Consolidation, TrainingProgress
 from looper.platform.domain.names import InstanceName, ModelName
+from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.scores import TaskCounts
 from looper.platform.domain.states import ConsolidationState, QueueStage
 from looper.platform.objectstore import ObjectStore, keys
@@ -21,6 +22,8 @@ from tests.jobs.episodes import episode, submit
 from tests.jobs.gate.simulation import Pair, scores_of
 
 DESK = InstanceName("acme", "desk")
+CHOSEN_RATE = 7e-4
+"""What the trainer has chosen for the base model."""
 MARKS = HighWaterMarks(sessions={"s": {0: TaskCounts(actions=1, right=1, loss=1, weight=1)}})
 
 
@@ -31,12 +34,18 @@ def publisher(catalog: Catalog, store: ObjectStore, base_dir: Path) -> Publisher
 
 def conclude(publisher: Publisher, number: int, tasks: list[Pair], marks: bytes | None) -> Consolidation:
     """Conclude a consolidation whose candidate has these results on its new tasks."""
-    job = submit(publisher.catalog, publisher.store, str(DESK), [episode(number)], base="b", id=f"batch {number}")
+    submitted = [episode(number)]
+    job = submit(
+        publisher.catalog, publisher.store, str(DESK), submitted, base="b", recipe=Recipe(), id=f"batch {number}"
+    )
     for stage, state in (
         (QueueStage.SYNTHESIS, ConsolidationState.TRAINING),
         (QueueStage.TRAINING, ConsolidationState.EVALUATING),
     ):
         publisher.catalog.claim("me", stage, limit=1, lease_s=60)
+        if stage is QueueStage.TRAINING:
+            progress = TrainingProgress(step=1, steps=1, learning_rate=CHOSEN_RATE)
+            publisher.catalog.report_progress(job.id, "me", progress)
         publisher.catalog.hand_over(job.id, "me", state)
     (job,) = publisher.catalog.claim("me", QueueStage.CONCLUSION, limit=1, lease_s=60)
     candidate = Candidate(b"weights %d" % number, b"{}", b"state", scores_of(tasks), marks)
@@ -64,6 +73,7 @@ def test_each_verdict_leads_to_its_channel(publisher: Publisher) -> None:
     assert str(undecided.reason).startswith("undecided: too little evidence: 2 of 2 actions right on new tasks")
     manifest = adapters.fetch(store, "acme", str(undecided.digest)).read_manifest()
     assert manifest.verdict == undecided.verdict
+    assert manifest.recipe == Recipe(learning_rate=CHOSEN_RATE)
     assert load_marks(store, DESK, undecided.digest) == MARKS
 
     refused = conclude(publisher, 3, [(1, 0, 1)] * 8, None)

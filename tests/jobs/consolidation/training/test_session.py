@@ -23,6 +23,20 @@ def base(base_dir: Path, one_process: None) -> SharedBase:
     return SharedBase(base_dir, pick_device())
 
 
+@pytest.mark.parametrize(("parameters", "rate"), [(10**6, 2e-3), (8 * 10**9, 3.19e-4)])
+def test_the_learning_rate_is_chosen_for_the_base_model(
+    base: SharedBase, monkeypatch: pytest.MonkeyPatch, parameters: int, rate: float
+) -> None:
+    assert 0 < base.parameters < 10**6
+    monkeypatch.setitem(base.__dict__, "parameters", parameters)
+    session = start_session(base, Recipe(rank=2), RECORDED, None, {})
+    assert session.recipe.learning_rate == pytest.approx(rate, rel=2e-3)
+    session.close()
+    session = start_session(base, Recipe(rank=2, learning_rate=1e-4), RECORDED, None, {})
+    assert session.recipe.learning_rate == 1e-4
+    session.close()
+
+
 @pytest.mark.parametrize("recorded", [RECORDED, []])
 def test_a_window_in_another_context_is_trained_on_once(base: SharedBase, recorded: list[Window]) -> None:
     recipe = Recipe(epochs=3, batch_size=4, rank=2)

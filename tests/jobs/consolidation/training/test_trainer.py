@@ -271,8 +271,8 @@ def test_a_new_member_steps_while_the_step_in_progress_pauses(
         assert max_relative_difference(weights(trainer, job), expected) < 1e-4
 
 
-def test_progress_is_in_the_catalog(trainer: TrainerContext) -> None:
-    submit_job(trainer, "red")
+def test_progress_and_the_chosen_rate_are_in_the_catalog(trainer: TrainerContext) -> None:
+    submit_job(trainer, "red", learning_rate=None)
     (job,) = claim(trainer)
     reported = []
     train_jobs(
@@ -286,6 +286,7 @@ def test_progress_is_in_the_catalog(trainer: TrainerContext) -> None:
     assert now.state is ConsolidationState.EVALUATING
     assert now.progress is not None
     assert now.progress.step == 6
+    assert (now.recipe.learning_rate, now.trained_recipe.learning_rate) == (None, 2e-3)
 
 
 def publish(trainer: TrainerContext, revision: str) -> None:
