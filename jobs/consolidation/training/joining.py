@@ -189,7 +189,7 @@ def _read_version(job: Consolidation, digest: str, trainer: TrainerContext) -> L
 
 def _read_lora(files: AdapterFiles, trainer: TrainerContext) -> Lora:
     lora = adapter_file.read_adapter_files(files.weights, files.config)
-    return {layer: factors.to(trainer.base.device) for layer, factors in lora.items()}
+    return {layer: factors.float().to(trainer.base.device) for layer, factors in lora.items()}
 
 
 def _read_windows(job: Consolidation, name: str, trainer: TrainerContext) -> WindowTable:
