@@ -110,8 +110,9 @@ def test_it_goes_with_every_method_and_strategy(base: SharedBase, method: str, s
     assert is_same(exported, beginning)
 
 
+@pytest.mark.parametrize("checkpoints_lost", [False, True])
 def test_a_resumed_training_keeps_the_start_that_it_began_from(
-    trainer: TrainerContext, monkeypatch: pytest.MonkeyPatch
+    trainer: TrainerContext, monkeypatch: pytest.MonkeyPatch, checkpoints_lost: bool
 ) -> None:
     # The steps here are so short that the thread which writes checkpoints could fall behind the whole training.
     monkeypatch.setattr(CheckpointWriter, "has_ended", lambda writer: writer.wait() is None)
@@ -121,7 +122,10 @@ def test_a_resumed_training_keeps_the_start_that_it_began_from(
     (job,) = reset_to_training(trainer, [job])
     with pytest.raises(Killed):
         train_jobs([job], trainer, checkpoint_interval_s=0, clock=ticking_clock(10, raise_killed))
-    assert checkpoint.list_checkpoint_steps(trainer.store, job.id)
+    steps = checkpoint.list_checkpoint_steps(trainer.store, job.id)
+    assert steps
+    for step in steps if checkpoints_lost else []:
+        checkpoint.delete_checkpoint(trainer.store, job.id, step)
     assert checkpoint.find_kept_start(trainer.store, job.id) == first.digest
 
     put_start(trainer.store, trainer.base, make_start(trainer.base, seed=8))
