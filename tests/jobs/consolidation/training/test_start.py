@@ -53,8 +53,8 @@ def trainer(base: SharedBase, catalog: Catalog, store: ObjectStore) -> TrainerCo
     return TrainerContext(base, catalog, store, owner="me", max_rank=16)
 
 
-def train_one(trainer: TrainerContext, name: str = "red", **recipe: object) -> Consolidation:
-    submit_job(trainer, name, start="tool-use", **recipe)
+def train_one(trainer: TrainerContext, name: str = "red", **recipe: float) -> Consolidation:
+    submit_job(trainer, name, start="tool-use", **recipe)  # type: ignore[arg-type]
     (job,) = claim(trainer)
     train_jobs([job], trainer)
     return trainer.catalog.get_consolidation(job.id)
