@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import version
 
 from looper.basemodel.node_copies import BaseModelSource
-from looper.jobs.consolidation.training.checkpoint import Candidate, load_candidate
+from looper.jobs.consolidation.training.checkpoint import Candidate, find_kept_start, load_candidate
 from looper.jobs.gate.judge import judge_candidate
 from looper.platform import adapters
 from looper.platform.adapters import AdapterFiles, Manifest
@@ -86,6 +86,7 @@ class Publisher:
             consolidation=job.id,
             training_data=job.batches,
             recipe=job.trained_recipe,
+            start=find_kept_start(self.store, job.id),
             verdict=verdict,
             libraries=_library_versions(),
         )

@@ -26,6 +26,8 @@ from looper.jobs.queue.publication import Publisher, require_base
 from looper.jobs.queue.trainers import TrainerPool
 from looper.jobs.synthesis.llm.model_factory import LanguageModel
 from looper.jobs.synthesis.pipeline.run import synthesize
+from looper.platform.adapters.base_revision import read_base_revision
+from looper.platform.adapters.starts import find_start
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import InvalidInput, StoreUnavailable
@@ -249,6 +251,10 @@ class QueueWorker:
     def _accept(self, job: Consolidation) -> None:
         require_base(job, self._bases)
         self._settings.check_recipe(job.recipe, job.base)
+        if job.recipe.start is not None and job.start is None:
+            # A trainer looks it up again. This is before synthesis, which may ask a language model for hours.
+            revision = read_base_revision(self._bases[job.base].on_this_node(weights=False))
+            find_start(self._store, job.recipe, job.base, revision)
         self._catalog.advance(job.id, self.owner, ConsolidationState.SYNTHESISING)
 
     def _synthesize_or_bisect(self, base: str, jobs: Sequence[Consolidation], progress: ProgressCounter) -> None:

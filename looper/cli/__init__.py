@@ -25,6 +25,7 @@ from looper.cli import (
     plan,
     serve_config,
     skills,
+    starts,
     status,
     tenants,
     upgrade,
@@ -62,11 +63,12 @@ app.command()(consolidate.consolidate)
 app.command()(consolidate.move)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(skills.app, name="skills")
+app.add_typer(starts.app, name="starts")
 app.command()(chat.chat)
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
 
-LOCAL_COMMANDS = {"demo", "doctor", "plan", "up", "upgrade", "down", "serve-config", "bench"}
+LOCAL_COMMANDS = {"demo", "doctor", "plan", "up", "upgrade", "down", "serve-config", "starts", "bench"}
 """Commands that work on this machine, also where others work on a remote Looper."""
 
 

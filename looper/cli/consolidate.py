@@ -36,6 +36,9 @@ def consolidate(
     preference_weight: Annotated[
         float | None, typer.Option(help="Weight of the preference loss; 0 turns it off.")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Start from which an instance's first training begins: looper starts list.")
+    ] = None,
     priority: Annotated[int, typer.Option(help="From -10 to 10. Higher priorities are claimed first.")] = 0,
     json: Json = False,
 ) -> None:
@@ -59,6 +62,7 @@ def consolidate(
         "batch_size": batch_size,
         "max_seq_length": max_seq_length,
         "preference_weight": preference_weight,
+        "start": start,
     }
     names = [InstanceName.parse(instance) for instance in instances]
     control_plane = open_control_plane()

@@ -56,7 +56,7 @@ def consolidate(
     Returns:
         The consolidations, each in a final state, in the order of ``recipes``.
     """
-    jobs = [_find_or_submit(name, recipe, catalog, settings, is_reusable) for name, recipe in recipes.items()]
+    jobs = [_find_or_submit(name, recipe, catalog, store, settings, is_reusable) for name, recipe in recipes.items()]
     ids = [job.id for job in jobs]
     if all(job.state.is_final for job in jobs):
         stages.begin("train", "nothing to do: all skills are published from these trajectories already")
@@ -101,6 +101,7 @@ def _find_or_submit(
     instance: InstanceName,
     recipe: Recipe,
     catalog: Catalog,
+    store: ObjectStore,
     settings: Settings,
     is_reusable: Callable[[Consolidation], bool],
 ) -> Consolidation:
@@ -109,7 +110,7 @@ def _find_or_submit(
     for job in catalog.list_consolidations(instance=instance):
         if is_reusable(job) and (job.base, job.recipe, set(job.batches)) == (settings.base, recipe, batches):
             return job
-    (job,) = submit_consolidations(catalog, settings, [instance], recipe)
+    (job,) = submit_consolidations(catalog, store, settings, [instance], recipe)
     return job
 
 

@@ -38,6 +38,8 @@ class Manifest(BaseModel):
     """Ids of the trajectory batches, which are digests of their content."""
     recipe: StoredRecipe
     """Hyperparameters of the training."""
+    start: str | None = Field(None, exclude_if=lambda digest: digest is None)
+    """Digest of the start that training began from. None: it began from ``parent`` or from a random adapter."""
     verdict: GateVerdict
     """Verdict of the gate."""
     libraries: dict[str, str]

@@ -43,7 +43,7 @@ def consolidation_router(
     Args:
         settings: Settings of the cluster; submitted recipes are checked against them.
         catalog: Catalog of the cluster.
-        store: Object store of the cluster, for reports.
+        store: Object store of the cluster, for reports and starts.
         route_class: Class of the routes, which authenticates requests.
 
     Returns:
@@ -72,7 +72,7 @@ def consolidation_router(
     def submit(tenant: Tenant, key: Key, submission: ConsolidationRequest) -> list[ConsolidationInfo]:
         check_priority_of(key, submission.priority)
         instances = [instance_of(tenant, instance) for instance in submission.instances]
-        jobs = submit_consolidations(catalog, settings, instances, submission.recipe, submission.priority)
+        jobs = submit_consolidations(catalog, store, settings, instances, submission.recipe, submission.priority)
         return [ConsolidationInfo.from_consolidation(job) for job in jobs]
 
     @router.get(

@@ -19,15 +19,17 @@ from looper.platform.api.submission import check_priority_of, submit_move
 from looper.platform.catalog import Catalog
 from looper.platform.domain.names import InstanceName, check_name
 from looper.platform.domain.scopes import Scope
+from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings
 
 
-def instance_router(settings: Settings, catalog: Catalog, route_class: type[APIRoute]) -> APIRouter:
+def instance_router(settings: Settings, catalog: Catalog, store: ObjectStore, route_class: type[APIRoute]) -> APIRouter:
     """Return the routes under ``/instances``.
 
     Args:
         settings: Settings of the cluster, with its base models.
         catalog: Catalog of the cluster.
+        store: Object store of the cluster, for the starts that moves begin from.
         route_class: Class of the routes, which authenticates requests.
 
     Returns:
@@ -59,7 +61,7 @@ def instance_router(settings: Settings, catalog: Catalog, route_class: type[APIR
     def move_instance(instance: Instance, key: Key, request: MoveRequest) -> ConsolidationInfo:
         """The version before serves until the new one is published, and a rollback goes back to it."""
         check_priority_of(key, request.priority)
-        job = submit_move(catalog, settings, instance, request.base, request.recipe, request.priority)
+        job = submit_move(catalog, store, settings, instance, request.base, request.recipe, request.priority)
         return ConsolidationInfo.from_consolidation(job)
 
     @router.get("/{instance}", summary="Show one instance")

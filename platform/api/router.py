@@ -45,7 +45,7 @@ def control_plane_router(
     """
     route_class = authenticated_route(catalog, gate)
     router = APIRouter(prefix="/api/v1", responses=ERROR_RESPONSES)
-    router.include_router(instance_router(settings, catalog, route_class))
+    router.include_router(instance_router(settings, catalog, store, route_class))
     router.include_router(upload_router(catalog, store, settings.home / "uploads", route_class, gate.threads))
     router.include_router(consolidation_router(settings, catalog, store, route_class))
     router.include_router(skill_router(catalog, store, prefetch, route_class, gate.threads))

@@ -1,4 +1,4 @@
-"""Names of tenants, instances and models.
+"""Names of tenants, instances, models and starts.
 
 Every room validates names here. Validated names are safe in paths; they never become part of a shell command or of SQL
 text.
@@ -9,7 +9,10 @@ from typing import NamedTuple, Self
 
 from looper.platform.domain.errors import InvalidInput
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
+NAME_PATTERN = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+"""Regular expression of a whole name."""
+
+_NAME = re.compile(NAME_PATTERN)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 PROD = "prod"
@@ -20,7 +23,7 @@ CANARY = "canary"
 
 
 def check_name(value: str, kind: str) -> str:
-    """Check the name of a tenant, an instance or a channel.
+    """Check the name of a tenant, an instance, a channel or a start.
 
     Args:
         value: The name.

@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from looper.platform.domain.context_shares import ContextShares
 from looper.platform.domain.learning_rate import default_learning_rate
+from looper.platform.domain.names import NAME_PATTERN
 from looper.platform.domain.renamed import RENAMED_RECIPE_FIELDS, rename_old_fields
 from looper.platform.domain.strategy import check_strategy
 from looper.platform.domain.suggestions import did_you_mean
@@ -114,6 +115,11 @@ class Recipe(BaseModel):
         ContextShares(),
         exclude_if=ContextShares().__eq__,  # releases that do not know it read recipes too
         description="Shares of the examples that are rendered again beside notes and earlier episodes.",
+    )
+    start: Annotated[str, StringConstraints(pattern=f"^{NAME_PATTERN}$")] | None = Field(
+        None,
+        exclude_if=lambda name: name is None,  # as for contexts
+        description="Name of the start from which an instance's first training begins. Default: a random adapter.",
     )
 
     @model_validator(mode="before")

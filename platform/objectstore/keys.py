@@ -52,6 +52,30 @@ def adapter(tenant: str, digest: str, file: str) -> str:
     return f"adapters/{tenant}/{digest}/{file}"
 
 
+STARTS = "starts"
+"""Folder of the starts of all base models."""
+
+
+def starts(base_revision: str) -> str:
+    """Return the folder of all starts of the base model whose weights have the digest ``base_revision``."""
+    return f"{STARTS}/{base_revision}"
+
+
+def start(base_revision: str, name: str) -> str:
+    """Return the folder of the start ``name`` of a base model."""
+    return f"{starts(base_revision)}/{name}"
+
+
+def start_file(base_revision: str, name: str, digest: str, file: str) -> str:
+    """Return the key of the file named ``file`` of one adapter that the start ``name`` is, or was before."""
+    return f"{start(base_revision, name)}/{digest}/{file}"
+
+
+def start_pointer(base_revision: str, name: str, number: int) -> str:
+    """Return the key of the object that names a start's digest. Of several, the one with the highest number counts."""
+    return f"{start(base_revision, name)}/{number:08d}.json"
+
+
 def strategy_state(instance: InstanceName, version: str) -> str:
     """Return the key of the strategy state that belongs to the version with the digest ``version`` of ``instance``."""
     return f"memory/{instance}/{version}.safetensors"

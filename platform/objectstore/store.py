@@ -229,7 +229,8 @@ class ObjectStore:
     def delete(self, prefix: str) -> None:
         """Delete the object or folder ``prefix``, if it exists.
 
-        Only checkpoints of ended consolidations and parts of ended uploads are deleted. All else is immutable.
+        Only checkpoints of ended consolidations, parts of ended uploads and starts that an operator removes are
+        deleted. All else is immutable.
 
         Raises:
             StoreUnavailable: The object store failed.

@@ -73,6 +73,8 @@ CHANGES = {
         "acme/shop --rank 64",
         "acme/shop acme/nobody --rank 64",
         "acme/shop --epochs 0",
+        "acme/shop --start none",
+        "acme/shop --start No",
         "acme/shop --priority 11",
     ],
     "instance create": [

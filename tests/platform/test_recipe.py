@@ -33,6 +33,11 @@ def test_combinations_of_strategies_are_accepted(strategy: str) -> None:
         ("method", "full"),
         ("target_modules", ()),
         ("target_modules", ("model.layers.0.q_proj",)),
+        ("start", ""),
+        ("start", "../x"),
+        ("start", "Tool"),
+        ("start", "tool\n"),
+        ("start", "a" * 64),
     ],
 )
 def test_invalid_recipes_are_refused(field: str, value: object) -> None:
@@ -91,3 +96,8 @@ def test_what_a_job_may_take_is_checked_at_submission() -> None:
         settings.check_recipe(Recipe(max_steps=51, batch_size=1, max_seq_length=100))
     with pytest.raises(InvalidInput, match=r"1001, above consolidation\.max_tokens_per_step 1000"):
         settings.check_recipe(Recipe(batch_size=11, max_seq_length=91))
+
+
+def test_a_recipe_without_a_start_is_written_as_earlier_releases_read_it() -> None:
+    assert "start" not in Recipe().model_dump(mode="json")
+    assert Recipe(start="tool-use").model_dump(mode="json")["start"] == "tool-use"

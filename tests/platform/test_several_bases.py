@@ -11,6 +11,7 @@ from looper.platform.domain.errors import Conflict, InvalidInput, NotFound
 from looper.platform.domain.names import PROD, InstanceName, ModelName
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.states import ConsolidationState, QueueStage
+from looper.platform.objectstore import ObjectStore
 from looper.platform.settings import Settings, load_for_base, load_settings
 from looper.platform.settings.gpu_plan import GpuPlan, missing_gpus, plan_gpus
 from tests.platform.queue_harness import VERDICT
@@ -120,7 +121,7 @@ def finish(catalog: Catalog, digest: str) -> None:
 
 def consolidate(catalog: Catalog, settings: Settings, batch: str, digest: str) -> None:
     ingest(catalog, batch)
-    submit_consolidations(catalog, settings, [DESK], None)
+    submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK], None)
     finish(catalog, digest)
 
 
@@ -132,7 +133,7 @@ def test_an_instance_is_on_the_first_base_model_or_on_the_one_it_was_created_wit
     catalog: Catalog, settings: Settings
 ) -> None:
     ingest(catalog, "b1")
-    (first,) = submit_consolidations(catalog, settings, [DESK], None)
+    (first,) = submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK], None)
     assert (first.base, first.is_move, catalog.get_instance(DESK).base) == ("small", False, None)
     with pytest.raises(Conflict, match=f"unfinished consolidation {first.id} on base model small: wait"):
         catalog.create_instance(DESK, "large")
@@ -140,7 +141,7 @@ def test_an_instance_is_on_the_first_base_model_or_on_the_one_it_was_created_wit
     catalog.create_instance(DESK, "large")
     catalog.create_instance(DESK, "large")
     assert catalog.get_instance(DESK).base == "large"
-    assert submit_consolidations(catalog, settings, [DESK], None)[0].base == "large"
+    assert submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK], None)[0].base == "large"
     finish(catalog, "a")
     with pytest.raises(Conflict, match="has versions already: looper move acme/desk --base small"):
         catalog.create_instance(DESK, "small")
@@ -153,11 +154,13 @@ def test_a_move_trains_on_the_whole_history_and_serves_once_it_is_published(
 ) -> None:
     consolidate(catalog, settings, "b1", "a")
     ingest(catalog, "b2")
-    move = submit_move(catalog, settings, DESK, "large")
+    move = submit_move(catalog, ObjectStore.open(settings), settings, DESK, "large")
     assert (move.base, move.is_move, move.batches) == ("large", True, ("b1", "b2"))
-    assert submit_move(catalog, settings, DESK, "large") == move, "asked again, it is the same"
+    assert submit_move(catalog, ObjectStore.open(settings), settings, DESK, "large") == move, (
+        "asked again, it is the same"
+    )
     with pytest.raises(Conflict, match=f"{move.id} on base model large"):
-        submit_consolidations(catalog, settings, [DESK], None)
+        submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK], None)
     assert (prod_base(catalog), catalog.get_instance(DESK).base) == ("small", "small")
     finish(catalog, "b")
     assert (prod_base(catalog), catalog.get_instance(DESK).base) == ("large", "large")
@@ -167,7 +170,7 @@ def test_a_move_trains_on_the_whole_history_and_serves_once_it_is_published(
     assert (job.parent, job.start) == ("a" * 64, None), "it trains from nothing"
 
     ingest(catalog, "b3")
-    (later,) = submit_consolidations(catalog, settings, [DESK], None)
+    (later,) = submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK], None)
     assert (later.base, later.is_move, later.batches) == ("large", False, ("b3",))
     finish(catalog, "c")
     assert catalog.get_consolidation(later.id).start == "b" * 64
@@ -176,11 +179,11 @@ def test_a_move_trains_on_the_whole_history_and_serves_once_it_is_published(
 def test_a_rollback_over_a_move_moves_the_instance_back(catalog: Catalog, settings: Settings) -> None:
     consolidate(catalog, settings, "b1", "a")
     ingest(catalog, "b2")
-    submit_move(catalog, settings, DESK, "large")
+    submit_move(catalog, ObjectStore.open(settings), settings, DESK, "large")
     finish(catalog, "b")
     catalog.set_channel(DESK, PROD, "a" * 64)
     assert (prod_base(catalog), catalog.get_instance(DESK).base) == ("small", "small")
-    (job,) = submit_consolidations(catalog, settings, [DESK], None)
+    (job,) = submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK], None)
     assert (job.base, job.batches) == ("small", ("b2",)), "only the other base model has learned it"
 
 
@@ -189,7 +192,7 @@ def test_a_move_that_comes_to_nothing_changes_nothing(
     catalog: Catalog, settings: Settings, state: ConsolidationState
 ) -> None:
     consolidate(catalog, settings, "b1", "a")
-    move = submit_move(catalog, settings, DESK, "large")
+    move = submit_move(catalog, ObjectStore.open(settings), settings, DESK, "large")
     catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
     if state is ConsolidationState.REJECTED:
         catalog.reject(move.id, "me", VERDICT)
@@ -197,34 +200,34 @@ def test_a_move_that_comes_to_nothing_changes_nothing(
         catalog.fail(move.id, "me", "no examples left")
     assert (prod_base(catalog), catalog.get_instance(DESK).base) == ("small", "small")
     with pytest.raises(InvalidInput, match="no new trajectories"):
-        submit_consolidations(catalog, settings, [DESK], None)
-    assert submit_move(catalog, settings, DESK, "large").batches == ("b1",)
+        submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK], None)
+    assert submit_move(catalog, ObjectStore.open(settings), settings, DESK, "large").batches == ("b1",)
 
 
 def test_what_cannot_be_moved_is_refused(catalog: Catalog, settings: Settings) -> None:
     with pytest.raises(NotFound, match="instance acme/desk does not exist"):
-        submit_move(catalog, settings, DESK, "large")
+        submit_move(catalog, ObjectStore.open(settings), settings, DESK, "large")
     ingest(catalog, "b1")
     with pytest.raises(InvalidInput, match="no version to move: put it on the base model by looper instance create"):
-        submit_move(catalog, settings, DESK, "large")
+        submit_move(catalog, ObjectStore.open(settings), settings, DESK, "large")
     consolidate(catalog, settings, "b2", "a")
     with pytest.raises(InvalidInput, match="on base model small already"):
-        submit_move(catalog, settings, DESK, "small")
+        submit_move(catalog, ObjectStore.open(settings), settings, DESK, "small")
     with pytest.raises(InvalidInput, match="'other' is not one of this cluster"):
-        submit_move(catalog, settings, DESK, "other")
+        submit_move(catalog, ObjectStore.open(settings), settings, DESK, "other")
     ingest(catalog, "b3")
-    (job,) = submit_consolidations(catalog, settings, [DESK], None)
+    (job,) = submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK], None)
     with pytest.raises(Conflict, match=job.id):
-        submit_move(catalog, settings, DESK, "large")
+        submit_move(catalog, ObjectStore.open(settings), settings, DESK, "large")
 
 
 def test_the_only_base_model_may_have_another_name_than_before(catalog: Catalog) -> None:
     before, now = load_settings(base="model"), load_settings(base="/data/model")
     consolidate(catalog, before, "b1", "a")
     with pytest.raises(InvalidInput, match="no new trajectories"):
-        submit_consolidations(catalog, now, [DESK], None)
+        submit_consolidations(catalog, ObjectStore.open(now), now, [DESK], None)
     ingest(catalog, "b2")
-    (job,) = submit_consolidations(catalog, now, [DESK], None)
+    (job,) = submit_consolidations(catalog, ObjectStore.open(now), now, [DESK], None)
     assert (job.base, job.batches) == ("/data/model", ("b2",))
     with pytest.raises(InvalidInput, match="on base model 'model', which is not one of this cluster"):
         choose_base(load_settings(base="x", bases=[{"base": "y"}]), DESK, "model")
@@ -235,7 +238,7 @@ def test_claims_of_a_trainer_are_of_its_base_model(catalog: Catalog, settings: S
     for instance, base in ((DESK, "small"), (other, "large")):
         catalog.create_instance(instance, base)
         catalog.add_batch(instance, "b1", source="x", trajectories=1)
-    submit_consolidations(catalog, settings, [DESK, other], None)
+    submit_consolidations(catalog, ObjectStore.open(settings), settings, [DESK, other], None)
     for job in catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60):
         catalog.hand_over(job.id, "me", ConsolidationState.TRAINING)
     assert {demand.base: demand.waiting for demand in catalog.list_training_demand()} == {"small": 1, "large": 1}

@@ -35,6 +35,10 @@ class Factors:
         """Return the same factors on ``device``."""
         return Factors(self.a.to(device), self.b.to(device), self.scale)
 
+    def float(self) -> "Factors":
+        """Return the same factors in float32, in which adapters are trained. A start may have numbers of 16 bits."""
+        return Factors(self.a.float(), self.b.float(), self.scale)
+
     def copy(self) -> "Factors":
         """Return a copy, detached from the autograd graph and from later changes."""
         return Factors(self.a.detach().clone(), self.b.detach().clone(), self.scale)

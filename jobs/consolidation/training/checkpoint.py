@@ -3,9 +3,11 @@
     checkpoints/<consolidation>/step-<n>/state.safetensors, complete.json
     checkpoints/<consolidation>/candidate/adapter_model.safetensors, adapter_config.json, memory.safetensors,
                                           marks.json, scores.json
+    checkpoints/<consolidation>/start.json
 
 A marker (``complete.json``, ``scores.json``) is written last, so a folder without its marker does not count. Nothing is
-pickled. The trainer writes both; the queue worker reads candidates and deletes what is no longer needed. How often a
+pickled. ``start.json`` has the digest of the start that the training began from, also after its name points to another.
+The trainer writes all of them; the queue worker reads candidates and deletes what is no longer needed. How often a
 trainer writes checkpoints is the setting ``consolidation.checkpoint_interval_s``, which ``trainer.run_trainer`` obeys.
 """
 
@@ -37,6 +39,13 @@ class _Marker(Checkpoint):
 
     sha256: str
     """Digest of ``state.safetensors``."""
+
+
+class _Begun(BaseModel):
+    """Content of ``start.json``."""
+
+    start: str
+    """Digest of the start."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,16 @@ def delete_checkpoint(store: ObjectStore, id: str, step: int) -> None:
     store.delete(_step_folder(id, step))
 
 
+def keep_start(store: ObjectStore, id: str, digest: str) -> None:
+    """Write to ``store`` that the training of the consolidation ``id`` begins from the start with this ``digest``."""
+    store.put(_start_key(id), _Begun(start=digest).model_dump_json().encode())
+
+
+def find_kept_start(store: ObjectStore, id: str) -> str | None:
+    """Return the digest of the start that the consolidation ``id`` began from; None if it did not begin from one."""
+    return _Begun.model_validate_json(store.get(_start_key(id))).start if store.exists(_start_key(id)) else None
+
+
 def save_candidate(store: ObjectStore, id: str, candidate: Candidate) -> None:
     """Write the ``candidate`` of the consolidation ``id`` to ``store``."""
     folder = _candidate_folder(id)
@@ -182,3 +201,7 @@ def _step_folder(id: str, step: int) -> str:
 
 def _candidate_folder(id: str) -> str:
     return f"{keys.checkpoints(id)}/candidate"
+
+
+def _start_key(id: str) -> str:
+    return f"{keys.checkpoints(id)}/start.json"

@@ -25,6 +25,7 @@ from looper.jobs.consolidation.training.session import TrainingSession
 from looper.jobs.consolidation.training.session_setup import start_session
 from looper.jobs.consolidation.training.trainer_context import TrainerContext
 from looper.platform import adapters
+from looper.platform.adapters import AdapterFiles, starts
 from looper.platform.domain.consolidation import Consolidation
 from looper.platform.domain.errors import InvalidInput, LooperError, NotFound
 from looper.platform.domain.states import ConsolidationState
@@ -52,10 +53,18 @@ def join(job: Consolidation, trainer: TrainerContext) -> Member | None:
     """
     if run_on_rank0(lambda: _hand_over_candidate(job, trainer)):
         return None
-    inputs = run_on_all_ranks(lambda: _read_inputs(job, trainer))
-    pairs = inputs.pairs.usable if inputs.pairs else ()
+    beginning = run_on_rank0(lambda: _choose_beginning(job, trainer))
+    inputs = run_on_all_ranks(lambda: _read_inputs(job, beginning, trainer))
     start = partial(
-        start_session, trainer.base, job.recipe, inputs.windows, inputs.start, inputs.past, pairs, once=inputs.once
+        start_session,
+        trainer.base,
+        job.recipe,
+        inputs.windows,
+        inputs.start,
+        inputs.past,
+        inputs.pairs.usable if inputs.pairs else (),
+        once=inputs.once,
+        beginning=inputs.beginning,
     )
     session = _start_or_resume(job, trainer, start)
     member = Member(job, session, inputs.start, inputs.pairs, left_out=sum(inputs.left_out.values()))
@@ -90,6 +99,9 @@ class _Inputs:
     """The inputs of a consolidation. Each rank reads them itself."""
 
     start: Lora | None
+    """The version that it continues; None in an instance's first session."""
+    beginning: Lora | None
+    """The recipe's start, from which a first session begins."""
     past: strategy.StrategyState
     windows: list[Window]
     """Windows of the examples as they were recorded. Each epoch takes them."""
@@ -100,11 +112,27 @@ class _Inputs:
     pairs: EncodedPairs | None
 
 
-def _read_inputs(job: Consolidation, trainer: TrainerContext) -> _Inputs:
+def _choose_beginning(job: Consolidation, trainer: TrainerContext) -> starts.Start | None:
+    """Return the start from which the first session of an instance begins; None without one, and in later sessions.
+
+    The choice is written down. So a resumed training has the same start, also when an operator has replaced it.
+    """
+    name, store = job.recipe.start, trainer.store
+    if name is None or job.start is not None:
+        return None
+    if digest := checkpoint.find_kept_start(store, job.id):
+        return starts.load_start(store, trainer.base.revision, name, digest)
+    start = starts.find_start(store, job.recipe, job.base, trainer.base.revision)
+    checkpoint.keep_start(store, job.id, start.digest)
+    return start
+
+
+def _read_inputs(job: Consolidation, beginning: starts.Start | None, trainer: TrainerContext) -> _Inputs:
     training = _read_windows(job, "train.windows.parquet", trainer)
     training.require("training examples")
     return _Inputs(
         start=None if job.start is None else _read_version(job, job.start, trainer),
+        beginning=None if beginning is None else _read_lora(starts.fetch_start(trainer.store, beginning), trainer),
         past=strategy_state.load_strategy_state(trainer.store, job.instance, job.start),
         windows=training.recorded,
         once=training.rendered,
@@ -156,8 +184,12 @@ def _read_version(job: Consolidation, digest: str, trainer: TrainerContext) -> L
             f"{base_revision}, and the base model is now at revision {trainer.base.revision}: roll back to a version "
             f"of this base revision, or move it: looper move {job.instance} --base {job.base}"
         )
+    return _read_lora(files, trainer)
+
+
+def _read_lora(files: AdapterFiles, trainer: TrainerContext) -> Lora:
     lora = adapter_file.read_adapter_files(files.weights, files.config)
-    return {layer: factors.to(trainer.base.device) for layer, factors in lora.items()}
+    return {layer: factors.float().to(trainer.base.device) for layer, factors in lora.items()}
 
 
 def _read_windows(job: Consolidation, name: str, trainer: TrainerContext) -> WindowTable:

@@ -38,6 +38,7 @@ def start_session(
     pairs: Sequence[PairWindows] = (),
     *,
     once: Sequence[Window] = (),
+    beginning: Lora | None = None,
 ) -> TrainingSession:
     """Set up a training session at its first step.
 
@@ -49,6 +50,9 @@ def start_session(
         past: Strategy state that belongs to ``start``.
         pairs: Preference pairs, which the recipe's preference loss weighs.
         once: New windows to train on in one epoch only.
+        beginning: The adapter that an instance's first session begins from, instead of a random one. The strategy does
+            not see it as an earlier version: nothing in it is protected, and one that ``grows`` trains it as its first
+            block.
 
     Returns:
         The session.
@@ -65,7 +69,8 @@ def start_session(
             "consolidation.sharded: turn that off, or choose method 'lora'"
         )
     strategy = build_strategy(recipe.strategy)
-    lora = new_adapter if strategy.grows else initialize_from(new_adapter, start)
+    is_block = strategy.grows and start is not None
+    lora = new_adapter if is_block else initialize_from(new_adapter, beginning if start is None else start)
     parametrize = partial(_parametrize, recipe, lora, base.linear_layers)
     return TrainingSession(
         recipe, _make_context(base, recipe, lora, start, windows, once), strategy, past, parametrize, pairs
@@ -85,13 +90,13 @@ def _parametrize(recipe: Recipe, lora: Lora, linear_layers: Mapping[str, nn.Line
 
 
 def initialize_from(new_adapter: dict[str, Factors], start: Lora | None) -> dict[str, Factors]:
-    """Copy the update of a version into a new adapter.
+    """Copy the update of a version, or of the recipe's start, into a new adapter.
 
     The copy is exact, unless the new adapter has a smaller rank. Then the update is truncated to that rank.
 
     Args:
         new_adapter: The new adapter, which is changed in place.
-        start: The version, or None to leave the new adapter as it is.
+        start: The version or the recipe's start. None leaves the new adapter as it is.
 
     Returns:
         ``new_adapter``.

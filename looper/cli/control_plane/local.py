@@ -147,12 +147,12 @@ class LocalControlPlane(ControlPlane):
 
     @override
     def submit(self, instance: InstanceName, recipe: Recipe, priority: int) -> ConsolidationInfo:
-        (job,) = submit_consolidations(self._catalog, self._settings, [instance], recipe, priority)
+        (job,) = submit_consolidations(self._catalog, self._store, self._settings, [instance], recipe, priority)
         return ConsolidationInfo.from_consolidation(job)
 
     @override
     def move(self, instance: InstanceName, base: str, priority: int) -> ConsolidationInfo:
-        job = submit_move(self._catalog, self._settings, instance, base, priority=priority)
+        job = submit_move(self._catalog, self._store, self._settings, instance, base, priority=priority)
         return ConsolidationInfo.from_consolidation(job)
 
     @override

@@ -32,7 +32,9 @@ def publisher(catalog: Catalog, store: ObjectStore, base_dir: Path) -> Publisher
     return Publisher(catalog, store, "me", {"b": BaseModelSource(base_dir)}, GateSettings(canary_share=0.2))
 
 
-def conclude(publisher: Publisher, number: int, tasks: list[Pair], marks: bytes | None) -> Consolidation:
+def conclude(
+    publisher: Publisher, number: int, tasks: list[Pair], marks: bytes | None, start: str | None = None
+) -> Consolidation:
     """Conclude a consolidation whose candidate has these results on its new tasks."""
     submitted = [episode(number)]
     job = submit(
@@ -49,6 +51,8 @@ def conclude(publisher: Publisher, number: int, tasks: list[Pair], marks: bytes 
         publisher.catalog.hand_over(job.id, "me", state)
     (job,) = publisher.catalog.claim("me", QueueStage.CONCLUSION, limit=1, lease_s=60)
     candidate = Candidate(b"weights %d" % number, b"{}", b"state", scores_of(tasks), marks)
+    if start is not None:
+        checkpoint.keep_start(publisher.store, job.id, start)
     checkpoint.save_candidate(publisher.store, job.id, candidate)
     publisher.conclude(job)
     assert publisher.store.list(keys.checkpoints(job.id)) == []
@@ -85,3 +89,12 @@ def test_a_candidate_of_a_trainer_without_marks_is_published_without_them(publis
     passed = conclude(publisher, 1, [(1, 1, 0)] * 8, None)
     assert passed.state is ConsolidationState.PUBLISHED
     assert load_marks(publisher.store, DESK, passed.digest) == HighWaterMarks()
+
+
+def test_the_manifest_names_the_start_that_training_began_from(publisher: Publisher) -> None:
+    begun = conclude(publisher, 1, [(1, 1, 0)] * 8, None, start="a" * 64)
+    assert adapters.fetch(publisher.store, "acme", str(begun.digest)).read_manifest().start == "a" * 64
+    later = conclude(publisher, 2, [(1, 1, 0)] * 8, None)
+    files = adapters.fetch(publisher.store, "acme", str(later.digest))
+    assert files.read_manifest().start is None
+    assert b'"start"' not in files.manifest, "it is as earlier releases wrote it"

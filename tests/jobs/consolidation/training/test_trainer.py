@@ -31,6 +31,7 @@ from looper.platform.settings import GateSettings, Settings
 from looper.platform.trajectories.table import from_parquet
 from tests.gate import LENIENT_GATE
 from tests.jobs.episodes import RECIPE, episode, submit
+from tests.jobs.starts import make_start, put_start
 from tests.jobs.windows import put_examples
 from tests.tiny import FLOAT32
 
@@ -384,8 +385,9 @@ def test_a_move_starts_from_the_base_model_and_is_compared_with_it(
 def test_two_workers_train_the_same_as_one(
     trainer: TrainerContext, settings: Settings, base_dir: Path, tmp_path: Path, sharded: bool
 ) -> None:
+    put_start(trainer.store, trainer.base, make_start(trainer.base))
     submit_job(trainer, "red", count=13)
-    submit_job(trainer, "blue", batch_size=1, max_steps=4)
+    submit_job(trainer, "blue", batch_size=1, max_steps=4, start="tool-use")
     cohort = claim(trainer)
     train_jobs(cohort, trainer)
     alone = [weights(trainer, job) for job in cohort]
