@@ -70,8 +70,8 @@ def gather_heldout(
 ) -> tuple[HeldOutQuestions, dict[str, int]]:
     """Gather the held-out windows for the candidate of ``job``.
 
-    Windows of earlier sessions are drawn by the version that ``job`` starts from, so another attempt from it is asked the
-    same: what that version has forgotten among them cannot be missed by a luckier draw, and the next version gets another.
+    Windows of earlier sessions are drawn by the version that ``job`` starts from. So another attempt from it is asked
+    the same, and what that version has forgotten among them is not missed by a luckier draw.
     If a task appears in several sessions, only the latest one counts, because the way to solve it may have changed.
     Tasks that ``job`` trains on are never used. Sessions that are no longer in the store, or were encoded for another
     base model, are skipped.
@@ -177,7 +177,7 @@ def draw_sessions(sessions: Iterable[str], start: str) -> list[str]:
 
     Args:
         sessions: Ids of the sessions that have any.
-        start: Version that the candidate starts from. From each version, others are drawn, so none is left out for long.
+        start: Version that the candidate starts from. Each version has another draw, so none is left out for long.
 
     Returns:
         ``MAX_SESSIONS`` of the ids at most. One that is missing changes nothing about the others.
