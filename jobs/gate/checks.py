@@ -11,10 +11,13 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from looper.jobs.gate.paired_test import compare_paired, to_steps
+from looper.platform.domain.context_shares import describe_context
 from looper.platform.domain.scores import (
     CandidateScores,
     Comparison,
+    ContextResults,
     Evidence,
+    ExactTasks,
     Scores,
     TaskCounts,
     TaskPair,
@@ -101,7 +104,7 @@ def check_new_tasks(scores: CandidateScores, limits: GateSettings) -> Finding:
     if pairs is None:
         return _lacks_results_by_task(numbers)
     evidence = compare_paired(_differences(pairs), limits.false_pass_rate)
-    tested = f"{numbers} ({_count_changes(evidence)})"
+    tested = f"{numbers} ({_count_changes(evidence)}{_say_exact(count_exact_tasks(pairs))})"
     if evidence.p_worse <= limits.false_refusal_rate:
         chance = _chance(evidence.p_worse, limits.false_refusal_rate)
         return Finding(GateOutcome.REFUSED, f"worse: {tested}: {chance}", evidence)
@@ -114,6 +117,69 @@ def check_new_tasks(scores: CandidateScores, limits: GateSettings) -> Finding:
     if evidence.p_better <= limits.false_pass_rate:
         return Finding(GateOutcome.PASSED, f"{tested}: {chance}", evidence)
     return Finding(GateOutcome.UNDECIDED, f"too little evidence: {tested}: {chance}; {_say_needed(evidence)}", evidence)
+
+
+def count_exact_tasks(pairs: Sequence[TaskPair]) -> ExactTasks:
+    """Count the tasks of which every tool call that was scored is right.
+
+    Args:
+        pairs: Results by task.
+
+    Returns:
+        The numbers of both sides, of the tasks with tool calls.
+    """
+    solved = [(_is_exact(pair.candidate), _is_exact(pair.reference)) for pair in pairs if pair.candidate.actions]
+    return ExactTasks(
+        tasks=len(solved),
+        candidate=sum(now for now, _ in solved),
+        reference=sum(before for _, before in solved),
+        evidence=compare_paired([now - before for now, before in solved]),
+    )
+
+
+def summarize_context(pairs: Sequence[TaskPair]) -> ContextResults:
+    """Sum up and test the results in one context.
+
+    Args:
+        pairs: Results on the new tasks in this context.
+
+    Returns:
+        What the verdict has, and what ``check_context`` decides on.
+    """
+    return ContextResults(
+        candidate=TaskCounts.total([pair.candidate for pair in pairs]),
+        reference=TaskCounts.total([pair.reference for pair in pairs]),
+        exact=count_exact_tasks(pairs),
+        evidence=compare_paired(_differences(pairs)),
+    )
+
+
+def check_context(context: str, results: ContextResults, count: int, limits: GateSettings) -> Finding:
+    """Refuse a candidate that is worse in one context, such as beside notes, whatever it is over all of them.
+
+    The contexts are several chances to refuse, so they share the rate of false refusals: each has ``1 / count`` of it
+    (Bonferroni; Holm's step-down test refuses the same candidates, because one refusal is enough and the smallest
+    probability comes first). Altogether they refuse a candidate that is no worse in any with at most that rate.
+
+    Args:
+        context: Name of the context.
+        results: Results on the new tasks in it.
+        count: Number of contexts that were asked.
+        limits: Limits of the gate.
+
+    Returns:
+        The finding.
+    """
+    now, before, where = results.candidate, results.reference, describe_context(context)
+    fall = _measure_fall(now, before, f"on new tasks {where}", "before", limits)
+    tested = f"{fall.numbers} ({_count_changes(results.evidence)}{_say_exact(results.exact)})"
+    if not fall.is_allowed:
+        text = f"{where}: {tested}: {fall.limit}"
+        return _weigh("worse", "perhaps worse", text, results.evidence, limits.false_refusal_rate / count)
+    if now.right < limits.min_right_actions <= now.actions:
+        text = f"too few right actions {where}: {tested}: at least {limits.min_right_actions} must be right"
+        return Finding(GateOutcome.UNDECIDED, text, results.evidence)
+    return Finding(GateOutcome.PASSED, fall.numbers, results.evidence)
 
 
 def check_forgetting(scores: CandidateScores, earlier: Comparison, limits: GateSettings) -> Finding:
@@ -132,21 +198,12 @@ def check_forgetting(scores: CandidateScores, earlier: Comparison, limits: GateS
         return _lacks_results_by_task(f"{_share_or_loss(earlier.candidate)} on earlier tasks")
     best = TaskCounts.total([pair.reference for pair in pairs])
     now = TaskCounts.total([pair.candidate for pair in pairs])
-    evidence = compare_paired(_differences(pairs), limits.false_pass_rate).model_copy(update={"needed": None})
-    if now.actions:
-        numbers = (
-            f"{now.right} of {now.actions} actions right on earlier tasks against {best.right} of the best version"
-        )
-        within = _is_within((best.right - now.right) / now.actions, limits.max_forgetting, now.actions)
-        allowed = f"may be lower by {limits.max_forgetting}"
-    else:
-        losses = (now.loss / now.weight, best.loss / best.weight)
-        numbers = "loss {:.4f} on earlier tasks against {:.4f} of the best version".format(*losses)
-        within = losses[0] <= losses[1] * (1 + limits.max_forgetting)
-        allowed = f"may be higher by {limits.max_forgetting:.1%}"
-    if within:
-        return Finding(GateOutcome.PASSED, numbers, evidence)
-    return _weigh("forgets", "may forget", f"{numbers} ({_count_changes(evidence)}): {allowed}", evidence, limits)
+    evidence = compare_paired(_differences(pairs))
+    fall = _measure_fall(now, best, "on earlier tasks", "of the best version", limits)
+    if fall.is_allowed:
+        return Finding(GateOutcome.PASSED, fall.numbers, evidence)
+    text = f"{fall.numbers} ({_count_changes(evidence)}): {fall.limit}"
+    return _weigh("forgets", "may forget", text, evidence, limits.false_refusal_rate)
 
 
 def check_rates(
@@ -179,9 +236,9 @@ def check_rates(
             yield _lacks_results_by_task(f"more {numbers}")
         else:
             fewer = [count(pair.reference) - count(pair.candidate) for pair in pairs]
-            evidence = compare_paired(fewer, limits.false_pass_rate)
+            evidence = compare_paired(fewer)
             text = f"{numbers} ({now.actions} actions): may be higher by {max_rise}"
-            yield _weigh("more", "perhaps more", text, evidence, limits)
+            yield _weigh("more", "perhaps more", text, evidence, limits.false_refusal_rate)
 
 
 def check_control(control: Comparison, max_ratio: float) -> Finding:
@@ -201,10 +258,30 @@ def check_control(control: Comparison, max_ratio: float) -> Finding:
     return Finding(GateOutcome.REFUSED, f"collapsed: {numbers}: may be {max_ratio} times that")
 
 
-def _weigh(surely: str, perhaps: str, text: str, evidence: Evidence, limits: GateSettings) -> Finding:
+class _Fall(NamedTuple):
+    """How much less right a candidate is than what it is compared with, in text."""
+
+    numbers: str
+    is_allowed: bool
+    limit: str
+
+
+def _measure_fall(now: TaskCounts, before: TaskCounts, where: str, whose: str, limits: GateSettings) -> _Fall:
+    """Compare the shares of right actions, or the losses where there are no actions."""
+    if now.actions:
+        numbers = f"{now.right} of {now.actions} actions right {where} against {before.right} {whose}"
+        is_allowed = _is_within((before.right - now.right) / now.actions, limits.max_forgetting, now.actions)
+        return _Fall(numbers, is_allowed, f"may be lower by {limits.max_forgetting}")
+    loss, loss_before = now.loss / now.weight, before.loss / before.weight
+    numbers = f"loss {loss:.4f} {where} against {loss_before:.4f} {whose}"
+    is_allowed = loss <= loss_before * (1 + limits.max_forgetting)
+    return _Fall(numbers, is_allowed, f"may be higher by {limits.max_forgetting:.1%}")
+
+
+def _weigh(surely: str, perhaps: str, text: str, evidence: Evidence, rate: float) -> Finding:
     """Refuse with evidence of worse; without it the check is undecided."""
-    chance = _chance(evidence.p_worse, limits.false_refusal_rate)
-    if evidence.p_worse <= limits.false_refusal_rate:
+    chance = _chance(evidence.p_worse, rate)
+    if evidence.p_worse <= rate:
         return Finding(GateOutcome.REFUSED, f"{surely} {text}; {chance}", evidence)
     return Finding(GateOutcome.UNDECIDED, f"{perhaps} {text}; {chance}", evidence)
 
@@ -231,6 +308,14 @@ def _share_or_loss(scores: Scores) -> str:
 
 def _count_changes(evidence: Evidence) -> str:
     return f"better on {evidence.better} and worse on {evidence.worse} of {evidence.tasks} tasks"
+
+
+def _is_exact(counts: TaskCounts) -> bool:
+    return counts.right == counts.actions
+
+
+def _say_exact(exact: ExactTasks) -> str:
+    return f"; {exact.candidate} of {exact.tasks} tasks exactly right against {exact.reference}" if exact.tasks else ""
 
 
 def _chance(probability: float, limit: float) -> str:

@@ -23,12 +23,13 @@ LOSS_STEPS = 1000
 """The largest difference of losses is divided into so many steps, because the exact test needs integers."""
 
 
-def compare_paired(differences: Sequence[int], error_rate: float) -> Evidence:
+def compare_paired(differences: Sequence[int], error_rate: float | None = None) -> Evidence:
     """Test the differences of tasks, candidate minus reference.
 
     Args:
         differences: One number for each task; positive where the candidate is better.
-        error_rate: Largest probability of a false result with which ``needed`` tasks would be evidence of better.
+        error_rate: Largest probability of a false result with which ``needed`` tasks would be evidence of better. None
+            where evidence of worse is looked for: then ``needed`` is not estimated.
 
     Returns:
         The probabilities of the sum by chance, and how many tasks would suffice.
@@ -44,7 +45,7 @@ def compare_paired(differences: Sequence[int], error_rate: float) -> Evidence:
         net=net,
         p_better=min(1.0, float(distribution[(total + net) // 2 :].sum())),
         p_worse=min(1.0, float(distribution[(total - net) // 2 :].sum())),
-        needed=_estimate_needed(differences, error_rate),
+        needed=None if error_rate is None else _estimate_needed(differences, error_rate),
     )
 
 

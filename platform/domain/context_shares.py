@@ -1,6 +1,15 @@
-"""Shares of the contexts in which examples are rendered: a part of the recipe."""
+"""The contexts in which examples are rendered, and their shares: a part of the recipe."""
 
 from pydantic import BaseModel, ConfigDict, Field
+
+_PHRASES = {
+    "": "as recorded",
+    "without_notes": "without notes",
+    "with_notes": "beside notes",
+    "with_episodes": "beside earlier episodes",
+    "with_newer_note": "beside a newer note",
+    "with_wrong_episodes": "beside wrong earlier episodes",
+}
 
 MAX_SHARE = 16
 """Maximum renderings of an example in one context."""
@@ -29,3 +38,15 @@ class ContextShares(BaseModel):
     with_wrong_episodes: float = Field(
         0.0, ge=0, le=MAX_SHARE, description="With episodes that did otherwise, which the example does not follow."
     )
+
+
+def describe_context(context: str) -> str:
+    """Return a context in words, as verdicts and tables name it.
+
+    Args:
+        context: Name of a context; the empty text for that in which examples were recorded.
+
+    Returns:
+        Words such as ``beside notes``. A context that this release does not know is called by its name.
+    """
+    return _PHRASES.get(context, f"in context {context}")

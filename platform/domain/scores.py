@@ -4,7 +4,7 @@ Evaluation fills these models, the gate (``looper.jobs.gate``) decides on them, 
 them. Field names are part of the stored format.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
@@ -113,6 +113,39 @@ class Evidence(BaseModel):
     """About how many tasks would suffice as evidence if this is the true effect. None: there is no such number."""
 
 
+class ExactTasks(BaseModel):
+    """How many tasks are solved exactly: every held-out tool call that was scored is right, given the true history.
+
+    It stands for success where tasks cannot be played: the world would be right after these calls.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    tasks: int
+    """Number of tasks with tool calls."""
+    candidate: int
+    """Number of them that the candidate solves exactly."""
+    reference: int
+    """Number of them that what it is compared with solves exactly."""
+    evidence: Evidence
+    """Paired test of the tasks that only one of them solves exactly (McNemar's)."""
+
+
+class ContextResults(BaseModel):
+    """Results on the held-out tasks of this consolidation in one context, such as beside notes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    candidate: TaskCounts
+    """Results of the candidate, over all tasks."""
+    reference: TaskCounts
+    """Results of the current version."""
+    exact: ExactTasks
+    """How many tasks they solve exactly in this context."""
+    evidence: Evidence
+    """Whether the candidate is better or worse than the current version in this context."""
+
+
 class Margins(BaseModel):
     """Effect of the preference loss, measured on the pairs that were trained on.
 
@@ -165,6 +198,9 @@ class CandidateScores(BaseModel):
     """Results on each held-out task of this consolidation. None in a verdict, and from trainers of earlier releases."""
     earlier_tasks: tuple[TaskPair, ...] | None = None
     """Results on each held-out task of earlier consolidations. None as ``new_tasks``."""
+    new_tasks_by_context: Mapping[str, tuple[TaskPair, ...]] | None = None
+    """``new_tasks`` in each context that their examples are rendered in. The empty text is the context that they were
+    recorded in. None where that is the only one, and as ``new_tasks``."""
 
 
 class GateVerdict(CandidateScores):
@@ -184,6 +220,10 @@ class GateVerdict(CandidateScores):
     """Whether it is better than the current version on the held-out tasks of this consolidation."""
     earlier_evidence: Evidence | None = None
     """Whether it is worse than the best versions of its lineage on the held-out tasks of earlier consolidations."""
+    exact: ExactTasks | None = None
+    """How many held-out tasks of this consolidation are solved exactly. None without results by task."""
+    contexts: Mapping[str, ContextResults] | None = None
+    """Results on the held-out tasks of this consolidation in each context. None if all are as they were recorded."""
 
     @property
     def decision(self) -> str:

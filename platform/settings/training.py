@@ -32,7 +32,10 @@ class GateSettings(SettingsSection):
         "pass or refuse it, in the channel canary.",
     )
     min_right_actions: int = Field(
-        1, ge=0, description="A candidate with fewer right held-out actions does not pass, if there are any actions."
+        1,
+        ge=0,
+        description="A candidate with fewer right held-out actions does not pass, if there are any actions, nor one "
+        "with fewer in a context (such as beside notes) that has so many.",
     )
     max_loss_ratio: float = Field(
         3.0,
@@ -46,8 +49,8 @@ class GateSettings(SettingsSection):
     max_forgetting: float = Field(
         0.02,
         ge=0,
-        description="Maximum fall of accuracy on earlier sessions below the best of the lineage, or rise of their loss "
-        "if they have no tool calls.",
+        description="Maximum fall of accuracy on earlier sessions below the best of the lineage, and in each context "
+        "(such as beside notes) below the version before; or rise of the loss if there are no tool calls.",
     )
     max_loops: float = Field(
         0.02, ge=0, description="Maximum rise of the fraction of tool calls that repeat the call before."

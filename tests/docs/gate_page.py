@@ -3,11 +3,12 @@
 The real gate judges simulated skills whose true accuracy is known. A test compares the page with what this makes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
 from looper.platform.settings import GateSettings
+from tests.jobs.gate.lineage import LEARNED, MAX_FALL, live, worst_fall
 from tests.jobs.gate.simulation import ACTIONS_PER_TASK, WITHIN_TASK, measure
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +23,11 @@ EFFECTS = (-0.2, -0.05, 0.0, 0.05, 0.1, 0.2)
 CORRELATED, INDEPENDENT = 0.8, 0.0
 BEFORE = 0.6
 FIRST_SKILLS = (0.1, 0.25, 0.5, 0.9)
+
+SESSIONS = 50
+LINEAGES = 50
+FORGETTING = ((0.01, 0.0), (0.02, 0.0), (0.04, 0.0), (0.07, 0.0), (0.002, 0.1), (0.0, 0.0))
+"""Shares that are forgotten in each session, and that come back of what was forgotten."""
 
 COLORS = {"passed": "#2f9e62", "canary": "#d5d9de", "refused": "#cf5340"}
 _CELL_WIDTH, _CELL_HEIGHT, _LEFT, _TOP = 170, 40, 190, 74
@@ -63,6 +69,23 @@ As above, and the candidate is also asked as many actions of earlier sessions, w
 a true accuracy of 90 %. So nothing is forgotten, and what goes to the canary beyond the table above is the price of
 looking.
 
+"""
+
+_DRIFT = """
+## How far can a lineage drift?
+
+{sessions} sessions. In each, a candidate gets {learned:.0%} of its own new tasks right, and forgets a share of what the
+served version gets right on earlier sessions, for good. Only a candidate that passes is served and continued from. The
+table has how far a served version ever was below the best ones on its earlier sessions, in points on average over these
+sessions: in the median of {lineages} lineages / in 95 % of them / in the worst one; and how many versions were served.
+
+"""
+
+_DRIFT_END = """
+Without a gate, a skill that loses 2 points a session would end {all_lost:.0f} points below its {best:.0f}. With {few}
+earlier actions it is stopped {stopped:.0f} points below its best, and in the worst lineage {worst:.0f}. A test fails if
+that becomes more than {bound:.0f}. A loss of a few points cannot be seen in a few actions, so it is stopped no earlier.
+Whatever is not served goes to the canary or is refused, and a skill that loses nothing is never stopped.
 """
 
 _TAIL = """
@@ -111,6 +134,7 @@ def _parts() -> Iterator[str]:
     yield from _first_skills()
     yield _LATER
     yield from _table(with_earlier=True)
+    yield from _drift()
     yield _TAIL.format(correlated=CORRELATED, per_task=ACTIONS_PER_TASK, within=WITHIN_TASK)
 
 
@@ -133,8 +157,34 @@ def _first_skills() -> Iterator[str]:
         yield f"| {accuracy:.0%} | {' | '.join(map(_cell, measured))} |\n"
 
 
-def _heading(*columns: str) -> str:
-    names = [*columns, *(f"{actions} actions" for actions in ACTIONS)]
+def _drift() -> Iterator[str]:
+    yield _DRIFT.format(sessions=SESSIONS, learned=LEARNED, lineages=LINEAGES)
+    yield _heading("forgotten in each session", actions=[f"{actions} earlier actions" for actions in MAX_FALL])
+    measured = {}
+    for forgets, recovers in FORGETTING:
+        cells = []
+        for actions in MAX_FALL:
+            lineages = [live(forgets, recovers, seed, sessions=SESSIONS, earlier=actions) for seed in range(LINEAGES)]
+            falls = measured[forgets, actions] = sorted(100 * worst_fall(served) for served in lineages)
+            shown = (falls[LINEAGES // 2], falls[LINEAGES * 95 // 100], falls[-1])
+            count = sum(map(len, lineages)) / LINEAGES
+            cells.append(f"{' / '.join(f'{fall:.0f}' for fall in shown)}; {count:.0f} served")
+        name = f"{forgets:.1%}" + (f", and {recovers:.0%} of what is forgotten comes back" if recovers else "")
+        yield f"| {name if forgets else 'nothing'} | {' | '.join(cells)} |\n"
+    few = max(MAX_FALL)
+    falls = measured[0.02, few]
+    yield _DRIFT_END.format(
+        all_lost=100 * LEARNED * (1 - 0.98 ** (SESSIONS - 1)),
+        best=100 * LEARNED,
+        stopped=falls[LINEAGES // 2],
+        few=few,
+        worst=falls[-1],
+        bound=100 * MAX_FALL[few],
+    )
+
+
+def _heading(*columns: str, actions: Sequence[str] = tuple(f"{count} actions" for count in ACTIONS)) -> str:
+    names = [*columns, *actions]
     return f"| {' | '.join(names)} |\n|{' ---: |' * len(names)}\n"
 
 

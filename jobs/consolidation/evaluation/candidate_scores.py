@@ -17,6 +17,7 @@ from looper.jobs.consolidation.evaluation.high_water_marks import HighWaterMarks
 from looper.jobs.consolidation.evaluation.teacher_forcing import WindowEvaluation, evaluate_windows
 from looper.jobs.consolidation.model.shared_base import SharedBase
 from looper.platform.domain.errors import InvalidInput
+from looper.platform.domain.example import find_context
 from looper.platform.domain.scores import CandidateScores, Comparison, Scores, TaskCounts, TaskPair
 
 
@@ -73,6 +74,7 @@ def evaluate_candidate(
         conversion_error=conversion_error,
         new_tasks=_pair_by_task(asked.new, now, before),
         earlier_tasks=earlier_tasks,
+        new_tasks_by_context=_pair_by_context(asked.new, now, before),
     )
     return CandidateEvaluation(scores, marks.raise_to(dict(zip(asked.new_keys, now, strict=True))))
 
@@ -114,6 +116,21 @@ def _pair_by_task(
         )
         for of_task in places.values()
     )
+
+
+def _pair_by_context(
+    heldout: Sequence[ExampleWindow], now: Sequence[TaskCounts], before: Sequence[TaskCounts]
+) -> dict[str, tuple[TaskPair, ...]] | None:
+    """Add up the results on each task in each context; None if all windows are as they were recorded."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, each in enumerate(heldout):
+        places[find_context(each.example_id)].append(i)
+    if not any(places):
+        return None
+    return {
+        context: _pair_by_task([heldout[i] for i in of_it], [now[i] for i in of_it], [before[i] for i in of_it])
+        for context, of_it in sorted(places.items())
+    }
 
 
 def score_adapter(base: SharedBase, lora: ActiveAdapter | None, heldout: Sequence[ExampleWindow]) -> Scores:

@@ -4,7 +4,7 @@ Held-out tasks of other tenants are never used: nothing of a tenant, not even a 
 agents. Gathering again, in any worker, gives the same tasks. The trainer calls ``gather_heldout``.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
@@ -70,6 +70,8 @@ def gather_heldout(
 ) -> tuple[HeldOutQuestions, dict[str, int]]:
     """Gather the held-out windows for the candidate of ``job``.
 
+    Windows of earlier sessions are drawn by the version that ``job`` starts from. So another attempt from it is asked
+    the same, and what that version has forgotten among them is not missed by a luckier draw.
     If a task appears in several sessions, only the latest one counts, because the way to solve it may have changed.
     Tasks that ``job`` trains on are never used. Sessions that are no longer in the store, or were encoded for another
     base model, are skipped.
@@ -90,7 +92,7 @@ def gather_heldout(
     table = _read_heldout(store, job.id, base_revision)
     table.require("held-out examples")
     known = {row.task_id for row in table.rows} | _read_training_task_ids(store, job.id)
-    earlier: list[list[_NumberedWindow]] = []
+    earlier: dict[str, list[_NumberedWindow]] = {}
     for id in _list_earlier_sessions(job, catalog):
         with suppress(NotFound, InvalidInput):
             session = _read_heldout(store, id, base_revision)
@@ -98,13 +100,15 @@ def gather_heldout(
             # No more than its own candidate was asked, since of the others there are no results to compare with.
             asked = take_turns([_order_windows(session)], MAX_NEW_TOKENS, _size)
             numbered = [(WindowKey(id, i), row) for i, row in enumerate(asked)]
-            earlier.append([(key, row) for key, row in numbered if row.task_id not in known])
+            drawn = start_anywhere(numbered, str(job.start), id)
+            earlier[id] = [(key, row) for key, row in drawn if row.task_id not in known]
             known |= {row.task_id for row in session.rows}
     control = []
     for version in _list_sibling_sessions(job, catalog):
         with suppress(NotFound, InvalidInput):
             control.append(_windows_of_other_tasks(_read_heldout(store, version, base_revision), known))
-    chosen = take_turns(_choose_sessions(job, earlier), MAX_EARLIER_TOKENS, lambda each: len(each[1].window))
+    sessions = draw_sessions((id for id, rows in earlier.items() if rows), str(job.start))
+    chosen = take_turns([earlier[id] for id in sessions], MAX_EARLIER_TOKENS, lambda each: len(each[1].window))
     questions = HeldOutQuestions(
         new=take_turns([_order_windows(table)], MAX_NEW_TOKENS, _size),
         earlier=[row for _, row in chosen],
@@ -168,10 +172,34 @@ def _order_windows(session: WindowTable) -> list[ExampleWindow]:
     return [*filter(None, turns), *rest]
 
 
-def _choose_sessions(job: Consolidation, sessions: Sequence[list[_NumberedWindow]]) -> list[list[_NumberedWindow]]:
-    """Choose other sessions for each consolidation, so that none is left out for long."""
-    open_sessions = [session for session in sessions if session]
-    return Random(job.id).sample(open_sessions, min(len(open_sessions), MAX_SESSIONS))
+def draw_sessions(sessions: Iterable[str], start: str) -> list[str]:
+    """Draw the earlier sessions of which windows are asked.
+
+    Args:
+        sessions: Ids of the sessions that have any.
+        start: Version that the candidate starts from. Each version has another draw, so none is left out for long.
+
+    Returns:
+        ``MAX_SESSIONS`` of the ids at most. One that is missing changes nothing about the others.
+    """
+    return sorted(sessions, key=lambda id: Random(f"{start} {id}").random())[:MAX_SESSIONS]
+
+
+def start_anywhere(windows: Sequence[T], start: str, session: str) -> list[T]:
+    """Turn the order of a session's windows to begin at a random one, so that each is asked of some versions.
+
+    If it were always the first ones, then only what keeps these would pass, and the others would be forgotten unseen.
+
+    Args:
+        windows: The windows, in the fixed order of the session.
+        start: Version that the candidate starts from.
+        session: Id of the session.
+
+    Returns:
+        The same windows.
+    """
+    first = Random(f"{start} {session} window").randrange(len(windows)) if windows else 0
+    return [*windows[first:], *windows[:first]]
 
 
 def _list_earlier_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
@@ -181,7 +209,7 @@ def _list_earlier_sessions(job: Consolidation, catalog: Catalog) -> list[str]:
     ids = [version.consolidation for version in catalog.get_lineage(job.start)]
     if len(ids) <= MAX_LINEAGE:
         return ids
-    chosen = set(Random(job.id).sample(ids, MAX_LINEAGE))  # a different sample for each consolidation
+    chosen = set(Random(job.start).sample(ids, MAX_LINEAGE))  # a different sample from each version
     return [id for id in ids if id in chosen]
 
 

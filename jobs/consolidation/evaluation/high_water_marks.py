@@ -7,7 +7,7 @@ would add up. They are carried forward from parent to child, so only the parent'
 those of the version that it returns to. ``heldout.py`` reads them, ``candidate_scores.py`` compares and raises them,
 and the queue worker writes them on publication.
 
-All versions are asked the windows of a session in the same fixed order, from the first on, but not equally many. So a
+A session's own candidate is asked its windows in a fixed order from the first on, and later ones some of them. So a
 mark is kept for each window, by its number in that order. Marks of several windows rise together, to those of the
 version that got the most actions right on them: the best of each window alone would be a version that never existed.
 """

@@ -28,6 +28,9 @@ ACTIONS_PER_TASK = 2
 WITHIN_TASK = 0.3
 """Share of the variance that the actions of one task have in common."""
 
+CONTEXTS = ("with_notes", "with_episodes", "with_wrong_episodes")
+"""The contexts of the demo, besides that of the recorded examples."""
+
 Pair = tuple[int, int, int]
 """Actions of a task, how many of them the candidate has right, and how many what it is compared with."""
 
@@ -75,8 +78,13 @@ def compare(pairs: Sequence[Pair]) -> Comparison:
     return Comparison(candidate=now, reference=before)
 
 
-def scores_of(new: Sequence[Pair], earlier: Sequence[Pair] = ()) -> CandidateScores:
-    """Make the scores of a candidate with these results on new and on earlier tasks."""
+def scores_of(
+    new: Sequence[Pair], earlier: Sequence[Pair] = (), contexts: Mapping[str, Sequence[Pair]] | None = None
+) -> CandidateScores:
+    """Make the scores of a candidate with these results on new and on earlier tasks.
+
+    ``contexts`` are the new tasks again, by context.
+    """
     both = compare(new)
     return CandidateScores(
         candidate=both.candidate,
@@ -84,13 +92,27 @@ def scores_of(new: Sequence[Pair], earlier: Sequence[Pair] = ()) -> CandidateSco
         new_tasks=to_task_pairs(new),
         earlier=compare(earlier) if earlier else None,
         earlier_tasks=to_task_pairs(earlier) if earlier else None,
+        new_tasks_by_context=contexts and {context: to_task_pairs(pairs) for context, pairs in contexts.items()},
     )
 
 
+def spread_over_contexts(new: Sequence[Pair]) -> dict[str, tuple[Pair, ...]]:
+    """Divide tasks among contexts as ``heldout.py`` asks them: every second one as recorded, the others by turns."""
+    rendered = new[1::2]
+    return {"": tuple(sorted(new[::2]))} | {
+        context: tuple(sorted(rendered[number :: len(CONTEXTS)])) for number, context in enumerate(CONTEXTS)
+    }
+
+
 @cache
-def decide(new: tuple[Pair, ...], earlier: tuple[Pair, ...], limits: GateSettings) -> str:
+def decide(
+    new: tuple[Pair, ...],
+    earlier: tuple[Pair, ...],
+    limits: GateSettings,
+    contexts: tuple[tuple[str, tuple[Pair, ...]], ...] = (),
+) -> str:
     """Return what the gate decides: ``passed``, ``canary`` or ``refused``."""
-    verdict = judge_candidate(scores_of(new, earlier), limits)
+    verdict = judge_candidate(scores_of(new, earlier, dict(contexts) or None), limits)
     return "passed" if verdict.passed else "canary" if verdict.undecided else "refused"
 
 
@@ -102,11 +124,13 @@ def measure(
     repetitions: int,
     before: float = 0.6,
     with_earlier: bool = False,
+    in_contexts: bool = False,
     per_task: int = ACTIONS_PER_TASK,
 ) -> Mapping[str, float]:
     """Return the share of each decision about candidates whose true accuracy differs by ``effect`` from ``before``.
 
     With ``with_earlier``, they are also asked as many actions of earlier sessions, on which they are as good as before.
+    With ``in_contexts``, the actions are in four contexts, and the effect is the same in each.
     """
     rng = np.random.default_rng([actions, round(1000 * effect + 1000), round(100 * correlation), with_earlier])
     decisions = {"passed": 0, "canary": 0, "refused": 0}
@@ -114,5 +138,6 @@ def measure(
         new = simulate_pairs(rng, actions, before, before + effect, correlation, per_task)
         earlier = simulate_pairs(rng, actions, 0.9, 0.9, correlation, per_task) if with_earlier else ()
         # Sorted, because the order of tasks decides nothing and equal results need be judged only once.
-        decisions[decide(tuple(sorted(new)), tuple(sorted(earlier)), GateSettings())] += 1
+        contexts = tuple(spread_over_contexts(new).items()) if in_contexts else ()
+        decisions[decide(tuple(sorted(new)), tuple(sorted(earlier)), GateSettings(), contexts)] += 1
     return {name: count / repetitions for name, count in decisions.items()}

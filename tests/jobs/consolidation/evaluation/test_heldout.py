@@ -155,16 +155,24 @@ def test_every_version_is_asked_the_same_windows_of_a_session_in_the_same_order(
     }
 
 
-def test_of_many_sessions_each_consolidation_asks_others(queue: Queue) -> None:
+def test_each_attempt_from_a_version_is_asked_the_same_and_those_from_the_next_version_others(queue: Queue) -> None:
     for session in range(MAX_SESSIONS + 4):
-        queue.published("acme/desk", f"s{session}")
-    chosen = []
-    for number in range(6):
-        job = queue.claimed("acme/desk", [example(f"new-{number}")])
-        chosen.append({key.session for key in gather(job, queue).earlier_keys})
-        queue.catalog.reject(job.id, "me", VERDICT)
+        queue.publish(queue.claimed("acme/desk", [example(f"s{session}-{i}", tokens=300) for i in range(12)]))
+    chosen, asked = [], []
+    for number in range(8):
+        attempts = []
+        for attempt in range(2):
+            job = queue.claimed("acme/desk", [example(f"new-{number}-{attempt}")])
+            attempts.append(list(gather(job, queue).earlier_keys))
+            if not attempt:
+                queue.catalog.reject(job.id, "me", VERDICT)
+        assert attempts[0] == attempts[1]
+        queue.publish(job)
+        chosen.append({key.session for key in attempts[0]})
+        asked.append({key.number for key in attempts[0]})
     assert {len(each) for each in chosen} == {MAX_SESSIONS}
-    assert len(set.union(*chosen)) == MAX_SESSIONS + 4
+    assert len(set.union(*chosen)) >= MAX_SESSIONS + 4, "no session is left out for long"
+    assert set.union(*asked) == set(range(12)), "and no window is"
 
 
 def test_the_marks_of_the_version_before_are_read(queue: Queue) -> None:
