@@ -36,8 +36,8 @@ class Device:
 def pick_device() -> Device:
     """Choose the device of this process.
 
-    With a GPU, the base model is bfloat16 on the GPU. Without one, it is on the CPU: in bfloat16 if the CPU multiplies
-    bfloat16 matrices in hardware (AMX), which saves 40 % of a pass, else in float32.
+    With a GPU, the base model is bfloat16 on the GPU. Without one, it is float32 on the CPU. Where a CPU multiplies
+    bfloat16 matrices in hardware (AMX), that would halve the time of a pass, but more was forgotten (decision 9).
 
     Returns:
         The device, its number format and its tokens per pass.
@@ -46,8 +46,7 @@ def pick_device() -> Device:
         return Device(
             torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, GPU_TOKENS_PER_PASS, torch.bfloat16
         )
-    has_amx = torch.cpu.get_capabilities().get("amx_bf16", False)
-    return Device(torch.device("cpu"), torch.bfloat16 if has_amx else torch.float32, CPU_TOKENS_PER_PASS)
+    return Device(torch.device("cpu"), torch.float32, CPU_TOKENS_PER_PASS)
 
 
 def set_thread_count(workers_on_host: int) -> None:
