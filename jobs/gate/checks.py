@@ -27,6 +27,9 @@ from looper.platform.settings import GateSettings
 MAX_LOGIT_NOISE = 1e-4
 """Relative difference of logits that rounding can cause. A trained adapter changes them by a few percent or more."""
 
+MIN_CONTEXT_ACTIONS = 5
+"""Actions in a context of which some must be right. A good skill may get each of fewer wrong by chance."""
+
 MIN_LOSS = 0.25
 """Loss in nats per token below which a multiple says nothing: the true token still has a probability of 0.78."""
 
@@ -176,7 +179,7 @@ def check_context(context: str, results: ContextResults, count: int, limits: Gat
     if not fall.is_allowed:
         text = f"{where}: {tested}: {fall.limit}"
         return _weigh("worse", "perhaps worse", text, results.evidence, limits.false_refusal_rate / count)
-    if now.right < limits.min_right_actions <= now.actions:
+    if now.right < limits.min_right_actions and now.actions >= MIN_CONTEXT_ACTIONS:
         text = f"too few right actions {where}: {tested}: at least {limits.min_right_actions} must be right"
         return Finding(GateOutcome.UNDECIDED, text, results.evidence)
     return Finding(GateOutcome.PASSED, fall.numbers, results.evidence)

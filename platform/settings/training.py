@@ -35,7 +35,7 @@ class GateSettings(SettingsSection):
         1,
         ge=0,
         description="A candidate with fewer right held-out actions does not pass, if there are any actions, nor one "
-        "with fewer in a context (such as beside notes) that has so many.",
+        "with fewer in a context (such as beside notes) in which at least 5 were asked.",
     )
     max_loss_ratio: float = Field(
         3.0,

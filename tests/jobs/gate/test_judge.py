@@ -231,7 +231,7 @@ def test_with_a_false_pass_rate_of_1_whatever_is_not_evidently_worse_passes() ->
 def test_the_verdict_has_all_scores_but_no_results_by_task() -> None:
     numbers = scores_of(BETTER, SAME).model_copy(update={"canary": 0.3, "conversion_error": 0.0})
     verdict = judge_candidate(numbers, LIMITS)
-    extra = {"passed", "undecided", "reason", "evidence", "earlier_evidence"}
+    extra = {"passed", "undecided", "reason", "evidence", "earlier_evidence", "exact", "contexts"}
     kept = numbers.model_copy(update={"new_tasks": None, "earlier_tasks": None})
     assert CandidateScores(**verdict.model_dump(exclude=extra)) == kept
     assert verdict.reason.startswith(

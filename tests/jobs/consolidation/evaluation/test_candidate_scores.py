@@ -18,7 +18,7 @@ from looper.jobs.synthesis.draft import Draft
 from looper.jobs.synthesis.output.render import render_example
 from looper.jobs.synthesis.stages.weigh import weigh
 from looper.platform.domain.errors import InvalidInput
-from looper.platform.domain.example import Example, Turn
+from looper.platform.domain.example import Example, Turn, name_rendering
 from looper.platform.domain.trajectory import ToolCall
 from tests.jobs.episodes import RECIPE, episode
 from tests.jobs.windows import windows_of
@@ -78,6 +78,24 @@ def taught(base: SharedBase, example: Example) -> Lora:
 def moved(lora: Lora, by: float) -> Lora:
     torch.manual_seed(0)
     return {layer: Factors(each.a.detach(), by * torch.randn_like(each.b), each.scale) for layer, each in lora.items()}
+
+
+def test_results_are_counted_by_context_too(base: SharedBase) -> None:
+    example = lived("book")
+    beside_notes = example.model_copy(update={"id": name_rendering(example.id, "with_notes", 0)})
+    scores, _ = evaluate_candidate(
+        base, taught(base, example), None, questions(windows(base, example, beside_notes)), 0.0
+    )
+    assert scores.new_tasks is not None
+    assert [pair.candidate.actions for pair in scores.new_tasks] == [2]
+    assert scores.new_tasks_by_context is not None
+    by_context = scores.new_tasks_by_context
+    assert by_context.keys() == {"", "with_notes"}
+    assert all(
+        [(pair.candidate.actions, pair.candidate.right) for pair in pairs] == [(1, 1)] for pairs in by_context.values()
+    )
+    alone, _ = evaluate_candidate(base, taught(base, example), None, questions(windows(base, example)), 0.0)
+    assert alone.new_tasks_by_context is None
 
 
 def test_all_numbers_are_taken_where_there_is_something_to_take_them_on(base: SharedBase) -> None:
