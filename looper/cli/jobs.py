@@ -53,6 +53,7 @@ def show(id: Id, json: Json = False) -> None:
     Example: `looper jobs show 3f0c9e5a7d1b4c2e8a6f0b9d7c5e3a10`
     """
     from looper.cli.control_plane import open_control_plane
+    from looper.platform.domain.context_shares import describe_context
 
     control_plane = open_control_plane()
     (info,) = control_plane.get_consolidations([id])
@@ -74,6 +75,13 @@ def show(id: Id, json: Json = False) -> None:
         for name, evidence in (("new tasks", info.verdict.evidence), ("earlier tasks", info.verdict.earlier_evidence)):
             if evidence:
                 rows.append((name, _describe_evidence(evidence)))
+        if exact := info.verdict.exact:
+            rows.append(("tasks exactly right", f"{exact.candidate} of {exact.tasks}, before {exact.reference}"))
+        for context, results in (info.verdict.contexts or {}).items():
+            now, before = results.candidate, results.reference
+            rows.append(
+                (describe_context(context), f"{now.right} of {now.actions} actions right, before {before.right}")
+            )
         if info.verdict.margins:
             rows.append(("pairs", _margins(info.verdict.margins)))
     if (report := control_plane.find_report(info.id)) is not None:

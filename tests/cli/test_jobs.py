@@ -16,6 +16,7 @@ import typer
 
 from looper.cli.control_plane.local import LocalControlPlane
 from looper.cli.watch import exit_if_failed, watch
+from looper.jobs.gate.judge import judge_candidate
 from looper.platform.api.models import ConsolidationInfo
 from looper.platform.catalog import Catalog
 from looper.platform.domain.consolidation import Consolidation, TrainingProgress
@@ -23,8 +24,9 @@ from looper.platform.domain.names import InstanceName
 from looper.platform.domain.recipe import Recipe
 from looper.platform.domain.scores import GateVerdict, Scores
 from looper.platform.domain.states import ConsolidationState, QueueStage
-from looper.platform.settings import load_settings
+from looper.platform.settings import GateSettings, load_settings
 from tests.cli.conftest import Home
+from tests.jobs.gate.simulation import Pair, scores_of
 
 SCORES = Scores(accuracy=0.5, loss=1.0, actions=4, tokens=40)
 VERDICT = GateVerdict(passed=True, reason="loss 1.2 -> 1.0", candidate=SCORES, current=SCORES)
@@ -83,6 +85,19 @@ def test_watch_prints_an_object_per_change_until_all_have_ended(home: Home, cata
         assert list(lines) == []
     assert process.returncode == 1
     assert catalog.get_consolidation(other.id).state is ConsolidationState.QUEUED
+
+
+def test_show_tells_the_results_in_each_context(home: Home, catalog: Catalog) -> None:
+    job = submit(catalog, "desk")
+    catalog.claim("me", QueueStage.SYNTHESIS, limit=9, lease_s=60)
+    catalog.advance(job.id, "me", ConsolidationState.TRAINING)
+    tasks: tuple[Pair, ...] = ((1, 1, 0),) * 6
+    scores = scores_of(tasks, (), {"": tasks[:4], "with_notes": tasks[4:]})
+    catalog.publish(job.id, "me", digest="1" * 64, verdict=judge_candidate(scores, GateSettings()), base_revision="r")
+    shown = [" ".join(line.split()) for line in home.ok("jobs", "show", job.id).splitlines()]
+    assert "tasks exactly right 6 of 6, before 0" in shown
+    assert "as recorded 4 of 4 actions right, before 0" in shown
+    assert "beside notes 2 of 2 actions right, before 0" in shown
 
 
 def test_ctrl_c_ends_the_watching_and_not_the_consolidation(home: Home, catalog: Catalog) -> None:
