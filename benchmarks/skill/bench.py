@@ -29,7 +29,7 @@ def bench(
     machine: str,
     notify: Callable[[str], None],
 ) -> SkillBenchReport:
-    """Play the episodes that are missing, and write ``skill.json``, ``skill.md`` and ``skill.png``.
+    """Play the episodes that are missing, and write ``skill.json``, ``skill.md`` and ``skill.png`` after each arm.
 
     Args:
         settings: Settings of the run.
@@ -53,17 +53,21 @@ def bench(
         missing = list_missing_adapters(worlds)
         skipped |= {arm.name: missing[arm.adapter] for arm in arms if arm.adapter in missing}
         arms = [arm for arm in arms if arm.adapter not in missing]
+
+    def report() -> SkillBenchReport:
+        rows = summarize_arms(arms, store)
+        made = SkillBenchReport(
+            machine=machine, settings=_describe(settings), rows=rows, ratios=compute_ratios(rows), skipped=skipped
+        )
+        (out / "skill.json").write_text(made.model_dump_json(indent=1) + "\n")
+        (out / "skill.md").write_text(to_markdown(made))
+        draw_chart(rows, out / "skill.png")
+        return made
+
     if not is_complete(arms, tasks, store):
         with open_models(experiences, list(dict.fromkeys(arm.adapter for arm in arms))) as models:
-            skipped |= run_arms(arms, tasks, models, store, notify)
-    rows = summarize_arms(arms, store)
-    report = SkillBenchReport(
-        machine=machine, settings=_describe(settings), rows=rows, ratios=compute_ratios(rows), skipped=skipped
-    )
-    (out / "skill.json").write_text(report.model_dump_json(indent=1) + "\n")
-    (out / "skill.md").write_text(to_markdown(report))
-    draw_chart(rows, out / "skill.png")
-    return report
+            skipped |= run_arms(arms, tasks, models, store, notify, report)
+    return report()
 
 
 def _describe(settings: SkillBenchSettings) -> dict[str, str | int | float | bool | list[str] | list[int]]:

@@ -10,6 +10,7 @@ from typing import Any
 import openai
 
 from looper.gym.episode import Message
+from looper.platform.domain.errors import LooperError
 
 MAX_TURN_TOKENS = 96
 """Tokens of one turn. An expert's longest turn has half of them; a base model that does not stop is cut off here."""
@@ -62,6 +63,9 @@ class MeteredChat:
 
         Returns:
             A message in the format of OpenAI's API. An empty one if the endpoint refuses the request.
+
+        Raises:
+            LooperError: The endpoint did not answer, although the client has tried again.
         """
         history: Any = list(messages)
         schemas: Any = list(tools) or openai.omit
@@ -72,6 +76,10 @@ class MeteredChat:
         except openai.BadRequestError:
             self.refusals += 1
             return {"role": "assistant", "content": ""}
+        except openai.APIError as error:
+            raise LooperError(
+                f"model {self.model} did not answer: {error}: the same command goes on after the last finished episode"
+            ) from error
         self._count(answer.usage)
         return answer.choices[0].message.model_dump(exclude_none=True)
 

@@ -91,8 +91,9 @@ def _cells(row: ArmSummary) -> list[str]:
         over = f"{100 * row.over_skill:+.0f} ({100 * row.over_skill_low:+.0f} to {100 * row.over_skill_high:+.0f})"
     mark = " (bound)" if row.is_bound else " (on purpose)" if row.is_robustness else ""
     refused = f" ({row.refused} too long)" if row.refused else ""
+    unserved = f" ({row.without_skill} without it: refused by its gate)" if row.without_skill else ""
     return [
-        f"{row.arm}{mark}{refused}",
+        f"{row.arm}{mark}{refused}{unserved}",
         f"{100 * row.strict:.0f} ({100 * row.strict_low:.0f} to {100 * row.strict_high:.0f})",
         over,
         f"{100 * row.success:.0f}",

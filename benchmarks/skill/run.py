@@ -22,6 +22,7 @@ def run_arms(
     models: ServedModels,
     store: ResultStore,
     notify: Callable[[str], None],
+    report: Callable[[], object],
 ) -> dict[str, str]:
     """Play the episodes that are missing.
 
@@ -31,6 +32,7 @@ def run_arms(
         models: The models.
         store: Keeps the results.
         notify: Called with the progress.
+        report: Called after each arm that had episodes to play.
 
     Returns:
         The reason for each arm that has no model in any world.
@@ -56,6 +58,8 @@ def run_arms(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+            if pending:
+                report()
             if not any(models.find(arm.adapter, each.world.instance, each.seed) for each in tasks):
                 skipped[arm.name] = models.missing.get(arm.adapter, "no world of the run has such an adapter")
     return skipped

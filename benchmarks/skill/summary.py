@@ -3,7 +3,7 @@
 ``report.py`` shows the summaries.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 
 from pydantic import BaseModel, ConfigDict
@@ -60,6 +60,8 @@ class ArmSummary(BaseModel):
     endpoint does not say what its skills were trained on."""
     refused: int
     """Number of episodes in which a prompt was longer than the context."""
+    without_skill: int
+    """Number of episodes that the base model answered in place of an adapter, because the gate had refused that."""
     strict_by_world: dict[str, float]
     """``strict`` of each world."""
 
@@ -79,7 +81,8 @@ def summarize_arms(arms: Sequence[Arm], store: ResultStore) -> list[ArmSummary]:
         if key.arm in by_arm:
             by_arm[key.arm][key] = record
     skill = by_arm.get(Adapter.SKILL, {})
-    rows = [_summarize(arm, by_arm[arm.name], skill, store) for arm in arms if by_arm[arm.name]]
+    base = {each.model for arm in arms if arm.adapter is Adapter.BASE for each in by_arm[arm.name].values()}
+    rows = [_summarize(arm, by_arm[arm.name], skill, base, store) for arm in arms if by_arm[arm.name]]
     return sorted(rows, key=lambda row: (-row.strict, row.prompt_tokens))
 
 
@@ -126,6 +129,7 @@ def _summarize(
     arm: Arm,
     records: Mapping[EpisodeKey, EpisodeRecord],
     skill: Mapping[EpisodeKey, EpisodeRecord],
+    base: Collection[str],
     store: ResultStore,
 ) -> ArmSummary:
     episodes = [records[key] for key in sorted(records)]
@@ -156,6 +160,7 @@ def _summarize(
         seconds=fmean(each.seconds for each in episodes),
         learning_tokens=_count_learning_tokens(arm, episodes, store),
         refused=sum(each.refused for each in episodes),
+        without_skill=0 if arm.adapter is Adapter.BASE else sum(each.model in base for each in episodes),
         strict_by_world={world: fmean(each.strict for each in episodes if each.world == world) for world in worlds},
     )
 

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
+import openai
 import pytest
 from typer.testing import CliRunner
 
+from looper.benchmarks.skill.chat import MeteredChat
 from looper.benchmarks.skill.commands import bench_endpoint
 from looper.benchmarks.skill.report import SkillBenchReport
 from looper.benchmarks.skill.summary import ArmSummary
@@ -114,6 +116,37 @@ def test_a_second_run_plays_only_what_is_missing(
         (row.arm, row.strict, row.tasks) for row in first.rows
     ]
     assert len((tmp_path / "episodes.jsonl").read_bytes().splitlines()) == len(lines) + 1  # with the cut one
+
+
+def test_a_skill_that_its_gate_refused_is_told(quick: tuple[SkillBenchReport, Path], url: str, tmp_path: Path) -> None:
+    """Its arms are answered by the base model, as in life. Their success says nothing about a skill."""
+    copytree(quick[1], tmp_path, dirs_exist_ok=True)
+    episodes = (tmp_path / "episodes.jsonl").read_text()
+    (tmp_path / "episodes.jsonl").write_text(episodes.replace('"model":"harbor/dispatch-0"', '"model":"small"'))
+    report = run_quick(url, tmp_path)
+    assert find_row(report, "skill").without_skill == find_row(report, "skill").tasks
+    assert find_row(report, "base").without_skill == find_row(report, "bare-taught skill").without_skill == 0
+    assert "(10 without it: refused by its gate)" in (tmp_path / "skill.md").read_text()
+
+
+def test_an_interrupted_run_has_a_report_of_the_arms_so_far(url: str, tmp_path: Path) -> None:
+    def stop_at_the_third_arm(text: str) -> None:
+        if text.startswith("arm 3 "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench_endpoint(url, "none", "small", [], tmp_path, quick=True, notify=stop_at_the_third_arm)
+    report = SkillBenchReport.model_validate_json((tmp_path / "skill.json").read_text())
+    assert [row.tasks for row in report.rows] == [10, 10]
+
+
+def test_an_endpoint_that_is_gone_is_told_in_one_line() -> None:
+    with (
+        openai.OpenAI(base_url="http://127.0.0.1:1", api_key="none", max_retries=0) as client,
+        pytest.raises(LooperError, match="model small did not answer: Connection error") as told,
+    ):
+        MeteredChat(client, "small").write("Go.", max_tokens=1)
+    assert "\n" not in str(told.value)
 
 
 def test_other_settings_need_another_folder(quick: tuple[SkillBenchReport, Path], url: str) -> None:
