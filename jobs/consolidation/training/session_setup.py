@@ -60,7 +60,8 @@ def start_session(
     Raises:
         InvalidInput: If recipe, base and start do not fit together.
     """
-    recipe = recipe.resolve_learning_rate(base.parameters)
+    if recipe.learning_rate is None:
+        recipe = recipe.resolve_learning_rate(base.parameters)
     new_adapter = base.init_adapter(recipe)
     check_method(recipe.strategy, recipe.method)
     if recipe.method == "dora" and base.is_sharded:
