@@ -60,13 +60,14 @@ def _threshold(accuracy: float) -> float:
 
 def to_task_pairs(pairs: Sequence[Pair]) -> tuple[TaskPair, ...]:
     """Make the gate's results by task. Losses are equal."""
+    return tuple(map(_to_task_pair, pairs))
 
-    def counts(actions: int, right: int) -> TaskCounts:
-        return TaskCounts(actions=actions, right=right, loss=actions, weight=actions)
 
-    return tuple(
-        TaskPair(candidate=counts(actions, now), reference=counts(actions, before)) for actions, now, before in pairs
-    )
+@cache
+def _to_task_pair(pair: Pair) -> TaskPair:
+    actions, *both = pair
+    candidate, reference = (TaskCounts(actions=actions, right=right, loss=actions, weight=actions) for right in both)
+    return TaskPair(candidate=candidate, reference=reference)
 
 
 def compare(pairs: Sequence[Pair]) -> Comparison:
