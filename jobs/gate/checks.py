@@ -91,11 +91,12 @@ def check_loss(tasks: str, candidate: float, reference: float, max_ratio: float)
     return Finding(GateOutcome.PASSED, numbers)
 
 
-def check_new_tasks(scores: CandidateScores, limits: GateSettings) -> Finding:
+def check_new_tasks(scores: CandidateScores, exact: ExactTasks | None, limits: GateSettings) -> Finding:
     """Pass a candidate that is better on the held-out tasks of its session, and refuse one that is worse.
 
     Args:
         scores: All scores.
+        exact: How many of these tasks are solved exactly; None without results by task.
         limits: Limits of the gate.
 
     Returns:
@@ -104,10 +105,10 @@ def check_new_tasks(scores: CandidateScores, limits: GateSettings) -> Finding:
     now, before, pairs = scores.candidate, scores.current, scores.new_tasks
     before_text = str(_right(before)) if now.actions else f"{before.loss:.4f}"
     numbers = f"{_share_or_loss(now)} on new tasks against {before_text} before"
-    if pairs is None:
+    if pairs is None or exact is None:
         return _lacks_results_by_task(numbers)
     evidence = compare_paired(_differences(pairs), limits.false_pass_rate)
-    tested = f"{numbers} ({_count_changes(evidence)}{_say_exact(count_exact_tasks(pairs))})"
+    tested = f"{numbers} ({_count_changes(evidence)}{_say_exact(exact)})"
     if evidence.p_worse <= limits.false_refusal_rate:
         chance = _chance(evidence.p_worse, limits.false_refusal_rate)
         return Finding(GateOutcome.REFUSED, f"worse: {tested}: {chance}", evidence)

@@ -38,7 +38,8 @@ def judge_candidate(scores: CandidateScores, limits: GateSettings) -> GateVerdic
     Returns:
         The verdict. Its reason is the first check that refused, or all that are undecided, or all passed ones.
     """
-    new_tasks = check_new_tasks(scores, limits)
+    exact = None if scores.new_tasks is None else count_exact_tasks(scores.new_tasks)
+    new_tasks = check_new_tasks(scores, exact, limits)
     contexts = {context: summarize_context(pairs) for context, pairs in (scores.new_tasks_by_context or {}).items()}
     forgetting = None if scores.earlier is None else check_forgetting(scores, scores.earlier, limits)
     findings = list(_check_all(scores, limits, new_tasks, contexts, forgetting))
@@ -52,7 +53,7 @@ def judge_candidate(scores: CandidateScores, limits: GateSettings) -> GateVerdic
         reason=texts[0] if worst is GateOutcome.REFUSED else "; ".join(texts),
         evidence=new_tasks.evidence,
         earlier_evidence=forgetting and forgetting.evidence,
-        exact=None if scores.new_tasks is None else count_exact_tasks(scores.new_tasks),
+        exact=exact,
         contexts=contexts or None,
         **measured,
     )
